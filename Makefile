@@ -1,17 +1,17 @@
-# One command for each need; CI runs these very ones. Everything they need is set up in .venv by the first of them.
+# CI runs the same commands. The first command that needs it creates .venv with all dependencies.
 PYTHON ?= python3
 BIN := .venv/bin
 HEADWATER := ../../$(BIN)/headwater
 
-# Bytecode is kept, whatever the shell says: tests start hundreds of processes, and each would compile the project again.
+# Write bytecode even if the shell disables it: tests start hundreds of processes, and each would compile the project.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test check lint docs proofs bench kafka peers lock clean
 
-help:  ## these commands
+help:  ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: .venv/.ready  ## run the flights project end to end and show what it made
+demo: .venv/.ready  ## run the flights project end to end and show the results
 	@cd examples/flights && $(HEADWATER) run --no-summary
 	@echo && cd examples/flights && $(HEADWATER) query "from flight_totals" \
 		"select airline, flights from busiest_airlines order by flights desc limit 4"
@@ -24,53 +24,53 @@ demo: .venv/.ready  ## run the flights project end to end and show what it made
 	@echo && cd examples/flights && $(HEADWATER) serve --check --port 8421
 	@echo && cd examples/flights && $(HEADWATER) show
 
-test: .venv/.ready  ## everything that must hold: checks and tests; types are checked while the tests run
+test: .venv/.ready  ## format, lint, import rules, and the tests, with the type check in parallel
 	@$(MAKE) --no-print-directory lint
 	@echo "$(BIN)/mypy, beside $(BIN)/python -m pytest"
 	@log=$$(mktemp); $(BIN)/mypy > "$$log" 2>&1 & types=$$!; \
 		$(BIN)/python -m pytest; tests=$$?; \
 		wait $$types; types=$$?; cat "$$log"; rm -f "$$log"; exit $$(( tests || types ))
 
-check: .venv/.ready  ## format, lint, types, import rules
+check: .venv/.ready  ## check format, lint, types and import rules
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/mypy
 
-lint: .venv/.ready  ## format, lint, import rules
+lint: .venv/.ready  ## check format, lint and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 
-docs: .venv/.ready  ## run every example of the documentation
+docs: .venv/.ready  ## run all examples of the documentation
 	$(BIN)/python -m pytest tests/docs
 
-proofs: .venv/.ready  ## the long proofs: every fault, every case, every seed
+proofs: .venv/.ready  ## run all tests, including the long ones: every fault, case and seed
 	HEADWATER_PROOFS=1 $(BIN)/python -m pytest --timeout 3600
 
-bench: .venv/.ready  ## measure: make bench NAME=etl (demo without it; others: python -m benchmarks -h)
+bench: .venv/.ready  ## run a benchmark: make bench NAME=etl (default: demo; list: python -m benchmarks -h)
 	$(BIN)/python -m benchmarks $(or $(NAME),demo)
 
-kafka: .venv/.ready  ## fetch Apache Kafka from Maven Central for tests and benchmarks, in .kafka (Java 17, Maven)
+kafka: .venv/.ready  ## install Apache Kafka from Maven Central in .kafka, for tests and benchmarks (needs Java 17, Maven)
 	@$(BIN)/python -m benchmarks.kafka
 
-peers: .venv/.ready  ## the engines that benchmarks run beside us, in .peers, and those of streams in .peers-streams and .peers-flink
+peers: .venv/.ready  ## install the engines that benchmarks compare with: .peers (batch), .peers-streams and .peers-flink (streams)
 	@uv=$$(cat .venv/.ready) && for home in "" -streams -flink; do \
 		"$$uv" venv --quiet --allow-existing --python $(BIN)/python .peers$$home && \
 		"$$uv" pip install --quiet --python .peers$$home/bin/python -r benchmarks/peers/requirements$$home.txt || \
-		echo "what .peers$$home holds cannot be installed here: it will be left out"; done
+		echo "the engines of .peers$$home cannot be installed here and are skipped"; done
 	@$(BIN)/python -m benchmarks.peers.jars
-	@command -v java >/dev/null || echo "Spark and Flink need Java 17: they will be left out"
+	@command -v java >/dev/null || echo "Spark and Flink need Java 17 and are skipped"
 
-lock: .venv/.ready  ## choose the newest versions that pyproject.toml allows
+lock: .venv/.ready  ## lock the newest versions that pyproject.toml allows
 	$$(cat .venv/.ready) pip compile --quiet --universal --generate-hashes --no-header --upgrade \
 		--extra dev pyproject.toml --output-file requirements.lock
 
-clean:  ## remove what these commands made
+clean:  ## remove everything that these commands created
 	rm -rf .venv .peers .peers-* .kafka .uv build *.egg-info examples/*/.headwater .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
-# .ready holds the path of uv: the machine's own, or one brought by pip into .uv
+# .ready contains the path of uv: from PATH, or installed by pip into .uv
 .venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Headwater needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.12"; exit 1; }
+		{ echo "Headwater needs Python 3.11 or newer: make PYTHON=/path/to/python3.12"; exit 1; }
 	@command -v uv >/dev/null || [ -x .uv/bin/uv ] || $(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .uv uv
 	@uv=$$(command -v uv || echo $(CURDIR)/.uv/bin/uv); \
 		"$$uv" venv --quiet --allow-existing --python $$($(PYTHON) -c 'import sys; print(sys.executable)') .venv && \

@@ -1,4 +1,4 @@
-"""What tests of several folders share: how much of them runs, on how many workers, and the servers of a session.
+"""Shared by all tests: which share of them runs, on how many workers, and the servers of a session.
 
 Tests run on several workers; see `rigs/workers.py` for those that share one.
 """
@@ -21,7 +21,7 @@ from tests.rigs.weed import s3 as s3  # noqa: PLC0414 - the fixture
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("COLUMNS", "160")  # workers have no terminal
-    if not proofs.PROOFS:  # brokers live for seconds: compiling their code further costs more than it saves
+    if not proofs.PROOFS:  # brokers run for seconds: optimizing their code takes longer than it saves
         os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
     for line in proofs.MARKERS:
         config.addinivalue_line("markers", line)
@@ -32,7 +32,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: tests wait for disks, servers and processes, and each worker costs 10 s of a core."""
+    """One more than the number of cores: tests wait for disks, servers and processes, and a worker costs 10 s of a core."""
     return cores() + 1
 
 
@@ -60,14 +60,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> workers.B
 
 @pytest.fixture(scope="session")
 def headwater_command() -> Iterator[CommandServer | ConsoleScript]:
-    """What runs the `headwater` command."""
+    """The runner of the `headwater` command."""
     with running_command() as command:
         yield command
 
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory) -> Iterator[Cluster]:
-    """A broker on loopback that nobody kills: tests of kills start their own. Topics are not removed: name them apart."""
+    """A broker on loopback. Tests that kill brokers start their own. Topics are not removed, so use unique names."""
     try:
         cluster = Cluster(tmp_path_factory.mktemp("kafka"))
     except UnavailableError as error:

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Moment(StrEnum):
-    """The points of a run between which it can be killed; `working` comes any number of times."""
+    """The points of a run between which it can be killed; `working` occurs any number of times."""
 
     BEGUN = "begun"
     DECIDED = "decided"

@@ -288,20 +288,20 @@ def convert_rows(
     result = arrow(con, f"select {casts(schema)}, {_tests(schema, cells, COLUMNS_PER_STATEMENT)} from {rows}").columns
     columns, are_bad = result[: len(schema.columns)], result[len(schema.columns) :]
     reasons: list[pa.ChunkedArray] = []
-    for some, is_bad in zip(column_groups(schema), are_bad, strict=True):
+    for group, is_bad in zip(column_groups(schema), are_bad, strict=True):
         if not pc.any(is_bad).as_py():
             continue
-        raw = ", ".join(f"{cells.raw[name]} as {quoted(name)}" for name in some.names)
-        batch_cells, came_rows = (
-            CellExpressions(_columns_by_name(some.names), cells.rule),
+        raw = ", ".join(f"{cells.raw[name]} as {quoted(name)}" for name in group.names)
+        batch_cells, batch_rows = (
+            CellExpressions(_columns_by_name(group.names), cells.rule),
             f"(select {raw} from {scanned})",
         )
         tests = arrow(
-            con, f"select {_tests(some, batch_cells, 1)} from {cast_cells(some, batch_cells, came_rows)}"
+            con, f"select {_tests(group, batch_cells, 1)} from {cast_cells(group, batch_cells, batch_rows)}"
         ).columns
-        bad = Schema(tuple(c for c, test in zip(some.columns, tests, strict=True) if pc.any(test).as_py()))
+        bad = Schema(tuple(c for c, test in zip(group.columns, tests, strict=True) if pc.any(test).as_py()))
         again = arrow(
-            con, f"select {values_of(bad)}, {misfit_reasons(bad)} as why from {converted(bad, batch_cells, came_rows)}"
+            con, f"select {values_of(bad)}, {misfit_reasons(bad)} as why from {converted(bad, batch_cells, batch_rows)}"
         ).columns
         for name, values_again in zip(bad.names, again[:-1], strict=True):
             columns[schema.names.index(name)] = values_again

@@ -90,11 +90,11 @@ def _ambiguous_dates(sample: _Sample, schema: Schema) -> dict[str, str]:
     """Return notes on text columns in which every value is a date that is valid both day first and month first."""
     texts = Schema(tuple(column for column in schema.columns if column.type == _TEXT))
 
-    def is_either(some: Schema) -> list[str]:
+    def is_either(columns: Schema) -> list[str]:
         pattern = literal(_AMBIGUOUS_DATE)
         return [
             f"case when bool_and(regexp_full_match({raw}, {pattern})) then any_value({raw}) end"
-            for raw in InternalNames.of(some).raw
+            for raw in InternalNames.of(columns).raw
         ]
 
     return {

@@ -87,8 +87,8 @@ def _require_numbers(con: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> 
     """Raise `SchemaError` for a value that JSON cannot represent."""
     if not columns:
         return
-    some = ", ".join(f"{quoted(name)}: {quoted(name)}" for name in columns)
-    texts_of = f"select to_json({{{some}}})::varchar as v from _block"
+    fields = ", ".join(f"{quoted(name)}: {quoted(name)}" for name in columns)
+    texts_of = f"select to_json({{{fields}}})::varchar as v from _block"
     for (text,) in con.execute(f"select v from ({texts_of}) where regexp_matches(v, 'NaN|Infinity')").fetchall():
         try:
             json.loads(text, parse_constant=_refuse)

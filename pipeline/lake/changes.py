@@ -36,7 +36,7 @@ def net_change(entries: Sequence[LogEntry]) -> NetChange | None:
     """
     added: dict[str, AddedFile] = {}
     removed: dict[str, RemovedFile] = {}
-    parts: dict[str, tuple[str, ...]] = {}  # a compacted file -> the files the reader knows, or came since
+    parts: dict[str, tuple[str, ...]] = {}  # compacted file -> files that the reader knows or that were added since
     for entry in entries:
         if not entry.is_plain:
             return None

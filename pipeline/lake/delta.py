@@ -49,7 +49,7 @@ log = logger(__name__)
 
 
 QUARANTINE_FOLDER = "quarantine"
-"""The folder of the quarantine tables, next to those of the layers."""
+"""The folder of the quarantine tables, next to the folders of the layers."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class LakeTable:
         """Return the number of the newest version without opening the table; `None` if the table does not exist."""
         log = Path(self.storage.uri) / "_delta_log"
         if self.storage.is_local:
-            names = os.listdir(log) if log.is_dir() else []  # noqa: PTH208 - the names alone, of thousands
+            names = os.listdir(log) if log.is_dir() else []  # noqa: PTH208 - only the names are needed
             return max(
                 (int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit()), default=None
             )

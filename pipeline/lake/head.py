@@ -95,7 +95,7 @@ class TableHead:
 
     @property
     def manifest(self) -> Manifest | None:
-        """The manifest of the newest version, or `None` while there is none; read anew each time."""
+        """The manifest of the newest version, or `None` while there is none; read on every access."""
         return (
             None if self.manifest_id is None else read_manifest(self.place.storage, self.place.name, self.manifest_id)
         )
@@ -123,7 +123,9 @@ class TableHead:
             and self.epoch is not None
             and epoch <= self.epoch
         ):
-            raise ConflictError(f"epoch {epoch} of {self.place.name!r} is committed", got=f"another up to {self.epoch}")
+            raise ConflictError(
+                f"epoch {epoch} of {self.place.name!r} is already committed", got=f"committed up to epoch {self.epoch}"
+            )
         self.place.storage.make()
         self.place.storage.write_text(manifest_name(manifest.manifest_id), manifest.to_json())
         note = {"headwater.run": manifest.run_id, "headwater.mode": manifest.mode}
@@ -194,9 +196,9 @@ class TableHead:
         )
 
     def _add_columns(self, table: DeltaTable, schema: DeltaSchema) -> None:
-        """Add the columns that only the new rows have. It is a separate commit with the same manifest id: no row changes.
+        """Add the columns that only the new rows have, in a separate commit with the same manifest id.
 
-        They are marked, since the files that are there do not have them: `Column.is_added`.
+        The columns are marked (`Column.is_added`), because the existing files do not have them.
         """
         known = {field.name for field in table.schema().fields}
         new = [
@@ -299,9 +301,9 @@ class TableHead:
         return self.table is not None and tuple(self.table.metadata().partition_columns) != self.place.partition_by
 
     def _is_ordered_otherwise(self, commit: Commit) -> bool:
-        """Return whether rows that take the place of all others have the same columns in another order.
+        """Return whether an overwrite has the same columns as the table, in another order.
 
-        An overwrite keeps the schema that the log has while it differs in order alone.
+        Delta keeps the old schema in such an overwrite, so the table must be recreated.
         """
         if self.table is None or commit.mode != "overwrite":
             return False
@@ -341,7 +343,7 @@ def open_table(place: TableDescription, number: int | None = None) -> DeltaTable
 
 
 def schema_of_table(table: DeltaTable) -> Schema:
-    """Return the columns of a table, in DuckDB's type names; those that were added before those of the provenance."""
+    """Return the columns of a table with DuckDB's type names; added columns come before the provenance columns."""
     added = {field.name for field in table.schema().fields if field.metadata.get(ADDED_COLUMN)}
     schema = from_arrow(pa.schema(table.schema().to_arrow()))
     if not added:
@@ -373,13 +375,13 @@ def conflict(name: str) -> ConflictError:
 
 
 def actions_of(table: DeltaTable) -> pa.Table:
-    """Return what the log says of each file; not by `pa.table`, which would import pandas to look at it."""
+    """Return the add actions of a table. `pa.table` would import pandas, so the stream interface is used."""
     return pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
 
 
 def uris(storage: Storage, actions: pa.Table) -> list[str]:
-    """Return where the files of `actions_of` are, in their order."""
-    # the log escapes a path once more than the file's name is
+    """Return the URIs of the files of `actions_of`, in the same order."""
+    # paths are percent-encoded once more in the log
     return [f"{storage.uri}/{unquote(path)}" for path in actions.column("path").to_pylist()]
 
 
@@ -388,7 +390,7 @@ def _stream(name: str) -> str:
 
 
 def _add(file: StagedFile, *, data_change: bool) -> AddAction:
-    # the log wants the path as the folder is named on disk; DuckDB has escaped the partition values already
+    # the log stores the path as on disk, where DuckDB has already escaped the partition values
     return AddAction(
         path=file.path,
         size=file.size_bytes,

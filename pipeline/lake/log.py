@@ -43,16 +43,16 @@ class RemovedFile:
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One commit. `moved` has the files of a compaction, which changes files and not rows."""
+    """One commit. `moved` contains the files of a compaction, which rewrites files without changing rows."""
 
     number: int
     manifest_id: int | None
     added: Sequence[AddedFile] = ()
     removed: Sequence[RemovedFile] = ()
     moved: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """For each file of a compaction, the files that it replaced."""
+    """For each file written by a compaction, the files that it replaced."""
     is_plain: bool = True
-    """Whether all of this is known; false if another engine compacted the table."""
+    """Whether the entry is complete; false if another engine compacted the table."""
 
 
 def entries(storage: Storage, first: int, last: int) -> tuple[LogEntry, ...] | None:
@@ -66,18 +66,18 @@ def entries(storage: Storage, first: int, last: int) -> tuple[LogEntry, ...] | N
 
 
 def entry_name(number: int) -> str:
-    """Return where a commit stands in the log."""
+    """Return the path of a commit in the log."""
     return f"_delta_log/{number:020}.json"
 
 
 def number_of(name: str) -> int:
-    """Return the number of the version that a file of the log is about, or -1."""
+    """Return the version number in the name of a log file, or -1."""
     digits = name.removeprefix("_delta_log/")[:20]
-    return int(digits) if digits.isdigit() and len(digits) == 20 else -1  # noqa: PLR2004 - as the protocol says
+    return int(digits) if digits.isdigit() and len(digits) == 20 else -1  # noqa: PLR2004 - see the Delta protocol
 
 
 def fold(storage: Storage, first: int, last: int) -> tuple[LogEntry, ...]:
-    """Write entries that are in the log to a file of their own, where `entries` finds them; return them."""
+    """Copy log entries to a folded file, which `entries` reads too; return them."""
     by_number = dict(_read(storage, range(first, last + 1)))
     kept = tuple(by_number[number] for number in sorted(by_number))
     if kept:
@@ -101,7 +101,7 @@ def _folded(storage: Storage, first: int, last: int) -> Iterable[LogEntry]:
 
 
 def _folded_line(entry: LogEntry) -> dict[str, Any]:
-    """Return an entry as a folded line has it, where the fields `added` and `removed` are called `came` and `went`."""
+    """Return an entry as a JSON line, in which `added` and `removed` are named `came` and `went`."""
     line = asdict(entry)
     return {_FOLDED_FIELDS.get(name, name): value for name, value in line.items()}
 

@@ -24,36 +24,36 @@ from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.lake.delta import DeltaStager, LakeTable, Version
 
 RANGES = 4096
-"""Into how many ranges the new keys are summed up to find the files that can hold one of them."""
+"""Number of ranges that summarize the new keys, to find the files that can contain one of them."""
 REWRITE_BYTES = 128 << 20
-"""The size of the files that are written again as one."""
+"""The target size of rewritten files."""
 SMALL_BYTES = 16 << 20
-"""A staged file below this size joins the files that are written again, so that merges do not leave small files."""
+"""Smaller staged files are rewritten together, so that merges do not leave small files."""
 MAX_TOMBSTONE_FILES = 8
-"""The most files of tombstones; then they become one."""
+"""Maximum number of tombstone files; beyond that, they are combined into one."""
 RESERVED_NAMES = frozenset({"file_index", "file_row_number", "filename"})
-"""Columns that the engine knows of every Parquet file; a table cannot have its own of these names and be merged."""
-_TIME_SLACK = "interval 1 millisecond"  # the Delta protocol lets a writer cut the greatest time to milliseconds
+"""Names of DuckDB's virtual Parquet columns; a merged table cannot have columns with these names."""
+_TIME_SLACK = "interval 1 millisecond"  # the Delta protocol allows maximum timestamps to be truncated to milliseconds
 
 
 @dataclass(frozen=True)
 class MergeSpec:
-    """A merge to do: staged rows, the table as it is, and what says which row is the last of its key."""
+    """The input of a merge: staged rows, the table, and the rule for the last row of a key."""
 
     table: LakeTable
     key: tuple[str, ...]
     how: Merge | None
-    """Which row of a key is the last; `None` for rows that replace those of chosen keys."""
+    """Determines the last row of a key; `None` if the staged rows replace all rows of given keys."""
     run_id: str
     staged: tuple[StagedFile, ...]
     schema: Schema
     seen: Version | None = None
-    """The version to merge into; without it the staged rows are merged among themselves."""
+    """The version to merge into; if `None`, the staged rows are merged only with each other."""
     limits: Limits = field(default_factory=Limits)
 
     @property
     def columns(self) -> str:
-        """What is read of a row to rank it: key and sequence."""
+        """The SELECT list for ranking: key and sequence."""
         names = {
             **{f"k{n}": name for n, name in enumerate(self.key)},
             **({"s": self.how.sequence_by} if self.how else {}),
@@ -62,17 +62,17 @@ class MergeSpec:
 
     @property
     def key_columns(self) -> str:
-        """The names that the key columns have while rows are ranked."""
+        """The names of the key columns during ranking."""
         return ", ".join(f"k{number}" for number in range(len(self.key)))
 
     def uri(self, file: StagedFile) -> str:
-        """Return where a staged file is."""
+        """Return the URI of a staged file."""
         return f"{self.table.storage.uri}/{file.path}"
 
 
 @dataclass(frozen=True)
 class MergeResult:
-    """What to commit: files that come and URIs of files that go, and what became of the staged rows."""
+    """Files to add, URIs of files to remove, and the row counts of the merge."""
 
     files: tuple[StagedFile, ...]
     removed: frozenset[str]
@@ -97,7 +97,7 @@ def merge(work: MergeSpec) -> MergeResult:
     _require_columns(work, (*work.key, how.sequence_by))
     filesystem = work.table.storage.filesystem()
     with connect(work.limits, filesystem=filesystem) as con:
-        configure(con, "preserve_insertion_order", "false")  # else whole row groups wait in memory for their turn
+        configure(con, "preserve_insertion_order", "false")  # otherwise entire row groups are buffered
         try:
             return _merged(con, work, how)
         except (duckdb.BinderException, duckdb.ConversionException) as error:
@@ -115,9 +115,9 @@ def merge(work: MergeSpec) -> MergeResult:
 
 
 def replace_keys(work: MergeSpec, keys: Scan, names: tuple[str, ...]) -> MergeResult:
-    """Let staged rows take the place of all rows of the table that have one of the keys in `keys`.
+    """Replace all rows of the table that have one of the keys in `keys` by the staged rows.
 
-    `names` are the columns of `keys` that hold what `work.key` holds in the table. Nothing is committed.
+    `names` are the columns of `keys` that correspond to `work.key` in the table. Nothing is committed.
     """
     if work.seen is None:
         raise ValueError("only rows of a table can be replaced")
@@ -159,7 +159,7 @@ def _merged(con: duckdb.DuckDBPyConnection, work: MergeSpec, how: Merge) -> Merg
 
 
 def candidates(con: duckdb.DuckDBPyConnection, work: MergeSpec, seen: Version) -> list[str]:
-    """Return the files of a version that can hold one of the keys in `_rows`, by what the log says of them."""
+    """Return the files of a version whose bounds allow one of the keys in `_rows`."""
     if not seen.files:
         return []
     keys = work.key_columns
@@ -170,10 +170,10 @@ def candidates(con: duckdb.DuckDBPyConnection, work: MergeSpec, seen: Version) -
 
 
 def overlapping(bounds: pa.Table, ranges: pa.Table) -> list[str]:
-    """Return the `uri`s of the files whose bounds meet one of the ranges of keys in every column, in order.
+    """Return the URIs of the files whose bounds overlap one of the key ranges in every column, in ascending order.
 
-    `bounds` is as `LakeTable.bounds` gives it, with a null where nothing is known; `ranges` has `low_0`, `high_0`,
-    `low_1` … and both ends are in them. A file that is not returned holds none of the keys.
+    `bounds` has the columns of `LakeTable.bounds`, null where a bound is unknown. `ranges` has `low_0`, `high_0`,
+    `low_1` and so on, both inclusive. A file that is not returned contains none of the keys.
     """
     columns = range(bounds.num_columns // 2)
     with connect() as con:
@@ -193,7 +193,7 @@ def _highest(bounds: pa.Table, number: int) -> str:
 
 
 def _collect(con: duckdb.DuckDBPyConnection, work: MergeSpec, how: Merge, uris: Sequence[str]) -> None:
-    """Make `_rows` of the staged rows: key, sequence, whether gone, and the file and row where they are."""
+    """Create `_rows` from the staged rows: key, sequence, whether deleted, and the file and row number."""
     if not uris:
         nothing = Scan(work.schema.select((*work.key, how.sequence_by))).query()
         con.execute(
@@ -207,7 +207,7 @@ def _collect(con: duckdb.DuckDBPyConnection, work: MergeSpec, how: Merge, uris: 
 def _collect_old(
     con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str], tombstones: Sequence[str]
 ) -> None:
-    """Add to `_rows` the table's rows, and its tombstones as file -1, of the keys that are in it."""
+    """Add the table's rows with the keys in `_rows`, and their tombstones as file -1."""
     con.execute(f"create temp table _keys as select distinct {work.key_columns} from _rows")
     parts = [_read(work, uris, "false", len(work.staged))] if uris else []
     if tombstones:
@@ -229,9 +229,9 @@ def _parquet(uris: Sequence[str]) -> str:
 
 
 def _rank(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) -> None:
-    """Make `_removed_rows` of the rows that go, and `_deleted` of the keys that go with their sequence.
+    """Create `_removed_rows` with the rows to remove, and `_deleted` with the deleted keys and their sequence.
 
-    Only keys with several rows are sorted; the row of any other is the last one of its key.
+    Only keys with several rows are sorted; a single row is the last of its key.
     """
     keys = work.key_columns
     con.execute(f"create temp table _several as select {keys} from _rows group by {keys} having count(*) > 1")
@@ -252,12 +252,12 @@ def _rank(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) 
         f"qualify row_number() over (partition by {keys} order by file, row) = 1 "
         f"union all select {keys}, s, file, row from _rows as r anti join _several using ({keys}) where gone"
     )
-    con.execute("delete from _deleted where file < 0")  # a tombstone that is there already
+    con.execute("delete from _deleted where file < 0")  # an existing tombstone
     con.execute("insert into _removed_rows select file, row, true from _deleted")
 
 
 def _break_ties(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) -> None:
-    """Of the last rows of a key with one sequence, let the greatest as text stay."""
+    """Among the last rows of a key with equal sequence, keep the greatest row as text."""
     keys = work.key_columns
     con.execute(
         f"create temp table _tied as select {keys}, file, row from _ranked where place = 1 and not gone "
@@ -281,7 +281,7 @@ def _break_ties(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[
 def _rewrite(
     con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]
 ) -> tuple[tuple[StagedFile, ...], frozenset[str]]:
-    """Rewrite the files that contain removed rows; return the new files of the table, and the files that they replace."""
+    """Rewrite the files that contain removed rows; return the new files and the files that they replace."""
     losing = {int(row[0]) for row in con.execute("select distinct file from _removed_rows").fetchall()}
     new = len(work.staged)
     if any(number >= new for number in losing):
@@ -296,7 +296,7 @@ def _rewrite(
 
 
 def _groups(work: MergeSpec, uris: Sequence[str], losing: set[int]) -> list[list[int]]:
-    """Return the numbers of the files to write again, those that become one together; neighbours stay so."""
+    """Return groups of file numbers to rewrite, each into one file; the order of files is kept."""
     sizes = {work.uri(file): file.size_bytes for file in work.staged}
     sizes |= {} if work.seen is None else {file.uri: file.size_bytes for file in work.seen.files}
     numbers = {uris[number]: number for number in losing}
@@ -310,7 +310,7 @@ def _without(work: MergeSpec, uris: Sequence[str], group: Sequence[int]) -> str:
     files = f"select *, file_index as _i, file_row_number as _row from {_parquet([uris[n] for n in group])}"
     return (
         f"select {listed(work.schema.names)} from "
-        f"({no_rows(work.schema)} union all by name {files}) as kept "  # a file may lack columns that came later
+        f"({no_rows(work.schema)} union all by name {files}) as kept "  # older files may lack columns
         f"anti join (select f.i as _i, a.row as _row from _removed_rows as a join (values {local}) as f(i, file) using (file)) "
         f"using (_i, _row)"
     )
@@ -319,7 +319,7 @@ def _without(work: MergeSpec, uris: Sequence[str], group: Sequence[int]) -> str:
 def _write_tombstones(
     con: duckdb.DuckDBPyConnection, work: MergeSpec, known: tuple[StagedFile, ...]
 ) -> tuple[StagedFile, ...]:
-    """Write the tombstones of the keys that were deleted now; with too many files of them, all as one."""
+    """Write the tombstones of the keys deleted by this merge; combine all tombstones if there are too many files."""
     rows = f"select {work.key_columns}, s from _deleted"
     if len(known) + 1 > MAX_TOMBSTONE_FILES:
         before = f"select {work.key_columns}, s from {_parquet([work.uri(file) for file in known])}"

@@ -1,4 +1,4 @@
-"""Which files of a version are worth opening, by what the log says of their columns."""
+"""Data skipping: selects the files of a version by the column bounds in the Delta log."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline.lake.delta import LakeTable, Version
 
 
 def files_for(table: LakeTable, version: Version, conditions: Sequence[FileCondition]) -> tuple[DataFile, ...]:
-    """Return the files of a version in which all conditions may hold, in their order.
+    """Return the files of a version that may satisfy all conditions, in their order.
 
-    A file of which the log says nothing stays, and so do all when the engine cannot compare what a condition compares.
+    Files without bounds are kept; all files are kept if DuckDB cannot evaluate a condition on the bounds.
     """
-    if not conditions or len(version.files) < 2:  # noqa: PLR2004 - one file is opened anyway
+    if not conditions or len(version.files) < 2:  # noqa: PLR2004 - a single file is opened anyway
         return version.files
     columns = tuple(dict.fromkeys(condition.column for condition in conditions))
     names = [f"{end}.{column}" for column in columns for end in ("min", "max")]

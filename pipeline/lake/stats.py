@@ -1,4 +1,4 @@
-"""What the Delta log says of a file, from what DuckDB says when it has written one."""
+"""Converts the statistics that DuckDB returns for a written file to those of the Delta log."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _REALS = frozenset({"FLOAT", "DOUBLE"})
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?)(?:\+00)?")
 _LONGEST = 64
-"""Text bounds are cut at this length: the lower one is still below, the upper one is raised."""
+"""Maximum length of text bounds: a longer lower bound is truncated, a longer upper bound is truncated and raised."""
 _EXACT_DIGITS = 15
-"""A decimal with more digits has no exact JSON number in the readers' hands."""
+"""Decimals with more digits may not be exact as a JSON number in readers."""
 
 
 def delta_stats(
     rows: int, columns: Mapping[str, Mapping[str, str]], types: Mapping[str, str], without: tuple[str, ...] = ()
 ) -> str:
-    """Return the JSON statistics of a file: rows, nulls, and the least and greatest value of each plain column.
+    """Return the JSON statistics of a file: row count, null counts, minimum and maximum of each column of a scalar type.
 
     `columns` is `column_statistics` of DuckDB's `COPY … (return_stats)`, keyed by quoted column names; `without`
-    are the partition columns. When a value has no exact bound (NaN, infinity, a decimal of many digits), the whole
-    file gets none: delta-rs takes the missing bound of one column for null, and would pass over the file.
+    are the partition columns. If any value has no exact bound (NaN, infinity, a decimal with many digits), the file
+    gets no bounds at all: delta-rs interprets a missing bound of a single column as null, and would skip the file.
     """
     least: dict[str, Any] = {}
     greatest: dict[str, Any] = {}
@@ -47,14 +47,14 @@ def delta_stats(
 
 
 def partition_value(text: str | None, kind: str) -> str | None:
-    """Return a partition value as the Delta log writes it, from DuckDB's text for it."""
+    """Convert DuckDB's text of a partition value to the format of the Delta log."""
     if text is None or kind != "TIMESTAMPTZ":
         return text
     return _TIME.sub(r"\1T\2Z", text)
 
 
 def logged(value: object) -> str | None:
-    """Return a partition's value, as delta-rs reads it from the log, as the log writes it."""
+    """Convert a partition value, as returned by delta-rs, to the format of the Delta log."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dt.datetime):
@@ -101,5 +101,5 @@ def _cut(text: str, which: str) -> str | None:
     if which == "min":
         return head
     raised = ord(head[-1]) + 1
-    is_character = raised <= 0x10FFFF and not 0xD800 <= raised <= 0xDFFF  # noqa: PLR2004 - Unicode's own bounds
+    is_character = raised <= 0x10FFFF and not 0xD800 <= raised <= 0xDFFF  # noqa: PLR2004 - code point ranges of Unicode
     return head[:-1] + chr(raised) if is_character else None

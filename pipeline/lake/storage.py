@@ -1,4 +1,4 @@
-"""Small files beside the tables, on a local folder or an object store, through fsspec."""
+"""Reads and writes small files in a local folder or an object store, through fsspec."""
 
 from __future__ import annotations
 
@@ -22,55 +22,55 @@ _UNAVAILABLE = re.compile(
     re.IGNORECASE,
 )
 _EXCEPTION_LINE = re.compile(r"^[\w.]+: .*$", re.MULTILINE)
-"""The line of a traceback that says what was raised."""
+"""The line of a traceback that contains the exception."""
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")
 _RETRIES = 3
-"""How often fsspec's client tries a request again, within seconds; a stream then says that it waits, and goes on trying."""
+"""The number of retries by fsspec's client, within seconds; after that, a stream reports it and retries itself."""
 DRAFT_PREFIX = ".draft-"
-"""How the names of local files begin that are not yet what they are to become."""
+"""The name prefix of local files that are still being written."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A place: a local path or a URI, with the object store's options in the `AWS_*` words that Delta uses."""
+    """A location: a local path or a URI, with the options of the object store under Delta's names (`AWS_*`)."""
 
     uri: str
     options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_local(self) -> bool:
-        """Whether the place is a folder of this machine."""
+        """Whether the location is a local folder."""
         return "://" not in self.uri
 
     def at(self, *parts: str) -> Storage:
-        """Return a place below this one."""
+        """Return a location below this one."""
         return Storage("/".join([self.uri.rstrip("/"), *parts]), self.options)
 
     def filesystem(self) -> fsspec.AbstractFileSystem | None:
-        """Return what DuckDB needs to reach the place, or `None` for a local folder."""
+        """Return the filesystem for DuckDB, or `None` for a local folder."""
         return None if self.is_local else self._filesystem()
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a small file of text, as `write_bytes` does."""
+        """Write a small text file; see `write_bytes`."""
         self.write_bytes(name, text.encode())
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file in one step: readers see all of it or none; it survives a crash once this returns."""
+        """Write a file atomically; it is durable when this returns."""
         try:
             if self.is_local:
                 with _draft(Path(self.uri) / name, content) as (draft, target):
                     draft.replace(target)
             else:
                 self._filesystem().pipe_file(self._path(name), content)
-        except Exception as error:  # an object store's client has errors of its own
+        except Exception as error:  # the clients of object stores have their own exceptions
             problem = f"cannot write {name!r} below {self.uri}"
             raise self.failed(problem, error, "check its space and permissions") from error
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write a file unless one of that name is there; return whether it holds this content now.
+        """Write a file unless the name exists; return whether the file has this content now.
 
-        Of callers with different contents exactly one gets `True`, whatever answers are lost. It survives a crash
-        once this returns. Raises `OutcomeUnknownError` when the store does not say whose content is there.
+        Of concurrent callers with different contents, exactly one gets `True`, even if responses are lost. The file is
+        durable when this returns. Raises `OutcomeUnknownError` if the content cannot be determined.
         """
         try:
             if not self.is_local:
@@ -78,7 +78,7 @@ class Storage:
                 return True
             with _draft(Path(self.uri) / name, content) as (draft, target):
                 os.link(draft, target)
-        except Exception as error:  # noqa: BLE001 - likewise; whatever was raised, only the store says what happened
+        except Exception as error:  # noqa: BLE001 - after any exception, only the store knows the outcome
             return self._holds(name, content, error)
         return True
 
@@ -96,28 +96,28 @@ class Storage:
             ) from unreadable
 
     def failed(self, problem: str, error: Exception, do: str | None = None) -> StorageError:
-        """Return the error for what the store raised: one that says so where the store does not answer."""
+        """Return the error for an exception of the store: a separate type if the store is unavailable."""
         kind = StorageUnavailableError if not self.is_local and _is_unavailable(error) else StorageError
         return kind(problem, got=_reason(error), do=do)
 
     def read_text(self, name: str) -> str:
-        """Read a small file of text; raise `StorageError` when it cannot be read."""
+        """Read a small text file; raise `StorageError` if it cannot be read."""
         return self.read_bytes(name).decode()
 
     def read_bytes(self, name: str) -> bytes:
-        """Read a file; raise `StorageError`, caused by `FileNotFoundError` when it is not there."""
+        """Read a file; raise `StorageError`, caused by `FileNotFoundError` if it does not exist."""
         try:
             content: bytes = self._filesystem().cat_file(self._path(name))
-        except Exception as error:  # likewise
+        except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot read {name!r} below {self.uri}", error) from error
         return content
 
     def read_existing(self, names: Sequence[str]) -> dict[str, bytes]:
-        """Read those of some files that are there, at the same time where the store allows."""
-        paths = {self._filesystem()._strip_protocol(self._path(name)): name for name in names}  # noqa: SLF001 - public in all but name
+        """Read those of the given files that exist, concurrently if the store supports it."""
+        paths = {self._filesystem()._strip_protocol(self._path(name)): name for name in names}  # noqa: SLF001 - no public equivalent
         try:
             contents = self._filesystem().cat(list(paths), on_error="return") if paths else {}
-        except Exception as error:  # likewise
+        except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot read below {self.uri}", error) from error
         for path, content in contents.items():
             if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
@@ -125,30 +125,30 @@ class Storage:
         return {paths[path]: content for path, content in contents.items() if isinstance(content, bytes)}
 
     def names(self, prefix: str = "") -> tuple[str, ...]:
-        """Return the sorted names of the files, at any depth, whose names begin with a prefix."""
+        """Return the sorted names of all files, at any depth, that begin with a prefix."""
         folder = self._path(prefix.rpartition("/")[0]).rstrip("/")
         filesystem = self._filesystem()
-        root = filesystem._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - likewise
+        root = filesystem._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - as above
         try:
             paths = [path.removeprefix(root) for path in filesystem.find(folder)]
-        except Exception as error:  # likewise
+        except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot list {prefix!r} below {self.uri}", error) from error
         return tuple(
             sorted(n for n in paths if n.startswith(prefix) and not n.rpartition("/")[2].startswith(DRAFT_PREFIX))
         )
 
     def modified_times(self) -> dict[str, dt.datetime]:
-        """Return when each file, at any depth, was last written, in UTC."""
+        """Return the modification time of each file, at any depth, in UTC."""
         filesystem = self._filesystem()
-        root = filesystem._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - likewise
+        root = filesystem._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - as above
         try:
             details = filesystem.find(root, detail=True)
-        except Exception as error:  # likewise
+        except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot list {self.uri}", error) from error
         return {path.removeprefix(root): _moment(detail) for path, detail in details.items()}
 
     def sync(self, names: Sequence[str]) -> None:
-        """Let files that somebody else has written survive a crash; an object store's do already."""
+        """Make files of another writer durable; object stores need nothing."""
         if not self.is_local:
             return
         paths = [Path(self.uri) / name for name in names]
@@ -159,60 +159,60 @@ class Storage:
             raise StorageError(f"cannot write to disk below {self.uri}", got=_reason(error)) from error
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file to be read; raise `OSError` when it is not there."""
+        """Open a file for reading; raise `OSError` if it does not exist."""
         file: BinaryIO = self._filesystem().open(self._path(name), "rb")
         return file
 
     def has(self, name: str) -> bool:
-        """Return whether a file is there; raise `StorageError` when the store does not say."""
+        """Return whether a file exists; raise `StorageError` if the store cannot be queried."""
         try:
             return bool(self._filesystem().exists(self._path(name)))
-        except Exception as error:  # likewise
-            raise self.failed(f"cannot look for {name!r} below {self.uri}", error) from error
+        except Exception as error:  # the clients of object stores have their own exceptions
+            raise self.failed(f"cannot check whether {name!r} exists below {self.uri}", error) from error
 
     def list_folder(self, folder: str) -> tuple[str, ...]:
-        """Return the names of what is in a folder below the place, in order; none where there is no such folder."""
+        """Return the sorted names of the entries of a folder; empty if it does not exist."""
         filesystem = self._filesystem()
         try:
             entries = filesystem.ls(self._path(folder), detail=False)
         except FileNotFoundError:
             return ()
-        except Exception as error:  # likewise
+        except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot list {folder!r} below {self.uri}", error) from error
         return tuple(sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in entries))
 
     def folders(self) -> frozenset[Path]:
-        """Return the folders at and below a local place; an object store has none."""
+        """Return all folders at and below a local location; an object store has none."""
         root = Path(self.uri)
         if not self.is_local or not root.is_dir():
             return frozenset()
         return frozenset({root, *(path for path in root.rglob("*") if path.is_dir())})
 
     def prune(self, but: frozenset[Path]) -> None:
-        """Remove the folders at and below a local place that hold no file, but for those that were there before."""
+        """Remove the empty folders at and below a local location, except those that existed before."""
         for folder in sorted(self.folders() - but, reverse=True):
-            with suppress(OSError):  # it holds something
+            with suppress(OSError):  # not empty
                 folder.rmdir()
 
     def clear(self) -> None:
-        """Remove the place and all below it, if it is there."""
+        """Remove the location and everything below it, if it exists."""
         filesystem = self._filesystem()
         try:
             if filesystem.exists(self.uri):
                 filesystem.rm(self.uri, recursive=True)
-        except Exception as error:  # likewise
+        except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot remove {self.uri}", error) from error
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove files that nothing refers to; raise `StorageError` when the store refuses."""
+        """Remove unreferenced files; raise `StorageError` if the store rejects it."""
         try:
             for name in names:
                 self._filesystem().rm_file(self._path(name))
-        except Exception as error:  # likewise
+        except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot remove a file below {self.uri}", error) from error
 
     def make(self) -> None:
-        """Make the folder, for a local place; raise `StorageError` when it cannot be made or written to."""
+        """Create the folder of a local location; raise `StorageError` if it cannot be created or is not writable."""
         if not self.is_local:
             return
         try:
@@ -239,7 +239,7 @@ def _moment(detail: Mapping[str, Any]) -> dt.datetime:
 
 @contextmanager
 def _draft(target: Path, content: bytes) -> Iterator[tuple[Path, Path]]:
-    """Write a file beside the one it is to become; once it became that, let the folder's entry survive a crash."""
+    """Write a draft next to its target; after the caller has moved it there, make the folder's entry durable."""
     created = [folder for folder in (target.parent, *target.parent.parents) if not folder.is_dir()]
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f"{DRAFT_PREFIX}{target.name}.{os.getpid()}.{threading.get_ident()}")
@@ -275,12 +275,12 @@ def _fsspec_options(protocol: str, options: Mapping[str, str]) -> dict[str, Any]
         "endpoint_url": options.get("AWS_ENDPOINT_URL"),
         "client_kwargs": client,
         "config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": tries}},
-        "use_listings_cache": False,  # others write too
+        "use_listings_cache": False,  # other processes write too
     }
 
 
 def _is_unavailable(error: BaseException) -> bool:
-    """Return whether an error says that a store does not answer, or cannot now: the libraries have no common type for it."""
+    """Return whether an error means that the store is unavailable; the libraries have no common type for this."""
     if isinstance(error, FileNotFoundError | PermissionError):
         return False
     return (
@@ -290,7 +290,7 @@ def _is_unavailable(error: BaseException) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Return what an error says in one line; of a traceback that DuckDB gives for an error in Python, the first error."""
+    """Return an error as one line; if DuckDB passes on a Python traceback, return its first exception."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     inner = _EXCEPTION_LINE.search(text) if "Traceback (most recent call last)" in text else None
     return " ".join(_COLOURS.sub("", text if inner is None else inner[0]).split())

@@ -58,7 +58,7 @@ def _present(storage: Storage, names: tuple[str, ...], first: int, last: int) ->
 
 
 def _remove_manifests(storage: Storage, older: tuple[LogEntry, ...], kept: frozenset[int | None]) -> None:
-    """Remove the manifests of older versions; those of commits that are under way stay."""
+    """Remove the manifests of older versions; those of commits in progress are kept."""
     obsolete = {
         manifest_name(entry.manifest_id)
         for entry in older

@@ -14,11 +14,11 @@ __all__ = ["write_report"]
 
 
 def write_report(project: Project, catalog: Catalog, path: Path) -> Path:
-    """Write the report of the newest run to a file, in place of an older one, and return the path.
+    """Write the report of the newest run to a file, replacing an older one, and return the path.
 
-    It opens without a network or a server, runs no script, and shows what the newest run skipped by the run that made
-    it. Raises `StorageError` when nothing has run yet, or when the lake, the catalog or the file cannot be used; an
-    older report then stays.
+    The report works offline and contains no scripts. Definitions that the newest run skipped are shown with the run
+    that computed them. Raises `StorageError` if nothing has run yet, or if the lake, the catalog or the file cannot
+    be accessed; an older report is then kept.
     """
     text = page(read(project, catalog))
     unfinished = path.with_name(f".{path.name}.unfinished")

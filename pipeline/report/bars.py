@@ -1,4 +1,4 @@
-"""A bar chart from zero: columns along a number or a time, rows with their names beside them for text."""
+"""Bar charts with a zero baseline: vertical for numbers and times, horizontal for text."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pipeline.report.scales import Scale
 from pipeline.report.svg import element, line, picture, shortened, text, width_of
 
 MOST = 40
-"""How many groups of bars are drawn: of more, the first ones of text (the largest), the last ones of numbers."""
+"""Maximum number of groups: the first (largest) ones of text, the last ones of numbers."""
 NAMED = 20
-"""The longest name beside a bar, in letters."""
+"""Maximum length of a label beside a bar, in characters."""
 
 
 def bar_chart(plot: ChartSpec, *, rows: bool) -> Markup:
-    """Return the drawing of a plot with at least one point, as rows (for names) or as columns."""
+    """Draw a plot with at least one point, as rows (for text) or columns."""
     plot = trimmed(plot, first=rows)
     return _rows(plot) if rows else _columns(plot)
 
 
 def trimmed(plot: ChartSpec, *, first: bool) -> ChartSpec:
-    """Return a plot with at most `MOST` groups, the first or the last ones, counted from 0."""
+    """Return a plot with at most `MOST` groups, the first or the last ones, with x renumbered from 0."""
     ticks_kept = plot.x_ticks[:MOST] if first else plot.x_ticks[-MOST:]
     start = ticks_kept[0].value
     kept = {tick.value for tick in ticks_kept}
@@ -48,7 +48,7 @@ def _columns(plot: ChartSpec) -> Markup:
             box = (x(place) + shift, top, slot, bottom - top)
             bars.append(_bar(plot, series, place, value, box))
     names = [*grid(y, marks, frame), *bars, *_legend(plot), *along(x, plot.x_ticks, frame), *axis_names(plot, frame)]
-    return picture(WIDTH, HEIGHT, _said(plot), *names, class_="chart")
+    return picture(WIDTH, HEIGHT, _text_alternative(plot), *names, class_="chart")
 
 
 def _rows(plot: ChartSpec) -> Markup:
@@ -72,7 +72,7 @@ def _rows(plot: ChartSpec) -> Markup:
             start, end = sorted((x(value), x(0)))
             drawn.append(_bar(plot, series, place, value, (start, y, end - start, thick - 2)))
             drawn.append(text((max(end, x(0)) + 6, y + thick / 2 + 3), plot.shown(value), "tick"))
-    return picture(WIDTH, frame.bottom + 12, _said(plot), *drawn, *_legend(plot), class_="chart")
+    return picture(WIDTH, frame.bottom + 12, _text_alternative(plot), *drawn, *_legend(plot), class_="chart")
 
 
 def _bar(plot: ChartSpec, series: Series, place: float, value: float, box: tuple[float, float, float, float]) -> Markup:
@@ -89,7 +89,7 @@ def _legend_room(plot: ChartSpec) -> float:
 
 
 def _legend(plot: ChartSpec) -> list[Markup]:
-    """Return a line of the highlighted series' names with their colours; the rest are summed up as others."""
+    """Return a legend of the highlighted series; all others share one entry."""
     if len(plot.series) == 1:
         return []
     entries = [(f"s{s.rank}", shortened(s.name, 14)) for s in plot.highlighted]
@@ -103,8 +103,8 @@ def _legend(plot: ChartSpec) -> list[Markup]:
     return drawn
 
 
-def _said(plot: ChartSpec) -> str:
-    """Return what the drawing shows, for those who do not see it."""
+def _text_alternative(plot: ChartSpec) -> str:
+    """Return a text alternative for the drawing."""
     points = [(value, place) for series in plot.series for place, value in series.points]
     (low, at_low), (high, at_high) = min(points), max(points)
     return (

@@ -1,7 +1,7 @@
-"""The contents of a report, read from the catalog and the lake. Nothing is drawn or worded here.
+"""The contents of a report, read from the catalog and the lake; nothing is formatted here.
 
-A table that the newest run did not compute is shown with the last step that computed it, so that a report is complete
-after a run that had nothing to do. A table that a stream makes is shown as its newest version says.
+A table that the newest run did not compute is shown with the last step that computed it, so the report is complete
+even if the run had nothing to do. A table of a stream is shown in its newest version.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from pipeline.runner.handlers import handler_of
 _log = logger(__name__)
 
 SAMPLES = 5
-"""How many quarantined rows of a table are shown."""
+"""Maximum number of quarantined rows shown per table."""
 POINTS = 6_000
-"""How many points a chart may have; of more, those with the greatest x are drawn."""
+"""Maximum number of points in a chart; those with the greatest x are kept."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +38,24 @@ class TableSummary:
 
     definition: Definition
     step: StepRecord | None = None
-    """Of the newest run."""
+    """The step in the newest run."""
     built: StepRecord | None = None
-    """Of the newest run that computed it; for a streaming table, its row counts since the stream began."""
+    """The step in the newest run that computed it; for a table of a stream, its row counts since the stream started."""
     built_at: str | None = None
 
     @property
     def is_table(self) -> bool:
-        """Whether the definition has a table in the lake; a model, a sink and a feed do not."""
+        """Whether the definition has a table in the lake; models, sinks and feeds do not."""
         return isinstance(self.definition, StoredDefinition)
 
     @property
     def band(self) -> str:
-        """The band of the row flow that it is drawn in: a layer, `model` or `sink`."""
+        """The band of the row flow that shows it: a layer, `model` or `sink`."""
         return handler_of(self.definition).band(self.definition)
 
     @property
     def is_stored(self) -> bool:
-        """Whether a run has a step for it; it has none for a feed."""
+        """Whether a run has a step for it; a feed has none."""
         return handler_of(self.definition).is_step
 
     @property
@@ -74,7 +74,7 @@ class TableSummary:
 
 @dataclass(frozen=True)
 class QuarantineSummary:
-    """The quarantine of a table: the rows of each reason, and a sample."""
+    """The quarantine of a table: row counts per reason, and a sample."""
 
     table: str
     rows: int
@@ -84,7 +84,7 @@ class QuarantineSummary:
 
 @dataclass(frozen=True)
 class ChartData:
-    """A mart's chart: its points `(x, y, series)` sorted by x, and notes on the rows that are not drawn."""
+    """A mart's chart: its points `(x, y, series)` sorted by x, and notes on rows that are not drawn."""
 
     table: Table
     points: tuple[tuple[Any, float, str], ...] = ()
@@ -93,11 +93,11 @@ class ChartData:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report shows."""
+    """The entire contents of a report."""
 
     project: Project
     run: RunRecord | None
-    """The newest; `None` when only streams have run."""
+    """The newest run; `None` if only streams have run."""
     tables: tuple[TableSummary, ...]
     quarantines: tuple[QuarantineSummary, ...] = ()
     charts: tuple[ChartData, ...] = ()
@@ -129,7 +129,7 @@ def _table_summary(definition: Definition, run: RunRecord | None, catalog: Catal
     if run is not None and step is not None and step.is_done:
         return TableSummary(definition, step, step, run.ended_at or run.started_at)
     last = catalog.last_step(definition.name)
-    if last is None or (step is not None and step.decision == DecisionKind.STREAMED):  # else no table is opened
+    if last is None or (step is not None and step.decision == DecisionKind.STREAMED):  # otherwise no table is opened
         streamed = _streamed(definition, step, lake)
         if streamed is not None:
             return streamed
@@ -138,11 +138,11 @@ def _table_summary(definition: Definition, run: RunRecord | None, catalog: Catal
 
 
 def _streamed(definition: Definition, step: StepRecord | None, lake: Lake) -> TableSummary | None:
-    """Return the summary of a table whose newest version a stream wrote; `None` for any other."""
+    """Return the summary of a table whose newest version was written by a stream; `None` for any other table."""
     try:
         version = _in(lake, definition).version() if isinstance(definition, StoredDefinition) else None
     except StorageError as error:
-        _log.warning("the report leaves out a table that cannot be read", table=definition.name, error=str(error))
+        _log.warning("a table cannot be read and is missing from the report", table=definition.name, error=str(error))
         return None
     manifest = None if version is None else version.manifest
     if version is None or manifest is None or manifest.epoch is None:
@@ -170,7 +170,7 @@ def _quarantine(lake: Lake, name: str) -> QuarantineSummary | None:
     query = version.scan().query()
     with connect(filesystem=lake.storage.filesystem()) as con:
         reasons = con.sql(f"select reasons, count(*) from ({query}) group by all order by 2 desc, 1").fetchall()
-        # first one row of each kind, then the others, so that a rare reason is seen beside a frequent one
+        # first one row of each combination of reasons, so that rare reasons are shown
         samples = con.sql(
             f"select reasons, _source, _position, row from ({query}) "
             "order by row_number() over (partition by reasons order by _source, _position, row), reasons "
@@ -187,9 +187,7 @@ def _chart(lake: Lake, table: Table) -> ChartData:
     for column in (chart.x, chart.y, chart.by):
         if column is not None and column not in version.schema.names:
             hint = did_you_mean(column, version.schema.names)
-            return ChartData(
-                table, notes=(f"The chart names a column {column!r} that the table does not have; {hint}",)
-            )
+            return ChartData(table, notes=(f"The chart uses a column {column!r} that the table does not have; {hint}",))
     with connect(filesystem=lake.storage.filesystem()) as con:
         con.execute(f"create temp table points as {_points(chart, version.scan().query())}")
         points = con.sql(f"from (from points order by x desc, series limit {POINTS}) order by x, series").fetchall()
@@ -198,7 +196,7 @@ def _chart(lake: Lake, table: Table) -> ChartData:
         )
     notes = {
         f"Not drawn: {quantity(version.rows - used, 'row')} without {chart.x} or {chart.y}.": version.rows > used,
-        f"Several rows share one {chart.x}: the highest {chart.y} of each is drawn.": shared > 0,
+        f"Several rows have the same {chart.x}: the highest {chart.y} is drawn.": shared > 0,
         f"The last {POINTS:,} of {total:,} points are drawn.": total > POINTS,
     }
     shown = tuple(note for note, holds in notes.items() if holds)
@@ -206,7 +204,7 @@ def _chart(lake: Lake, table: Table) -> ChartData:
 
 
 def _points(chart: Chart, query: str) -> str:
-    """Return the SELECT of a chart's points, one for each x and series, with the number of rows at each."""
+    """Return the SELECT of a chart's points, one per x and series, with the number of rows of each."""
     series = literal("") if chart.by is None else f"coalesce({quoted(chart.by)}::varchar, '(none)')"
     return (
         f"select * from (select {quoted(chart.x)} as x, max(try_cast({quoted(chart.y)}::varchar as double)) as y, "

@@ -1,4 +1,4 @@
-"""The picture of the row flow: every definition a box with its rows, every input a line as thick as its rows are many."""
+"""The row flow chart: a box per definition, and a line per input whose width shows the number of rows."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from pipeline.report.words import count, quantity
 
 BANDS = (*LAYERS, "model", "sink")
 NAME_PX, NOTE_PX = 12.0, 11.0
-"""The sizes of the letters in a box, in pixels; the style sheet says the same."""
+"""Font sizes in a box, in pixels; they must match the style sheet."""
 LETTERS = 26
 CAPTION = 40
 ROOM = 1184
-"""The width of the page, which a picture fills as long as its columns do not drift apart."""
+"""The page width in pixels; the chart is stretched to it unless the columns would be too far apart."""
 WIDEST = 84
 PAD = 12
 
 
 def flow_picture(tables: Sequence[TableSummary]) -> Markup:
-    """Return the drawing of a graph, its definitions given with inputs before readers."""
+    """Draw a graph; definitions must be sorted so that inputs precede their readers."""
     rows = {t.definition.name: t.rows or 0 for t in tables}
     layout = fitted([_node(t) for t in tables])
     by_name = {t.definition.name: t for t in tables}
     return picture(
         layout.width,
         layout.height + CAPTION + 2 * PAD,
-        f"Row flow: {quantity(len(tables), 'definition')} from sources on the left to what is made of them on the right.",
+        f"Row flow: {quantity(len(tables), 'definition')}, sources on the left, derived tables on the right.",
         *(_band(band, layout) for band in layout.bands),
         *(_line(line, rows[line.source]) for line in layout.lines),
         *(_box(by_name[box.name], box) for box in layout.boxes),
@@ -44,7 +44,7 @@ def flow_picture(tables: Sequence[TableSummary]) -> Markup:
 
 
 def fitted(nodes: Sequence[Node]) -> GraphLayout:
-    """Return a layout as wide as the page, if the distance of its columns allows it."""
+    """Return a layout of the page width, if the maximum gap between columns allows it."""
     close = lay_out(nodes)
     gaps = len({box.x for box in close.boxes}) - 1
     if gaps < 1 or close.width >= ROOM:
@@ -54,7 +54,7 @@ def fitted(nodes: Sequence[Node]) -> GraphLayout:
 
 
 def losses(table: TableSummary) -> str:
-    """Return how many rows the last step set aside or dropped, in words; empty when none."""
+    """Return how many rows the last step quarantined or dropped, as text; empty if none."""
     if table.built is None:
         return ""
     flow = table.built.flow
@@ -68,7 +68,7 @@ def losses(table: TableSummary) -> str:
 
 
 def state(table: TableSummary) -> str:
-    """Return the state of a definition: `absent`, `refused`, `failed`, `same` (nothing was to do) or `fresh`."""
+    """Return the state of a definition: `absent`, `refused`, `failed`, `same` (up to date) or `fresh`."""
     if not table.is_stored:
         return "same"
     if table.built is None and (table.step is None or table.is_streamed):
@@ -81,7 +81,7 @@ def state(table: TableSummary) -> str:
 
 
 def summary(table: TableSummary) -> str:
-    """Return the second line of a box: its rows, or what the run did with it."""
+    """Return the second line of a box: its row count, or what the run did."""
     if not table.is_stored:
         return "not stored"
     if state(table) == "absent":
@@ -109,7 +109,7 @@ def _band(band: Band, layout: GraphLayout) -> Markup:
 def _box(table: TableSummary, box: Box) -> Markup:
     x, y, name = box.x, box.y + CAPTION, table.definition.name
     parts = [
-        element("title", f"{name} ({getattr(table.definition, 'kind', '')}): {_story(table)}"),
+        element("title", f"{name} ({getattr(table.definition, 'kind', '')}): {_tooltip(table)}"),
         element("rect", x=x, y=y, width=box.width, height=box.height, rx=5, class_="box"),
         element("rect", x=x, y=y + 6, width=3, height=box.height - 12, class_="edge"),
         text((x + 12, y + 18), shortened(name, LETTERS), "node"),
@@ -125,7 +125,7 @@ def _line(line: Line, rows: int) -> Markup:
     points = [(x, y + CAPTION) for x, y in line.points]
     path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
     for i, ((x, y), (to_x, to_y)) in enumerate(pairwise(points)):
-        if i % 2:  # through a column, straight on its lane
+        if i % 2:  # through a column, straight in its lane
             path += f"H{to_x:.1f}"
         else:
             middle = (x + to_x) / 2
@@ -134,6 +134,6 @@ def _line(line: Line, rows: int) -> Markup:
     return element("path", title, d=path, class_="way", stroke_width=1 + 0.5 * math.log10(rows + 1))
 
 
-def _story(table: TableSummary) -> str:
+def _tooltip(table: TableSummary) -> str:
     parts = [summary(table), losses(table), "" if table.step is None else f"{table.step.decision}, {table.step.reason}"]
     return "; ".join(part for part in parts if part)

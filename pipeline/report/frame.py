@@ -1,4 +1,4 @@
-"""What a line chart and a bar chart have in common: the room they draw in, grid lines and axes."""
+"""The parts that line charts and bar charts share: the plot area, grid lines and axes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.report.svg import line, text, width_of
 WIDTH, HEIGHT = 600, 360
 MINUS = "\N{MINUS SIGN}"
 SMALL = 12.0
-"""The size of the letters at the axes, in pixels; the style sheet says the same."""
+"""Font size of the axis labels, in pixels; it must match the style sheet."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The sides of the area in which values are drawn, in pixels."""
+    """The edges of the plot area, in pixels."""
 
     left: float
     top: float
@@ -28,24 +28,24 @@ class Frame:
 
 
 def vertical(plot: ChartSpec, values: Sequence[float], frame: Frame) -> tuple[Scale, tuple[Tick, ...]]:
-    """Return a scale from the bottom of a frame to its top that encloses the values, and its ticks."""
+    """Return a y scale that covers the values, and its ticks."""
     marks = ticks(min(values), max(values))
     scale = Scale(marks[0], marks[-1], frame.bottom, frame.top)
     return scale, tuple(Tick(value, tick_label(plot, value)) for value in marks)
 
 
 def tick_label(plot: ChartSpec, value: float) -> str:
-    """Return a round y value in words; the unit stands in the label of the axis."""
+    """Format a round y value; the unit is in the axis label."""
     return f"{100 * value:.6g}" if plot.percent else f"{value:,.6g}".replace("-", MINUS)
 
 
 def margin(labels: Sequence[str]) -> float:
-    """Return the room that labels beside an axis need."""
+    """Return the width needed by the labels beside an axis."""
     return max((width_of(label, SMALL) for label in labels), default=0) + 10
 
 
 def grid(scale: Scale, marks: Sequence[Tick], frame: Frame) -> list[Markup]:
-    """Return the horizontal grid lines with their labels; the line at zero stands out."""
+    """Return the horizontal grid lines with their labels; the zero line is emphasized."""
     drawn = []
     for mark in marks:
         y = scale(mark.value)
@@ -55,7 +55,7 @@ def grid(scale: Scale, marks: Sequence[Tick], frame: Frame) -> list[Markup]:
 
 
 def along(scale: Scale, marks: Sequence[Tick], frame: Frame) -> list[Markup]:
-    """Return the labels below a frame, leaving out what would run into its neighbour."""
+    """Return the labels below the plot area, omitting those that would overlap a neighbor."""
     drawn, free = [], float("-inf")
     for mark in marks:
         half = width_of(mark.label, SMALL) / 2
@@ -67,7 +67,7 @@ def along(scale: Scale, marks: Sequence[Tick], frame: Frame) -> list[Markup]:
 
 
 def axis_names(plot: ChartSpec, frame: Frame) -> list[Markup]:
-    """Return what the axes show: y above its labels, x below the middle of its own."""
+    """Return the axis titles: y above its labels, x centered below its labels."""
     middle = (frame.left + frame.right) / 2
     return [
         text((4, 14), plot.y_label, "axis"),

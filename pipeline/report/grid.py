@@ -1,7 +1,7 @@
-"""The order and height of nodes in columns, so that lines between neighbouring columns seldom cross.
+"""Orders nodes within columns and assigns their heights, so that lines between neighboring columns rarely cross.
 
-A line that passes a column has a lane there, as if it were a thin node. The order within columns is found by sweeps
-that sort by the mean place of neighbours (Sugiyama et al., 1981), the heights by least squares.
+A line that passes a column gets a lane there, like a thin node. The order within columns is determined by sweeps that
+sort by the mean position of neighbors (Sugiyama et al., 1981), the heights by least squares.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from itertools import pairwise
 from pipeline.report.scales import spread
 
 Item = tuple[str, int]
-"""A node's name and the column in which it, or the lane of its lines, stands."""
+"""The name of a node and the column of the node or of a lane of its lines."""
 Joined = tuple[Item, Item]
 SWEEPS = 12
 
 
 @dataclass(frozen=True)
 class Node:
-    """What is to be placed: a name, its layer counted from the left, what it reads, and its size in pixels."""
+    """A node to place: its name, its layer (counted from the left), its inputs, and its size in pixels."""
 
     name: str
     layer: int
@@ -31,7 +31,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Spacing:
-    """Pixels between columns, between neighbours in a column, the height of a lane, and around each band."""
+    """Distances in pixels: between columns, between neighbors in a column, the lane height, and the band padding."""
 
     columns: float = 46
     rows: float = 12
@@ -41,7 +41,7 @@ class Spacing:
 
 @dataclass(frozen=True)
 class Grid:
-    """Nodes in columns, with a lane for every node whose readers stand further right than the next column."""
+    """Nodes in columns, with lanes for nodes whose readers are further right than the next column."""
 
     nodes: Mapping[str, Node]
     columns: Mapping[str, int]
@@ -53,7 +53,7 @@ class Grid:
         return self.nodes[name].height if self.columns[name] == column else self.space.lane
 
     def segments(self) -> tuple[Joined, ...]:
-        """Return what is joined between neighbouring columns, left one first; lines of one source share their lane."""
+        """Return the connections between neighboring columns, from left to right; lines from one node share a lane."""
         segments: dict[Joined, None] = {}
         for node in self.nodes.values():
             end = self.columns[node.name]
@@ -64,7 +64,7 @@ class Grid:
         return tuple(segments)
 
     def ordered(self) -> list[list[Item]]:
-        """Return each column from top to bottom, in the order with the fewest crossings that the sweeps find."""
+        """Return each column from top to bottom, in the order with the fewest crossings among all sweeps."""
         joined = self.segments()
         items = dict.fromkeys([*self.columns.items(), *(item for pair in joined for item in pair)])
         order = [[i for i in items if i[1] == c] for c in range(max(self.columns.values(), default=-1) + 1)]
@@ -76,11 +76,11 @@ class Grid:
         return best
 
     def middles(self, order: Sequence[Sequence[Item]]) -> dict[Item, float]:
-        """Return the height of each item's middle: near the mean of its neighbours', none over another."""
+        """Return the vertical center of each item: close to the mean of its neighbors, without overlaps."""
         near: dict[Item, list[Item]] = {item: [] for column in order for item in column}
         for left, right in self.segments():
             near[right].append(left)
-            if self.columns[left[0]] == left[1]:  # a lane goes on as high as it comes, wherever it leads
+            if self.columns[left[0]] == left[1]:  # a lane keeps the height at which it arrives
                 near[left].append(right)
         gaps = [[self._gap(a, b) for a, b in pairwise(column)] for column in order]
         middles: dict[Item, float] = {}
@@ -97,7 +97,7 @@ class Grid:
 
 
 def crossings(order: Sequence[Sequence[Item]], joined: Sequence[Joined]) -> int:
-    """Return how many pairs of segments cross when the columns stand in this order."""
+    """Return the number of pairs of segments that cross for this order of the columns."""
     place = {item: i for column in order for i, item in enumerate(column)}
     count = 0
     for column in range(len(order) - 1):
@@ -107,7 +107,7 @@ def crossings(order: Sequence[Sequence[Item]], joined: Sequence[Joined]) -> int:
 
 
 def _sweep(order: list[list[Item]], joined: Sequence[Joined], *, forward: bool) -> None:
-    """Sort each column by the mean place of its neighbours in the column before it (or after it, going back)."""
+    """Sort each column by the mean position of its neighbors in the previous column (or the next one, going back)."""
     pairs = [(b, a) if forward else (a, b) for a, b in joined]
     along = range(1, len(order)) if forward else reversed(range(len(order) - 1))
     for c in along:

@@ -1,4 +1,4 @@
-"""The few figures and the one sentence that stand above everything else."""
+"""The headline: key figures, and one sentence on the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.report.verdicts import Judged, worded
 
 @dataclass(frozen=True)
 class Figure:
-    """A number, what it counts, and a line about it."""
+    """A number, its label, and a note."""
 
     label: str
     value: str
@@ -23,7 +23,7 @@ class Figure:
 
 
 def figures(facts: ReportData, models: Sequence[Judged]) -> tuple[Figure, ...]:
-    """Return the headline figures; the last one only for a project with models."""
+    """Return the headline figures; the last one only if the project has models."""
     shown_always = (_tables(facts), _rows_read(facts), _quarantined(facts), _quality(facts))
     best = models[0].headline if models else None
     if best is None:
@@ -38,7 +38,7 @@ def figures(facts: ReportData, models: Sequence[Judged]) -> tuple[Figure, ...]:
 
 
 def accounted(tables: Sequence[TableSummary]) -> tuple[str, ...]:
-    """Return the tables whose last step lost uncounted rows; `headwater verify` checks those of streams."""
+    """Return the tables whose last step lost uncounted rows; tables of streams are checked by `headwater verify`."""
     flows = [
         (t.definition.name, t.built.flow) for t in tables if t.built is not None and not t.is_streamed and t.is_table
     ]
@@ -46,12 +46,12 @@ def accounted(tables: Sequence[TableSummary]) -> tuple[str, ...]:
 
 
 def score_of(tables: Sequence[TableSummary]) -> float | None:
-    """Return the quality score of tables by their last steps' checks, in percent."""
+    """Return the quality score over the checks of the tables' last steps, in percent."""
     return score((check.rows, check.violations) for t in tables if t.built is not None for check in t.built.checks)
 
 
 def scored(value: float | None) -> str:
-    """Return a score in words."""
+    """Format a score."""
     return words.ABSENT if value is None else words.percent(value / 100)
 
 
@@ -64,7 +64,7 @@ def _tables(facts: ReportData) -> Figure:
     streamed = sum(t.step is not None and t.step.decision == "streamed" for t in stored)
     left = len(stored) - built - failed - skipped - same - streamed
     parts = (
-        (built, "made"),
+        (built, "computed"),
         (failed, "failed"),
         (skipped, "skipped"),
         (same, "up to date"),
@@ -81,7 +81,7 @@ def _rows_read(facts: ReportData) -> Figure:
     now = sum(t.step.flow.rows_in for t in sources if t.step is not None)
     size = sum(t.built.flow.bytes_in for t in sources if t.built is not None)
     what = f"{words.size(size)} from {words.quantity(len(sources), 'source')}"
-    return Figure("Rows read", words.count(read), what if now or not read else f"{what}, none of them in this run")
+    return Figure("Rows read", words.count(read), what if now or not read else f"{what}, none in this run")
 
 
 def _quarantined(facts: ReportData) -> Figure:
@@ -94,5 +94,9 @@ def _quarantined(facts: ReportData) -> Figure:
 def _quality(facts: ReportData) -> Figure:
     checks = [check for t in facts.tables if t.built is not None for check in t.built.checks]
     met = sum(not check.violations for check in checks)
-    note = f"{met:,} of {words.quantity(len(checks), 'expectation')} met by every row" if checks else "nothing expected"
+    note = (
+        f"{met:,} of {words.quantity(len(checks), 'expectation')} satisfied by every row"
+        if checks
+        else "no expectations"
+    )
     return Figure("Quality score", scored(score_of(facts.tables)), note)

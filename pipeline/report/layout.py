@@ -1,7 +1,7 @@
-"""Where the tables of a graph stand and how the lines between them run: a pure function of the graph.
+"""Computes the positions of the nodes of a graph and the routes of its lines: a pure function of the graph.
 
-Layers are bands from left to right, each of one or more columns, so that every input stands left of its reader. A line
-that passes columns runs through each on a lane of its own (see `grid`): it never crosses a box.
+Layers are bands from left to right, each with one or more columns, so that every input is left of its readers. A line
+that passes columns has its own lane in each of them (see `grid`), so it never crosses a box.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Box:
-    """A placed node, by its upper left corner; as wide as its column."""
+    """A placed node with its upper left corner; it is as wide as its column."""
 
     name: str
     x: float
@@ -27,7 +27,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Line:
-    """The way from an input to its reader: points at the sides of columns, joined by curves between columns."""
+    """The route from an input to its reader: points at the edges of columns, joined by curves between columns."""
 
     source: str
     target: str
@@ -36,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Band:
-    """A layer's strip."""
+    """The vertical band of a layer."""
 
     layer: int
     x: float
@@ -45,7 +45,7 @@ class Band:
 
 @dataclass(frozen=True)
 class GraphLayout:
-    """The picture: boxes, lines and bands within `width` and `height`."""
+    """The layout: boxes, lines and bands within `width` and `height`."""
 
     boxes: tuple[Box, ...]
     lines: tuple[Line, ...]
@@ -55,7 +55,7 @@ class GraphLayout:
 
 
 def lay_out(nodes: Sequence[Node], spacing: Spacing | None = None) -> GraphLayout:
-    """Place nodes, given with inputs before readers, and route their lines. The same nodes give the same picture."""
+    """Place nodes, sorted so that inputs precede their readers, and route their lines. Deterministic."""
     space = Spacing() if spacing is None else spacing
     columns, layers = _columns(nodes)
     grid = Grid({node.name: node for node in nodes}, columns, space)
@@ -86,7 +86,7 @@ def _columns(nodes: Sequence[Node]) -> tuple[dict[str, int], tuple[int, ...]]:
 def _across(
     nodes: Sequence[Node], columns: Mapping[str, int], layers: Sequence[int], space: Spacing
 ) -> tuple[list[tuple[float, float]], tuple[Band, ...]]:
-    """Return the left and right side of each column, and the bands."""
+    """Return the left and right edge of each column, and the bands."""
     sides: list[tuple[float, float]] = []
     bands: dict[int, Band] = {}
     for column, layer in enumerate(layers):

@@ -1,4 +1,4 @@
-"""A line chart: highlighted series in colour and named at their ends, the others grey behind them."""
+"""Line charts: highlighted series are colored and labeled at their ends, the others are gray."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline.report.scales import Scale, apart
 from pipeline.report.svg import element, line, picture, shortened, text
 
 SHARED = 60
-"""Up to how many places on the x axis every series is taken to have a value at each."""
+"""Up to this number of x values, every series is expected to have a value at each of them."""
 LETTERS = 18
-"""The longest name at the end of a line, in letters; the whole name shows on hovering."""
+"""Maximum length of a label at the end of a line, in characters; the full name is in the tooltip."""
 
 
 def line_chart(plot: ChartSpec) -> Markup:
-    """Return the drawing of a plot with at least one point."""
+    """Draw a plot with at least one point."""
     values = [y for series in plot.series for _, y in series.points]
     label_room = margin([_label(plot, s) for s in plot.highlighted]) + 12
     frame = Frame(0, 34, WIDTH - label_room, HEIGHT - 48)
@@ -31,7 +31,7 @@ def line_chart(plot: ChartSpec) -> Markup:
     return picture(
         WIDTH,
         HEIGHT,
-        _said(plot),
+        _text_alternative(plot),
         *grid(y, marks, frame),
         *along(x, plot.x_ticks, frame),
         *axis_names(plot, frame),
@@ -47,7 +47,7 @@ def _curve(plot: ChartSpec, series: Series, x: Scale, y: Scale) -> Markup:
     dotted = bridges(plot, series)
     path = "".join(f"{'M' if i == 0 or i in dotted else 'L'}{a:.1f} {b:.1f}" for i, (a, b) in enumerate(placed))
     shapes = [element("path", d=path, class_="line")]
-    shapes += [element("path", d=_way(placed[i - 1 : i + 1]), class_="bridge") for i in sorted(dotted)]
+    shapes += [element("path", d=_svg_path(placed[i - 1 : i + 1]), class_="bridge") for i in sorted(dotted)]
     alone = [i for i in range(len(placed)) if i in {0, *dotted} and i + 1 in {len(placed), *dotted}]
     shapes += [element("circle", cx=placed[i][0], cy=placed[i][1], r=2, class_="dot") for i in alone]
     span = f"mean {plot.shown(series.mean)}, last {plot.shown(series.points[-1][1])}"
@@ -55,9 +55,9 @@ def _curve(plot: ChartSpec, series: Series, x: Scale, y: Scale) -> Markup:
 
 
 def bridges(plot: ChartSpec, series: Series) -> frozenset[int]:
-    """Return the points before which a series has no value where others have one.
+    """Return the points before which a series lacks a value that other series have.
 
-    Where places on the x axis are too many to be shared by all series, there is nothing to miss.
+    If the x axis has too many values for all series to share, nothing is considered missing.
     """
     places = sorted(plot.x_names)
     if len(places) > SHARED:
@@ -67,12 +67,12 @@ def bridges(plot: ChartSpec, series: Series) -> frozenset[int]:
     return frozenset(i for i in range(1, len(steps)) if steps[i] - steps[i - 1] > 1)
 
 
-def _way(placed: Sequence[tuple[float, float]]) -> str:
+def _svg_path(placed: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
 
 
 def _names(plot: ChartSpec, x: Scale, y: Scale, frame: Frame) -> list[Markup]:
-    """Name each highlighted series at its end; names that would overlap move apart, joined to their line."""
+    """Label each highlighted series at its end; overlapping labels are moved apart and connected to their line."""
     ends = sorted(plot.highlighted, key=lambda series: y(series.points[-1][1]))
     heights = [y(series.points[-1][1]) for series in ends]
     drawn = []
@@ -96,8 +96,8 @@ def _label(plot: ChartSpec, series: Series) -> str:
     return f"{shortened(series.name, LETTERS)} {plot.shown(series.points[-1][1])}".strip()
 
 
-def _said(plot: ChartSpec) -> str:
-    """Return what the drawing shows, for those who do not see it."""
+def _text_alternative(plot: ChartSpec) -> str:
+    """Return a text alternative for the drawing."""
     many = f", {len(plot.series)} lines" if len(plot.series) > 1 else ""
     named = "; ".join(f"{s.name or plot.y_label} mean {plot.shown(s.mean)}" for s in plot.highlighted)
     return f"Line chart: {plot.title}. {plot.y_label} by {plot.x_label}{many}. {named}."

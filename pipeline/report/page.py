@@ -1,4 +1,4 @@
-"""The page: facts in, one HTML text out, through the templates beside this module."""
+"""Renders the report: facts in, one HTML document out, with the templates next to this module."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from pipeline.report.svg import shortened
 from pipeline.report.verdicts import judged, worded
 
 LISTED = 60
-"""How many rows of figures stand under a chart."""
+"""Maximum number of rows in the table below a chart."""
 LONG = 600
-"""How many letters of a quarantined row are shown."""
+"""Maximum number of characters shown of a quarantined row."""
 
 
 @dataclass(frozen=True)
 class RenderedChart:
-    """A chart on the page: its drawing, and its figures as a table of text."""
+    """A chart on the page: its drawing, and its values as a text table."""
 
     title: str
     table: str
@@ -42,7 +42,7 @@ class RenderedChart:
 
 @dataclass(frozen=True)
 class CheckSummary:
-    """A table's checks with its score, and how many violations they found."""
+    """A table's checks with its score and the number of violations."""
 
     table: TableSummary
     checks: tuple[CheckRecord, ...]
@@ -51,7 +51,7 @@ class CheckSummary:
 
 
 def page(facts: ReportData) -> str:
-    """Return the report as one HTML document that refers to nothing outside itself."""
+    """Return the report as one HTML document without external references."""
     environment = Environment(
         loader=PackageLoader("pipeline.report"),
         autoescape=True,
@@ -78,7 +78,7 @@ def page(facts: ReportData) -> str:
 
 
 def expectations(table: TableSummary) -> list[CheckRecord]:
-    """Return a table's checks in the order in which it declares them, those of its key last."""
+    """Return a table's checks in order of declaration, those of its key last."""
     definition = table.definition
     order = [e.name for e in definition.expect] if isinstance(definition, StoredDefinition) else []
     checks = () if table.built is None else table.built.checks
@@ -86,12 +86,12 @@ def expectations(table: TableSummary) -> list[CheckRecord]:
 
 
 def condition(check: CheckRecord) -> str:
-    """Return what a check asks of a row, as SQL; the key's uniqueness, which no row can tell alone, in words."""
+    """Return the condition of a check as SQL; uniqueness of the key, which concerns several rows, as text."""
     return "one row for each key" if check.expectation == "key_is_unique" else check.condition
 
 
 def cells(row: str | None) -> tuple[tuple[str, str], ...]:
-    """Return a quarantined row's columns with their values, without where it came from; one nameless value for text as it stood in a file."""
+    """Return the columns and values of a quarantined row, without provenance; raw text has an empty column name."""
     text = row or ""
     try:
         values = json.loads(text)
@@ -106,7 +106,7 @@ def cells(row: str | None) -> tuple[tuple[str, str], ...]:
 
 
 def shown(drawn: ChartData) -> RenderedChart:
-    """Return a chart with its drawing, or with the reason why there is none."""
+    """Return a chart with its drawing, or with the reason why it has none."""
     table, chart = drawn.table, drawn.table.chart
     title = table.name.replace("_", " ").capitalize() if chart is None or chart.title is None else chart.title
     if chart is None or not drawn.points:
@@ -131,13 +131,13 @@ def _notes(plot: ChartSpec, *, bars: bool) -> tuple[str, ...]:
     muted = [series.name for series in plot.series if series.rank is None]
     notes = []
     if muted:
-        notes.append(f"In colour the highest two and the lowest two by their mean; in grey {', '.join(muted)}.")
+        notes.append(f"Highlighted are the two highest and the two lowest by mean; gray: {', '.join(muted)}.")
     if bars and len(plot.x_ticks) > MOST:
         notes.append(f"{MOST} of {words.count(len(plot.x_ticks))} are drawn.")
     if not bars and plot.series[0].name:
-        notes.append("Beside each line its last value.")
+        notes.append("Each line is labeled with its last value.")
     if any(bridges(plot, series) for series in plot.series):
-        notes.append(f"Dots lead over a {plot.x_label} without a value.")
+        notes.append(f"Dotted lines span each {plot.x_label} without a value.")
     return tuple(notes)
 
 
@@ -170,4 +170,4 @@ _FILTERS: tuple[Callable[..., object], ...] = (
     condition,
     worded,
 )
-"""What the templates call by name."""
+"""The functions that the templates call."""

@@ -1,4 +1,4 @@
-"""What a chart shows, worked out from its points: axes with ticks, series, and which of them to highlight."""
+"""The contents of a chart, computed from its points: axes with ticks, series, and the highlighted ones."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipeline.report import words
 from pipeline.report.scales import inside
 
 COLOURED = 6
-"""How many series are each given a colour; of more, the two highest and the two lowest."""
+"""Up to this number of series, each is colored; otherwise the two highest and the two lowest."""
 TICKED = 16
-"""Up to how many whole numbers on the x axis are each given a tick."""
+"""Up to this number of integers on the x axis, each has a tick."""
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A place on an axis and what stands there."""
+    """A position on an axis and its label."""
 
     value: float
     label: str
@@ -28,7 +28,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Series:
-    """One line or one colour of bars: points ascending in x. `rank` numbers the highlighted ones from 0."""
+    """A line, or the bars of one color: points sorted by x. `rank` numbers the highlighted series from 0."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -36,37 +36,37 @@ class Series:
 
     @property
     def mean(self) -> float:
-        """The mean of its y values."""
+        """The mean of the y values."""
         return statistics.fmean(y for _, y in self.points)
 
 
 @dataclass(frozen=True)
 class ChartSpec:
-    """A chart without its pixels."""
+    """A chart without its pixel coordinates."""
 
     title: str
     x_label: str
     y_label: str
     x_ticks: tuple[Tick, ...]
     x_names: Mapping[float, str]
-    """What every place on the x axis is called, with a tick or without."""
+    """The label of every position on the x axis, with or without a tick."""
     series: tuple[Series, ...]
     percent: bool = False
     categorical: bool = False
-    """Whether x is a name rather than a number or a time."""
+    """Whether x is text rather than a number or a time."""
 
     def shown(self, value: float) -> str:
-        """Return a y value as it is written beside the chart."""
+        """Format a y value as shown beside the chart."""
         return f"{100 * value:.1f} %" if self.percent else words.figure(value)
 
     @property
     def highlighted(self) -> tuple[Series, ...]:
-        """The series with a colour of their own, in the order of their colours."""
+        """The highlighted series, in the order of their colors."""
         return tuple(sorted((s for s in self.series if s.rank is not None), key=lambda s: s.rank or 0))
 
 
 def plot_of(chart: Chart, points: Sequence[tuple[Any, float, str]], *, title: str) -> ChartSpec:
-    """Return the plot of points `(x, y, by)` that are sorted by x; text x keeps its place in that order."""
+    """Return the plot of points `(x, y, by)`, which must be sorted by x; text x keeps this order."""
     kind = next((type(x) for x, _, _ in points), float)
     categorical = chart.kind == "bar" or not issubclass(kind, int | float | date) or kind is bool
     if chart.kind == "bar" and issubclass(kind, str):
@@ -90,9 +90,9 @@ def plot_of(chart: Chart, points: Sequence[tuple[Any, float, str]], *, title: st
 
 
 def highlight(series: Sequence[Series]) -> tuple[Series, ...]:
-    """Rank the series to colour: all when they are few, else the two highest and the two lowest by their mean.
+    """Rank the series to highlight: all if they are few, otherwise the two highest and the two lowest by mean.
 
-    Of many, those with less than half of the points of the longest do not count as extremes.
+    If there are many, series with less than half the points of the longest series are not candidates.
     """
     if len(series) <= COLOURED:
         chosen = sorted(series, key=lambda s: -s.mean) if len(series) > 1 else list(series)

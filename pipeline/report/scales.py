@@ -1,4 +1,4 @@
-"""From values to pixels: linear scales and ticks at round numbers."""
+"""Maps values to pixels: linear scales, and ticks at round numbers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 SMALLEST_RANGE = 1e-11
-"""A smaller range of values counts as one value: ticks have 12 decimal places."""
+"""Ranges smaller than this count as one value: ticks have 12 decimal places."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A linear map of the values `low` to `high` onto the pixels `start` to `end`."""
+    """A linear map from the values `low` to `high` to the pixels `start` to `end`."""
 
     low: float
     high: float
@@ -21,14 +21,14 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """Return the pixel of a value; the middle when all values are one."""
+        """Return the pixel of a value; the center if the range is empty."""
         if self.high == self.low:
             return (self.start + self.end) / 2
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def step(low: float, high: float, count: int) -> float:
-    """Return the round number (1, 2, 2.5 or 5 times a power of ten) that divides a range into at most `count` parts."""
+    """Return the smallest round step (1, 2, 2.5 or 5 times a power of ten) that divides a range into at most `count`."""
     rough = (high - low) / max(count, 1)
     if rough <= 0 or not math.isfinite(rough):
         return 1.0
@@ -37,7 +37,7 @@ def step(low: float, high: float, count: int) -> float:
 
 
 def ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
-    """Return round numbers in even steps that enclose `low` to `high`; at least two."""
+    """Return at least two evenly spaced round numbers that enclose `low` to `high`."""
     if high - low < SMALLEST_RANGE:
         low, high = (0.0, high if high >= SMALLEST_RANGE else 1.0) if high >= 0 else (min(low, -SMALLEST_RANGE), 0.0)
     size = step(low, high, count)
@@ -46,14 +46,14 @@ def ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
 
 
 def inside(low: float, high: float, count: int = 6) -> tuple[float, ...]:
-    """Return the round numbers in even steps that lie within `low` to `high`."""
+    """Return the evenly spaced round numbers within `low` to `high`."""
     return tuple(tick for tick in ticks(low, high, count) if low <= tick <= high)
 
 
 def apart(targets: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Return places as near to the wanted ones as can be, at least `gap` apart and in the same order.
+    """Return the closest positions to the desired ones that are at least `gap` apart and in the same order.
 
-    They stay within `low` to `high` when that has room for them. The wanted ones are ascending.
+    They stay within `low` to `high` if there is enough space. The desired positions are in ascending order.
     """
     placed = spread(targets, [gap] * max(len(targets) - 1, 0))
     if not placed:
@@ -68,9 +68,9 @@ def apart(targets: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def spread(targets: Sequence[float], gaps: Sequence[float]) -> list[float]:
-    """Return the places with the least squared distance from the wanted ones that keep the gaps between neighbours.
+    """Return the positions with the least squared distance from the desired ones that keep the gaps between neighbors.
 
-    This is isotonic regression by pooling adjacent violators (Ayer et al., 1955) on places less the gaps before.
+    This is isotonic regression by pooling adjacent violators (Ayer et al., 1955), on positions minus preceding gaps.
     """
     before = [0.0]
     for gap in gaps:

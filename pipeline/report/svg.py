@@ -5,16 +5,16 @@ from __future__ import annotations
 from markupsafe import Markup, escape
 
 SPACE = "http://www.w3.org/2000/svg"
-"""The SVG namespace: a name, which no browser fetches."""
+"""The SVG namespace: an identifier that no browser fetches."""
 LETTER_EM = 0.62
-"""The width of an average letter in a wide system font, and of every letter in a monospaced one."""
+"""The average character width of a wide system font, and the character width of a monospaced font, in em."""
 
 
 def element(name: str, *children: str | Markup, **attributes: str | float | None) -> Markup:
-    """Return an element; text and attribute values are escaped, `Markup` children are kept as they are.
+    """Return an element; text and attribute values are escaped, `Markup` children are kept.
 
-    In attribute names `_` stands for `-` and a trailing `_` is dropped (`class_`); `None` leaves one out. Numbers are
-    rounded to a tenth of a pixel.
+    In attribute names, `_` stands for `-` and a trailing `_` is dropped (`class_`); attributes with `None` are omitted.
+    Numbers are rounded to a tenth of a pixel.
     """
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"'
@@ -26,7 +26,7 @@ def element(name: str, *children: str | Markup, **attributes: str | float | None
 
 
 def picture(width: float, height: float, title: str, *children: Markup, class_: str = "") -> Markup:
-    """Return an `<svg>` that scales with its container and is announced as an image with a title."""
+    """Return an `<svg>` that scales with its container and is exposed to screen readers as an image with a title."""
     return element(
         "svg",
         *children,
@@ -43,7 +43,7 @@ def picture(width: float, height: float, title: str, *children: Markup, class_: 
 def text(
     at: tuple[float, float], words: str, class_: str, *, anchor: str = "start", hover: str | None = None
 ) -> Markup:
-    """Return words at a point of their base line; `anchor` says whether that is their start, middle or end."""
+    """Return text at a point of its baseline; `anchor` says whether the point is its start, middle or end."""
     children: tuple[str | Markup, ...] = (words,) if hover is None else (element("title", hover), words)
     return element(
         "text", *children, x=at[0], y=at[1], class_=class_, text_anchor=None if anchor == "start" else anchor
@@ -56,12 +56,12 @@ def line(start: tuple[float, float], end: tuple[float, float], class_: str) -> M
 
 
 def width_of(words: str, size_px: float) -> float:
-    """Return about how wide words are, rather too much than too little."""
+    """Return the approximate width of a text, rather too large than too small."""
     return len(words) * size_px * LETTER_EM
 
 
 def shortened(words: str, most: int) -> str:
-    """Return words of at most `most` letters, the last an ellipsis when some are left out."""
+    """Return a text of at most `most` characters; a truncated text ends with an ellipsis."""
     return words if len(words) <= most else words[: most - 1] + "…"
 
 

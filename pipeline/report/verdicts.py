@@ -1,4 +1,4 @@
-"""What became of each model: its metrics beside the baseline's, and the threshold."""
+"""The verdict on each model: its metrics next to those of the baseline, and the threshold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BASELINE = "baseline_"
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a model, beside the baseline's where there is one."""
+    """A metric of a model, with the baseline's value if there is one."""
 
     name: str
     value: float
@@ -23,13 +23,13 @@ class Metric:
 
     @property
     def difference(self) -> float | None:
-        """The model's less the baseline's."""
+        """The model's value minus the baseline's."""
         return None if self.baseline is None else self.value - self.baseline
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A model with its verdict. `metrics` have a baseline or threshold, the one that decides first; `others` neither."""
+    """A model with its verdict. `metrics` have a baseline or threshold, the deciding one first; `others` have neither."""
 
     table: TableSummary
     verdict: Verdict
@@ -38,19 +38,19 @@ class Judged:
 
     @property
     def headline(self) -> Metric | None:
-        """The metric that decides, or the first one."""
+        """The deciding metric, or the first one."""
         return next(iter((*self.metrics, *self.others)), None)
 
 
 def judged(tables: Iterable[TableSummary]) -> tuple[Judged, ...]:
-    """Return the verdicts that were ever given, in the order of the definitions."""
+    """Return the last verdict of each model, in the order of the definitions."""
     return tuple(_judged(t, t.built.verdict) for t in tables if t.built is not None and t.built.verdict is not None)
 
 
 def paired(metrics: Mapping[str, float], decides: str | None = None, threshold: float | None = None) -> list[Metric]:
-    """Return each metric with the figure named `baseline_` and its name; the one that decides comes first.
+    """Return each metric with the value of its `baseline_` counterpart, the deciding metric first.
 
-    A baseline figure without a metric of that name stands as it is.
+    A baseline value without a metric of that name is listed as a metric.
     """
     pairs = []
     for name, value in metrics.items():
@@ -61,7 +61,7 @@ def paired(metrics: Mapping[str, float], decides: str | None = None, threshold: 
 
 
 def worded(name: str, value: float | None) -> str:
-    """Return a metric's value in the unit that its name gives: rows, a share, or four digits after the point."""
+    """Format the value of a metric according to its name: rows, a share, or four decimal places."""
     if value is None:
         return words.ABSENT
     if name.endswith("rows"):
@@ -70,7 +70,7 @@ def worded(name: str, value: float | None) -> str:
 
 
 def _judged(table: TableSummary, verdict: Verdict) -> Judged:
-    # an artifact says by what it is judged in `metric` and `at_least`, its own or its evaluation's
+    # an artifact declares the deciding metric in `metric` and `at_least`, directly or in its evaluation
     rule = getattr(table.definition, "evaluation", table.definition)
     metrics = paired(verdict.metrics, getattr(rule, "metric", None), getattr(rule, "at_least", None))
     compared = tuple(m for m in metrics if m.baseline is not None or m.threshold is not None)

@@ -1,4 +1,4 @@
-"""Figures in words: thousands separated, units given, and nothing rounded up to perfect."""
+"""Formats numbers for display: thousands separators, units, and no rounding up to 100 %."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ _UNITS = {
     "eur": "euros",
 }
 SHARES = ("share", "rate", "ratio", "fraction")
-"""The last words of a column that holds parts of one; they are shown in percent."""
+"""Suffixes of columns with fractions of one, which are shown in percent."""
 
 
 def count(number: int) -> str:
-    """Return a whole number with thousands separators."""
+    """Format an integer with thousands separators."""
     return f"{number:,}"
 
 
 def quantity(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless it is one."""
+    """Format a count with its noun, in the plural unless the count is one."""
     return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
 def figure(number: float) -> str:
-    """Return a measured number with about four digits that count."""
+    """Format a measured number with about four significant digits."""
     if not math.isfinite(number):
         return ABSENT
-    if number == int(number) and abs(number) < 1e15:  # noqa: PLR2004 - above, a float's digits are not exact
+    if number == int(number) and abs(number) < 1e15:  # noqa: PLR2004 - beyond this, a float is not exact
         return f"{int(number):,}"
-    if abs(number) >= 100:  # noqa: PLR2004 - three digits stand before the point
+    if abs(number) >= 100:  # noqa: PLR2004 - three digits before the decimal point
         return f"{number:,.1f}"
-    return f"{number:,.4g}" if abs(number) >= 1e-4 else f"{number:.2e}"  # noqa: PLR2004 - else mostly zeros
+    return f"{number:,.4g}" if abs(number) >= 1e-4 else f"{number:.2e}"  # noqa: PLR2004 - otherwise mostly zeros
 
 
 def percent(share: float) -> str:
-    """Return a share of one in percent, rounded down: 100 % means every single one."""
+    """Format a fraction in percent, rounded down: 100 % means all."""
     return f"{math.floor(share * 1e4 + 1e-7) / 100:.2f} %" if 0 < share < 1 else f"{share:.0%}".replace("%", " %")
 
 
 def seconds(number: float) -> str:
-    """Return a duration in the unit that suits it."""
+    """Format a duration in a suitable unit."""
     if number < 60:  # noqa: PLR2004 - a minute
-        return f"{number:.2f} s" if number < 10 else f"{number:.1f} s"  # noqa: PLR2004 - two digits count
+        return f"{number:.2f} s" if number < 10 else f"{number:.1f} s"  # noqa: PLR2004 - two significant digits
     rounded = round(number)
     if rounded < 3600:  # noqa: PLR2004 - an hour
         return f"{rounded // 60} min {rounded % 60:02d} s"
@@ -64,15 +64,15 @@ def seconds(number: float) -> str:
 
 
 def speed(size_bytes: int, duration_s: float) -> str:
-    """Return megabytes (10^6 bytes) a second, without the unit."""
+    """Return megabytes (10^6 bytes) per second, without the unit."""
     if not size_bytes or duration_s <= 0:
         return ABSENT
     rate = size_bytes / 1e6 / duration_s
-    return f"{rate:,.1f}" if rate >= 0.1 else "< 0.1"  # noqa: PLR2004 - one digit after the point
+    return f"{rate:,.1f}" if rate >= 0.1 else "< 0.1"  # noqa: PLR2004 - one decimal place
 
 
 def size(size_bytes: int) -> str:
-    """Return a number of bytes in the decimal unit that suits it."""
+    """Format a number of bytes in a suitable decimal unit."""
     for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
         if size_bytes >= 10**power:
             return f"{size_bytes / 10**power:,.1f} {unit}"
@@ -80,13 +80,13 @@ def size(size_bytes: int) -> str:
 
 
 def moment(iso: str) -> str:
-    """Return an ISO 8601 time as day and time in UTC."""
+    """Format an ISO 8601 time as date and time in UTC."""
     at = _utc(iso)
     return f"{at.day} {at:%B %Y, %H:%M:%S} UTC"
 
 
 def minute(iso: str) -> str:
-    """Return an ISO 8601 time to the minute, in UTC."""
+    """Format an ISO 8601 time to the minute, in UTC."""
     at = _utc(iso)
     return f"{at:%Y-%m-%d %H:%M} UTC"
 
@@ -97,12 +97,12 @@ def between(start: str, end: str | None) -> float | None:
 
 
 def is_share(column: str) -> bool:
-    """Return whether a column's name says that it holds parts of one."""
+    """Return whether a column contains fractions of one, according to its name."""
     return column.lower().rsplit("_", 1)[-1] in SHARES
 
 
 def axis_label(column: str) -> str:
-    """Return a column's name as words, with the unit that its last word names."""
+    """Return a column's name as text, with the unit given by its suffix."""
     head, _, last = column.rpartition("_")
     unit = _UNITS.get(last.lower()) if head else None
     return f"{head.replace('_', ' ')} ({unit})" if unit else column.replace("_", " ")

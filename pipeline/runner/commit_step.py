@@ -140,7 +140,7 @@ def _staged(run: RunContext, spec: StepSpec, basis: StepBasis, memory_bytes: int
     workspace, decision = run.workspace, basis.decision
     settings = replace(workspace.settings, memory_bytes=memory_bytes)
     outcome = execute(spec, workspace.lake, settings, lambda share: run.notify_progress(spec, share))
-    require_same(basis.definition, decision, basis.version, outcome.schema, may_be_made_anew=True)
+    require_same(basis.definition, decision, basis.version, outcome.schema, may_rebuild=True)
     before = basis.version if decision.takes_new else None
     staged = StagedRows(basis.definition, outcome, run.run_id, before)
     if not decision.removed:

@@ -59,7 +59,7 @@ def require_same(
     version: Version | None,
     schema: Schema,
     *,
-    may_be_made_anew: bool = False,
+    may_rebuild: bool = False,
 ) -> None:
     """Raise `SchemaError` if rows to append or merge have other columns or types than the existing rows.
 
@@ -72,7 +72,7 @@ def require_same(
     only_more = bool(change.added) and not (change.removed or change.retyped)
     if only_more and isinstance(definition, Source):
         return
-    if only_more and may_be_made_anew:
+    if only_more and may_rebuild:
         raise OrderError(f"new columns: {', '.join(map(repr, change.added))}")
     if change:
         raise SchemaError(

@@ -88,14 +88,14 @@ def compute_all(reason: str, *, exists: bool) -> Decision:
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What is known about a table itself."""
+    """Facts about a table itself."""
 
     fingerprint: str
-    """Of its definition now."""
+    """The current fingerprint of its definition."""
     manifest: Manifest | None = None
-    """Of its version now; `None` without a version, if another program wrote it, and if it is not read (`--full`)."""
+    """The manifest of its current version; `None` without a version, if another program wrote it, or with `--full`."""
     exists: bool = False
-    """Whether it has a version."""
+    """Whether the table has a version."""
 
 
 @dataclass(frozen=True)

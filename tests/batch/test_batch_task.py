@@ -41,7 +41,7 @@ def work(tmp_path):
     return make
 
 
-def given(rows: pa.Table) -> ArrowProducer:
+def producer_of(rows: pa.Table) -> ArrowProducer:
     return ArrowProducer(rows, rows.num_rows)
 
 
@@ -67,7 +67,7 @@ def test_a_failed_expectation_stages_nothing_and_shows_the_first_row(work, tmp_p
     expectation = fail("has_v", "v is not null")
 
     with pytest.raises(ExpectationError, match=r"'t' violates 'has_v' \(v is not null\): got 1 row, the first id=3"):
-        run_task(work(given(NUMBERS), expectations=(expectation,)), Split(0))
+        run_task(work(producer_of(NUMBERS), expectations=(expectation,)), Split(0))
     assert not list(tmp_path.rglob("*.parquet"))
 
 
@@ -168,7 +168,7 @@ def test_outcomes_can_be_added():
         ("select error('no ' || id) as n from numbers", "'t' cannot convert a value: got Invalid Input Error: no 1"),
     ],
 )
-def test_a_statement_that_fails_says_why_and_where(work, scan, text, problem):
+def test_failed_statement_has_reason_and_place(work, scan, text, problem):
     producer = SqlProducer(text, "numbers", {})
 
     with pytest.raises(DefinitionError, match=problem) as error:
@@ -176,7 +176,7 @@ def test_a_statement_that_fails_says_why_and_where(work, scan, text, problem):
     assert error.value.place == PLACE
 
 
-def test_a_function_that_raises_says_where(work, scan):
+def test_error_of_a_function_has_its_place(work, scan):
     def boom(numbers: pa.Table) -> pa.Table:  # noqa: ARG001 - it raises
         raise KeyError("no such thing")
 
@@ -190,7 +190,7 @@ def test_a_function_that_raises_says_where(work, scan):
 
 def test_a_missing_key_column_is_rejected(work):
     with pytest.raises(DefinitionError, match="'t' has no key column 'k': got id, v"):
-        run_task(work(given(NUMBERS), key=("k",)), Split(0))
+        run_task(work(producer_of(NUMBERS), key=("k",)), Split(0))
 
 
 def test_a_missing_lake_file_is_a_storage_error(work):
@@ -219,9 +219,9 @@ def test_a_row_with_an_existing_key_is_quarantined(step, scan):
 
 
 def test_the_first_row_of_a_key_in_several_splits_is_kept(work):
-    unranked = work(given(NUMBERS), key=("id",), expectations=key_expectations(("id",)))
+    unranked = work(producer_of(NUMBERS), key=("id",), expectations=key_expectations(("id",)))
     keyed = replace(unranked, are_splits_ranked=True)
-    later = replace(keyed, producer=given(pa.table({"id": [4, 5, 1], "v": ["x", "y", "z"]})))
+    later = replace(keyed, producer=producer_of(pa.table({"id": [4, 5, 1], "v": ["x", "y", "z"]})))
     outcomes = [run_task(keyed, Split(0)), run_task(later, Split(1)), run_task(later, Split(2))]
 
     assert combine_outcomes(unranked, outcomes) is None
@@ -241,8 +241,8 @@ def test_the_first_row_of_a_key_in_several_splits_is_kept(work):
 
 
 def test_splits_with_disjoint_keys_are_not_reread(work):
-    keyed = work(given(NUMBERS), key=("id",), expectations=key_expectations(("id",)))
-    later = replace(keyed, producer=given(pa.table({"id": [5, 9], "v": ["x", "y"]})))
+    keyed = work(producer_of(NUMBERS), key=("id",), expectations=key_expectations(("id",)))
+    later = replace(keyed, producer=producer_of(pa.table({"id": [5, 9], "v": ["x", "y"]})))
     outcomes = [run_task(keyed, Split(0)), run_task(later, Split(1))]
     for file in (file for outcome in outcomes for file in outcome.files):
         Path(keyed.stager.storage.uri, file.path).unlink()
@@ -251,10 +251,10 @@ def test_splits_with_disjoint_keys_are_not_reread(work):
 
 
 def test_a_retried_split_stages_the_same_files(work, tmp_path):
-    once = run_task(work(given(NUMBERS)), Split(3))
+    once = run_task(work(producer_of(NUMBERS)), Split(3))
     before = Path(tmp_path, "out", once.files[0].path).read_bytes()
 
-    again = run_task(work(given(NUMBERS)), Split(3))
+    again = run_task(work(producer_of(NUMBERS)), Split(3))
 
     assert replace(again, profile=once.profile) == once
     assert Path(tmp_path, "out", again.files[0].path).read_bytes() == before
@@ -262,5 +262,5 @@ def test_a_retried_split_stages_the_same_files(work, tmp_path):
 
 def test_the_errors_of_a_task_survive_pickling():
     for kind in (DefinitionError, ExpectationError, SchemaError, StorageError):
-        copy = pickle.loads(pickle.dumps(kind("p", got="g", do="d", place=PLACE)))  # noqa: S301 - our own
+        copy = pickle.loads(pickle.dumps(kind("p", got="g", do="d", place=PLACE)))  # noqa: S301 - pickled by this test
         assert (type(copy), copy.problem, copy.got, copy.do, copy.place) == (kind, "p", "g", "d", PLACE)

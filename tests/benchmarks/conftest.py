@@ -1,4 +1,4 @@
-"""Small data where the benchmarks look for theirs, and no peers: what is tested is ours."""
+"""Small data in the data folder of the benchmarks, without other engines: only Headwater is tested."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCALE = "0.001"
 
-# eight tables as TPC-H names them, of made-up rows with the words its queries ask for
+# the eight tables of TPC-H with synthetic rows, which contain the words that its queries search for
 WORDS = """
 create macro pick(words, i) as words[1 + (hash(i) % len(words))::int];
 create macro money(i, most) as ((hash(i, 7) % (most * 100)) / 100)::decimal(15, 2);
@@ -57,7 +57,7 @@ TABLES = {
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """The folder of the benchmarks' data, with TPC-H's tables in it."""
+    """The data folder of the benchmarks, with the TPC-H tables."""
     folder = tmp_path_factory.mktemp("bench-data")
     with duckdb.connect() as con:
         con.execute(WORDS)
@@ -75,7 +75,7 @@ def kept(tmp_path_factory):
 
 @pytest.fixture
 def bench(kept, tmp_path):
-    """Run a benchmark once as its user does, and return the object that it writes."""
+    """Run a benchmark once like its command line, and return the object that it writes."""
 
     def run(name, *words, code=0):
         file = tmp_path / "figures.json"

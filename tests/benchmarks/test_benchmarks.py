@@ -1,4 +1,4 @@
-"""Each benchmark runs at a tiny scale: our answers are right, and the object it writes has the promised shape."""
+"""Each benchmark at a tiny scale: Headwater's results are correct, and the output has the documented shape."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHAPE = {"benchmark", "scale", "runs", "machine", "versions", "medians", "ours",
 
 
 def assert_measured(figures, who="auto"):
-    """Ours was timed, which it is only with the right answer; each peer is left out with the reason."""
+    """Check that Headwater was timed, which requires a correct result, and that each peer was skipped with a reason."""
     assert figures.keys() >= SHAPE
     assert figures["medians"][who] == figures["ours"][who]["seconds"] > 0
     assert figures["ours"][who]["peak_bytes"] > 50e6
@@ -33,7 +33,9 @@ def test_etl(bench):
 def test_etl_on_a_cluster_counts_its_processes(bench):
     figures = bench("etl", "--who", "ray")
     assert_measured(figures, "ray")
-    assert figures["ours"]["ray"]["peak_bytes"] > 400e6  # the cluster's own, which a command alone does not have
+    assert (
+        figures["ours"]["ray"]["peak_bytes"] > 400e6
+    )  # includes the processes of the cluster; the command alone uses less
 
 
 def test_medallion(bench):

@@ -1,4 +1,4 @@
-"""Turns: who runs when, what is said of one that fails or is wrong, and how medians and ratios are taken."""
+"""Interleaved runs: their order, failed and incorrect contestants, medians and ratios."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RIGHT = [("a", 1, 0.5)]
 
 
 def contestant(name, *seconds, answer=RIGHT, is_ours=False, log=None):
-    """One that takes these seconds, run by run."""
+    """A contestant whose runs take these seconds."""
     remaining = list(seconds)
 
     def once(folder):
@@ -37,7 +37,7 @@ def contestant(name, *seconds, answer=RIGHT, is_ours=False, log=None):
     return Contestant(name, once, is_ours)
 
 
-def test_all_run_in_turn_and_medians_are_compared(tmp_path):
+def test_runs_are_interleaved_and_medians_compared(tmp_path):
     log = []
     ours, peer = contestant("ours", 1, 9, 2, is_ours=True, log=log), contestant("peer", 4, 3, 5, log=log)
     result = in_turn(Case("c", RIGHT, [ours, peer], {"rows": 7}), 3, tmp_path)
@@ -55,7 +55,7 @@ def test_all_run_in_turn_and_medians_are_compared(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_one_that_fails_or_is_wrong_is_left_out_with_its_reason(tmp_path):
+def test_failed_or_incorrect_contestant_is_excluded_with_the_reason(tmp_path):
     weak, wrong = contestant("weak", 1), contestant("wrong", 1, 1, answer=[("a", 2, 0.5)])
     short = contestant("short", 1, answer=[])
     result = in_turn(Case("c", RIGHT, [contestant("ours", 2, 2, is_ours=True), weak, wrong, short]), 2, tmp_path)
@@ -68,7 +68,7 @@ def test_one_that_fails_or_is_wrong_is_left_out_with_its_reason(tmp_path):
     assert result["ratios"] == {}
 
 
-def test_several_cases_are_summed_over_what_both_did(tmp_path, capsys):
+def test_ratios_sum_the_cases_that_both_completed(tmp_path, capsys):
     def case(name, ours, *peers):
         return Case(name, RIGHT, [contestant("ours", ours, is_ours=True), *peers])
 
@@ -81,14 +81,14 @@ def test_several_cases_are_summed_over_what_both_did(tmp_path, capsys):
     assert "large" in capsys.readouterr().out
 
 
-def test_ours_that_failed_is_told_and_what_is_not_here_is_not(tmp_path):
+def test_failure_of_headwater_is_reported_unless_it_is_unavailable(tmp_path):
     result = run([Case("c", RIGHT, [contestant("ours", is_ours=True), contestant("peer", 1)])], 1, tmp_path)
     assert failures(result) == ["ours : no strength"]
     result["ours"]["ours"]["skipped"] = "not available: four cores"
     assert failures(result) == []
 
 
-def test_only_those_who_are_named_run(tmp_path):
+def test_only_selected_contestants_run(tmp_path):
     log = []
     contestants = [contestant("ours", 1, is_ours=True, log=log), contestant("peer", 1, log=log)]
     assert run([Case("c", RIGHT, contestants)], 1, tmp_path, ["peer"])["medians"] == {"peer": 1}
@@ -97,7 +97,7 @@ def test_only_those_who_are_named_run(tmp_path):
         run([], 1, tmp_path)
 
 
-def test_a_name_that_no_contestant_has_is_an_error_that_lists_the_known_ones():
+def test_unknown_contestant_is_an_error_that_lists_the_known_ones():
     require_known(["peer"], iter(["ours", "peer", "ours"]))
     with pytest.raises(SystemExit, match="no contestant is named 'auto,duckdb'; known: ours, peer"):
         require_known(["ours", "auto,duckdb"], iter(["ours", "peer", "ours"]))
@@ -107,5 +107,5 @@ def test_a_name_that_no_contestant_has_is_an_error_that_lists_the_known_ones():
     ("actual", "other", "same"),
     [(1, 1, True), (1, 2, False), (0.1 + 0.2, 0.3, True), (0.3, 0.3001, False), (1.0, "1", False), (None, None, True)],
 )
-def test_numbers_that_are_not_whole_are_equal_within_a_distance(actual, other, same):
+def test_fractional_numbers_are_compared_with_a_tolerance(actual, other, same):
     assert is_equal([(actual,)], [(other,)], 1e-9) is same

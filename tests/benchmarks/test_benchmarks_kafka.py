@@ -1,4 +1,4 @@
-"""The broker that tests and benchmarks use: it ends with whoever started it, and says why it cannot start."""
+"""The broker of tests and benchmarks: it ends with the process that started it, and reports why it cannot start."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_a_broker_ends_with_a_process_that_was_killed(tmp_path):
+def test_broker_ends_when_its_parent_is_killed(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", STARTS_ONE, str(tmp_path)],
         stdin=subprocess.PIPE,
@@ -54,12 +54,12 @@ def test_a_broker_ends_with_a_process_that_was_killed(tmp_path):
     assert not is_alive(broker)
 
 
-def test_a_broker_that_cannot_start_says_why(tmp_path):
+def test_broker_that_cannot_start_reports_the_reason(tmp_path):
     with pytest.raises(BrokerError, match=r"(?s)broker 1 did not start.*num\.network\.threads"):
         Cluster(tmp_path, settings={"num.network.threads": "none"}).__enter__()
 
 
-def test_without_java_or_maven_the_reason_is_told(tmp_path, monkeypatch):
+def test_missing_java_or_maven_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("HEADWATER_KAFKA", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnavailableError, match="needs Java 17"):

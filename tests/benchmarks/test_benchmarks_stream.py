@@ -1,4 +1,4 @@
-"""Streams' benchmarks without streams: events are what they say, oracles agree with other ways to ask, commits tell when."""
+"""Parts of the stream benchmarks: generated events, expected results of the queries, and commit times."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ HOUSE = House(20_000)
 
 @pytest.fixture(scope="module")
 def house():
-    """The auction house's tables."""
+    """The tables of the auction house."""
     with duckdb.connect() as con:
         HOUSE.build(con)
         yield con
 
 
 def texts(events):
-    """All events of a backlog, as they would be sent."""
+    """All events of a backlog, as they are sent."""
     some = list(events.messages())
     return [json.loads(text) for batch in some for text in batch.texts], some
 
 
-def test_events_are_json_of_a_hundred_bytes_and_the_rows_that_the_answer_is_computed_from():
+def test_events_are_json_of_a_hundred_bytes_and_equal_the_rows_of_the_oracle():
     events = Events(5000, seed=3)
     rows, some = texts(events)
     assert [row["id"] for row in rows] == list(range(5000))
@@ -48,12 +48,12 @@ def test_events_are_json_of_a_hundred_bytes_and_the_rows_that_the_answer_is_comp
     assert sum(count for _, _, count, _ in events.windows()) == 5000
 
 
-def test_the_same_seed_gives_the_same_events_and_another_gives_others():
+def test_events_are_determined_by_the_seed():
     assert texts(Events(500, seed=1))[0] == texts(Events(500, seed=1))[0] != texts(Events(500, seed=2))[0]
     assert [row["id"] for row in texts(Events(10, first=90))[0]] == list(range(90, 100))
 
 
-def test_a_key_has_one_partition_and_the_last_event_of_each_closes_all_windows():
+def test_key_has_one_partition_and_final_events_close_all_windows():
     _, some = texts(Events(5000))
     partitions_of = {}
     for batch in some:
@@ -68,12 +68,12 @@ def test_a_key_has_one_partition_and_the_last_event_of_each_closes_all_windows()
     ) + timedelta(minutes=59)
 
 
-def test_a_tail_is_an_event_without_its_time():
+def test_tail_of_an_event_omits_its_time():
     (some,) = Events(3).tails()
     assert json.loads(b'{"happened_at":"x",' + some.texts[2])["id"] == 2
 
 
-def test_of_fifty_events_one_is_a_person_three_are_auctions_and_the_rest_bids(house):
+def test_fifty_events_are_one_person_three_auctions_and_bids(house):
     assert [house.sql(f"select count(*) from {kind}").fetchall()[0][0] for kind in KINDS] == [400, 1200, 18400]
     longest = house.sql(f"select max(expires - date_time) <= interval '{LONGEST_AUCTION}' from auctions").fetchall()
     assert longest == [(True,)]
@@ -88,8 +88,8 @@ def test_of_fifty_events_one_is_a_person_three_are_auctions_and_the_rest_bids(ho
     assert KEYS["bids"] == "auction"
 
 
-def asked_at_once(house, query: Query):
-    """What a query's definitions give when each is asked over all rows, in the batch form of its windows."""
+def computed_in_batch(house, query: Query):
+    """The result of a query's definitions over all rows, with windows in their batch form."""
     with house.cursor() as con:
         con.execute(
             "create or replace temp table sides as select range as id, 'side ' || range as value from range(1000)"
@@ -103,17 +103,17 @@ def asked_at_once(house, query: Query):
         return con.sql(f"from {query.answer}").to_arrow_table()
 
 
-@pytest.mark.parametrize("name", [name for name in QUERIES if name != "q18"])  # which is no SQL
-def test_a_query_asked_at_once_gives_what_its_oracle_gives(house, name):
+@pytest.mark.parametrize("name", [name for name in QUERIES if name != "q18"])  # q18 is not a SQL statement
+def test_query_in_batch_equals_its_oracle(house, name):
     query = QUERIES[name]
-    rows = asked_at_once(house, query)
+    rows = computed_in_batch(house, query)
     assert rows.num_rows > 0
     assert differences(house, query, rows) == (0, 0)
 
 
-def test_a_missing_row_and_one_too_many_are_counted(house):
+def test_missing_and_unexpected_rows_are_counted(house):
     query = QUERIES["q2"]
-    actual = asked_at_once(house, query)
+    actual = computed_in_batch(house, query)
     assert differences(house, query, actual.slice(1)) == (1, 0)
     with house.cursor() as con:
         twice = con.sql("from actual union all from actual").to_arrow_table()
@@ -121,7 +121,7 @@ def test_a_missing_row_and_one_too_many_are_counted(house):
 
 
 def commit(table, number, rows, rows_in):
-    """Write a version of a Delta table as its log tells it, with a manifest."""
+    """Write a version of a Delta table to its log, with a manifest."""
     log, kept = table / "_delta_log", table / "_headwater"
     for folder in (log, kept):
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def commit(table, number, rows, rows_in):
     (log / f"{number:020d}.json").write_text("\n".join(json.dumps(action) for action in actions))
 
 
-def test_a_row_can_be_read_when_the_log_names_its_file(tmp_path):
+def test_row_is_readable_once_the_log_names_its_file(tmp_path):
     written_at = datetime.now(UTC).strftime(STAMP)
     for number in range(2):
         rows = f"select range + {number * 10} as id, timestamp '{written_at}' as happened_at from range(10)"
@@ -149,7 +149,7 @@ def test_a_row_can_be_read_when_the_log_names_its_file(tmp_path):
         landed.latency(tmp_path, "delta", 10, 20)
 
 
-def test_the_rate_is_of_what_the_other_half_took_longer():
+def test_rate_is_computed_from_the_additional_time_of_the_second_half():
     def case(count, seconds, peer):
         ours = {"headwater": {"parts": {"between_s": 2.0, "between_events": 500.0}}}
         medians = {"headwater": seconds, "flink": peer}

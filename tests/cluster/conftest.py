@@ -9,7 +9,7 @@ from tests.rigs.command import environment
 
 @pytest.fixture
 def headwater(headwater_command, tmp_path):
-    """Run the command in a folder and return what it printed and how it ended."""
+    """Run the command in a folder; return its output and exit code."""
 
     def run(*words, cwd=tmp_path, env=None, check=None, timeout=240):
         process = headwater_command.run(*words, cwd=cwd, env=environment(env), timeout=timeout)

@@ -1,4 +1,4 @@
-"""`headwater backfill`: its lines, its exit codes, and what it says when it is used wrongly."""
+"""`headwater backfill`: output, exit codes and usage errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.runner.test_runner_backfill import change
 from tests.runner.test_runner_backfill import web as web  # noqa: PLC0414 - the fixture
 
 
-def test_partitions_are_listed_done_and_skipped(headwater, web):
+def test_partitions_are_listed_computed_and_skipped(headwater, web):
     listed = headwater("backfill", "visits", "--partitions", "2026-01-02..", "--dry-run", cwd=web, check=0).stdout
     assert listed.split("\n")[:4] == ["2026-01-02", "2026-01-03", "2026-01-10", "visits: 3 to do"]
     process = headwater("backfill", "visits", "-p", "2026-01-02..2026-01-03", cwd=web, check=0)
@@ -23,7 +23,7 @@ def test_partitions_are_listed_done_and_skipped(headwater, web):
     assert "one after the other" in headwater("backfill", "visits", "--parallel", "2", cwd=web, check=0).stderr
 
 
-def test_failed_partitions_are_told_and_can_be_done_alone(headwater, web):
+def test_failed_partitions_are_reported_and_can_be_retried_alone(headwater, web):
     change(web, "expect=[quarantine", "expect=[fail('short', 'seconds <> 9'), quarantine")
     process = headwater("backfill", "visits", cwd=web, check=3)
     assert "✗ 2026-01-03: table 'visits' violates 'short'" in process.stderr
@@ -37,7 +37,7 @@ def test_failed_partitions_are_told_and_can_be_done_alone(headwater, web):
     assert "visits: 1 done" in headwater("backfill", "visits", "--failed", cwd=web, check=0).stdout
 
 
-def test_wrong_use_is_one_clear_message(headwater, web):
+def test_usage_error_is_a_single_message(headwater, web):
     for words, message in (
         (["raw"], "error: table 'raw' is not partitioned: it cannot be backfilled"),
         (["visits", "-p", "x"], "error: 'x' is not a value of the partition column 'day'"),

@@ -1,4 +1,4 @@
-"""The command: what it prints, its exit codes, and what it says when it is used wrongly."""
+"""The command: output, exit codes and usage errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.rigs.command import BIN
 
 
-def test_a_new_project_runs_and_then_has_nothing_to_do(headwater, teashop):
+def test_new_project_runs_and_then_has_nothing_to_do(headwater, teashop):
     process = headwater("run", cwd=teashop, check=0)
     assert "rows in" in process.stdout
     assert "late" in process.stdout
@@ -22,11 +22,11 @@ def test_a_new_project_runs_and_then_has_nothing_to_do(headwater, teashop):
     assert "nothing new: all 3 are up to date" in headwater("run", cwd=teashop, check=0).stdout
 
 
-def test_the_new_project_has_a_test_that_passes(teashop):
+def test_new_project_has_a_passing_test(teashop):
     subprocess.run([str(BIN / "python"), "-m", "pytest", "-q"], cwd=teashop, check=True)
 
 
-def test_every_command_speaks_json(headwater, teashop):
+def test_every_command_prints_json(headwater, teashop):
     run = json.loads(headwater("run", "--json", cwd=teashop, check=0).stdout)
     assert [step["name"] for step in run["steps"]] == ["raw_orders", "orders", "sales_by_day"]
     assert run["steps"][1]["flow"]["quarantined"] == 1
@@ -80,13 +80,13 @@ def test_errors_are_json_too(headwater, teashop):
         (["init", "."], 1, "error: "),
     ],
 )
-def test_wrong_use_is_one_clear_message(headwater, teashop, words, code, message):
+def test_usage_error_is_a_single_message(headwater, teashop, words, code, message):
     process = headwater(*words, cwd=teashop, check=code)
     assert message in process.stderr
     assert "Traceback" not in process.stderr
 
 
-def test_outside_a_project_it_says_how_to_begin(headwater, tmp_path):
+def test_message_outside_a_project_shows_how_to_create_one(headwater, tmp_path):
     assert "create one with `headwater init NAME`" in headwater("run", cwd=tmp_path, check=1).stderr
 
 
@@ -110,14 +110,14 @@ def test_broken_settings_and_definitions_name_file_and_line(headwater, teashop):
     assert "form a cycle: orders -> sales_by_day -> orders" in headwater("run", cwd=teashop, check=1).stderr
 
 
-def test_an_unwritable_lake_is_one_clear_message(headwater, teashop):
+def test_unwritable_lake_is_a_single_message(headwater, teashop):
     (teashop / "file").write_text("not a folder")
     stderr = headwater("run", cwd=teashop, env={"HEADWATER_LAKE": str(teashop / "file")}, check=1).stderr
     assert "error: raw_orders: cannot create the folder" in stderr
     assert "Traceback" not in stderr
 
 
-def test_interrupted_it_says_so_and_goes_on_later(headwater, teashop):
+def test_interrupted_run_is_reported_and_completed_later(headwater, teashop):
     code = teashop / "teashop.py"
     begun = teashop / "begun"
     slow = f"""
@@ -151,7 +151,7 @@ def slow(orders: pa.Table) -> pa.Table:
     assert "2 up to date" in later.stdout or "orders        up to date" in later.stdout
 
 
-def test_several_queries_are_answered_in_their_order(headwater, teashop):
+def test_several_queries_run_in_order(headwater, teashop):
     headwater("run", cwd=teashop, check=0)
     process = headwater(
         "query", "select 1 as a from orders limit 1", "select 2 as b from orders limit 1", "--json", cwd=teashop
@@ -161,7 +161,7 @@ def test_several_queries_are_answered_in_their_order(headwater, teashop):
 
 @pytest.mark.share(1)
 @pytest.mark.parametrize("how", ["before the command", "after the command", "environment"])
-def test_a_project_is_run_from_anywhere(headwater, teashop, tmp_path, how):
+def test_project_can_be_run_from_any_folder(headwater, teashop, tmp_path, how):
     words = {"before the command": ["-C", str(teashop), "run"], "after the command": ["run", "--project", str(teashop)]}
     env = {"HEADWATER_PROJECT": str(teashop)} if how == "environment" else {}
     elsewhere = tmp_path / "elsewhere"
@@ -171,6 +171,6 @@ def test_a_project_is_run_from_anywhere(headwater, teashop, tmp_path, how):
     assert "nothing new" in headwater("run", cwd=teashop, check=0).stdout
 
 
-def test_a_project_of_the_command_comes_before_that_of_the_environment(headwater, teashop, tmp_path):
+def test_project_option_overrides_the_environment_variable(headwater, teashop, tmp_path):
     process = headwater("ls", "-C", str(teashop), cwd=tmp_path, env={"HEADWATER_PROJECT": str(tmp_path)}, check=0)
     assert "raw_orders" in process.stdout

@@ -1,4 +1,4 @@
-"""`headwater doctor` names what is wrong with a project, and what to do; `headwater lake` forgets tables."""
+"""`headwater doctor` reports the problems of a project and how to fix them; `headwater lake` removes old tables."""
 
 from __future__ import annotations
 
@@ -37,40 +37,40 @@ def findings(headwater, project):
     return run
 
 
-def of(found, what):
-    return [(state, detail) for name, state, detail in found if name == what]
+def of(results, what):
+    return [(state, detail) for name, state, detail in results if name == what]
 
 
-def test_a_sound_project(findings, headwater, project):
+def test_project_without_problems(findings, headwater, project):
     headwater("run", cwd=project, check=0)
-    found, code = findings()
+    results, code = findings()
     assert code == 0
-    assert {state for name, state, _ in found if not name.startswith("extra")} == {"ok"}
-    assert of(found, "source rows") == [("ok", f"{project}/data/*.csv: 1 file, 0.0 MB")]
-    assert of(found, "tables") == [("ok", "2 of 2 are made and can be read")]
-    assert of(found, "warehouse") == [("ok", f"{project}/.headwater/warehouse.duckdb: 1 table")]
+    assert {state for name, state, _ in results if not name.startswith("extra")} == {"ok"}
+    assert of(results, "source rows") == [("ok", f"{project}/data/*.csv: 1 file, 0.0 MB")]
+    assert of(results, "tables") == [("ok", "2 of 2 are made and can be read")]
+    assert of(results, "warehouse") == [("ok", f"{project}/.headwater/warehouse.duckdb: 1 table")]
     assert not (project / ".headwater" / "lake" / ".headwater-doctor").exists()
 
 
-def test_data_files_that_are_missing_empty_or_unreadable(findings, project):
+def test_missing_empty_and_unreadable_data_files(findings, project):
     (project / "data" / "b.csv").write_text("")
     assert ("note", f"{project}/data/*.csv: empty: data/b.csv") in of(findings()[0], "source rows")
     (project / "data" / "a.csv").unlink()
     (project / "data" / "b.csv").unlink()
-    found, code = findings()
+    results, code = findings()
     assert code == 1
-    assert of(found, "source rows")[0][0] == "bad"
-    assert "no file matches" in of(found, "source rows")[0][1]
+    assert of(results, "source rows")[0][0] == "bad"
+    assert "no file matches" in of(results, "source rows")[0][1]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_data_file_that_may_not_be_read(findings, project):
+def test_data_file_without_read_permission(findings, project):
     (project / "data" / "a.csv").chmod(0)
     state, detail = of(findings()[0], "source rows")[1]
     assert (state, "cannot be read: data/a.csv" in detail) == ("bad", True)
 
 
-def test_a_warehouse_that_is_behind_the_lake_and_one_that_is_no_database(findings, headwater, project):
+def test_outdated_warehouse_and_invalid_warehouse_file(findings, headwater, project):
     headwater("run", cwd=project, check=0)
     warehouse = project / ".headwater" / "warehouse.duckdb"
     before = warehouse.read_bytes()
@@ -81,22 +81,22 @@ def test_a_warehouse_that_is_behind_the_lake_and_one_that_is_no_database(finding
     assert ("note", detail) in of(findings()[0], "warehouse")
 
     warehouse.write_bytes(b"no database " * 1000)
-    found, code = findings()
+    results, code = findings()
     assert code == 1
-    assert of(found, "warehouse")[0][0] == "bad"
-    assert "cannot be used" in of(found, "warehouse")[0][1]
+    assert of(results, "warehouse")[0][0] == "bad"
+    assert "cannot be used" in of(results, "warehouse")[0][1]
 
 
-def test_a_temporary_folder_that_cannot_be_written_to(findings, project):
+def test_unwritable_temporary_folder(findings, project):
     (project / "file").write_text("no folder")
-    found, code = findings({"HEADWATER_TMP": str(project / "file" / "tmp")})
+    results, code = findings({"HEADWATER_TMP": str(project / "file" / "tmp")})
     assert code == 1
-    (finding,) = of(found, "temporary files")
+    (finding,) = of(results, "temporary files")
     assert finding[0] == "bad"
     assert "set HEADWATER_TMP to a folder that can be written to" in finding[1]
 
 
-def test_credentials_are_named_and_not_shown(findings, project):
+def test_credentials_are_listed_without_their_values(findings, project):
     (project / "secret").write_text("hunter2")
     (project / "secret").chmod(0o644)
     with (project / "headwater.toml").open("a") as file:
@@ -104,18 +104,18 @@ def test_credentials_are_named_and_not_shown(findings, project):
         file.write('catalog = "postgresql+psycopg://me:${file:secret}@127.0.0.1:1/db"\n')
         file.write('[env.dev.storage]\nAWS_ACCESS_KEY_ID = "${KEY}"\nAWS_SECRET_ACCESS_KEY = "${KEY}"\n')
         file.write('AWS_ENDPOINT_URL = "http://127.0.0.1:1"\nmax_retries = "0"\n')
-    found, code = findings({"KEY": "AKIAPRIVATE"})
+    results, code = findings({"KEY": "AKIAPRIVATE"})
     assert code == 1
-    assert of(found, "credentials of the lake") == [("ok", "access key AKIA… of [env.dev.storage]")]
-    assert of(found, "credentials of the catalog") == [("ok", "postgresql+psycopg://me:***@127.0.0.1:1/db")]
-    assert of(found, "secret file") == [
+    assert of(results, "credentials of the lake") == [("ok", "access key AKIA… of [env.dev.storage]")]
+    assert of(results, "credentials of the catalog") == [("ok", "postgresql+psycopg://me:***@127.0.0.1:1/db")]
+    assert of(results, "secret file") == [
         ("note", f"{project}/secret can be read by other users: chmod 600 {project}/secret")
     ]
-    assert of(found, "lake")[0][0] == "bad"
-    assert not any("hunter2" in detail or "PRIVATE" in detail for _, _, detail in found)
+    assert of(results, "lake")[0][0] == "bad"
+    assert not any("hunter2" in detail or "PRIVATE" in detail for _, _, detail in results)
 
 
-def test_a_renamed_table_is_named_by_the_doctor_and_forgotten_on_request(findings, headwater, project):
+def test_renamed_table_is_reported_and_removed_on_request(findings, headwater, project):
     headwater("run", cwd=project, check=0)
     (project / "p.py").write_text(DEFINITIONS.replace("total =", "grand_total ="))
     headwater("run", cwd=project, check=0)

@@ -1,4 +1,4 @@
-"""What a command imports: time is counted in modules, for these do not depend on the machine."""
+"""The modules that a command imports; unlike its start-up time, they do not depend on the machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAVY = {*SLOW, "deltalake", "duckdb", "jinja2", "numpy", "pyarrow", "sqlalchemy
 
 
 def modules(*words, cwd=None):
-    """Return the modules that a command has imported at its end."""
+    """Return the modules that a command imports."""
     code = (
         "import json, sys\nfrom cluster.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\nprint('\\n' + json.dumps(sorted(sys.modules)))"
@@ -27,14 +27,14 @@ def modules(*words, cwd=None):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"]])
-def test_help_loads_no_engine(words, tmp_path):
+def test_help_imports_no_engine(words, tmp_path):
     loaded = modules(*words, cwd=tmp_path)
     assert HEAVY & loaded == set()
     assert [name for name in loaded if name.startswith(("pipeline", "ml", "serve"))] == []
     assert len(loaded) < 600
 
 
-def test_a_run_with_nothing_to_do_loads_no_library_that_it_does_not_use(headwater, teashop):
+def test_run_with_nothing_to_do_imports_no_unused_library(headwater, teashop):
     headwater("run", cwd=teashop, check=0)
     loaded = modules("run", cwd=teashop)
     assert SLOW & loaded == set()
@@ -47,7 +47,7 @@ def test_a_run_with_nothing_to_do_loads_no_library_that_it_does_not_use(headwate
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_that_is_listed_is_that_of_the_command(name):
+def test_listed_help_equals_the_help_of_the_command(name):
     assert inspect.cleandoc(load(name).help).split("\n\n")[0].replace("\n", " ") == COMMANDS[name][1]
 
 

@@ -1,4 +1,4 @@
-"""A Ctrl-C that something on the way takes for its own still ends the run, before the next thing is done."""
+"""A Ctrl-C that a library swallows still ends the run, before its next action."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.commit.moments import Moment
 from pipeline.runner.events import Event, no_observer
 
 
-def test_an_interrupt_that_went_astray_is_raised_at_the_next_event():
+def test_swallowed_interrupt_is_raised_at_the_next_event():
     before = signal.getsignal(signal.SIGINT)
     seen = []
     with interrupts() as interrupt:
@@ -26,6 +26,6 @@ def test_an_interrupt_that_went_astray_is_raised_at_the_next_event():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_without_an_interrupt_events_pass():
+def test_events_without_an_interrupt_raise_nothing():
     with interrupts() as interrupt:
         assert interrupt.before(no_observer)(Event(Moment.BEGUN, "r")) is None

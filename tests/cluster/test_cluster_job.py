@@ -19,12 +19,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 
 @pytest.fixture
 def cluster(tmp_path):
-    """A one-node cluster of its own on loopback, in one process group; the address of its Jobs API."""
+    """The address of the Jobs API of a separate one-node cluster on loopback, in its own process group."""
     ports = free_ports(3)
     environ = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
     command = [str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={ports[0]}"]
     options = ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", "--num-cpus=2", "--disable-usage-stats"]
-    options.append(f"--dashboard-agent-listen-port={ports[2]}")  # the usual one may be another cluster's
+    options.append(f"--dashboard-agent-listen-port={ports[2]}")  # the default port may belong to another cluster
     log = (tmp_path / "ray.log").open("w")
     process = subprocess.Popen(
         [*command, *options, "--include-dashboard=true"], env=environ, stdout=log, stderr=log, start_new_session=True
@@ -34,7 +34,7 @@ def cluster(tmp_path):
         wait_for(f"{address}/api/version")
         yield address
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # when asked to end, it waits half a minute for actors of Ray's own
+        os.killpg(process.pid, signal.SIGKILL)  # on SIGTERM, it waits half a minute for internal actors of Ray
         process.wait()
         log.close()
 
@@ -61,7 +61,7 @@ def test_a_project_runs_as_a_job(headwater, teashop, cluster, tmp_path):
 
 
 def submit(folder, *words):
-    """Submit a job; a cluster that has just started says for a while that it has no agent yet."""
+    """Submit a job; retry while the cluster, which has just started, has no agent yet."""
     deadline = time.monotonic() + 90
     while True:
         process = subprocess.run(
@@ -90,7 +90,7 @@ def wait_for(url, seconds=90):
     deadline = time.monotonic() + seconds
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own loopback address
+            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - a loopback address
                 return
         except OSError:
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Streams as a user's shell runs them: until Ctrl-C, beside other commands, on a terminal."""
+"""Streams run by a shell: until Ctrl-C, concurrently with other commands, on a terminal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ by_minute = sql("select tumble(at, interval '1 minute') as minute, count(*) as n
 
 @pytest.fixture
 def plant(tmp_path):
-    """A function that writes the project: with so many readings, or so many a second."""
+    """A function that writes the project, with a number of readings or a rate per second."""
 
     def written(count):
         (tmp_path / "headwater.toml").write_text('[project]\nname = "plant"\ndefinitions = "plant.py"\n')
@@ -55,7 +55,7 @@ def plant(tmp_path):
 
 @contextmanager
 def started(folder, *words):
-    """Run `headwater stream` beside the test; end it by its number in the end."""
+    """Run `headwater stream` in the background, and end it after the test."""
     running = subprocess.Popen(
         [HEADWATER, "stream", *words],
         cwd=folder,
@@ -73,7 +73,7 @@ def started(folder, *words):
 
 
 def fetched(address):
-    with urlopen(address) as answer:  # noqa: S310 - our own, on loopback
+    with urlopen(address) as answer:  # noqa: S310 - a loopback address
         return answer.read().decode()
 
 
@@ -87,7 +87,7 @@ def until(condition):
 
 @pytest.fixture
 def here(tmp_path):
-    """A function that runs the command on the project in this process, which spares its start."""
+    """A function that runs the command on the project in this process, which avoids its start-up time."""
 
     def run(*words):
         result = CliRunner().invoke(app, [*words, "-C", str(tmp_path)])
@@ -123,7 +123,7 @@ def test_a_stream_runs_until_ctrl_c_and_commits_what_is_pending(here, plant):
     assert (listed["readings"]["status"], listed["by_minute"]["status"]) == ("stopped", "stopped")
 
 
-def test_sigterm_ends_it_as_ctrl_c_does(here, plant):
+def test_sigterm_ends_a_stream_like_ctrl_c(here, plant):
     folder = plant("per_second=2000")
     with started(folder, "readings") as running:
         until(lambda: epoch_of(here)["readings"]["status"] == "running")
@@ -135,7 +135,7 @@ def test_sigterm_ends_it_as_ctrl_c_does(here, plant):
 
 
 def from_a_file(folder, expectation="n < 6"):
-    """Let the readings come from a file: such a log has no end, so the last window stays open."""
+    """Read the readings from a file. This log has no end, so the last window stays open."""
     statement = "select timestamp '2024-01-01' + to_seconds(i) as at, i % 7 as n from range(1000) as t(i)"
     duckdb.sql(statement).write_csv(str(folder / "readings.csv"))
     computed = """generate({"at": "timestamp '2024-01-01' + to_seconds(i)", "n": "i % 7"}, COUNT)"""
@@ -145,7 +145,7 @@ def from_a_file(folder, expectation="n < 6"):
     (folder / "plant.py").write_text(text.replace("n < 6", expectation))
 
 
-def test_from_one_command_to_the_next(here, plant):
+def test_state_dead_letters_and_savepoints_between_runs(here, plant):
     folder = plant("count=1000")
     from_a_file(folder)
     summary = json.loads(here("stream", "--until-caught-up", "--json"))
@@ -182,13 +182,13 @@ with stoppable(lambda: None, lambda: print("first", flush=True)):
 """
 
 
-def test_a_second_ctrl_c_ends_at_once():
+def test_second_ctrl_c_ends_immediately():
     words = [sys.executable, "-c", STUBBORN]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout.readline() == "ready\n"
         running.send_signal(signal.SIGINT)
         assert running.stdout.readline() == "first\n"
-        while running.poll() is None:  # one that comes too soon after the first is taken for the same
+        while running.poll() is None:  # a signal too soon after the first one is ignored
             running.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 running.wait(0.05)
@@ -196,7 +196,7 @@ def test_a_second_ctrl_c_ends_at_once():
         assert "ended immediately; the next start reads uncommitted rows again" in running.stderr.read()
 
 
-def test_on_a_terminal_a_table_stays_where_it_is_and_goes_in_the_end(plant):
+def test_live_table_is_redrawn_in_place_and_removed_at_the_end(plant):
     folder = plant("per_second=2000")
     reader, terminal = pty.openpty()
     environ = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "170", "LINES": "20"}
@@ -208,7 +208,7 @@ def test_on_a_terminal_a_table_stays_where_it_is_and_goes_in_the_end(plant):
     while b"running" not in shown:
         shown += os.read(reader, 65536)
     running.send_signal(signal.SIGINT)
-    with suppress(OSError):  # the terminal is gone with its last writer
+    with suppress(OSError):  # the terminal closes with its last writer
         while part := os.read(reader, 65536):
             shown += part
     assert running.wait(30) == 130
@@ -219,7 +219,7 @@ def test_on_a_terminal_a_table_stays_where_it_is_and_goes_in_the_end(plant):
     assert "readings: stopped at epoch" in text.rpartition("\x1b[2K")[2]
 
 
-def test_a_table_fits_where_it_is_shown():
+def test_live_table_fits_the_width_of_the_terminal():
     latency = Histogram()
     latency.add(0.4, 10)
     facts = StreamStatus(
@@ -243,7 +243,7 @@ def test_a_table_fits_where_it_is_shown():
     assert [span(s) for s in (0.0123, 1.5, 150, 10_000, 1e6)] == ["12 ms", "1.5 s", "2 min", "3 h", "12 d"]
 
 
-def test_how_a_table_is_streamed_is_explained(here, plant):
+def test_explain_shows_how_a_table_is_streamed(here, plant):
     plant("count=100")
 
     shown = here("explain", "by_minute")
@@ -253,7 +253,7 @@ def test_how_a_table_is_streamed_is_explained(here, plant):
     assert "state     panes: states" in shown
 
 
-def test_a_run_says_which_tables_are_left_to_streams_and_a_query_how_to_make_them(here, plant):
+def test_run_reports_skipped_streams_and_query_how_to_start_them(here, plant):
     plant("count=10")
 
     assert "0 done, 0 up to date, 2 updated by headwater stream" in here("run")
@@ -282,11 +282,11 @@ def test_the_report_is_written_after_a_stream_and_shows_its_tables(here, plant):
 
 
 def in_report(page, name):
-    """Return the second line of a definition's box in the picture of the row flow."""
+    """Return the second line of a definition's box in the row-flow diagram."""
     return re.search(rf'class="node">{name}</text><text[^>]*class="note">([^<]*)<', page.read_text())[1]
 
 
-def test_streams_are_listed_while_one_reads_a_table_again_that_is_not_made_yet(here, plant):
+def test_streams_are_listed_while_a_replayed_table_does_not_exist(here, plant):
     folder = plant("count=10")
     with (folder / "plant.py").open("a") as file:
         file.write("from pipeline import replay\n")

@@ -1,4 +1,4 @@
-"""Rejected rows read again from their texts: what replay does when a file is gone."""
+"""Replay of rejected rows from their stored text, when the source file no longer exists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NARROW, WIDE = Schema.of({"a": "BIGINT", "b": "VARCHAR"}), Schema.of({"a": "VARC
         ),
     ],
 )
-def test_texts_that_were_rejected_fit_a_wider_contract(tmp_path, name, text):
+def test_rejected_text_is_valid_under_a_wider_contract(tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text)
     reader = files(path)

@@ -1,4 +1,4 @@
-"""What targets refuse, and in which words; keys of the online store."""
+"""Rows and options that sinks reject, with their error messages; keys of the online store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def first(rows, key=("id",)):
     "key",
     [(7,), ("S1",), ('é "quoted" / \n',), (True,), (date(2026, 1, 31),), (7, "S1"), ("a", date(2026, 1, 31), False)],
 )
-def test_a_key_is_found_by_the_text_it_is_kept_under(key):
+def test_lookup_of_a_key_by_its_stored_text(key):
     names = tuple(f"k{number}" for number in range(len(key)))
     rows = pa.table({name: [value] for name, value in zip(names, key, strict=True)})
 
@@ -39,12 +39,12 @@ def test_a_key_is_found_by_the_text_it_is_kept_under(key):
 
 
 @pytest.mark.parametrize("value", [1.5, None, datetime(2026, 1, 31, tzinfo=UTC), b"x"])
-def test_a_key_of_another_kind_is_refused(value):
+def test_key_of_a_different_type_is_rejected(value):
     with pytest.raises(RequestError, match="a key must consist of text, integers, dates or booleans"):
         key_text([value])
 
 
-def test_a_row_without_a_key_is_refused(home):
+def test_row_without_key_is_rejected(home):
     target = to_online(key="id").open(home)
     with pytest.raises(SchemaError, match="a row has no key"):
         target.write(first(pa.table({"id": pa.array([1, None]), "x": [1, 2]})))
@@ -59,7 +59,7 @@ def test_a_row_without_a_key_is_refused(home):
         (to_callback(print), "rows were deleted from the table"),
     ],
 )
-def test_rows_that_went_are_refused_where_it_cannot_be_said_which(home, to, problem):
+def test_deletes_without_a_key_are_rejected(home, to, problem):
     rows = pa.table({"id": [1, 2], "ship": ["a", "a"]})
     target = to.open(home)
     target.write(first(rows.slice(2)))
@@ -69,7 +69,7 @@ def test_rows_that_went_are_refused_where_it_cannot_be_said_which(home, to, prob
     target.close()
 
 
-def test_what_the_online_store_is_not(home, tmp_path):
+def test_invalid_options_of_the_online_store(home, tmp_path):
     with pytest.raises(SinkError, match="cannot be read"):
         OnlineStore(tmp_path / "none.db", "alerts").get(1)
     (tmp_path / "text.db").write_text("no database, and longer than its header would be " * 4)
@@ -77,7 +77,7 @@ def test_what_the_online_store_is_not(home, tmp_path):
         to_online("text.db", key="id").open(home)
 
 
-def test_the_error_of_a_function_is_the_sinks(home):
+def test_exception_of_a_callback_becomes_a_sink_error(home):
     def page(version, rows):
         raise ValueError(f"{rows.num_rows} rows of {version}")
 
@@ -85,18 +85,18 @@ def test_the_error_of_a_function_is_the_sinks(home):
         to_callback(page).open(home).write(first(pa.table({"id": [1]})))
 
 
-def test_a_topic_that_is_not_there(kafka, home):
+def test_missing_topic(kafka, home):
     with pytest.raises(SinkError, match="the Kafka topic 'nowhere' does not exist"):
         to_kafka("nowhere", servers=kafka.bootstrap).open(home)
 
 
-def test_it_is_not_said_where_kafka_is(home, monkeypatch):
+def test_missing_bootstrap_servers(home, monkeypatch):
     monkeypatch.delenv("HEADWATER_KAFKA_SERVERS", raising=False)
     with pytest.raises(DefinitionError, match="no Kafka bootstrap servers are configured"):
         to_kafka("alerts").open(home)
 
 
-def test_a_row_that_the_topic_does_not_take_leaves_nothing_behind(kafka, home):
+def test_rejected_row_leaves_no_records_of_its_version(kafka, home):
     topic = f"small-{uuid.uuid4().hex[:8]}"
     kafka.create_topic(topic, settings={"max.message.bytes": "2000"})
     target = to_kafka(topic, servers=kafka.bootstrap, key="id").open(home)
@@ -112,7 +112,7 @@ def test_a_row_that_the_topic_does_not_take_leaves_nothing_behind(kafka, home):
     again.close()
 
 
-def test_a_project_may_be_called_as_no_topic_may(kafka, tmp_path):
+def test_project_name_that_is_not_a_valid_topic_name(kafka, tmp_path):
     topic = f"named-{uuid.uuid4().hex[:8]}"
     kafka.create_topic(topic)
     target = to_kafka(topic, servers=kafka.bootstrap).open(SinkContext("häfen & co", "dev", topic, tmp_path))

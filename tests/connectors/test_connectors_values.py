@@ -1,4 +1,4 @@
-"""One rule for every format: a value enters a typed column only if nothing of it is lost."""
+"""One rule for all formats: a value enters a typed column only if it is converted without loss."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ABSENT = object()
 
 
 def values_of(reading, count, first):
-    """The values at their places in the input, `MISFIT` where a row was set aside."""
+    """The values at their positions in the input; `MISFIT` for a rejected row."""
     values = [_ABSENT] * count
     for value, position in zip(reading.rows["x"].to_pylist(), reading.rows[POSITION].to_pylist(), strict=True):
         values[position - first] = value
@@ -58,7 +58,7 @@ def wrong(texts, kind, results):
 
 
 def scanned(flow, results, first):
-    """What of the fast path differs from the validating pass, of the rows that it takes for right, tested either way."""
+    """Differences between the fast path and the validating pass, over the rows that the fast path accepts."""
     by_itself, passed = _scanned(flow, results, first)
     with patch.object(contract, "_LIST_TEST_COLUMNS", 1):
         in_lists, passed_in_lists = _scanned(flow, results, first)
@@ -72,7 +72,7 @@ def _scanned(flow, results, first):
         except duckdb.Error:
             rows = None
         if rows is None or con.execute(scanned.rejects).fetchall()[0][0]:
-            return [], set()  # a record is missing, so positions are off: it is not believed at all
+            return [], set()  # a record is missing, so positions do not match: the fast path is not used
     kept = rows.filter(pc.invert(rows[IS_MISFIT])).to_pylist()
     return [row for row in kept if not same(row["x"], results[row[POSITION] - first])], {row[POSITION] for row in kept}
 
@@ -89,7 +89,7 @@ def reads(tmp_path):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_csv_keeps_all_of_a_text_or_sets_it_aside(reads, tmp_path, kind):
+def test_csv_value_is_lossless_or_rejected(reads, tmp_path, kind):
     inputs = texts(kind, EACH, SEED)
     with (tmp_path / "text.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
@@ -107,7 +107,7 @@ FORMS = [*((kind, "string") for kind in TYPES), *((kind, "number") for kind in N
 
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
-def test_json_keeps_all_of_a_text_or_sets_it_aside(reads, kind, form):
+def test_json_value_is_lossless_or_rejected(reads, kind, form):
     inputs = [text for text in texts(kind, EACH, SEED) if form == "string" or _is_json_number(text)]
     written = [text if form == "number" else json.dumps(text) for text in inputs]
     lines = "".join(f'{{"x": {text}}}\n' for text in written)
@@ -130,7 +130,7 @@ def test_json_keeps_all_of_a_text_or_sets_it_aside(reads, kind, form):
     ],
     ids=["list", "struct", "map"],
 )
-def test_nested_json_keeps_all_of_a_text_or_sets_it_aside(reads, kind, nested, around, inside):
+def test_nested_json_value_is_lossless_or_rejected(reads, kind, nested, around, inside):
     inputs = texts(kind, EACH // 3, SEED)
     if kind in NUMBERS:
         inputs = [text for text in inputs if _is_json_number(text)]
@@ -146,7 +146,7 @@ def test_nested_json_keeps_all_of_a_text_or_sets_it_aside(reads, kind, nested, a
 
 @pytest.mark.share(20)
 @pytest.mark.parametrize(("kind", "form"), [*FORMS, *((kind, "text") for kind in TYPES)])
-def test_messages_keep_all_of_a_text_or_set_it_aside(kind, form):
+def test_message_value_is_lossless_or_rejected(kind, form):
     inputs = [text for text in texts(kind, EACH, SEED) if form != "number" or _is_json_number(text)]
     written = {
         "string": lambda text: json.dumps({"x": text}),
@@ -172,7 +172,7 @@ def _is_json_number(text):
 
 
 CASES = [
-    # text, type, value (None: set aside)
+    # text, type, value (None: rejected)
     ("01/02/25", "DATE", None),
     ("01/02/25", "TIMESTAMP", None),
     ("2025-01-01 10:00 PM", "TIMESTAMP", None),
@@ -203,7 +203,7 @@ CASES = [
 @pytest.mark.share(20)
 @pytest.mark.parametrize(("text", "kind", "value"), CASES)
 @pytest.mark.parametrize("form", ["csv", "json"])
-def test_a_text_that_would_be_bent_is_set_aside(reads, text, kind, value, form):
+def test_text_that_would_lose_information_is_rejected(reads, text, kind, value, form):
     line = json.dumps({"x": text}) if form == "json" else f'x\n"{text}"'
     reading, flow = reads(f"a.{form}", f"{line}\n", Schema.of({"x": kind}))
 
@@ -240,7 +240,7 @@ JSON_CASES = [
     ("0.12345678901234567890123", "VARCHAR", "0.12345678901234567890123"),
     ('{"a":1.50,"b":"1.50"}', "VARCHAR", '{"a":1.50,"b":"1.50"}'),
     ('{"a":1.50,"b":["1.50"]}', "JSON", '{"a":1.50,"b":["1.50"]}'),
-    # a missing key is null; one that the type does not have, or that is there twice, is set aside
+    # a missing key is null; an undeclared or duplicate key is rejected
     ('{"x":1,"y":2}', "STRUCT(x BIGINT, y BIGINT, z BIGINT)", {"x": 1, "y": 2, "z": None}),
     ('{"z":3,"x":1}', "STRUCT(x BIGINT, y BIGINT, z BIGINT)", {"x": 1, "y": None, "z": 3}),
     ('{"z":null}', "STRUCT(x BIGINT, y BIGINT, z BIGINT)", {"x": None, "y": None, "z": None}),
@@ -260,7 +260,7 @@ JSON_CASES = [
 @pytest.mark.share(20)
 @pytest.mark.parametrize(("value", "kind", "right"), JSON_CASES)
 @pytest.mark.parametrize("form", ["file", "message"])
-def test_a_value_of_json_is_whole_or_set_aside(reads, value, kind, right, form):
+def test_json_value_is_complete_or_rejected(reads, value, kind, right, form):
     line, schema = f'{{"x":{value}}}', Schema.of({"x": kind})
     if form == "file":
         reading, flow = reads("a.json", f"{line}\n", schema)
@@ -279,7 +279,7 @@ def test_a_value_of_json_is_whole_or_set_aside(reads, value, kind, right, form):
 
 
 @pytest.mark.parametrize("form", ["csv", "json"])
-def test_an_inferred_number_is_not_made_of_what_it_would_write_otherwise(reads, form):
+def test_numeric_type_is_not_inferred_if_text_would_change(reads, form):
     values = ["94107", "00501", "+49", "1e5", "5.0", " 7"]
     lines = [json.dumps({"x": value}) for value in values] if form == "json" else ["x", *(f'"{v}"' for v in values)]
     text = "\n".join(lines) + "\n"
@@ -320,7 +320,7 @@ INFERRED = [
 
 @pytest.mark.parametrize(("values", "kind"), INFERRED)
 @pytest.mark.parametrize("form", ["csv", "json"])
-def test_an_inferred_type_can_read_its_sample(tmp_path, values, kind, form):
+def test_inferred_type_can_read_its_sample(tmp_path, values, kind, form):
     numbers = all(_is_json_number(value) for value in values)
     lines = [f'{{"x":{value if numbers else json.dumps(value)}}}' for value in values]
     (tmp_path / f"a.{form}").write_text("\n".join(lines if form == "json" else ["x", *values]) + "\n")
@@ -334,7 +334,7 @@ def test_an_inferred_type_can_read_its_sample(tmp_path, values, kind, form):
     assert reader.read(SourceSplit(piece), schema).rejected.num_rows == 0
 
 
-def test_integers_in_nested_json_never_become_reals(tmp_path):
+def test_integers_in_nested_json_are_never_floats(tmp_path):
     (tmp_path / "a.json").write_text('{"x":[9007199254740993]}\n{"x":[18446744073709551616]}\n')
     reader = files(tmp_path / "a.json")
     piece = reader.pieces()[0]
@@ -355,7 +355,7 @@ def test_integers_in_nested_json_never_become_reals(tmp_path):
     ],
     ids=["fraction", "integer", "nanoseconds", "zone", "year", "text", "nested"],
 )
-def test_parquet_that_is_narrowed_loses_nothing(tmp_path, column, kind, right):
+def test_narrowing_parquet_columns_is_lossless(tmp_path, column, kind, right):
     pq.write_table(pa.table({"x": column}), tmp_path / "a.parquet")
     reader = files(tmp_path / "a.parquet")
 
@@ -369,7 +369,7 @@ def test_parquet_that_is_narrowed_loses_nothing(tmp_path, column, kind, right):
     "name", ["i", "j", "m", "s", "x", "y", "z", "line", "texts", "r0", "t0", "v0", "__t0", "___v0", "file_index"]
 )
 @pytest.mark.parametrize("form", ["csv", "json"])
-def test_a_column_may_have_any_name(reads, name, form):
+def test_any_column_name_is_allowed(reads, name, form):
     schema = Schema.of({name: "decimal(6,2)"})
     text = f"{name}\n1.5e1\n1.234\n" if form == "csv" else f'{{"{name}": "1.5e1"}}\n{{"{name}": "1.234"}}\n'
 

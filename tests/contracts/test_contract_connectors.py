@@ -1,4 +1,4 @@
-"""Our own connectors under the contract that others import: files of each format, Kafka, computed rows."""
+"""The built-in connectors under the exported contract: files of each format, Kafka, generated rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parquet(path: Path, rows: Rows) -> None:
 
 
 class FilesWorld:
-    """A folder to which files come; each third row does not fit."""
+    """A folder that receives files; every third row is invalid."""
 
     schema = SCHEMA
 
@@ -55,7 +55,7 @@ class FilesWorld:
 
 
 class KafkaWorld:
-    """A topic of three partitions, one of which stays empty."""
+    """A topic with three partitions, one of which stays empty."""
 
     schema = SCHEMA
 
@@ -77,7 +77,7 @@ GROWN: dict[str, int] = {}
 
 
 class Growing(Generator):
-    """Computed rows, as many as there are told to be."""
+    """Generated rows, up to a given number."""
 
     def extents(self):
         return {uri: Extent(0, GROWN[self.columns["name"]]) for uri in super().extents()}

@@ -1,6 +1,6 @@
-"""One suite for every log: what `pipeline.core.sources.Log` and `Tail` promise.
+"""One test suite for all logs: the contract of `pipeline.core.sources.Log` and `Tail`.
 
-A log joins by a `World` in `WORLDS`: how more records come into it, and how many there are then.
+To add a log, add a `World` to `WORLDS`: it appends records and knows how many there are.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ SOON_S = 20.0
 
 
 class World(Protocol):
-    """A log and the world that fills it."""
+    """A log and the environment that appends to it."""
 
     log: Log
     schema: Schema
     missing: str
-    """The URI of a partition that is none of the log's."""
+    """The URI of a partition that does not belong to the log."""
 
     def more(self) -> int:
-        """Put more records in several partitions, some of which do not fit the schema; return how many."""
+        """Append records to several partitions, some of them invalid; return their number."""
 
 
 class KafkaWorld:
@@ -73,7 +73,7 @@ def of_kafka(request: pytest.FixtureRequest) -> World:
 
 
 class Growing(Generator):
-    """Computed rows, as many as there are told to be."""
+    """Generated rows, up to a given number."""
 
     def extents(self):
         return {uri: Extent(0, GROWN[self.columns["world"]]) for uri in super().extents()}
@@ -104,7 +104,7 @@ WORLDS: dict[str, Callable[[pytest.FixtureRequest], World]] = {
 
 
 written = pytest.mark.parametrize("world", ["kafka"], indirect=True)
-"""Of logs that somebody writes: some records do not fit, and each has the time at which it was written."""
+"""Logs with a writer: some records are invalid, and each has the time at which it was written."""
 
 
 @pytest.fixture(params=WORLDS)
@@ -124,8 +124,8 @@ def read(tail: Tail, split: SourceSplit, schema: Schema) -> ReadResult:
     return tail.reader([split]).read(split, schema)
 
 
-def believed(reader: Reader, split: SourceSplit, schema: Schema) -> ReadResult:
-    """What a run makes of a part: its query if that can be believed, else what it reads with care."""
+def read_range(reader: Reader, split: SourceSplit, schema: Schema) -> ReadResult:
+    """The result of a run for a range: the fast path if usable, otherwise the validating pass."""
     with connect(Limits(threads=1)) as con, reader.scan(con, split, schema) as scanned:
         if scanned is not None:
             try:
@@ -151,7 +151,7 @@ def whole(world: World, extents: dict[str, Extent]) -> dict[str, ReadResult]:
 
 
 def caught_up(tail: Tail, extents: dict[str, Extent]) -> dict[str, int]:
-    """The offsets that a tail has ready once they reach the ends; each wait ends with news, or the test does."""
+    """Wait until a tail has reached the ends, and return its offsets; each wait must make progress."""
     offsets: dict[str, int] = {}
     while any(offsets.get(uri, -1) < extent.end for uri, extent in extents.items()):
         ready = tail.ready(SOON_S)
@@ -161,7 +161,7 @@ def caught_up(tail: Tail, extents: dict[str, Extent]) -> dict[str, int]:
 
 
 @written
-def test_each_record_is_a_row_or_a_reject_at_its_own_offset(world):
+def test_each_record_is_a_row_or_rejected_at_its_own_offset(world):
     count = world.more()
     extents = world.log.extents()
 
@@ -176,7 +176,7 @@ def test_each_record_is_a_row_or_a_reject_at_its_own_offset(world):
         assert reading.rows.column_names == [*world.schema.names, POSITION]
 
 
-def test_extents_grow_and_what_was_there_stays(world):
+def test_extents_grow_and_existing_records_stay(world):
     world.more()
     before = world.log.extents()
     first = whole(world, before)
@@ -194,19 +194,19 @@ def test_extents_grow_and_what_was_there_stays(world):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_chopping_of_the_offsets_gives_the_same_rows(world, seed):
+def test_rows_are_independent_of_the_offset_ranges(world, seed):
     world.more()
-    draw = random.Random(seed)  # noqa: S311 - a seed that can be said again
+    draw = random.Random(seed)  # noqa: S311 - a reproducible seed
     objects, extents = by_uri(world.log), world.log.extents()
     for uri, reading in whole(world, extents).items():
         extent = extents[uri]
         cuts = sorted({extent.begin, extent.end, *(draw.randint(extent.begin, extent.end) for _ in range(2))})
         parts = [part(objects[uri], a, b) for a, b in itertools.pairwise(cuts)]
-        assert together([believed(world.log, each, world.schema) for each in parts]) == together([reading])
+        assert together([read_range(world.log, each, world.schema) for each in parts]) == together([reading])
 
 
 @pytest.mark.parametrize("rows", [None, 1, 7])
-def test_plans_one_after_the_other_are_what_the_log_holds(world, rows):
+def test_successive_plans_cover_the_log(world, rows):
     cursor, taken = None, []
     for _ in range(2):
         count = world.more()
@@ -225,7 +225,7 @@ def test_plans_one_after_the_other_are_what_the_log_holds(world, rows):
     assert count
 
 
-def test_a_tail_gives_what_reading_gives_in_epochs_of_any_size(world):
+def test_tail_equals_reading_for_epochs_of_any_size(world):
     world.more()
     objects, extents = by_uri(world.log), world.log.extents()
     taken: dict[str, list[ReadResult]] = {uri: [] for uri in extents}
@@ -237,7 +237,7 @@ def test_a_tail_gives_what_reading_gives_in_epochs_of_any_size(world):
                 middle = (at[uri] + extent.end) // 2
                 for end in (middle, extent.end):
                     split = part(objects[uri], at[uri], end)
-                    taken[uri].append(believed(tail.reader([split]), split, world.schema))
+                    taken[uri].append(read_range(tail.reader([split]), split, world.schema))
                     at[uri] = end
             world.more()
             extents = world.log.extents()
@@ -246,7 +246,7 @@ def test_a_tail_gives_what_reading_gives_in_epochs_of_any_size(world):
         assert together(taken[uri]) == together([reading])
 
 
-def test_a_tail_begins_where_it_is_told_and_takes_on_more(world):
+def test_tail_begins_at_its_offsets_and_accepts_more_partitions(world):
     world.more()
     objects, extents = by_uri(world.log), world.log.extents()
     first, second = sorted((uri for uri, e in extents.items() if e.end > e.begin))[:2]
@@ -261,7 +261,7 @@ def test_a_tail_begins_where_it_is_told_and_takes_on_more(world):
     assert other.rows.num_rows + other.rejected.num_rows > 0
 
 
-def test_a_tail_waits_without_news_and_wakes_with_them(world):
+def test_tail_waits_for_records_and_wakes_up(world):
     world.more()
     objects, extents = by_uri(world.log), world.log.extents()
     with world.log.tail({uri: extent.end for uri, extent in extents.items()}) as tail:
@@ -279,7 +279,7 @@ def test_a_tail_waits_without_news_and_wakes_with_them(world):
         assert tail.ready(0.05).rows == 0
 
 
-def test_a_part_that_a_tail_does_not_hold_any_more_is_read_again(world):
+def test_range_that_a_tail_no_longer_buffers_is_read_again(world):
     world.more()
     objects, extents = by_uri(world.log), world.log.extents()
     uri = max(extents, key=lambda u: extents[u].end)
@@ -301,11 +301,11 @@ def test_offsets_at_a_time(world):
     assert world.log.offsets_at(datetime(2101, 1, 1, tzinfo=UTC)) == {u: e.end for u, e in extents.items()}
 
 
-def test_a_log_is_pickled_with_its_answers(world):
+def test_log_is_pickled_with_its_results(world):
     world.more()
     extents = world.log.extents()
 
-    other = pickle.loads(pickle.dumps(world.log))  # noqa: S301 - our own
+    other = pickle.loads(pickle.dumps(world.log))  # noqa: S301 - pickled by this test
 
     assert other == world.log
     assert other.fingerprint == world.log.fingerprint
@@ -313,7 +313,7 @@ def test_a_log_is_pickled_with_its_answers(world):
 
 
 @written
-def test_rejected_rows_are_rejected_again_for_the_same_reason(world):
+def test_rejected_rows_are_rejected_again_with_the_same_reason(world):
     world.more()
     readings = whole(world, world.log.extents()).values()
     rejected = pa.concat_tables([r.rejected for r in readings])
@@ -325,14 +325,14 @@ def test_rejected_rows_are_rejected_again_for_the_same_reason(world):
     assert again.rejected["row"].to_pylist() == rejected["row"].to_pylist()
 
 
-def test_a_partition_that_is_not_there_is_refused(world):
+def test_missing_partition_is_rejected(world):
     world.more()
     with pytest.raises(SourceError), world.log.tail({world.missing: 0}):
         pass
 
 
 @written
-def test_a_name_that_provenance_needs_is_refused(world):
+def test_provenance_column_name_is_rejected(world):
     world.more()
     piece = pieces(world.log)[0]
     with pytest.raises(SchemaError, match="'_position' is reserved for the origin"):

@@ -1,4 +1,4 @@
-"""One suite for every reader: what `pipeline.core.sources.Reader` promises, on the same three rows and one misfit."""
+"""One test suite for all readers: the contract of `pipeline.core.sources.Reader`, on three valid rows and one invalid row."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ def put(
 
 
 def first_row(kind: str) -> int:
-    """The position of the first row: delimited text has a header on line 1."""
+    """The position of the first row; delimited text has a header on line 1."""
     return 2 if ".csv" in kind or ".tsv" in kind else 1
 
 
-def test_rows_fit_the_contract_and_the_others_come_with_their_reason(kind, tmp_path):
+def test_valid_rows_are_read_and_others_have_a_reason(kind, tmp_path):
     reader, piece = put(tmp_path, kind)
 
     reading = reader.read(SourceSplit(piece), SCHEMA)
@@ -110,7 +110,7 @@ def test_rows_fit_the_contract_and_the_others_come_with_their_reason(kind, tmp_p
     assert "zz" in reading.rejected.column("row").to_pylist()[0]
 
 
-def test_each_record_is_a_row_or_a_reject_at_its_own_position(kind, tmp_path):
+def test_each_record_is_a_row_or_rejected_at_its_own_position(kind, tmp_path):
     reader, piece = put(tmp_path, kind)
 
     reading = reader.read(SourceSplit(piece), SCHEMA)
@@ -120,7 +120,7 @@ def test_each_record_is_a_row_or_a_reject_at_its_own_position(kind, tmp_path):
     assert reading.rejected.column(POSITION).to_pylist() == [first + 1]
 
 
-def test_reading_twice_gives_the_same(kind, tmp_path):
+def test_reading_twice_gives_the_same_rows(kind, tmp_path):
     reader, piece = put(tmp_path, kind)
 
     first, second = reader.read(SourceSplit(piece), SCHEMA), reader.read(SourceSplit(piece), SCHEMA)
@@ -129,7 +129,7 @@ def test_reading_twice_gives_the_same(kind, tmp_path):
     assert first.rejected.equals(second.rejected)
 
 
-def test_what_one_piece_rejects_does_not_show_in_the_next(kind, tmp_path):
+def test_rejects_of_one_object_do_not_affect_the_next(kind, tmp_path):
     reader, piece = put(tmp_path, kind)
     other = tmp_path / "other"
     other.mkdir()
@@ -139,7 +139,7 @@ def test_what_one_piece_rejects_does_not_show_in_the_next(kind, tmp_path):
     assert clean.read(SourceSplit(clean_piece), SCHEMA).rejected.num_rows == 0
 
 
-def test_the_order_of_columns_does_not_matter(kind, tmp_path):
+def test_order_of_columns_does_not_matter(kind, tmp_path):
     reader, piece = put(tmp_path, kind, ("x", "id", "name"), [("1.5", "1", "a")])
 
     assert reader.read(SourceSplit(piece), SCHEMA).rows.to_pylist() == [
@@ -147,7 +147,7 @@ def test_the_order_of_columns_does_not_matter(kind, tmp_path):
     ]
 
 
-def test_a_new_column_is_refused_with_the_file_and_the_change(kind, tmp_path):
+def test_new_column_is_an_error_with_file_and_change(kind, tmp_path):
     reader, piece = put(tmp_path, kind, (*NAMES, "y"), [("1", "a", "1.5", "9")])
 
     with pytest.raises(SchemaError, match="new column 'y'") as error:
@@ -156,7 +156,7 @@ def test_a_new_column_is_refused_with_the_file_and_the_change(kind, tmp_path):
     assert error.value.place.file == piece.uri
 
 
-def test_a_missing_column_is_refused_unless_the_format_has_no_columns(kind, tmp_path):
+def test_missing_column_is_an_error_unless_the_format_has_none(kind, tmp_path):
     reader, piece = put(tmp_path, kind, ("id", "name"), [("1", "a")])
 
     if "json" in kind:  # a field that no object has is null
@@ -166,14 +166,14 @@ def test_a_missing_column_is_refused_unless_the_format_has_no_columns(kind, tmp_
         reader.read(SourceSplit(piece), SCHEMA)
 
 
-def test_a_name_that_provenance_needs_is_refused(kind, tmp_path):
+def test_provenance_column_name_is_rejected(kind, tmp_path):
     reader, piece = put(tmp_path, kind, ("id", "_position"), [("1", "7")])
 
     with pytest.raises(SchemaError, match="'_position' is reserved for the origin"):
         reader.read(SourceSplit(piece), Schema.of({"id": "BIGINT", "_position": "BIGINT"}))
 
 
-def test_a_number_with_a_fraction_is_no_integer(kind, tmp_path):
+def test_fractional_number_is_not_an_integer(kind, tmp_path):
     rows = [("1.5", "a", "1"), ("2.0", "b", "1"), ("9223372036854775807", "c", "1"), ("9223372036854775808", "d", "1")]
     reader, piece = put(tmp_path, kind, rows=rows)
 
@@ -186,7 +186,7 @@ def test_a_number_with_a_fraction_is_no_integer(kind, tmp_path):
     ]
 
 
-def test_no_rows_are_no_error(kind, tmp_path):
+def test_zero_rows_are_valid(kind, tmp_path):
     if "json" in kind:
         pytest.skip("without lines there is no JSON file: that is an empty file")
     reader, piece = put(tmp_path, kind, rows=[])
@@ -198,7 +198,7 @@ def test_no_rows_are_no_error(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["a.csv", "a.ndjson", "a.parquet"])
-def test_a_name_is_never_taken_for_a_pattern(kind, tmp_path):
+def test_glob_characters_in_a_name_are_literal(kind, tmp_path):
     content = READERS[kind](NAMES, [ROWS[0]])
     _, suffix = kind.split(".", 1)
     for name in ("a b[1]", "it's", "a*b", "q?x", "{a,b}", "50%20", "~home", "year=2024"):
@@ -212,7 +212,7 @@ def test_a_name_is_never_taken_for_a_pattern(kind, tmp_path):
         assert reader.schema(piece).names == NAMES
 
 
-def test_an_empty_file_is_refused(kind, tmp_path):
+def test_empty_file_is_rejected(kind, tmp_path):
     (tmp_path / kind).write_bytes(b"")
     reader = files(tmp_path / kind)
 
@@ -220,13 +220,13 @@ def test_an_empty_file_is_refused(kind, tmp_path):
         reader.read(SourceSplit(reader.pieces()[0]), SCHEMA)
 
 
-def test_a_cut_file_is_refused_or_its_loss_shows(kind, tmp_path):
+def test_truncated_file_is_rejected_or_the_loss_is_counted(kind, tmp_path):
     content = READERS[kind](NAMES, ROWS * 2000)
     (tmp_path / kind).write_bytes(content[: len(content) * 2 // 3])
     reader = files(tmp_path / kind)
     piece = reader.pieces()[0]
 
-    if kind in {"a.csv", "a.tsv", "a.ndjson"}:  # plain text does not tell where it should end
+    if kind in {"a.csv", "a.tsv", "a.ndjson"}:  # plain text does not show where it should end
         reading = reader.read(SourceSplit(piece), SCHEMA)
         assert 0 < reading.rows.num_rows + reading.rejected.num_rows < 8000
         return
@@ -234,7 +234,7 @@ def test_a_cut_file_is_refused_or_its_loss_shows(kind, tmp_path):
         reader.read(SourceSplit(piece), SCHEMA)
 
 
-def test_a_file_that_went_away_is_refused(kind, tmp_path):
+def test_deleted_file_is_rejected(kind, tmp_path):
     reader, piece = put(tmp_path, kind)
     Path(piece.uri).unlink()
 
@@ -242,7 +242,7 @@ def test_a_file_that_went_away_is_refused(kind, tmp_path):
         reader.read(SourceSplit(piece), SCHEMA)
 
 
-def test_rejected_rows_read_again_under_a_wider_contract_all_fit(kind, tmp_path):
+def test_rejected_rows_are_valid_under_a_wider_contract(kind, tmp_path):
     reader, piece = put(tmp_path, kind, ("x", "id", "name"), [("1", f"q{i}", 'a, "b"') for i in range(3)])
     texts = reader.read(SourceSplit(piece), SCHEMA).rejected.column("row").to_pylist()
 
@@ -253,7 +253,7 @@ def test_rejected_rows_read_again_under_a_wider_contract_all_fit(kind, tmp_path)
     assert again.rejected.num_rows == 0
 
 
-def test_rejected_rows_read_again_under_the_same_contract_are_rejected_again(kind, tmp_path):
+def test_rejected_rows_are_rejected_again_under_the_same_contract(kind, tmp_path):
     reader, piece = put(tmp_path, kind, rows=[ROWS[1], ROWS[1]])
     rejected = reader.read(SourceSplit(piece), SCHEMA).rejected
 
@@ -264,13 +264,13 @@ def test_rejected_rows_read_again_under_the_same_contract_are_rejected_again(kin
     assert again.rejected.drop_columns(POSITION).equals(rejected.drop_columns(POSITION))
 
 
-def test_no_rejected_rows_are_no_rows(kind):
+def test_replay_without_rejected_rows_returns_no_rows(kind):
     reading = files(kind).parse([], SCHEMA)
 
     assert reading.rows.num_rows == reading.rejected.num_rows == 0
 
 
-def test_a_text_whose_bytes_were_not_utf8_is_never_taken_for_a_row(kind):
+def test_undecodable_text_is_never_a_row(kind):
     reading = files(kind).parse(["\ufffd{}", "1,\ufffd,1"], SCHEMA)
 
     assert reading.rejected.column("reason").to_pylist() == ["not UTF-8"] * 2

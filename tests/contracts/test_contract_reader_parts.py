@@ -1,7 +1,7 @@
-"""One suite for the parts of every reader: whatever the file, they are the whole of it, or one of them says so.
+"""One test suite for the splits of all readers: together they equal the entire file, or one of them reports an error.
 
-The caller's rule is played here: a part that flows is believed only when its counts hold, else it is read; and
-one `SplitError` makes all parts of its piece void.
+The tests follow the rule for callers: the fast path of a split is used only if its counts match, otherwise it is read
+by the validating pass; after a `SplitError`, all splits of the object are discarded.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
 ALONE = Schema.of({"a": "VARCHAR"})
 
 
-def believed(reader: Files, part: SourceSplit, schema: Schema) -> pa.Table | None:
-    """What a part gives as a query, or None when it cannot be believed."""
+def fast_path_rows(reader: Files, part: SourceSplit, schema: Schema) -> pa.Table | None:
+    """The rows of a split's fast path, or None if it is not usable."""
     with connect(Limits(threads=1)) as con, reader.scan(con, part, schema) as scanned:
         if scanned is None:
             return None
@@ -51,7 +51,7 @@ def believed(reader: Files, part: SourceSplit, schema: Schema) -> pa.Table | Non
 
 
 Outcome = ReadResult | str
-"""What was read, or the class of the error that was raised."""
+"""The rows that were read, or the class of the error."""
 
 
 def read(reader: Files, part: SourceSplit, schema: Schema) -> Outcome:
@@ -62,7 +62,7 @@ def read(reader: Files, part: SourceSplit, schema: Schema) -> Outcome:
 
 
 def together(outcomes: list[Outcome]):
-    """Rows and rejects of all parts, or the first error."""
+    """Rows and rejects of all splits, or the first error."""
     error = next((o for o in outcomes if isinstance(o, str)), None)
     rows = [row for o in outcomes if not isinstance(o, str) for row in o.rows.to_pylist()]
     rejected = [row for o in outcomes if not isinstance(o, str) for row in o.rejected.to_pylist()]
@@ -70,26 +70,26 @@ def together(outcomes: list[Outcome]):
 
 
 def check(path: Path, schema: Schema, target_bytes: int, **options) -> tuple[int, int]:
-    """Hold a file's parts to what it is as a whole; return how many parts it has, and how many flow."""
+    """Compare the splits of a file with the entire file; return their number, and how many use the fast path."""
     reader = files(path, **options)
     (piece,) = reader.pieces()
     parts = reader.parts(piece, target_bytes)
     assert [part.begin for part in parts] == [0, *(part.end for part in parts[:-1])]
     assert parts[-1].end is None
     alone = [read(reader, part, schema) for part in parts]
-    flowed = [believed(reader, part, schema) for part in parts]
-    for outcome, rows in zip(alone, flowed, strict=True):
+    fast = [fast_path_rows(reader, part, schema) for part in parts]
+    for outcome, rows in zip(alone, fast, strict=True):
         if rows is not None and not isinstance(outcome, str):
             assert rows.equals(outcome.rows)
             assert outcome.rejected.num_rows == 0
     whole_file = together([read(reader, SourceSplit(piece), schema)])
-    mixed = [o if rows is None else ReadResult(rows, rows.slice(0, 0)) for o, rows in zip(alone, flowed, strict=True)]
+    mixed = [o if rows is None else ReadResult(rows, rows.slice(0, 0)) for o, rows in zip(alone, fast, strict=True)]
     allowed = [whole_file, SplitError.__name__ if len(parts) > 1 else whole_file]
     if whole_file == SourceError.__name__:
-        allowed.append(([], []))  # inconsistent line ends, each in a part of its own, with no row to lose
+        allowed.append(([], []))  # inconsistent line ends in separate splits, without loss of rows
     assert together(alone) in allowed
     assert together(mixed) in allowed
-    return len(parts), sum(rows is not None for rows in flowed)
+    return len(parts), sum(rows is not None for rows in fast)
 
 
 TOKENS = [
@@ -118,14 +118,14 @@ TOKENS = [
 
 @st.composite
 def damaged(draw, tokens=TOKENS):
-    """Text that looks delimited, with stray quotes, odd line ends and blank lines."""
+    """Text that resembles CSV, with stray quotes, unusual line ends and blank lines."""
     body = "".join(draw(st.lists(st.sampled_from(tokens), max_size=24)))
     return body.replace("\n", draw(st.sampled_from(["\n", "\n", "\r\n"])))
 
 
 @st.composite
 def written(draw):
-    """Rows as a CSV writer writes them, here and there damaged."""
+    """Rows written by a CSV writer, damaged in places."""
     cell = st.text(alphabet='a1",\n;é', max_size=5)
     rows = draw(st.lists(st.tuples(st.sampled_from(["1", "2", "30", "1.5", "x", ""]), cell), min_size=1, max_size=8))
     stream = io.StringIO(newline="")
@@ -147,7 +147,7 @@ def written(draw):
     head=st.sampled_from(["a,b\n", "a,b\r\n", "\ufeffa,b\n", "b,a\n"]),
     target=st.sampled_from([1, 8, 8, 20]),
 )
-def test_parts_of_delimited_text_are_the_whole(body, head, target, tmp_path_factory):
+def test_splits_of_delimited_text_equal_the_file(body, head, target, tmp_path_factory):
     path = tmp_path_factory.mktemp("parts") / "a.csv"
     path.write_bytes((head + body).encode())
 
@@ -156,7 +156,7 @@ def test_parts_of_delimited_text_are_the_whole(body, head, target, tmp_path_fact
 
 @settings(max_examples=examples(3, 25), deadline=None)
 @given(body=damaged(), target=st.sampled_from([1, 8, 8]))
-def test_parts_of_one_column_are_the_whole(body, target, tmp_path_factory):
+def test_splits_of_a_single_column_equal_the_file(body, target, tmp_path_factory):
     path = tmp_path_factory.mktemp("parts") / "a.csv"
     path.write_bytes(("a\n" + body).encode())
 
@@ -178,18 +178,18 @@ JSON_LINES = [
     start=st.sampled_from(["", "\ufeff"]),
     target=st.sampled_from([1, 30, 60]),
 )
-def test_parts_of_json_lines_are_the_whole(lines, ends, start, target, tmp_path_factory):
+def test_splits_of_json_lines_equal_the_file(lines, ends, start, target, tmp_path_factory):
     path = tmp_path_factory.mktemp("parts") / "a.ndjson"
     path.write_bytes((start + ends[0].join(lines) + ends[1]).encode())
     assume(path.stat().st_size > 0)
 
     reader = files(path)
     (piece,) = reader.pieces()
-    if read(reader, SourceSplit(piece), SCHEMA) == SchemaError.__name__:  # a part has only its own lines' fields
+    if read(reader, SourceSplit(piece), SCHEMA) == SchemaError.__name__:  # a split has only the fields of its own lines
         outcomes = [read(reader, part, SCHEMA) for part in reader.parts(piece, target)]
         assert SchemaError.__name__ in outcomes
         assert all(
-            believed(reader, part, SCHEMA) is None
+            fast_path_rows(reader, part, SCHEMA) is None
             for part, o in zip(reader.parts(piece, target), outcomes, strict=True)
             if isinstance(o, str)
         )
@@ -205,8 +205,8 @@ def test_parts_of_json_lines_are_the_whole(lines, ends, start, target, tmp_path_
         '1,"x"y\n2,z\n3,"q"r"s\n4,w\n5,"a\nb"\n6,c\n',
     ],
 )
-def test_a_cut_inside_a_quoted_field_says_so(body, tmp_path):
-    """The stray quotes turn inside out what is quoted, so cuts fall on the line breaks inside of fields."""
+def test_split_point_inside_a_quoted_field_is_detected(body, tmp_path):
+    """Stray quotes invert what is quoted, so the split points are line breaks inside fields."""
     path = tmp_path / "a.csv"
     path.write_text("a,b\n" + body)
     reader = files(path)
@@ -221,7 +221,7 @@ def test_a_cut_inside_a_quoted_field_says_so(body, tmp_path):
     check(path, SCHEMA, 4)
 
 
-def test_a_plain_file_flows_in_all_its_parts(tmp_path):
+def test_all_splits_of_a_regular_file_use_the_fast_path(tmp_path):
     (tmp_path / "a.csv").write_text("a,b\n" + "".join(f'{i},"n, {i}"\n' for i in range(9)))
     (tmp_path / "a.ndjson").write_text("".join(f'{{"b":"x","a":{i}}}\n' for i in range(9)))
     pq.write_table(pa.table({"b": ["x"] * 9, "a": range(9)}), tmp_path / "a.parquet", row_group_size=2)
@@ -231,7 +231,7 @@ def test_a_plain_file_flows_in_all_its_parts(tmp_path):
     assert check(tmp_path / "a.parquet", SCHEMA, 1) == (5, 5)
 
 
-def test_a_row_that_does_not_fit_stops_the_flow_of_its_part_alone(tmp_path):
+def test_invalid_row_affects_the_fast_path_of_its_split_only(tmp_path):
     (tmp_path / "a.csv").write_text("a,b\n1,x\n2.5,x\n3,x\n0x1F,x\n5,x\n6,x,y\n7,x\n,x\n")
     (tmp_path / "a.ndjson").write_text('{"a":1}\n{"a":2.5}\n{"a":3}\n\n{"a":5}\n')
 
@@ -240,26 +240,26 @@ def test_a_row_that_does_not_fit_stops_the_flow_of_its_part_alone(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [1, 3, 30])
-def test_parts_of_parquet_are_the_whole(rows, tmp_path):
+def test_splits_of_parquet_equal_the_file(rows, tmp_path):
     table = pa.table({"a": [str(i) if i % 7 else "q" for i in range(rows)], "b": [f"n{i}" for i in range(rows)]})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=3)
     pq.write_table(table.slice(0, 0), tmp_path / "none.parquet")
 
     for target in (1, 300, 10_000):
         count, flow = check(tmp_path / "a.parquet", SCHEMA, target)
-        assert flow == 0  # texts are to become integers
+        assert flow == 0  # text that is read as integers
         assert (count > 1) == (rows > 3 and target < 10_000)
     assert check(tmp_path / "none.parquet", SCHEMA, 1) == (1, 0)
 
 
-def test_parquet_with_the_engines_own_name_for_row_numbers_is_one_part(tmp_path):
+def test_parquet_with_a_column_named_like_the_row_number_is_not_split(tmp_path):
     pq.write_table(pa.table({"file_row_number": [7, 8, 9]}), tmp_path / "a.parquet", row_group_size=1)
 
     assert check(tmp_path / "a.parquet", Schema.of({"file_row_number": "BIGINT"}), 1) == (1, 1)
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.csv.zip", "a.ndjson.zst"])
-def test_a_packed_file_is_one_part_and_flows(name, tmp_path):
+def test_compressed_file_is_not_split_and_uses_the_fast_path(name, tmp_path):
     text = b'{"a":1,"b":"x"}\n{"a":2}\n' if "json" in name else b"a,b\n1,x\n2,y\n"
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
@@ -271,15 +271,15 @@ def test_a_packed_file_is_one_part_and_flows(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a.parquet"])
-def test_a_file_that_is_no_larger_than_its_target_is_not_looked_at(name):
+def test_file_below_the_target_size_is_not_opened(name):
     piece = SourceObject(f"nowhere/{name}", 100, "")
 
     assert list(files(name).parts(piece, 100)) == [SourceSplit(piece)]
-    assert list(files(name).parts(piece, 1)) == [SourceSplit(piece)]  # that it is not there, reading it says
+    assert list(files(name).parts(piece, 1)) == [SourceSplit(piece)]  # only reading it raises the error
 
 
 @pytest.mark.parametrize("head", ['"a\nc",b\n', 'a",b\n', 'a,"b\n', "a\rc,b\n"])
-def test_a_header_that_is_not_simply_the_first_line_leaves_the_file_whole(head, tmp_path):
+def test_unusual_header_prevents_splits(head, tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(head + "1,2\n" * 9, newline="")
     reader = files(path)
@@ -288,7 +288,7 @@ def test_a_header_that_is_not_simply_the_first_line_leaves_the_file_whole(head, 
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
-def test_a_part_with_other_columns_is_refused_before_it_flows(name, tmp_path):
+def test_split_with_different_columns_is_rejected(name, tmp_path):
     (tmp_path / "a.csv").write_text("a,c\n1,x\n")
     pq.write_table(pa.table({"a": [1], "c": ["x"]}), tmp_path / "a.parquet")
     reader = files(tmp_path / name)
@@ -306,7 +306,7 @@ def test_a_part_with_other_columns_is_refused_before_it_flows(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a.parquet"])
-def test_a_column_of_the_flags_own_name_does_not_flow(name, tmp_path):
+def test_column_named_like_the_internal_flag_disables_the_fast_path(name, tmp_path):
     schema = Schema.of({MISFIT: "BIGINT"})
     (tmp_path / "a.csv").write_text(f"{MISFIT}\n1\n")
     (tmp_path / "a.ndjson").write_text(json.dumps({MISFIT: 1}))
@@ -315,7 +315,7 @@ def test_a_column_of_the_flags_own_name_does_not_flow(name, tmp_path):
     assert check(tmp_path / name, schema, 1000) == (1, 0)
 
 
-def test_one_connection_takes_part_after_part_and_keeps_nothing(tmp_path):
+def test_connection_is_reused_for_several_splits(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("a,b\n1,x\n2,x,y\n3,z\n")
     reader = files(path)
@@ -330,7 +330,7 @@ def test_one_connection_takes_part_after_part_and_keeps_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_parts_of_a_large_file_keep_all_positions(end, tmp_path):
+def test_splits_of_a_large_file_keep_all_positions(end, tmp_path):
     lines = [f"{i},a name of some length {i}" for i in range(60_000)]
     for i in range(100, 60_000, 1_000):
         lines[i] = f'{i},"two{end}lines"'

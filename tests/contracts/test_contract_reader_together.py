@@ -1,4 +1,4 @@
-"""Many small files at once are each file by itself: rows, positions, sources, rejects and errors, in their order."""
+"""A group of small files equals the individual files: rows, positions, sources, rejects and errors, in order."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ PARQUET = st.sampled_from(
 
 
 def one_by_one(reader: Files, parts: list[SourceSplit]):
-    """What the files give when each is read by itself."""
+    """The result of reading each file individually."""
     rows, rejected = [], []
     for part in parts:
         reading = reader.read(part, SCHEMA)
@@ -74,7 +74,7 @@ def one_by_one(reader: Files, parts: list[SourceSplit]):
 
 
 def by_blocks(reader: Files, parts: list[SourceSplit]):
-    """What the validating pass makes of them."""
+    """The result of the validating pass."""
     with connect(Limits(threads=1)) as con:
         blocks = list(SourceProducer(reader, SCHEMA, AT).blocks(con, Split(0, parts=tuple(parts))))
         rows = [(r[SOURCE], r[POSITION], r["a"], r["b"]) for block in blocks for r in block.to_pylist()]
@@ -82,7 +82,7 @@ def by_blocks(reader: Files, parts: list[SourceSplit]):
 
 
 def by_scan(reader: Files, parts: list[SourceSplit]):
-    """What the fast path makes of them; `None` where it is not to be believed."""
+    """The result of the fast path; `None` if it is not usable."""
     with (
         connect(Limits(threads=1)) as con,
         SourceProducer(reader, SCHEMA, AT).for_fast_path(con, Split(0, parts=tuple(parts))) as query,
@@ -159,7 +159,7 @@ def write(folder: Path, kind: str, count: int) -> Files:
 
 
 @pytest.mark.parametrize("kind", ["csv", "ndjson", "parquet"])
-def test_small_files_are_one_scan_for_each_order_of_columns(kind, tmp_path):
+def test_small_files_share_a_scan_per_order_of_columns(kind, tmp_path):
     reader = write(tmp_path, kind, 60)
     parts = [SourceSplit(piece) for piece in reader.pieces()]
 
@@ -174,7 +174,7 @@ def test_small_files_are_one_scan_for_each_order_of_columns(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "ndjson"])
-def test_only_the_odd_file_of_many_is_read_by_itself(kind, tmp_path, monkeypatch):
+def test_only_the_invalid_file_is_read_individually(kind, tmp_path, monkeypatch):
     reader = write(tmp_path, kind, 64)
     odd = tmp_path / f"0041.{kind}"
     odd.write_text(odd.read_text().replace("41", '"x"'))
@@ -191,7 +191,7 @@ def test_only_the_odd_file_of_many_is_read_by_itself(kind, tmp_path, monkeypatch
     assert [source for source, *_ in rows] == [part.piece.uri for part in parts if part.piece.uri != str(odd)]
 
 
-def test_a_scan_takes_so_many_files_and_bytes_and_large_ones_by_themselves(tmp_path, monkeypatch):
+def test_scan_is_limited_in_files_and_bytes_and_large_files_are_separate(tmp_path, monkeypatch):
     reader = write(tmp_path, "csv", 10)
     (tmp_path / "0004.csv").write_text("a,b\n" + "1,x\n" * 400_000)
     monkeypatch.setattr(row_producers, "TOGETHER_FILES", 3)
@@ -203,7 +203,7 @@ def test_a_scan_takes_so_many_files_and_bytes_and_large_ones_by_themselves(tmp_p
     assert [part for group in groups for part in group] == parts
 
 
-def test_a_file_whose_name_is_a_pattern_is_itself(tmp_path):
+def test_glob_characters_in_a_file_name_are_literal(tmp_path):
     for name in ("a.csv", "[ab].csv", "b.csv"):
         (tmp_path / name).write_text(f"a,b\n1,{name}\n")
     check(files(tmp_path / "*.csv"))

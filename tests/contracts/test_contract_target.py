@@ -1,6 +1,6 @@
-"""One suite for every target of sinks: what `pipeline.core.sinks.Target` promises.
+"""One test suite for all sink targets: the contract of `pipeline.core.sinks.Target`.
 
-A target joins by a `World` in `WORLDS`: how it is opened, and which rows are seen in it.
+To add a target, add a `World` to `WORLDS`: it opens the target and reads its rows.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ def rows(*ids: int, name: str = "n") -> pa.Table:
 
 
 def delivery(
-    to: SinkPosition, since: SinkPosition | None, rows: pa.Table, gone: pa.Table = NONE, **more: object
+    to: SinkPosition, since: SinkPosition | None, rows: pa.Table, removed: pa.Table = NONE, **more: object
 ) -> Delivery:
-    return Delivery(to, since, rows.to_reader(), gone, ("id",), **({"is_whole": since is None} | more))
+    return Delivery(to, since, rows.to_reader(), removed, ("id",), **({"is_whole": since is None} | more))
 
 
 class World(Protocol):
-    """A target in its own place."""
+    """A target in its environment."""
 
     to: Destination
     is_exact: bool
-    """Whether rows come once whatever happens; else at least once."""
+    """Whether delivery is exactly-once, otherwise at-least-once."""
     is_replaceable: bool
-    """Whether all rows can be sent anew, in the place of those that are there."""
+    """Whether all existing rows can be replaced."""
     checks_rows: bool
-    """Whether there are rows that it cannot take."""
+    """Whether there are rows that it rejects."""
 
     def open(self) -> Target:
-        """Open it as the sink's next process does."""
+        """Open it like the next process of the sink."""
 
     def seen(self) -> list[dict[str, object]]:
-        """Return the rows that are there, in order; a row that is gone is not, or its key comes with no other column."""
+        """Return the existing rows in order; a deleted row is missing, or has only its key."""
 
 
 class OfOnline:
@@ -106,7 +106,7 @@ class OfKafka:
 
 
 def committed(servers: str, topic: str) -> list[tuple[bytes, bytes | None]]:
-    """Return keys and values of a topic's only partition, as readers of committed records see them."""
+    """Return keys and values of a topic's only partition, as seen by readers of committed records."""
     consumer = Consumer(
         {
             "bootstrap.servers": servers,
@@ -152,7 +152,7 @@ def target(world: World) -> Iterator[Target]:
     opened.close()
 
 
-def test_versions_come_in_order_and_a_restart_goes_on(world, target):
+def test_versions_are_delivered_in_order_and_a_restart_resumes(world, target):
     assert target.reached() is None
     target.write(delivery(V0, None, rows(1, 2)))
     target.write(delivery(V1, V0, rows(3)))
@@ -168,7 +168,7 @@ def test_versions_come_in_order_and_a_restart_goes_on(world, target):
     again.close()
 
 
-def test_a_delivery_that_is_there_changes_nothing(world, target):
+def test_repeated_delivery_changes_nothing(world, target):
     target.write(delivery(V0, None, rows(1, 2)))
     target.write(delivery(V0, None, rows(1, 2)))
 
@@ -179,7 +179,7 @@ def test_a_delivery_that_is_there_changes_nothing(world, target):
     assert [row["id"] for row in world.seen()] == [1, 2]
 
 
-def test_a_version_without_rows_is_reached_too(world, target):
+def test_version_without_rows_is_recorded(world, target):
     target.write(delivery(V0, None, NONE))
     target.write(delivery(V1, V0, NONE))
 
@@ -189,7 +189,7 @@ def test_a_version_without_rows_is_reached_too(world, target):
     assert world.seen() == []
 
 
-def test_a_delivery_that_does_not_come_next_is_refused(world, target):
+def test_out_of_order_delivery_is_rejected(world, target):
     target.write(delivery(V0, None, rows(1)))
 
     with pytest.raises(ConflictError, match="another process has written to this target"):
@@ -198,15 +198,15 @@ def test_a_delivery_that_does_not_come_next_is_refused(world, target):
     assert [row["id"] for row in world.seen()] == [1]
 
 
-def test_a_table_that_was_made_again_is_another(target):
+def test_recreated_table_is_distinguished(target):
     target.write(delivery(V0, None, rows(1)))
 
     with pytest.raises(ConflictError, match="not at version 0"):
         target.write(delivery(V1, SinkPosition(0, 555), rows(2)))
 
 
-def test_rows_that_break_off_leave_nothing_behind(world, target):
-    """As when files of the table cannot be read, or the process ends: here after some rows have gone out."""
+def test_failure_while_reading_rows_leaves_nothing_behind(world, target):
+    """As if files of the table became unreadable, or the process died, after some rows were sent."""
     target.write(delivery(V0, None, rows(1)))
 
     def some() -> Iterator[pa.RecordBatch]:
@@ -226,16 +226,16 @@ def test_rows_that_break_off_leave_nothing_behind(world, target):
     again.close()
 
 
-def test_rows_that_change_and_go_are_told(world, target):
+def test_updates_and_deletes_are_delivered(world, target):
     target.write(delivery(V0, None, rows(1, 2, 3)))
-    target.write(delivery(V1, V0, rows(2, name="new"), gone=rows(3)))
+    target.write(delivery(V1, V0, rows(2, name="new"), removed=rows(3)))
 
     newest = {row["id"]: row.get("name") for row in world.seen()}
 
     assert {key: name for key, name in newest.items() if name is not None} == {1: "n1", 2: "new2"}
 
 
-def test_the_whole_table_comes_in_the_place_of_what_was_there_or_not_at_all(world, target):
+def test_entire_table_is_replaced_atomically(world, target):
     target.write(delivery(V0, None, rows(1, 2)))
 
     if world.is_replaceable:
@@ -256,19 +256,19 @@ POISON = {
 
 
 @pytest.mark.parametrize("poison", POISON)
-def test_rows_that_cannot_be_written_are_refused_in_words(world, target, poison):
+def test_unwritable_rows_are_rejected_with_a_message(world, target, poison):
     if not world.checks_rows:
         pytest.skip("a function takes any rows")
     target.write(delivery(V0, None, rows(1)))
     table, message = POISON[poison]
 
     with pytest.raises(SchemaError, match=message):
-        target.write(delivery(V1, V0, table, gone=table.slice(1)))
+        target.write(delivery(V1, V0, table, removed=table.slice(1)))
 
     assert world.seen() == [{"id": 1, "name": "n1"}]
 
 
-def test_many_rows_of_a_few_kinds(world, target):
+def test_many_rows_in_several_chunks(world, target):
     rows = pa.table(
         {
             "id": pa.array(range(20), pa.int64()),
@@ -277,7 +277,7 @@ def test_many_rows_of_a_few_kinds(world, target):
             "none": pa.array([None] * 20, pa.float64()),
         }
     )
-    target.write(delivery(V0, None, rows, gone=rows.slice(20)))
+    target.write(delivery(V0, None, rows, removed=rows.slice(20)))
 
     seen = world.seen()
 

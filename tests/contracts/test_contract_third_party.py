@@ -1,4 +1,4 @@
-"""The connector of docs/connectors.md: under the contract, against a server, and found by its entry point."""
+"""The connector of docs/connectors.md: under the contract, against a server, and loaded by its entry point."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Answers(BaseHTTPRequestHandler):
 
 
 class DeskWorld:
-    schema = {"id": "bigint", "subject": "varchar"}  # noqa: RUF012 - never changed
+    schema = {"id": "bigint", "subject": "varchar"}  # noqa: RUF012 - not modified
 
     def __init__(self, tickets: type, desk: Desk) -> None:
         self.reader = tickets(f"http://127.0.0.1:{desk.server_port}")
@@ -58,10 +58,10 @@ class DeskWorld:
 
 @pytest.fixture
 def tickets(tmp_path, monkeypatch) -> Iterator[type]:
-    """The class of the example, in a module of its own."""
+    """The class of the example, in a separate module."""
     (tmp_path / "headwater_tickets.py").write_text(EXAMPLE)
     monkeypatch.syspath_prepend(tmp_path)
-    import headwater_tickets  # noqa: PLC0415 - written just now
+    import headwater_tickets  # noqa: PLC0415 - the module was just written
 
     yield headwater_tickets.Tickets
     sys.modules.pop("headwater_tickets")
@@ -83,11 +83,11 @@ class TestTickets(ReaderContract):
         return DeskWorld(tickets, desk)
 
 
-def test_the_example_is_short():
+def test_example_is_short():
     assert len(EXAMPLE.splitlines()) < 80
 
 
-def test_a_connector_is_found_by_its_entry_point(tickets, tmp_path):
+def test_connector_is_loaded_by_its_entry_point(tickets, tmp_path):
     info = tmp_path / "headwater_tickets-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: headwater-tickets\nVersion: 1.0\n")
@@ -100,7 +100,7 @@ def test_a_connector_is_found_by_its_entry_point(tickets, tmp_path):
         connector("tickets", uri="http://desk")
 
 
-def test_without_any_connector_the_error_says_what_to_do():
+def test_error_without_installed_connectors():
     with pytest.raises(
         DefinitionError, match=r"no installed package registers .*; install the package that provides it"
     ):

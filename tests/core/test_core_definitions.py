@@ -51,7 +51,7 @@ def test_the_place_of_a_multiline_definition_is_its_first_line():
     assert definition.place == Place(__file__, here + 1)
 
 
-def test_a_project_may_have_a_name_like_ours(tmp_path):
+def test_project_can_be_named_like_a_package_of_headwater(tmp_path):
     for folder in ("pipeline", "ml"):
         file = tmp_path / folder / "flights.py"
         file.parent.mkdir()
@@ -89,12 +89,12 @@ def test_invalid_expectations(expectations, words):
         source(Nothing(), expect=expectations)
 
 
-def test_sixty_expectations_are_fine():
+def test_sixty_expectations_are_allowed():
     assert len(checks(expect(*map(str, range(60))), HERE)) == 60
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, ()), ("a", ("a",)), (["a", "b"], ("a", "b")), ("", ("",))])
-def test_one_name_or_many(value, expected):
+def test_names_accept_one_name_or_several(value, expected):
     assert names(value) == expected
 
 
@@ -102,7 +102,7 @@ def test_a_definition_keeps_its_first_name():
     assert source(Nothing()).named("a").named("b").name == "a"
 
 
-def test_a_fingerprint_changes_with_what_decides_the_rows():
+def test_fingerprint_depends_on_everything_that_affects_the_rows():
     first = source(Nothing(), schema={"a": "bigint"}, key="a", expect=expect("x"))
     others = [
         source(Nothing("other"), schema={"a": "bigint"}, key="a", expect=expect("x")),
@@ -163,7 +163,7 @@ def test_invalid_table_functions():
         ({"a": "INTEGER", "b": "DATE"}, {"a": "BIGINT", "c": "DATE"}, "new column 'c', column 'b' is missing, column 'a' was INTEGER, now BIGINT"),
     ],
 )  # fmt: skip
-def test_how_a_schema_differs(before, now, words):
+def test_differences_between_schemas(before, now, words):
     change = compare(Schema.of(before), Schema.of(now))
     assert str(change) == words
     assert bool(change) == bool(words)
@@ -219,7 +219,7 @@ MANIFESTS = st.builds(
 
 
 @given(MANIFESTS)
-def test_a_manifest_comes_back_from_json(manifest):
+def test_manifest_survives_json(manifest):
     text = manifest.to_json()
     assert Manifest.from_json(text) == manifest
     assert Manifest.from_json(text).to_json() == text

@@ -46,7 +46,7 @@ def test_every_error_can_be_copied_and_pickled(kind, again, parts):
         ({"got": "", "do": ""}, "a: got ; "),
     ],
 )
-def test_the_parts_make_one_sentence(parts, text):
+def test_message_combines_all_parts(parts, text):
     assert str(HeadwaterError("a", **parts)) == text
 
 
@@ -63,7 +63,7 @@ def test_the_parts_make_one_sentence(parts, text):
         ),
     ],
 )
-def test_a_near_name_is_offered(name, known, text):
+def test_similar_name_is_suggested(name, known, text):
     assert did_you_mean(name, known) == text
 
 
@@ -73,12 +73,12 @@ def test_a_message_can_be_written_in_any_encoding():
     assert str(error).encode() == b"no file: got \\ud800; rename it (caf\\udce9.csv)"
 
 
-def test_a_list_of_names_stays_short():
+def test_list_of_names_is_short():
     assert few(["a", "b"]) == "a, b"
     assert few([str(n) for n in range(3000)]) == "0, 1, 2, 3, 4 and 2,995 more"
 
 
-def test_a_change_of_many_columns_stays_short_and_tells_case():
+def test_change_of_many_columns_is_short_and_shows_case():
     before = Schema.of({"a": "", "gone": ""})
     wide = Schema.of(dict.fromkeys(["a", *(f"new{n}" for n in range(3000))], ""))
 

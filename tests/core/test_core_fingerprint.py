@@ -90,7 +90,7 @@ def project(tmp_path, monkeypatch):
         ("import math", "import math\n    UNUSED = 7"),
     ],
 )
-def test_layout_and_comments_do_not_count(project, old, new):
+def test_fingerprint_ignores_layout_and_comments(project, old, new):
     assert of_function(project().f) == of_function(project(BASE.replace(old, new)).f)
 
 
@@ -116,7 +116,7 @@ def test_changes_of_the_computation_change_the_fingerprint(project, old, new):
     assert of_function(project().f) != of_function(project(BASE.replace(old, new)).f)
 
 
-def test_a_nested_lambda_counts(project):
+def test_fingerprint_includes_a_nested_lambda(project):
     assert of_function(project().g) != of_function(project(BASE.replace("y + 1)(x)", "y + 2)(x)")).g)
 
 
@@ -131,25 +131,25 @@ def test_lambdas_that_differ_in_a_name_differ():
     assert of_function(lambda x: x.real) != of_function(lambda x: x.imag)
 
 
-def test_a_partial_counts_its_arguments(project):
+def test_fingerprint_of_a_partial_includes_its_arguments(project):
     module = project()
     assert of_function(module.twice) == of_function(functools.partial(module.helper, 1))
     assert of_function(module.twice) != of_function(functools.partial(module.helper, 2))
 
 
-def test_a_method_counts_its_class(project):
+def test_fingerprint_of_a_method_includes_its_class(project):
     first = of_function(project().SHAPE.area)
     assert first == of_function(project().SHAPE.area)
     assert first != of_function(project(BASE.replace("* 2", "* 3")).SHAPE.area)
     assert first != of_function(project(BASE.replace("SHAPE = Shape()", "SHAPE = Shape(); SHAPE.size = 5")).SHAPE.area)
 
 
-def test_a_decorator_that_wraps_counts(project):
+def test_fingerprint_includes_a_wrapping_decorator(project):
     first = of_function(project().decorated)
     assert first != of_function(project(BASE.replace("function(x) + 0", "function(x) + 1")).decorated)
 
 
-def test_a_helper_in_another_file_counts_by_name_and_through_its_module(project):
+def test_fingerprint_includes_a_helper_imported_by_name_or_module(project):
     by_name, by_module = (
         "from rates import rate\ndef f(x): return rate(x)",
         "import rates\ndef f(x): return rates.rate(x)",
@@ -163,18 +163,18 @@ def test_a_helper_in_another_file_counts_by_name_and_through_its_module(project)
         assert first == of_function(project(text).f)
 
 
-def test_functions_that_call_each_other_end(project):
+def test_fingerprint_of_mutually_recursive_functions(project):
     text = "def even(n): return n == 0 or odd(n - 1)\ndef odd(n): return n != 0 and even(n - 1)\n"
     assert of_function(project(text).even) == of_function(project(text).even)
     assert of_function(project(text).even) != of_function(project(text.replace("n != 0", "n > 0")).even)
 
 
-def test_installed_functions_count_by_name():
+def test_fingerprint_includes_only_the_name_of_installed_functions():
     assert of_function(len) == of_function(len) != of_function(min)
     assert of_function(textwrap.dedent) != of_function(textwrap.indent)
 
 
-def test_another_process_finds_the_same(project, tmp_path):
+def test_fingerprint_is_the_same_in_another_process(project, tmp_path):
     module = project()
     here = [of_function(f) for f in (module.f, module.g, module.short, module.decorated, module.SHAPE.area)]
     program = (
@@ -186,16 +186,16 @@ def test_another_process_finds_the_same(project, tmp_path):
     assert there.stdout.split() == here
 
 
-def test_a_function_without_a_source_counts_by_what_it_compiles_to():
-    def made(text):
+def test_fingerprint_of_a_function_without_source_uses_its_bytecode():
+    def compiled(text):
         space = {}
         exec(text, space)  # noqa: S102 - as at a prompt
         return space["f"]
 
-    assert of_function(made("def f(x): return x.a")) == of_function(made("def f(x): return x.a"))
-    assert of_function(made("def f(x): return x.a")) != of_function(made("def f(x): return x.b"))
+    assert of_function(compiled("def f(x): return x.a")) == of_function(compiled("def f(x): return x.a"))
+    assert of_function(compiled("def f(x): return x.a")) != of_function(compiled("def f(x): return x.b"))
 
 
-def test_parts_are_kept_apart():
+def test_fingerprint_separates_its_parts():
     assert fingerprint("a", "bc") != fingerprint("ab", "c")
     assert len(fingerprint()) == 16

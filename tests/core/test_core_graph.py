@@ -25,7 +25,7 @@ def test_inputs_come_before_what_reads_them(graph):
 
 
 @given(st.data())
-def test_every_order_of_definitions_gives_an_order_of_inputs(defined, data):
+def test_inputs_precede_their_readers_for_any_order_of_definitions(defined, data):
     names = [f"t{i}" for i in range(data.draw(st.integers(1, 12)))]
     reads = {name: " ".join(data.draw(st.sets(st.sampled_from(names[:i] or [""])))) for i, name in enumerate(names)}
     shuffled = {name: reads[name] for name in data.draw(st.permutations(names))}
@@ -60,12 +60,12 @@ def test_invalid_graphs(defined, reads, words):
         Graph.of(defined(**reads))
 
 
-def test_a_name_for_two_definitions(defined):
+def test_duplicate_name_is_rejected(defined):
     with pytest.raises(DefinitionError, match=r"'a' is defined twice, first at flights.py:1; rename one"):
         Graph.of([*defined(a=""), *defined(a="")])
 
 
-def test_one_definition_given_twice_is_one(defined):
+def test_repeated_definition_counts_once(defined):
     (only,) = defined(a="")
     assert Graph.of([only, only]).names == ("a",)
 

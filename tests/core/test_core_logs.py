@@ -48,7 +48,7 @@ def _configured():
     ("verbose", "quiet", "levels"),
     [(0, False, ["warning", "error"]), (1, False, ["info", "warning", "error"]), (0, True, ["error"])],
 )
-def test_how_much_is_printed(capsys, verbose, quiet, levels):
+def test_verbose_and_quiet_select_the_levels(capsys, verbose, quiet, levels):
     configure(verbose=verbose, quiet=quiet, form=LogFormat.JSON)
     log = logger("pipeline.runner.runner")
     for level in ("debug", "info", "warning", "error"):
@@ -58,7 +58,7 @@ def test_how_much_is_printed(capsys, verbose, quiet, levels):
 
 
 @pytest.mark.usefixtures("_configured")
-def test_values_with_spaces_are_quoted_for_people(capsys):
+def test_text_format_quotes_values_with_spaces(capsys):
     configure()
     logger("pipeline.lake.delta").warning("not tidied", table="orders", error='disk "full"')
     assert capsys.readouterr().err.rstrip().endswith(r'warning lake: not tidied table=orders error="disk \"full\""')

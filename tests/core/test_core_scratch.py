@@ -45,7 +45,7 @@ def test_a_process_that_ends_leaves_nothing(base):
     assert list(base.iterdir()) == []
 
 
-def test_a_new_process_removes_what_dead_ones_left_with_its_first_folder(base):
+def test_first_folder_of_a_process_removes_those_of_dead_processes(base):
     dead = base / Owner(Owner.of_process(os.getpid()).machine, 2**22 - 1, "1").folder
     dead.mkdir(parents=True)
     code = "from pipeline.core import scratch\nwith scratch.folder('a'):\n    pass\n"

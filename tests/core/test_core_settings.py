@@ -33,7 +33,7 @@ def test_defaults_are_beside_the_file(project, tmp_path):
     assert (settings.execution, settings.inline_bytes, settings.memory_bytes) == ("auto", 1 << 30, None)
 
 
-def test_a_project_is_called_as_its_folder_unless_it_has_a_name(project, tmp_path):
+def test_name_of_a_project_defaults_to_its_folder(project, tmp_path):
     assert project(start='[project]\ndefinitions = "flights.py"\n').name == tmp_path.name
 
 
@@ -63,7 +63,7 @@ def test_an_environment(project, tmp_path):
     assert settings.storage == {"aws_region": "eu-west-1", "aws_secret_access_key": "k"}
 
 
-def test_only_the_chosen_environment_is_looked_at(project, tmp_path):
+def test_only_the_selected_environment_is_read(project, tmp_path):
     assert project(PROD).lake == str(tmp_path / "lake")
     assert project(PROD, HEADWATER_ENV="prod", LOGIN="p", KEY="k").env == "prod"
     assert project(PROD, env="dev", HEADWATER_ENV="prod").env == "dev"
@@ -153,7 +153,7 @@ def test_errors_in_the_project_section(project, start, words):
         'storage = { aws_session_token = "secret" }',
     ],
 )
-def test_a_password_in_plain_text_is_refused_and_not_shown(project, written):
+def test_plain_text_password_is_rejected_and_not_shown(project, written):
     with pytest.raises(
         SettingsError, match=r"contains a password in plain text; use \$\{NAME\} or \$\{file:/path\} instead"
     ) as caught:
@@ -181,14 +181,14 @@ def test_an_error_in_a_variable_names_the_variable(project):
         project("[env.dev]\nexecution = 'ray'\n", HEADWATER_EXECUTION="fast")
 
 
-def test_an_environment_that_is_not_there(project):
+def test_unknown_environment(project):
     with pytest.raises(SettingsError, match=r"there is no environment 'prd'; did you mean 'prod'\?"):
         project(PROD, env="prd")
     with pytest.raises(SettingsError, match="there is no environment 'prod'; nothing is defined yet"):
         project(env="prod")
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_unreadable_settings_file(tmp_path):
     with pytest.raises(SettingsError, match=r"cannot read the settings: got .*No such file"):
         load(tmp_path / "headwater.toml", environ={})
     (tmp_path / "headwater.toml").write_bytes(b"\xff")
@@ -196,7 +196,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
         load(tmp_path / "headwater.toml", environ={})
 
 
-def test_a_secret_file_that_is_no_text(project, tmp_path):
+def test_secret_file_that_is_not_text(project, tmp_path):
     (tmp_path / "secret").write_bytes(b"\xff")
     with pytest.raises(SettingsError, match="cannot read the secret file 'secret': got 'utf-8' codec"):
         project("[env.dev]\nlake = '${file:secret}'\n")

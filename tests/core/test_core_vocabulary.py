@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("pipeline", "ml", "serve", "cluster")
 
 
-def test_no_two_public_classes_have_one_name():
+def test_names_of_public_classes_are_unique():
     places: dict[str, list[str]] = defaultdict(list)
     for path in (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

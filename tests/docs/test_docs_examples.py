@@ -1,9 +1,9 @@
-"""Every example of the documentation runs, and prints what the page says it prints.
+"""Every example of the documentation runs, and prints the output on the page.
 
 Blocks of a page share a folder and Python's names, and run in order. A Python block that begins with `# file: NAME` is written there,
 others are executed. In a console block `$` begins a command; the lines below it must be in its output, in order, with
-`...` for anything; `!` before a line says that the command fails with that message. A comment before a block that
-says why it is not run here leaves it out.
+`...` for any text; `!` before a line means that the command fails with that message. A block after a comment with the reason why
+it is not run is skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.rigs.command import CommandServer, ConsoleScript, environment
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 SHELL = re.compile(r"[|&;<>$`]")
-"""What only a shell understands."""
+"""Characters that require a shell."""
 BLOCK = re.compile(r"(?P<note><!--[^>]*-->\n)?```(?P<kind>python|console|toml)\n(?P<text>.*?)```", re.DOTALL)
 
 
@@ -56,7 +56,7 @@ def test_examples_run(page, tmp_path, headwater_command):
             path.write_text(block.text, encoding="utf-8")
             projects.add(Path(named[1]).parts[0])
         elif block.kind == "python":
-            exec(compile(block.text, where, "exec"), names)  # noqa: S102 - our own page
+            exec(compile(block.text, where, "exec"), names)  # noqa: S102 - a page of this project
         elif block.kind == "console":
             for command, expected in commands(block.text):
                 shell.run(command, expected, where)
@@ -68,7 +68,7 @@ def test_examples_run(page, tmp_path, headwater_command):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
+def test_links_have_a_target(page):
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
@@ -112,5 +112,5 @@ class Shell:
 
 
 def flat(text: str) -> str:
-    """Return a text with runs of spaces as one: columns are as wide as their cells."""
+    """Return a text with runs of spaces replaced by one, because the width of columns depends on their cells."""
     return re.sub(r"[ \t]+", " ", re.sub(r"[ \t]+\n", "\n", text)).strip("\n ")

@@ -1,4 +1,4 @@
-"""The flights project, whole: the known truths of the data, the star schema, the model, a second run, the notebook."""
+"""The entire flights project: known facts of the data, the star schema, the model, a second run, the notebook."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A copy of the project, so that a user's own `.headwater` is left alone."""
+    """A copy of the project, so that the `.headwater` of a user is not changed."""
     folder = tmp_path_factory.mktemp("examples") / "flights"
     shutil.copytree(ROOT / "examples" / "flights", folder, ignore=shutil.ignore_patterns(".headwater"))
     return folder
@@ -55,7 +55,7 @@ def test_departures_and_arrivals_stream(workspace, streamed):
 
 
 @pytest.mark.proof
-def test_a_plane_that_is_late_twice_is_found_by_hand_too(workspace, streamed):
+def test_late_twice_matches_equal_a_manual_query(workspace, streamed):
     assert streamed
     [row] = workspace.query(
         """
@@ -71,7 +71,7 @@ def test_a_plane_that_is_late_twice_is_found_by_hand_too(workspace, streamed):
     assert (row["not_late"], row["apart"], row["not_the_next"]) == (0, 0, 0)
 
 
-def test_the_known_truths(workspace):
+def test_known_facts_of_the_data(workspace):
     [totals] = workspace.query("from flight_totals").to_pylist()
     assert totals["flights"] == 336_776
     assert totals["without_departure_time"] == 8_255
@@ -95,7 +95,7 @@ def test_rows_flow_without_loss(first):
     )
 
 
-def test_bad_weather_is_set_aside_with_its_line(workspace, first):
+def test_invalid_weather_is_quarantined_with_its_line(workspace, first):
     [row] = quarantined_rows(workspace, "weather").to_pylist()
     assert json.loads(row["row"])["wind_speed"] > 1000
     line = Path(row["_source"]).read_text().splitlines()[row["_position"] - 1]
@@ -103,7 +103,7 @@ def test_bad_weather_is_set_aside_with_its_line(workspace, first):
     assert first["weather"].flow.dropped == 1
 
 
-def test_times_are_utc_and_delays_fit_them(workspace):
+def test_times_are_utc_and_consistent_with_delays(workspace):
     [row] = workspace.query(
         """
         select count(*) filter (where departed_at - scheduled_at <> to_minutes(dep_delay)) as departures,
@@ -130,7 +130,7 @@ def test_weather_is_the_last_one_observed_before_the_flight(workspace):
     assert tuple(row.values()) == (336_776, 0, 0)
 
 
-def test_the_star_schema_holds(workspace):
+def test_star_schema_is_consistent(workspace):
     [row] = workspace.query(
         """
         select count(*) as facts, count(d.date_key) as dates, count(a.airline_key) as airlines,
@@ -168,7 +168,7 @@ def test_the_model_passes_its_gate_and_beats_a_computed_baseline(first):
     assert verdict.metrics["auc"] > verdict.metrics["baseline_auc"] > 0.5
 
 
-def test_a_second_run_finds_nothing_new(folder, first):
+def test_second_run_has_nothing_to_do(folder, first):
     assert first
     assert {step.decision for step in Runner(load(folder)).run().steps} <= {"skip", "streamed"}
 
@@ -179,5 +179,5 @@ def test_the_notebook_runs(folder, workspace, monkeypatch, capsys):
     monkeypatch.setenv("HEADWATER_PROJECT", os.fspath(folder))
     names: dict[str, object] = {}
     for number, cell in enumerate(cell for cell in notebook["cells"] if cell["cell_type"] == "code"):
-        exec(compile("".join(cell["source"]), f"cell {number + 1}", "exec"), names)  # noqa: S102 - our own notebook
+        exec(compile("".join(cell["source"]), f"cell {number + 1}", "exec"), names)  # noqa: S102 - a notebook of this project
     assert "336776" in capsys.readouterr().out.replace(",", "")

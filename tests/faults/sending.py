@@ -52,7 +52,7 @@ def stopped(process: PROCESSES.Process) -> None:
 
 def status(pid: int) -> str:
     """Return the status of a process from /proc."""
-    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123 - no file of ours
+    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123 - a file of the system
         return file.read()
 
 

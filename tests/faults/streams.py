@@ -492,7 +492,7 @@ class Follower:
                         and file.rows != duckdb.sql(f"select count(*) from '{file.uri}'").fetchall()[0][0]
                     ):
                         self.wrong.append(f"{name} {version.number}: {file} is incomplete")
-            except Exception as error:  # noqa: BLE001 - told at the end
+            except Exception as error:  # noqa: BLE001 - reported at the end
                 self.wrong.append(f"{name}: {error!r}")
                 continue
             self.versions += 1

@@ -93,7 +93,7 @@ def test_an_unknown_outcome_of_a_creation_is_reported(s3):
         assert storage.create("1", b"mine")
 
 
-def test_what_cannot_be_written_is_an_error(tmp_path):
+def test_failed_write_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     storage = Storage(str(tmp_path / "file"))
     with pytest.raises(StorageError, match="cannot write 'a'"):

@@ -48,7 +48,7 @@ minutes = sql("select tumble(happened, interval '1 minute') as minute, key, coun
 NAMES = ("kept", "minutes")
 PACE = Intervals(batch_s=0.05, commit_s=0.1, idle_commit_s=0.5)
 KEYS = 50
-BEGUN = datetime(2026, 1, 1)  # noqa: DTZ001 - as the messages say it
+BEGUN = datetime(2026, 1, 1)  # noqa: DTZ001 - as in the messages
 
 
 class Writer:
@@ -129,7 +129,7 @@ def test_nothing_is_lost_or_duplicated_after_random_kills(tmp_path, seed, size, 
             writer.flush()
             assert run(Orders(str(clicks.folder), NAMES, intervals=PACE, shards=2)) is not None
         record_property("ended", dict(killed))
-        _nothing_is_lost_or_doubled(clicks, writer)
+        _nothing_is_lost_or_duplicated(clicks, writer)
 
 
 def _trouble(dice, cluster, child, orders, killed) -> Child:
@@ -162,7 +162,7 @@ def _otherwise(dice, orders) -> Orders:
     )
 
 
-def _nothing_is_lost_or_doubled(clicks, writer) -> None:
+def _nothing_is_lost_or_duplicated(clicks, writer) -> None:
     workspace = clicks.workspace()
     for name in NAMES:
         committed_once_each(workspace, name)

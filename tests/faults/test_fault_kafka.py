@@ -35,22 +35,22 @@ def test_a_tail_continues_while_brokers_are_killed(count, tmp_path):
         piece = pieces(log)[0]
         taken, at = [], 0
         with log.tail({piece.uri: 0}) as tail:
-            for turn in range(4):
-                if turn:
-                    cluster.kill(1 + turn % count)
+            for period in range(4):
+                if period:
+                    cluster.kill(1 + period % count)
                     assert tail.ready(0.1).rows == 0
-                for number in range(turn * 100, turn * 100 + 100):
+                for number in range(period * 100, period * 100 + 100):
                     producer.produce("t", json.dumps({"id": number}))
-                if turn and count == 1:
+                if period and count == 1:
                     cluster.start(1)
                 assert producer.flush(SOON_S) == 0
-                while at < (turn + 1) * 100:
+                while at < (period + 1) * 100:
                     end = tail.ready(SOON_S).offsets[piece.uri]
                     reading = tail.reader().read(SourceSplit(piece, at, end), IDS)
                     taken += zip(reading.rows["id"].to_pylist(), reading.rows[POSITION].to_pylist(), strict=True)
                     at = end
-                if turn and count > 1:
-                    cluster.start(1 + turn % count)
+                if period and count > 1:
+                    cluster.start(1 + period % count)
         assert taken == [(number, number) for number in range(400)]
         again = log.read(SourceSplit(piece, 0, 400), IDS)
         assert again.rows["id"].to_pylist() == list(range(400))

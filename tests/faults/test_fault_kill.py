@@ -66,7 +66,7 @@ class Folder:
         shutil.copytree(self.backup, self.path)
 
 
-def every_kill_is_made_good(folder):
+def kill_and_repeat(folder):
     """Kill a run after each step, or after some steps, and repeat it; return the steps that it reached."""
     folder.restore()
     moments = run_in_child(folder.path)
@@ -80,22 +80,22 @@ def every_kill_is_made_good(folder):
 
 
 def test_first_run_killed_anywhere(shop, tmp_path):
-    assert every_kill_is_made_good(Folder(shop, tmp_path / "backup")) == set(Moment) - {Moment.WORKING}
+    assert kill_and_repeat(Folder(shop, tmp_path / "backup")) == set(Moment) - {Moment.WORKING}
 
 
 def test_incremental_run_killed_anywhere(shop, tmp_path):
     run_in_child(shop)
     (shop / "data" / "orders2.csv").write_text(MORE)
-    assert every_kill_is_made_good(Folder(shop, tmp_path / "backup")) == set(Moment) - {Moment.WORKING}
+    assert kill_and_repeat(Folder(shop, tmp_path / "backup")) == set(Moment) - {Moment.WORKING}
 
 
-def test_a_merge_killed_anywhere(crm, tmp_path):
+def test_merge_killed_anywhere(crm, tmp_path):
     (crm / "crm.py").write_text(CRM[: CRM.index("@table")])  # the source and one merged table
     run_in_child(crm)
     add(crm, 2, SECOND)
     run_in_child(crm)
     add(crm, 3, THIRD)
-    assert every_kill_is_made_good(Folder(crm, tmp_path / "backup")) >= {Moment.STAGED, Moment.COMMITTED}
+    assert kill_and_repeat(Folder(crm, tmp_path / "backup")) >= {Moment.STAGED, Moment.COMMITTED}
 
 
 def test_repeated_kills_still_reach_the_end(shop, tmp_path):

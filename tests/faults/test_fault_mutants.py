@@ -45,7 +45,7 @@ class Mutant:
 
     @property
     def source(self) -> str:
-        """The text of the function as it is now."""
+        """The current source of the function."""
         return textwrap.dedent(inspect.getsource(getattr(self.owner, self.name)))
 
     def put(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ class Mutant:
             dont_inherit=True,
             flags=__import__("__future__").annotations.compiler_flag,
         )
-        exec(code, known, namespace)  # noqa: S102 - our own source
+        exec(code, known, namespace)  # noqa: S102 - source of this project
         monkeypatch.setattr(self.owner, self.name, namespace[self.name])
         for module in [m for n, m in sys.modules.items() if n.startswith("pipeline.")]:
             if getattr(module, self.name, None) is function:
@@ -92,8 +92,8 @@ MUTANTS = {
 QUICK = {"through a newly opened table", "pending kept"}
 
 
-def turned(stream: Stream, turns: int) -> None:
-    for _ in range(turns):
+def run_micro_batches(stream: Stream, count: int) -> None:
+    for _ in range(count):
         stream.run_micro_batch()
     stream.wait()
 
@@ -117,11 +117,11 @@ def disturbed(folder) -> dict[str, Counter[str]]:
 
     for number, step in enumerate(("saved", "committed")):
         with opened(1 + number, step) as stream, pytest.raises(Crash):
-            turned(stream, 3)
+            run_micro_batches(stream, 3)
     with opened(1) as first, opened(2) as second, pytest.raises(ConflictError):
-        turned(first, 1) or turned(second, 1)
+        run_micro_batches(first, 1) or run_micro_batches(second, 1)
     with opened(2) as stream:
-        turned(stream, 3)
+        run_micro_batches(stream, 3)
     with opened(2) as stream:
         while not stream.last.has_ended:
             stream.run_micro_batch()

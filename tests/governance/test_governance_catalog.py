@@ -50,7 +50,7 @@ def test_a_new_catalog_is_empty(catalog):
     assert catalog.versions("flights") == ()
 
 
-def test_a_run_is_read_as_it_was_recorded(catalog, url):
+def test_run_is_read_as_recorded(catalog, url):
     verdict = Verdict(accepted=True, reason="better", metrics={"auc": 0.7}, uri="models:/m/1", version="1", rows=7)
     model = StepRecord("late", 1, "model", "", "accepted", "better", verdict=verdict)
     catalog.begin(RUN)
@@ -98,21 +98,21 @@ def test_the_last_step_is_the_newest_that_was_not_skipped(catalog):
     assert step.decision == "rebuild"
 
 
-def test_runs_come_newest_first_and_no_more_than_asked_for(catalog):
+def test_runs_are_listed_newest_first_up_to_the_limit(catalog):
     for number in range(5):
         catalog.begin(replace(RUN, run_id=f"r{number}", started_at=f"2024-01-0{number + 1}"))
 
     assert [run.run_id for run in catalog.runs(2)] == ["r4", "r3"]
 
 
-def test_a_run_that_is_begun_twice_is_an_error(catalog):
+def test_starting_a_run_twice_is_an_error(catalog):
     catalog.begin(RUN)
 
     with pytest.raises(StorageError, match=r"cannot be used: got UNIQUE constraint failed: runs.run_id"):
         catalog.begin(RUN)
 
 
-def test_writers_at_once_do_not_lose_anything(url):
+def test_concurrent_writers_lose_nothing(url):
     Catalog(url).begin(RUN)
 
     def write(number: int) -> None:
@@ -129,7 +129,7 @@ def test_writers_at_once_do_not_lose_anything(url):
     assert len(Catalog(url).versions("flights")) == 24
 
 
-def test_a_catalog_that_cannot_be_made_is_an_error(tmp_path):
+def test_catalog_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(
@@ -138,7 +138,7 @@ def test_a_catalog_that_cannot_be_made_is_an_error(tmp_path):
         Catalog(f"sqlite:///{tmp_path}/file/catalog.db").runs()
 
 
-def test_a_file_that_is_no_database_is_an_error(tmp_path):
+def test_file_that_is_not_a_database_is_an_error(tmp_path):
     (tmp_path / "catalog.db").write_text("no database" * 1000)
 
     with pytest.raises(StorageError, match="file is not a database"):
@@ -146,7 +146,7 @@ def test_a_file_that_is_no_database_is_an_error(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody who may not write")
-def test_a_catalog_that_may_not_be_written_to_is_an_error(catalog, url, tmp_path):
+def test_read_only_catalog_is_an_error(catalog, url, tmp_path):
     catalog.begin(RUN)
     for folder in (tmp_path / "deep", tmp_path, *tmp_path.parents[:3]):
         folder.chmod(0o755)
@@ -169,13 +169,13 @@ def test_a_password_is_not_shown():
     assert "secret" not in str(error.value)
 
 
-def test_an_address_that_is_none_is_an_error():
+def test_invalid_url_is_an_error():
     with pytest.raises(StorageError, match="the catalog at an invalid address cannot be used"):
         Catalog("not an address").runs()
 
 
 @pytest.mark.parametrize("table", METADATA.sorted_tables, ids=str)
-def test_the_tables_are_made_on_postgresql_too(table):
+def test_tables_are_created_on_postgresql_too(table):
     text = str(CreateTable(table).compile(dialect=postgresql.dialect()))
 
     assert text.strip().startswith(f"CREATE TABLE {table.name} (")
@@ -187,7 +187,7 @@ def test_the_tables_are_made_on_postgresql_too(table):
     )
 
 
-def test_what_became_of_a_partition_replaces_what_was(catalog):
+def test_outcome_of_a_partition_replaces_the_previous_one(catalog):
     first = BackfillRecord("visits", "2026-01-01", "b1", "r1", "2026-01-02", error="too short")
     catalog.fill(first)
     catalog.fill(replace(first, partition=None))

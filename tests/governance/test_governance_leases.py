@@ -36,7 +36,7 @@ def leases(url, clock) -> Leases:
     return Leases(Catalog(url), clock=clock)
 
 
-def test_a_lease_is_one_holders_until_it_runs_out(leases, clock):
+def test_lease_has_one_holder_until_it_expires(leases, clock):
     first, second = this_process(), this_process()
     leases.acquire("delays", first)
     with pytest.raises(
@@ -54,7 +54,7 @@ def test_a_lease_is_one_holders_until_it_runs_out(leases, clock):
     assert leases.get("delays").holder == second.token
 
 
-def test_a_lease_is_free_once_it_is_given_back_and_keeps_the_last_word(leases):
+def test_released_lease_is_free_and_keeps_its_last_status(leases):
     first = this_process()
     leases.acquire("delays", first)
     leases.release("delays", first, {"status": "ended", "epoch": 7})
@@ -63,7 +63,7 @@ def test_a_lease_is_free_once_it_is_given_back_and_keeps_the_last_word(leases):
 
 
 @pytest.mark.parametrize("is_looked_after", [True, False])
-def test_a_lease_is_free_when_its_process_is_gone(leases, is_looked_after):
+def test_lease_of_a_dead_process_is_free(leases, is_looked_after):
     process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
     process.stdout.read()
     if is_looked_after:
@@ -77,24 +77,24 @@ def test_a_lease_is_free_when_its_process_is_gone(leases, is_looked_after):
     process.wait()
 
 
-def test_of_a_process_on_another_machine_nothing_is_known(leases):
+def test_lease_of_a_process_on_another_machine_is_kept(leases):
     leases.acquire("delays", replace(this_process(), machine="elsewhere", host="far"))
     with pytest.raises(ConflictError, match="on far"):
         leases.acquire("delays", this_process())
 
 
-def test_a_lease_that_was_taken_over_is_lost(leases):
+def test_lease_that_was_taken_over_is_lost(leases):
     first, second = this_process(), this_process()
     leases.acquire("delays", first)
     leases.acquire("delays", second, take_over=True)
     assert leases.renew(first, {"delays": {}}) == {"delays": None}
     leases.release("delays", first, {"status": "failed"})
-    assert leases.get("delays").holder == second.token, "who lost it does not give it back"
+    assert leases.get("delays").holder == second.token, "a process that lost the lease does not release it"
     with pytest.raises(ConflictError):
         leases.acquire("delays", this_process())
 
 
-def test_a_desired_state_is_heard_by_who_renews(leases):
+def test_renewal_returns_the_desired_state(leases):
     me = this_process()
     with pytest.raises(RequestError, match="stream 'delays' is not running; start it"):
         leases.request("delays", DesiredState.PAUSE)
@@ -103,10 +103,12 @@ def test_a_desired_state_is_heard_by_who_renews(leases):
     assert leases.renew(me, {"delays": {"status": "running"}}) == {"delays": "pause"}
     leases.release("delays", me, {})
     leases.acquire("delays", me)
-    assert leases.renew(me, {"delays": {}}) == {"delays": "run"}, "a wish is for who ran it then"
+    assert leases.renew(me, {"delays": {}}) == {"delays": "run"}, (
+        "a desired state is for the holder at the time of the request"
+    )
 
 
-def test_a_catalog_that_was_made_anew_gets_the_lease_again(url, leases):
+def test_renewal_recreates_a_lease_that_was_deleted(url, leases):
     me = this_process()
     leases.acquire("delays", me)
     with sa.create_engine(url).begin() as connection:
@@ -115,7 +117,7 @@ def test_a_catalog_that_was_made_anew_gets_the_lease_again(url, leases):
     assert leases.get("delays").facts == {"status": "running"}
 
 
-def test_of_twenty_at_once_one_gets_it(url):
+def test_one_of_twenty_concurrent_processes_gets_the_lease(url):
     def attempt(_: int) -> bool:
         try:
             Leases(Catalog(url)).acquire("delays", this_process())
@@ -128,7 +130,7 @@ def test_of_twenty_at_once_one_gets_it(url):
         assert sum(pool.map(attempt, range(20))) == 1
 
 
-def test_a_catalog_that_cannot_be_used(tmp_path):
+def test_unusable_catalog_is_an_error(tmp_path):
     (tmp_path / "catalog.db").mkdir()
     with pytest.raises(StorageError, match="cannot be used"):
         Leases(Catalog(f"sqlite:///{tmp_path}/catalog.db")).all()

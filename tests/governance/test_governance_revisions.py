@@ -1,4 +1,4 @@
-"""The revisions of the catalog: made at once by many, taken over from before, and refused when it is a later one."""
+"""Revisions of the catalog: concurrent creation, upgrade of older catalogs, and rejection of later revisions."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ def runs(url: str) -> tuple[RunRecord, ...]:
 
 
 def unrevised(url: str, *, without: tuple[str, ...] = ()) -> None:
-    """Make a catalog as it was before there were revisions, perhaps without the counts that came later."""
+    """Create a catalog as it was before revisions existed, optionally without the counts that were added later."""
     engine = sa.create_engine(url)
     METADATA.create_all(engine)
     engine.dispose()
     run(url, *(f"alter table steps drop column {name}" for name in without))
 
 
-def test_the_newest_revision_is_the_one_that_catalogs_are_compared_with():
+def test_catalogs_are_compared_with_the_newest_revision():
     scripts = ScriptDirectory(str(Path(sys.modules[Catalog.__module__].__file__).parent / "migrations"))
     assert scripts.get_heads() == [f"{FORMAT_VERSION:04}"]
 
 
-def test_the_revisions_make_the_tables_that_the_catalog_uses(url):
+def test_revisions_create_the_tables_of_the_catalog(url):
     assert runs(url) == ()
     engine = sa.create_engine(url)
     with engine.connect() as connection:
@@ -79,7 +79,7 @@ def test_the_revisions_make_the_tables_that_the_catalog_uses(url):
 
 @pytest.mark.share(2)
 @pytest.mark.parametrize("before", ["nothing", "unrevised", "unrevised without counts"])
-def test_processes_that_open_a_catalog_at_once_upgrade_it_once(url, before):
+def test_concurrent_processes_upgrade_a_catalog_once(url, before):
     if before != "nothing":
         unrevised(url, without=("superseded", "deletes") if before.endswith("counts") else ())
     pipe = subprocess.PIPE
@@ -100,7 +100,7 @@ def test_processes_that_open_a_catalog_at_once_upgrade_it_once(url, before):
     engine.dispose()
 
 
-def test_a_catalog_of_a_later_revision_is_refused_by_name(url):
+def test_later_revision_is_rejected_by_name(url):
     assert runs(url) == ()
     run(url, f"update {VERSION_TABLE} set version_num = '0007'")
     expected = (
@@ -117,7 +117,7 @@ def test_a_catalog_of_a_later_revision_is_refused_by_name(url):
     assert runs(url) == ()
 
 
-def test_alembic_is_imported_only_where_a_catalog_is_upgraded(tmp_path):
+def test_alembic_is_imported_only_for_an_upgrade(tmp_path):
     url = f"sqlite:///{tmp_path}/catalog.db"
     code = (
         "import sys; from pipeline.governance import Catalog\n"
@@ -130,8 +130,8 @@ def test_alembic_is_imported_only_where_a_catalog_is_upgraded(tmp_path):
     assert answers == ["True\n", "False\n"]
 
 
-def test_an_upgrade_that_fails_changes_nothing(url, monkeypatch):
-    """A killed or failing upgrade leaves the catalog as it was: the next opening does all of it."""
+def test_failed_upgrade_changes_nothing(url, monkeypatch):
+    """A killed or failed upgrade leaves the catalog unchanged; the next process that opens it performs the upgrade."""
     unrevised(url, without=("superseded",))
 
     def fail(*_: object) -> None:

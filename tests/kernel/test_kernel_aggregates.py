@@ -110,7 +110,7 @@ def test_keys_of_every_type_over_splits(splits, kind):
     assert splits.same(got, rows)
 
 
-def test_without_rows_there_is_one_answer_or_no_group(splits):
+def test_empty_input_gives_one_row_or_no_group(splits):
     splits.give(t="select 1 as x where false")
     assert splits.planned("select count(*) as n, sum(x) as s from t", 3)[2] == [(0, None)]
     assert splits.planned("select x, count(*) as n from t group by x", 3)[2] == []
@@ -145,7 +145,7 @@ def test_distinct_rows_are_groups(splits):
     assert splits.same(got, rows)
 
 
-def test_first_and_last_are_those_of_the_input(splits):
+def test_first_and_last_follow_the_input_order(splits):
     splits.give(t="select n, n % 2 as k, if(n in (0, 1, 18), null, n) as x from range(20) r(n)")
     statement = """
         select k, first(x) as f, last(x) as l, first(n) filter (where n > 12) as g, list(n) as ns,
@@ -163,7 +163,7 @@ def test_ties_are_broken_by_value(splits):
         "select arg_max(n, y) as a, mode(x) as m, any_value(n) as v, mode(y) as z from t", 7
     )
     assert chosen.strategy == "partial"
-    assert rows == [(30, 0, 0, 0)]  # that of the first split, and the smallest of the most frequent values
+    assert rows == [(30, 0, 0, 0)]  # `any_value` of the first split, and the smallest of the most frequent values
     splits.give(t="select unnest([3, 1, 3, 2, 2, 3, null, null, null, null]) as x")
     assert splits.planned("select mode(x) as m from t", 7)[2] == [(3,)]
     for values in (range(50), range(49, -1, -1)):

@@ -42,7 +42,7 @@ def rejected(con, marked):
     return [(reasons, json.loads(row)) for reasons, _, _, row in rows]
 
 
-def test_a_condition_that_is_null_does_not_hold(con):
+def test_null_condition_is_a_violation(con):
     marked = mark(con, FLIGHTS, expect("quarantine", on_time="delay >= 0", somewhere="origin is not null"))
     assert marked.violations(con) == {"on_time": 2, "somewhere": 1}
     assert ids(con, marked.kept()) == ["a", None]
@@ -94,7 +94,7 @@ DOUBLES = """
         (1, 'x', 10),   -- the first
         (1, 'x', 20),   -- a duplicate
         (1, 'y', 30),   -- another key
-        (2, 'x', -1),   -- set aside for its value
+        (2, 'x', -1),   -- quarantined for its value
         (2, 'x', 40),   -- so this one is the first
         (null, 'x', 50),
         (null, 'x', 60),
@@ -103,7 +103,7 @@ DOUBLES = """
 """
 
 
-def judged(con, key, *more, existing=None):
+def validated(con, key, *more, existing=None):
     marked = mark(con, DOUBLES, (*more, *key_expectations(key)))
     mark_duplicates(con, marked, key)
     if existing is not None:
@@ -112,10 +112,10 @@ def judged(con, key, *more, existing=None):
     return kept, {row["n"]: reasons for reasons, row in rejected(con, marked)}
 
 
-def test_the_first_row_of_a_key_stays(con):
-    kept, away = judged(con, ("a", "b"))
+def test_first_row_of_a_key_is_kept(con):
+    kept, violations = validated(con, ("a", "b"))
     assert kept == [10, 30, -1]
-    assert away == {
+    assert violations == {
         20: "key_is_unique",
         40: "key_is_unique",
         70: "key_is_unique",
@@ -125,17 +125,17 @@ def test_the_first_row_of_a_key_stays(con):
 
 
 def test_quarantined_rows_do_not_count_for_key_uniqueness(con):
-    kept, away = judged(con, ("a", "b"), *expect("quarantine", positive="n > 0"))
+    kept, violations = validated(con, ("a", "b"), *expect("quarantine", positive="n > 0"))
     assert kept == [10, 30, 40]
-    assert away[-1] == "positive"
+    assert violations[-1] == "positive"
 
 
 def test_dropped_rows_do_not_count_for_key_uniqueness_but_warned_rows_do(con):
-    assert judged(con, ("a", "b"), *expect("drop", positive="n > 0"))[0] == [10, 30, 40]
-    assert judged(con, ("a", "b"), *expect("warn", positive="n > 0"))[0] == [10, 30, -1]
+    assert validated(con, ("a", "b"), *expect("drop", positive="n > 0"))[0] == [10, 30, 40]
+    assert validated(con, ("a", "b"), *expect("warn", positive="n > 0"))[0] == [10, 30, -1]
 
 
-def test_the_first_row_by_rank_stays(con):
+def test_first_row_by_rank_is_kept(con):
     rows = "(1, 'b.csv', 1, 5), (1, 'a.csv', 2, 6), (1, 'a.csv', 9, 4), (2, 'a.csv', 3, 8), (2, 'a.csv', 3, 7)"
     query = f"select * from (values {rows}) as v(id, _source, _position, n)"
     marked = mark(con, query, key_expectations(("id",)), hidden=("_source", "_position"))
@@ -144,13 +144,13 @@ def test_the_first_row_by_rank_stays(con):
 
 
 def test_existing_keys_are_rejected(con):
-    kept, away = judged(con, ("a", "b"), existing="select 1 as a, 'x' as b union all select null, 'x'")
+    kept, violations = validated(con, ("a", "b"), existing="select 1 as a, 'x' as b union all select null, 'x'")
     assert kept == [30, -1]
-    assert away[10] == "key_is_unique"
-    assert away[50] == "key_is_not_null"
+    assert violations[10] == "key_is_unique"
+    assert violations[50] == "key_is_not_null"
 
 
-def test_nan_is_one_key_and_lists_and_structs_are_compared_whole(con):
+def test_nan_is_one_key_and_lists_and_structs_are_compared_by_value(con):
     query = (
         "select * from (values ('nan'::double, [1, 2], {'a': 1}), ('nan', [1, 2], {'a': 1}), ('nan', [1, 3], {'a': 1}))"
         " as v(d, l, s)"
@@ -200,7 +200,7 @@ def test_columns_that_cannot_be_stored(con, query, words):
         mark(con, query, ())
 
 
-def test_as_many_expectations_as_there_are_bits(con):
+def test_number_of_expectations_is_limited_by_the_bits(con):
     conditions = {f"not_{i}": f"n <> {i}" for i in range(62)}
     marked = mark(con, "select range as n from range(62)", expect("quarantine", **conditions))
     assert set(marked.violations(con).values()) == {1}
@@ -218,7 +218,7 @@ def test_a_query_that_ends_in_a_comment(con):
     assert mark(con, "select 1 as x -- the only one", ()).counts(con) == (1, 0, 0)
 
 
-def test_errors_of_a_condition_come_through(con):
+def test_errors_of_a_condition_are_raised(con):
     with pytest.raises(duckdb.ConversionException, match="Could not convert string 'EWR'"):
         mark(con, FLIGHTS, expect("warn", number="origin::integer > 0"))
     with pytest.raises(duckdb.BinderException, match="nowhere"):
@@ -231,14 +231,14 @@ def test_a_value_that_does_not_fit_its_stored_type_fails(con):
         con.execute(marked.kept({"s": "BIGINT"})).fetchall()
 
 
-def test_hidden_columns_tell_where_a_quarantined_row_came_from(con):
+def test_hidden_columns_are_the_origin_of_a_quarantined_row(con):
     query = "select 1 as x, 'a.csv' as _source, 7::bigint as _position"
     marked = mark(con, query, expect("quarantine", none="false"), hidden=("_source", "_position"))
     assert marked.columns == ("x",)
     assert con.execute(marked.rejected()).fetchall() == [("none", "a.csv", 7, '{"x":1}')]
 
 
-def test_a_position_that_is_no_number_is_left_out(con):
+def test_position_that_is_not_a_number_is_null(con):
     marked = mark(con, "select 'here' as _position, 5 as _source", expect("quarantine", none="false"))
     assert con.execute(marked.rejected()).fetchall()[0][1:3] == ("5", None)
 

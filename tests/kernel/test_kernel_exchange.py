@@ -234,7 +234,7 @@ def statements(draw):
     return f"{with_}select {columns} from {source} {where} {after} {draw(st.sampled_from(TAILS))}"
 
 
-def answered(splits, statement, buckets=(1, 3, 7), large=LARGE):
+def check_statement(splits, statement, buckets=(1, 3, 7), large=LARGE):
     """Check a statement with each number of buckets, and return its exchange or the refusal.
 
     `None` for a statement that DuckDB cannot run.
@@ -369,36 +369,38 @@ REFUSED = """
 """
 
 
-def said(statement):
+def exchange_of(statement):
     return exchange(parse(statement), SCHEMAS, {"t": 4, "u": 3, "v": 2, "w": 1}, 2)
 
 
 @pytest.mark.parametrize("statement", [line.strip() for line in COVERED.strip().splitlines()])
 def test_statements_that_can_run_in_buckets(statement):
-    assert not isinstance(said(statement), Refusal), said(statement)
+    assert not isinstance(exchange_of(statement), Refusal), exchange_of(statement)
 
 
 @pytest.mark.parametrize("statement", [line.strip() for line in REFUSED.strip().splitlines()])
 def test_statements_that_cannot_run_in_buckets(statement):
-    assert isinstance(said(statement), Refusal), said(statement)
+    assert isinstance(exchange_of(statement), Refusal), exchange_of(statement)
 
 
 def test_keys_have_common_types_and_positions_and_are_extended():
-    chosen = said("select t.k from t join u on t.s = u.s and u.k = t.k")
+    chosen = exchange_of("select t.k from t join u on t.s = u.s and u.k = t.k")
     assert {name: sorted(keys) for name, keys in chosen.keys.items()} == {
         "t": ['"k"::BIGINT', '"s"'],
         "u": ['"k"::BIGINT', '"s"'],
     }
     assert chosen.keys["t"] == chosen.keys["u"]
-    assert said("select upper(s) as s2, list(x) as xs from t group by s2").keys == {"t": ('try(UPPER("s"))',)}
+    assert exchange_of("select upper(s) as s2, list(x) as xs from t group by s2").keys == {"t": ('try(UPPER("s"))',)}
 
 
 def test_small_inputs_are_replicated_if_that_is_correct():
-    assert set(said("select t.k from t join w on t.k = w.k qualify count(*) over (partition by t.k) = 1").keys) == {"t"}
-    assert set(said("select t.k from w left join t on t.k = w.k").keys) == {"t", "w"}
-    assert set(said("select t.k from t full join w on t.k = w.k").keys) == {"t", "w"}
-    assert set(said("select * from w semi join t using (k)").keys) == {"t", "w"}
-    assert set(said("select * from w where k in (select k from t)").keys) == {"t", "w"}
+    assert set(
+        exchange_of("select t.k from t join w on t.k = w.k qualify count(*) over (partition by t.k) = 1").keys
+    ) == {"t"}
+    assert set(exchange_of("select t.k from w left join t on t.k = w.k").keys) == {"t", "w"}
+    assert set(exchange_of("select t.k from t full join w on t.k = w.k").keys) == {"t", "w"}
+    assert set(exchange_of("select * from w semi join t using (k)").keys) == {"t", "w"}
+    assert set(exchange_of("select * from w where k in (select k from t)").keys) == {"t", "w"}
 
 
 @pytest.mark.parametrize(
@@ -406,7 +408,7 @@ def test_small_inputs_are_replicated_if_that_is_correct():
     [
         (True, "select t.k from t left join u on t.k = u.k"),
         (True, "select * from t where not exists (select 1 from u where u.k = t.k) order by x limit 3"),
-        (True, "select t.j, sum(u.y) as y from t join u on t.k = u.k group by t.j"),  # its groups merge
+        (True, "select t.j, sum(u.y) as y from t join u on t.k = u.k group by t.j"),  # its groups can be merged
         (False, "select t.k from t right join u on t.k = u.k"),
         (False, "select t.k, list(u.y) as ys from t join u on t.k = u.k group by t.k"),
         (False, "select distinct t.k from t join u on t.k = u.k"),
@@ -416,16 +418,16 @@ def test_small_inputs_are_replicated_if_that_is_correct():
     ],
 )
 def test_a_hot_key_may_be_split_if_driving_rows_are_independent(expected, statement):
-    chosen = said(statement)
+    chosen = exchange_of(statement)
     assert set(chosen.keys) >= {"t"}
     assert chosen.driving_may_split is expected
 
 
 def test_order_and_limit_are_applied_again_to_the_union_of_buckets():
-    chosen = said("select k, count(distinct x) as n from t group by k order by n desc, t.k + 1 limit 3 offset 2")
+    chosen = exchange_of("select k, count(distinct x) as n from t group by k order by n desc, t.k + 1 limit 3 offset 2")
     assert chosen.statement.endswith("LIMIT 5")
     assert chosen.finish == f'SELECT * FROM {BUCKETS} ORDER BY 2 DESC, "k" + 1 LIMIT 3 OFFSET 2'
-    assert said("select k, list(x) as xs from t group by k").finish is None
+    assert exchange_of("select k, list(x) as xs from t group by k").finish is None
 
 
 @pytest.mark.parametrize(
@@ -441,8 +443,8 @@ def test_order_and_limit_are_applied_again_to_the_union_of_buckets():
         ("select k from nobody", "the columns of 'nobody' are not known"),
     ],
 )
-def test_a_refusal_says_why(statement, why):
-    assert why in str(said(statement))
+def test_refusal_has_a_reason(statement, why):
+    assert why in str(exchange_of(statement))
 
 
 @pytest.fixture(scope="module")
@@ -510,18 +512,18 @@ LARGE_OF_TPCH = frozenset({"lineitem", "orders", "partsupp"})
         (LARGE_OF_TPCH | {"part", "customer"}, {1, 2, 4, 12, 13, 14, 16, 17, 19, 21}),
         (LARGE_OF_TPCH, {1, 2, 3, 4, 5, 7, 8, 10, 12, 13, 14, 16, 17, 18, 19, 20, 21}),
     ],
-    ids=["parts and customers in buckets", "parts and customers whole"],
+    ids=["parts and customers in buckets", "parts and customers replicated"],
 )
 def test_tpch_queries_in_buckets_equal_the_direct_query(splits, tpch, large, covered):
     splits.give(**TPCH)
-    results = {number: answered(splits, query, buckets=(3,), large=large) for number, query in tpch.items()}
+    results = {number: check_statement(splits, query, buckets=(3,), large=large) for number, query in tpch.items()}
     assert len(results) == 22
     assert {number for number, chosen in results.items() if not isinstance(chosen, Refusal)} == covered
 
 
 def test_every_clause_in_buckets_equals_the_direct_query(splits):
     splits.give(**{name: rows_as_query(name, rows) for name, rows in ROWS.items()})
-    results = [answered(splits, statement, buckets=(3,)) for statement in some(dict.fromkeys(ALIKE), 80)]
+    results = [check_statement(splits, statement, buckets=(3,)) for statement in some(dict.fromkeys(ALIKE), 80)]
     sql = [chosen for chosen in results if chosen is not None]
     covered = [chosen for chosen in sql if not isinstance(chosen, Refusal)]
     assert len(sql) > len(results) / 2  # most of them are valid SQL
@@ -535,7 +537,7 @@ def test_every_clause_in_buckets_equals_the_direct_query(splits):
 @given(given_tables=tables(), statement=statements(), large=st.sets(st.sampled_from("tuv")).map(frozenset))
 def test_a_statement_in_buckets_equals_the_direct_query(splits, given_tables, statement, large):
     splits.give(**given_tables)
-    chosen = answered(splits, statement, large=large)  # asserts that both results are equal
+    chosen = check_statement(splits, statement, large=large)  # asserts that both results are equal
     assume(chosen is not None)
     event("refused" if isinstance(chosen, Refusal) else "covered")
     assert isinstance(chosen, Refusal) or chosen.keys

@@ -173,7 +173,7 @@ def _functions(condition):
 
 
 @pytest.mark.parametrize("arguments", ["", "x", "x, y", "x, y, 1"])
-def test_no_aggregate_of_duckdb_is_taken_for_a_function_of_one_row(arguments):
+def test_no_aggregate_of_duckdb_is_treated_as_row_wise(arguments):
     taken = [
         name
         for name in _functions("function_type = 'aggregate'")
@@ -192,7 +192,7 @@ def test_no_volatile_function_of_duckdb_is_split(arguments):
     assert [name for name in taken if name != "error"] == []  # it always raises
 
 
-def test_no_macro_that_hides_an_aggregate_or_the_time_is_split():
+def test_no_macro_with_an_aggregate_or_the_time_is_split():
     hidden = r"function_type = 'macro' and regexp_matches(macro_definition, '(?i)\b(sum|avg|count|list|now|current_\w+|get_current\w*|json_group\w*|group_\w+)\(')"
     taken = [name for name in _functions(hidden) if _strategy_if_sql(f"select {name}(x) as a from t") == "blockwise"]
     assert [name for name in taken if not name.startswith(("list_", "array_", "map_"))] == []
@@ -224,7 +224,7 @@ def test_the_driving_table_is_the_first_input(statement, tables):
     assert tables_of(parse(statement)) == tables
 
 
-def test_a_plan_says_why():
+def test_plan_has_a_reason():
     chosen = choose_strategy(
         parse("with c as (select x from t) select c.x, u.y, v.z from c join u using (x) left join v using (y)")
     )

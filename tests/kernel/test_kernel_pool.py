@@ -89,11 +89,11 @@ def test_concurrent_users_are_isolated():
     wrong = []
 
     def work(number):
-        for turn in range(20):
+        for attempt in range(20):
             with connect(ONE) as con:
-                con.execute(f"create table mine as select {number} as n, {turn} as t")
-                if con.execute("from mine").fetchall() != [(number, turn)]:
-                    wrong.append((number, turn))
+                con.execute(f"create table mine as select {number} as n, {attempt} as t")
+                if con.execute("from mine").fetchall() != [(number, attempt)]:
+                    wrong.append((number, attempt))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
     for thread in threads:
@@ -104,7 +104,7 @@ def test_concurrent_users_are_isolated():
     assert len(pool._idle) <= pool.MAX_IDLE  # noqa: SLF001
 
 
-def test_other_limits_are_another_instance():
+def test_different_limits_use_different_instances():
     with connect(ONE) as con:
         first = instance_of(con)
     with connect(Limits(threads=2)) as con:

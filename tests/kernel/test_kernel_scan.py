@@ -20,7 +20,7 @@ FILES = st.lists(st.builds(DataFile, st.uuids().map(str), st.integers(0, 9), st.
 
 
 @given(files=FILES, target=st.integers(1, 300))
-def test_splits_together_are_the_scan(files, target):
+def test_splits_together_equal_the_scan(files, target):
     scan = Scan(SCHEMA, tuple(files))
     parts = scan.splits(target)
     assert tuple(file for part in parts for file in part.files) == scan.files
@@ -29,7 +29,7 @@ def test_splits_together_are_the_scan(files, target):
 
 
 @given(files=FILES, target=st.integers(1, 300))
-def test_a_split_is_no_larger_than_asked_unless_it_is_one_file(files, target):
+def test_split_has_at_most_the_target_size_unless_it_is_one_file(files, target):
     for part in Scan(SCHEMA, tuple(files)).splits(target):
         assert part.size_bytes <= target or len([f for f in part.files if f.size_bytes]) == 1
 
@@ -60,7 +60,7 @@ def files(tmp_path):
     return tuple(written)
 
 
-def test_rows_come_in_the_order_of_the_files(files):
+def test_rows_are_in_the_order_of_the_files(files):
     scan = Scan(SCHEMA, files)
     with connect() as con:
         rows = con.execute(scan.query()).fetchall()
@@ -78,4 +78,4 @@ def test_inputs_become_views_of_their_names(files):
 
 def test_a_scan_survives_pickling(files):
     scan = Scan(SCHEMA, files)
-    assert pickle.loads(pickle.dumps(scan)) == scan  # noqa: S301 - our own
+    assert pickle.loads(pickle.dumps(scan)) == scan  # noqa: S301 - pickled by this test

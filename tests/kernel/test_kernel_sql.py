@@ -31,7 +31,7 @@ def test_syntax_errors(text, words):
     assert str(caught.value).endswith("(flights.py:31)")
 
 
-def test_a_definition_reads_a_table():
+def test_statement_without_a_table_is_rejected():
     with pytest.raises(
         DefinitionError, match="the SELECT reads no table; name a source or a table after FROM"
     ) as caught:
@@ -80,7 +80,7 @@ def test_a_leading_comment_is_the_description(text, description):
     assert sql(text, description="given").description == "given"
 
 
-def test_layout_and_comments_do_not_count():
+def test_fingerprint_ignores_layout_and_comments():
     first = SqlTransform("select x, y + 1 as z from t where x > 0").fingerprint
     assert first == SqlTransform("-- words\nSELECT x,\n   y+1 AS z -- more\nFROM t WHERE x > 0").fingerprint
     assert first != SqlTransform("select x, y + 2 as z from t where x > 0").fingerprint

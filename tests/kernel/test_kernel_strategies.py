@@ -235,7 +235,7 @@ def grouped(draw):
     return f"{with_}select {keys}count(*) as n, {calls} from {source} {where} {group} {having} {tail}"
 
 
-def answered(splits, statement, parts=(1, 3, 7)):
+def check_statement(splits, statement, parts=(1, 3, 7)):
     """Check a statement over each number of splits and return the strategy; `None` if DuckDB cannot run it."""
     try:
         kinds, rows = splits.direct(statement)
@@ -284,7 +284,7 @@ GROUPED = [
 )
 def test_every_clause_over_splits_equals_the_direct_query(splits, statements, strategies):
     splits.give(t=table_of(ROWS), u=SMALL)
-    results = [answered(splits, statement, parts=(3,)) for statement in some(statements, 60)]
+    results = [check_statement(splits, statement, parts=(3,)) for statement in some(statements, 60)]
     assert len(results) - results.count(None) > len(results) / 2  # most of them are valid SQL
     assert set(results) - {None} <= strategies
     assert not PROOFS or set(results) - {None} == strategies
@@ -294,7 +294,7 @@ def test_every_clause_over_splits_equals_the_direct_query(splits, statements, st
 @given(table=tables(), statement=plain())
 def test_a_plain_select_over_splits_equals_the_direct_query(splits, table, statement):
     splits.give(t=table, u=SMALL)
-    strategy = answered(splits, statement)  # asserts that both results are equal
+    strategy = check_statement(splits, statement)  # asserts that both results are equal
     assume(strategy is not None)
     event(strategy)
     assert strategy in {"blockwise", "broadcast", "partial", "gather"}  # DISTINCT is grouped
@@ -304,7 +304,7 @@ def test_a_plain_select_over_splits_equals_the_direct_query(splits, table, state
 @given(table=tables(), statement=grouped())
 def test_a_grouped_select_over_splits_equals_the_direct_query(splits, table, statement):
     splits.give(t=table, u=SMALL)
-    strategy = answered(splits, statement)  # asserts that both results are equal
+    strategy = check_statement(splits, statement)  # asserts that both results are equal
     assume(strategy is not None)
     event(strategy)
     assert strategy in {"partial", "gather"}

@@ -37,7 +37,7 @@ STORED = st.recursive(
 
 @settings(max_examples=examples(20, 60))
 @given(STORED)
-def test_a_stored_type_comes_back_from_arrow(kind):
+def test_stored_types_survive_arrow(kind):
     assert stored_type(kind) == kind
     assert sql_type(arrow_type(kind)) == kind
 
@@ -78,7 +78,7 @@ def test_stored_types_agree_between_duckdb_and_arrow(kind):
         ("MAP(UUID, STRUCT(a TIME))", 'MAP(VARCHAR, STRUCT("a" VARCHAR))'),
     ],
 )  # fmt: skip
-def test_types_that_a_lake_does_not_hold(kind, expected):
+def test_types_that_a_lake_cannot_store(kind, expected):
     assert stored_type(kind) == expected
 
 
@@ -90,7 +90,7 @@ def test_types_that_a_lake_does_not_hold(kind, expected):
         "map {'a': time '10:00'}", "array_value(1, 2)", "union_value(num := 1)", "now()", "[now()]",
     ],
 )  # fmt: skip
-def test_every_value_can_be_cast_to_what_it_is_stored_as(value):
+def test_every_value_can_be_cast_to_its_stored_type(value):
     with connect() as con:
         schema = stored(schema_of(con, f"select {value} as x"))
         result = arrow(con, f"select x::{schema.columns[0].type} as x from (select {value} as x)")

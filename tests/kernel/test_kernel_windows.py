@@ -114,7 +114,7 @@ THREE = [(1, "a", 1), (2, "a", 2), (31, "b", 3), (None, "b", 9)]
         "select w, k, n from (select tumble(ts, interval '30 minutes') as w, k, count(*) as n from t group by all)",
     ],
 )
-def test_a_window_may_be_written_as_any_key(text):
+def test_window_can_be_written_like_any_grouping_key(text):
     begin = NEW_YEAR
     assert answer(text, THREE) == [(begin, "a", 2), (begin + 30 * MINUTE, "b", 1)]
 
@@ -157,13 +157,13 @@ def test_tumble_and_hop_use_partial_aggregation(word, strategy):
     )
 
 
-def test_a_statement_without_windows_is_run_as_it_was_written():
+def test_statement_without_windows_is_not_rewritten():
     text = "select  x  from t -- as it is"
     assert SqlTransform(text).sql == text
     assert SqlTransform(text).window is None
 
 
-def test_the_length_of_a_window_counts_and_its_spelling_does_not():
+def test_fingerprint_depends_on_the_length_of_a_window_not_its_spelling():
     text = "select tumble(ts, interval '{}') as w, count(*) as n from t group by all"
     hour = SqlTransform(text.format("1 hour"))
     assert hour.fingerprint == SqlTransform(text.format("60 minutes")).fingerprint
@@ -223,7 +223,7 @@ def test_invalid_windows_are_rejected_with_their_place(select, match):
     assert refused.value.place.file == __file__
 
 
-def test_windows_in_python_are_the_same_table():
+def test_windows_in_python_equal_windows_in_sql():
     python = window(
         tumble("15 minutes", on="ts"), of="t", by="k", where="x > 1", n="count(*)", mean="avg(x)", emit="change"
     )

@@ -17,7 +17,7 @@ def lake(tmp_path) -> Lake:
 
 
 class Writer:
-    """Stages a SELECT and commits it, as a step of a run does."""
+    """Stages a SELECT and commits it, like a step of a run."""
 
     def __init__(self, table: LakeTable) -> None:
         self.table = table

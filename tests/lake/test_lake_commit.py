@@ -20,7 +20,7 @@ from pipeline.lake import Commit, Lake, Storage, TableHead
 ONE, TWO = "select 1 as a, 'x' as b", "select 2 as a, 'y' as b"
 
 
-def test_a_table_that_is_not_there_has_no_version(lake, writer):
+def test_missing_table_has_no_version(lake, writer):
     assert writer().table.version() is None
     with pytest.raises(StorageError, match="'t' does not exist yet; run the project first"):
         lake.rows(writer().table)
@@ -42,7 +42,7 @@ def test_create_append_and_overwrite(lake, writer):
     assert (third.manifest.run_id, third.manifest_id) == ("r3", third.manifest.manifest_id)
 
 
-def test_an_overwrite_may_change_the_columns(lake, writer):
+def test_overwrite_can_change_the_columns(lake, writer):
     w = writer()
     first = w.write(ONE)
 
@@ -53,7 +53,7 @@ def test_an_overwrite_may_change_the_columns(lake, writer):
     assert w.table.version(0) == first
 
 
-def test_no_rows_make_a_version_without_files(lake, writer):
+def test_commit_without_rows_is_a_version_without_files(lake, writer):
     w = writer()
     version = w.write(f"{ONE} where false")
 
@@ -64,7 +64,7 @@ def test_no_rows_make_a_version_without_files(lake, writer):
     assert emptied.rows == 0
 
 
-def test_older_versions_can_be_read_while_they_are_kept(writer):
+def test_read_older_versions_while_available(writer):
     w = writer()
     first = w.write(ONE)
     w.write(TWO, "r2", "append", first)
@@ -74,7 +74,7 @@ def test_older_versions_can_be_read_while_they_are_kept(writer):
         w.table.version(7)
 
 
-def test_a_log_that_is_no_log_is_an_error(writer):
+def test_invalid_log_is_an_error(writer):
     w = writer()
     w.write(ONE)
     Path(w.table.storage.uri, "_delta_log", f"{0:020}.json").write_text("nonsense")
@@ -83,7 +83,7 @@ def test_a_log_that_is_no_log_is_an_error(writer):
         w.table.version()
 
 
-def test_the_same_manifest_is_committed_once(writer):
+def test_manifest_is_committed_once(writer):
     w = writer()
     files, schema = w.stage(ONE), Schema.of({"a": "INTEGER", "b": "VARCHAR"})
     first = w.table.commit(w.manifest(), files, schema, None)
@@ -94,7 +94,7 @@ def test_the_same_manifest_is_committed_once(writer):
     assert again.rows == 1
 
 
-def test_of_two_writers_that_saw_one_version_the_second_meets_a_conflict(lake, writer):
+def test_second_of_two_writers_with_the_same_version_gets_a_conflict(lake, writer):
     w = writer()
     seen = w.write(ONE)
     w.write(TWO, "r2", "append", seen)
@@ -106,7 +106,7 @@ def test_of_two_writers_that_saw_one_version_the_second_meets_a_conflict(lake, w
     assert lake.rows(w.table).num_rows == 2
 
 
-def test_of_two_creators_the_second_meets_a_conflict(writer):
+def test_second_of_two_creators_gets_a_conflict(writer):
     w = writer()
     w.write(ONE)
 
@@ -114,8 +114,8 @@ def test_of_two_creators_the_second_meets_a_conflict(writer):
         w.write(TWO, "r2", "overwrite", None)
 
 
-def test_a_commit_that_comes_between_the_check_and_the_write_is_a_conflict(lake, writer):
-    """The table is opened, then somebody else commits, and only then is it written to."""
+def test_commit_between_check_and_write_is_a_conflict(lake, writer):
+    """The table is opened, then another writer commits, and then the first one writes."""
     w = writer()
     seen = w.write(ONE)
     head = w.table.head()
@@ -129,7 +129,7 @@ def test_a_commit_that_comes_between_the_check_and_the_write_is_a_conflict(lake,
 
 
 class Unlucky(TableHead):
-    """Commits, and then something happens instead of an answer."""
+    """Commits, then triggers an event instead of returning."""
 
     def __init__(self, place, happens):
         super().__init__(place)
@@ -146,7 +146,7 @@ def fail():
     raise TimeoutError("no answer")
 
 
-def test_a_reply_that_was_lost_is_found_in_the_log(writer):
+def test_lost_response_is_resolved_by_the_log(writer):
     w = writer()
     schema = w.write(ONE).schema
     head = Unlucky(w.table.place, fail)
@@ -158,8 +158,8 @@ def test_a_reply_that_was_lost_is_found_in_the_log(writer):
 
 
 @pytest.mark.parametrize("killed", [True, False])
-def test_a_quarantine_says_its_format_and_a_kill_before_its_first_rows_changes_nothing(lake, monkeypatch, killed):
-    """It is made without rows, because Delta refuses properties of others beside rows, and then the rows come."""
+def test_quarantine_has_a_format_and_survives_a_kill_before_its_first_rows(lake, monkeypatch, killed):
+    """It is created without rows, because Delta rejects custom properties together with rows; then the rows are added."""
     table, schema = lake.quarantine("t"), Schema.of({"a": "INTEGER"})
     with connect() as con:
         files = table.stager("r1").stage(con, "select 1::int as a", 0)
@@ -178,7 +178,7 @@ def test_a_quarantine_says_its_format_and_a_kill_before_its_first_rows_changes_n
     assert DeltaTable(table.storage.uri).metadata().configuration["headwater.formatVersion"] == "2"
 
 
-def test_of_two_who_make_a_quarantine_one_commits_first_and_the_other_meets_a_conflict(lake):
+def test_second_of_two_creators_of_a_quarantine_gets_a_conflict(lake):
     schema = Schema.of({"a": "INTEGER"})
     first, second = lake.quarantine("t"), lake.quarantine("t")
     heads = first.head(), second.head()
@@ -195,8 +195,8 @@ def test_of_two_who_make_a_quarantine_one_commits_first_and_the_other_meets_a_co
         heads[1].commit_files(Commit(files[1], schema, "append", 222))
 
 
-def test_a_reply_that_was_lost_is_found_below_another_commit(lake, writer):
-    """Somebody has committed on top: ours is there, and the next one meets a conflict."""
+def test_lost_response_is_resolved_below_a_later_commit(lake, writer):
+    """Another writer has committed on top: our commit is in the log, and the next one gets a conflict."""
     w = writer()
     w.table = replace(w.table, is_quarantine=True)
     schema = Schema.of({"a": "INTEGER", "b": "VARCHAR"})
@@ -208,13 +208,15 @@ def test_a_reply_that_was_lost_is_found_below_another_commit(lake, writer):
 
     head = Unlucky(w.table.place, overtaken)
 
-    assert head.commit_files(Commit(w.stage(TWO, "r2"), schema, "append", 222)) == 2  # 0 has the properties alone
+    assert (
+        head.commit_files(Commit(w.stage(TWO, "r2"), schema, "append", 222)) == 2
+    )  # version 0 contains only the properties
     with pytest.raises(ConflictError):
         head.commit_files(Commit(w.stage(TWO, "r3"), schema, "append", 333))
     assert lake.rows(w.table).num_rows == 3
 
 
-def test_a_failure_that_changed_nothing_says_so(writer):
+def test_failed_commit_without_changes_is_reported_as_such(writer):
     w = writer()
     seen = w.write(ONE)
     commit = Commit((), seen.schema, "append", 7, removed=frozenset({"elsewhere"}))
@@ -224,7 +226,7 @@ def test_a_failure_that_changed_nothing_says_so(writer):
     assert w.table.version() == seen
 
 
-def test_when_the_table_cannot_be_read_again_the_outcome_is_unknown(writer):
+def test_outcome_is_unknown_if_the_table_cannot_be_read_again(writer):
     w = writer()
     seen = w.write(ONE)
     log = Path(w.table.storage.uri, "_delta_log", f"{1:020}.json")
@@ -243,21 +245,21 @@ def test_when_the_table_cannot_be_read_again_the_outcome_is_unknown(writer):
     with pytest.raises(StorageError, match="cannot be read"):
         head.commit_files(commit)
     log.write_text(texts[0])
-    assert head.commit_files(commit) == 1  # the same head finds out
+    assert head.commit_files(commit) == 1  # the same head determines the outcome
     assert len(DeltaTable(w.table.storage.uri).history()) == 2
 
 
-def test_files_that_were_staged_and_not_committed_are_seen_by_nobody(lake, writer):
+def test_uncommitted_files_are_invisible(lake, writer):
     w = writer()
     seen = w.write(ONE)
-    w.stage(TWO, "crashed")  # and the process died here
+    w.stage(TWO, "crashed")  # and the process is killed here
 
     assert w.table.version() == seen
     assert lake.rows(w.table).num_rows == 1
     assert w.write(TWO, "r2", "append", seen).rows == 2
 
 
-def test_a_split_that_is_staged_again_writes_the_same_names(writer):
+def test_restaged_split_has_the_same_file_names(writer):
     w, p = writer(), writer("p", ("b",))
 
     assert w.stage(ONE)[0].path == w.stage(ONE)[0].path == "part-r1-00000.parquet"
@@ -265,7 +267,7 @@ def test_a_split_that_is_staged_again_writes_the_same_names(writer):
     assert w.stage(f"{ONE} where false") == ()
 
 
-def test_what_was_added_since_a_version(writer):
+def test_files_added_since_a_version(writer):
     #  version  0 create   1 append   2 append   3 overwrite   4 append
     #  since 0             1 file     2 files    more than     more than
     #  since 3                                                 1 file
@@ -284,7 +286,7 @@ def test_what_was_added_since_a_version(writer):
     assert w.table.added_since(4, versions[4].manifest_id, versions[3]) is None
 
 
-def test_what_was_added_since_a_version_that_is_gone_is_not_known(writer):
+def test_files_added_since_an_unavailable_version_are_unknown(writer):
     w = writer()
     first = w.write(ONE)
     second = w.write(TWO, "r2", "append", first)
@@ -296,7 +298,7 @@ def test_what_was_added_since_a_version_that_is_gone_is_not_known(writer):
     assert w.table.version() == second
 
 
-def test_a_manifest_that_is_damaged_or_gone_is_an_error(writer):
+def test_damaged_or_missing_manifest_is_an_error(writer):
     w = writer()
     version = w.write(ONE)
     path = Path(w.table.storage.uri, "_headwater", f"{version.manifest_id:016x}.json")
@@ -314,7 +316,7 @@ def test_a_manifest_that_is_damaged_or_gone_is_an_error(writer):
     assert w.table.version() == version
 
 
-def test_a_quarantine_carries_marks_and_no_manifests(lake, writer):
+def test_quarantine_has_manifest_ids_but_no_manifests(lake, writer):
     w = writer()
     w.table = lake.quarantine("t")
     schema = Schema.of({"a": "INTEGER", "b": "VARCHAR"})
@@ -327,7 +329,7 @@ def test_a_quarantine_carries_marks_and_no_manifests(lake, writer):
     assert DeltaTable(w.table.storage.uri).history()[0]["headwater.run"] == "r"
 
 
-def test_of_many_writers_at_once_exactly_one_wins(lake, writer):
+def test_exactly_one_of_many_concurrent_writers_commits(lake, writer):
     seen = writer().write(ONE)
     start = threading.Barrier(4)
 
@@ -348,7 +350,7 @@ def test_of_many_writers_at_once_exactly_one_wins(lake, writer):
     assert lake.rows(writer().table).num_rows == 2
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+def test_folder_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     table = Lake(Storage(str(tmp_path / "file" / "lake"))).table("silver", "t")
 
@@ -360,7 +362,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of two megabytes."""
+    """A file system of 2 MB."""
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = (
@@ -377,7 +379,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("partition_by", [(), ("p",)])
-def test_a_full_disk_is_an_error_and_the_last_version_stays(small_disk, writer, partition_by):
+def test_full_disk_is_an_error_and_the_last_version_is_kept(small_disk, writer, partition_by):
     w = writer()
     w.table = Lake(Storage(str(small_disk / "lake"))).table("silver", "t", partition_by=partition_by)
     seen = w.write("select 1 as a, 'x' as p")
@@ -387,7 +389,7 @@ def test_a_full_disk_is_an_error_and_the_last_version_stays(small_disk, writer, 
     ):
         w.write("select i as a, i % 2 || 'p' as p, uuid() as u from range(300000) t(i)", "r2", "overwrite", seen)
     (small_disk / "filler").write_bytes(b"0" * 300_000)
-    while True:  # fill what is left
+    while True:  # fill the remaining space
         try:
             with (small_disk / "filler").open("ab") as file:
                 file.write(b"0" * 4096)

@@ -16,7 +16,7 @@ SCHEMA = Schema.of({"a": "INTEGER", "p": "VARCHAR"})
 
 
 class Stream:
-    """Commits one row each epoch, through one head."""
+    """Commits one row per epoch through one head."""
 
     def __init__(self, writer) -> None:
         self.writer, self.table = writer, writer.table
@@ -42,7 +42,7 @@ def feed(table):
     return sorted(pa.RecordBatchReader.from_stream(reader).read_all()["a"].to_pylist())
 
 
-def test_epochs_are_committed_one_after_the_other(stream):
+def test_epochs_are_committed_in_sequence(stream):
     assert (stream.head.number, stream.head.manifest_id, stream.head.epoch, stream.head.manifest) == (
         None,
         None,
@@ -64,15 +64,15 @@ def test_epochs_are_committed_one_after_the_other(stream):
     assert version.rows == 3
 
 
-def test_an_epoch_is_committed_once(stream):
+def test_epoch_is_committed_once(stream):
     assert [stream.epoch(0), stream.epoch(1), stream.epoch(1)] == [0, 1, 1]
 
-    with pytest.raises(ConflictError, match="epoch 1 of 't' is committed: got another up to 1"):
+    with pytest.raises(ConflictError, match="epoch 1 of 't' is already committed: got committed up to epoch 1"):
         stream.epoch(1, rows="select 7::integer as a, 'p1' as p", removed=frozenset(), mode="overwrite")
     assert stream.table.version().rows == 2
 
 
-def test_of_two_heads_the_second_is_told_and_stays_told(stream):
+def test_second_of_two_heads_always_gets_a_conflict(stream):
     stream.epoch(0)
     zombie = Stream(stream.writer)
     stream.epoch(1)
@@ -84,7 +84,7 @@ def test_of_two_heads_the_second_is_told_and_stays_told(stream):
     assert feed(stream.table) == [0, 1, 2]
 
 
-def test_a_reader_who_follows_sees_no_row_twice_through_a_compaction(stream):
+def test_incremental_reader_reads_no_row_twice_across_a_compaction(stream):
     #  version        0 … 7   8 compacted   9 … 16   17 compacted   18
     #  since 3        gets the rows of 4 … 7, 9 … 16 and 18, each once, whichever files hold them now
     marks = [(stream.epoch(n), stream.head.manifest_id) for n in range(8)]
@@ -106,12 +106,12 @@ def test_a_reader_who_follows_sees_no_row_twice_through_a_compaction(stream):
     assert stream.values(now.files) == list(range(17))
 
 
-def test_a_compaction_keeps_mark_and_manifest_and_a_stream_goes_on(stream):
+def test_compaction_keeps_the_manifest_and_the_stream_continues(stream):
     for number in range(8):
         stream.epoch(number)
     before = stream.table.version()
 
-    compacted = compact(stream.table, stream.table.head())  # another process, beside the stream
+    compacted = compact(stream.table, stream.table.head())  # another process, concurrent with the stream
 
     after = stream.table.version()
     assert (after.manifest_id, after.manifest, after.rows) == (before.manifest_id, before.manifest, before.rows)
@@ -121,7 +121,7 @@ def test_a_compaction_keeps_mark_and_manifest_and_a_stream_goes_on(stream):
     assert compact(stream.table, stream.head) is None
 
 
-def test_a_compaction_that_comes_second_tries_again_or_leaves(stream):
+def test_compaction_after_a_concurrent_commit_retries_or_gives_up(stream):
     for number in range(8):
         stream.epoch(number)
     late = stream.table.head()
@@ -132,7 +132,7 @@ def test_a_compaction_that_comes_second_tries_again_or_leaves(stream):
     assert stream.table.version().rows == 9
 
 
-def test_rows_that_go_from_a_compacted_file_go_for_readers_who_knew_its_parts(writer):
+def test_removal_of_a_compacted_file_reaches_readers_of_its_parts(writer):
     stream = Stream(writer())
     known = [(stream.epoch(n), stream.head.manifest_id) for n in range(4)]
     compact(stream.table, stream.head)
@@ -142,13 +142,13 @@ def test_rows_that_go_from_a_compacted_file_go_for_readers_who_knew_its_parts(wr
     number = stream.head.commit(manifest, files, SCHEMA, removed=frozenset({file.uri}))
 
     now = stream.table.version(number)
-    change = stream.table.change_since(*known[1], now)  # knew 0 and 1; 2 and 3 came and went again
+    change = stream.table.change_since(*known[1], now)  # the reader knew 0 and 1; 2 and 3 were added and removed since
     assert stream.values(change.added) == [0, 2]
     assert stream.values(change.removed) == [0, 1]
     assert stream.table.change_since(*known[3], now).removed != ()
 
 
-def test_vacuum_removes_what_is_old_and_needed_by_nobody(stream):
+def test_vacuum_removes_old_unused_files(stream):
     for number in range(8):
         stream.epoch(number)
     compact(stream.table, stream.head)
@@ -167,7 +167,7 @@ def test_vacuum_removes_what_is_old_and_needed_by_nobody(stream):
     assert stream.table.storage.has(manifest_name(version.manifest_id))
 
 
-def test_a_log_that_is_kept_short_still_tells_what_came(writer):
+def test_folded_log_still_contains_all_changes(writer):
     stream = Stream(writer())
     known = [(stream.epoch(n), stream.head.manifest_id) for n in range(30)]
     tidy(stream.table.place)
@@ -190,7 +190,7 @@ def test_a_log_that_is_kept_short_still_tells_what_came(writer):
         stream.table.version(3)
 
 
-def test_a_manifest_that_is_gone_is_only_missed_for_the_newest_version(stream):
+def test_only_the_newest_version_requires_its_manifest(stream):
     stream.epoch(0)
     first = stream.table.version()
     stream.epoch(1)
@@ -202,7 +202,7 @@ def test_a_manifest_that_is_gone_is_only_missed_for_the_newest_version(stream):
         stream.table.version(1)
 
 
-def test_a_compaction_by_another_engine_is_told_as_unknown(writer):
+def test_compaction_by_another_engine_is_reported_as_unknown(writer):
     stream = Stream(writer())
     known = [(stream.epoch(n), stream.head.manifest_id) for n in range(5)]
     DeltaTable(stream.table.storage.uri).optimize.compact()
@@ -213,7 +213,7 @@ def test_a_compaction_by_another_engine_is_told_as_unknown(writer):
     assert stream.table.change_since(*known[1], now) is None
 
 
-def test_commits_of_a_mark_twice_are_one(stream):
+def test_repeated_commit_of_a_manifest_id_has_no_effect(stream):
     stream.epoch(0)
     commit = Commit(stream.writer.stage("select 1::integer as a, 'p' as p", "x"), SCHEMA, "append", 7)
     assert [stream.head.commit_files(commit), stream.head.commit_files(commit)] == [1, 1]

@@ -1,4 +1,4 @@
-"""Merging: the last row of a key stays, however rows are spread over merges, and only files that lose rows are written."""
+"""Merging keeps the last row per key for any distribution over merges, and rewrites only files that lose rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOW = Merge("seq", "op = 'D'")
 
 @dataclass
 class Merging:
-    """A table that is merged into, one SELECT of rows after the other."""
+    """A table that SELECTs are merged into, one after the other."""
 
     table: object
     key: tuple[str, ...] = ("id",)
@@ -40,7 +40,7 @@ class Merging:
     limits: Limits = field(default_factory=Limits)
 
     def merge(self, *selects):
-        """Stage each SELECT as a split, merge them and commit; return what became of the rows."""
+        """Stage each SELECT as a split, merge them and commit; return the result."""
         run = f"r{next(self.runs)}"
         with connect() as con:
             schema = stored(schema_of(con, selects[0]))
@@ -75,7 +75,7 @@ def values(*events):
     return f"select * from (values {rows}) as t(id, seq, op, v)"
 
 
-def test_the_greatest_sequence_of_a_key_stays(merging):
+def test_row_with_the_greatest_sequence_stays(merging):
     t = merging()
     result = t.merge(values((1, 1, "I", "a"), (2, 1, "I", "b"), (1, 3, "U", "c"), (1, 2, "U", "late")))
     assert (result.rows_out, result.superseded, result.deletes) == (2, 2, 0)
@@ -85,7 +85,7 @@ def test_the_greatest_sequence_of_a_key_stays(merging):
     assert t.rows() == [(1, 3, "U", "c"), (2, 2, "U", "newer"), (3, 1, "I", "d")]
 
 
-def test_a_delete_removes_its_key_and_a_late_older_row_does_not_bring_it_back(merging):
+def test_late_older_row_does_not_restore_a_deleted_key(merging):
     t = merging()
     t.merge(values((1, 1, "I", "a"), (2, 1, "I", "b")))
     result = t.merge(values((1, 5, "D", None), (9, 1, "D", None)))
@@ -99,10 +99,10 @@ def test_a_delete_removes_its_key_and_a_late_older_row_does_not_bring_it_back(me
     assert t.rows() == [(1, 6, "I", "again"), (2, 1, "I", "b")]
 
 
-def test_rows_of_one_key_and_sequence_are_settled_the_same_in_any_order(lake):
+def test_ties_of_key_and_sequence_are_resolved_in_any_order(lake):
     events = [(1, 1, "I", "a"), (1, 1, "I", "b"), (1, 1, "I", None), (2, 1, "I", "x"), (2, 1, "D", None)]
     results = set()
-    for number, permutation in enumerate(random.Random(1).sample([*itertools.permutations(events)], 12)):  # noqa: S311 - a test
+    for number, permutation in enumerate(random.Random(1).sample([*itertools.permutations(events)], 12)):  # noqa: S311 - not for security
         t = Merging(lake.table("silver", f"t{number}"))
         t.merge(values(*permutation[:2]))
         t.merge(values(*permutation[2:]))
@@ -111,7 +111,7 @@ def test_rows_of_one_key_and_sequence_are_settled_the_same_in_any_order(lake):
 
 
 def last_rows(events):
-    """The model: of each key the event with the greatest sequence, a delete before a row, then the greatest text."""
+    """The model: per key the event with the greatest sequence; a delete wins over a row, then the greatest text wins."""
     kept = {}
     for event in events:
         kept[event[0]] = max(kept.get(event[0], event), event, key=lambda e: (e[1], e[2] == "D", e[2], e[3] or ""))
@@ -120,8 +120,8 @@ def last_rows(events):
 
 @pytest.mark.share(2)
 @pytest.mark.parametrize(("seed", "partition_by"), [(0, ()), (1, ()), (2, ()), (3, ("op",)), (4, ("id",))])
-def test_any_spread_over_merges_gives_the_last_row_of_each_key(merging, seed, partition_by):
-    chance = random.Random(seed)  # noqa: S311 - a test
+def test_any_distribution_over_merges_gives_the_last_row_per_key(merging, seed, partition_by):
+    chance = random.Random(seed)  # noqa: S311 - not for security
     events = [
         (chance.randrange(12), chance.randrange(8), chance.choice("IUUD"), chance.choice("abc")) for _ in range(90)
     ]
@@ -135,7 +135,7 @@ def test_any_spread_over_merges_gives_the_last_row_of_each_key(merging, seed, pa
     assert len(t.seen.manifest.tombstones) <= 8
 
 
-def test_only_files_that_lose_a_row_are_written_again(merging):
+def test_only_files_that_lose_a_row_are_rewritten(merging):
     t = merging()
     t.merge(
         *(
@@ -148,11 +148,11 @@ def test_only_files_that_lose_a_row_are_written_again(merging):
     after = {file.uri for file in t.seen.files}
     assert len(before - after) == 1
     assert result.removed == before - after
-    assert len(after - before) == 1  # the row that came is written with those that stay
+    assert len(after - before) == 1  # the new row is written together with the remaining rows
     assert t.seen.rows == 402
 
 
-def test_new_keys_are_appended_and_nothing_is_written_again(merging):
+def test_new_keys_are_appended_without_rewrites(merging):
     t = merging()
     t.merge("select 2 * i as id, 1::bigint as seq, 'I' as op, 'v' as v from range(100) t(i)")
     result = t.merge("select 2 * i + 1 as id, 1::bigint as seq, 'I' as op, 'v' as v from range(50) t(i)")
@@ -160,7 +160,7 @@ def test_new_keys_are_appended_and_nothing_is_written_again(merging):
     assert len(t.seen.files) == 2
 
 
-def test_an_update_may_move_a_row_to_another_partition(merging):
+def test_update_can_move_a_row_to_another_partition(merging):
     t = merging(("op",))
     t.merge(values((1, 1, "a b/ü", "x"), (2, 1, "a b/ü", "y"), (3, 1, "c", "z")))
     untouched = next(file.uri for file in t.seen.files if "op=c" in file.uri)
@@ -177,7 +177,7 @@ def test_an_update_may_move_a_row_to_another_partition(merging):
      ("i % 2 = 0", ("k",)), ("'key ' || i", ()), ("i::decimal(10, 2) / 4", ()), ("timestamp '2026-01-01' + i * interval 1 hour", ("k",)),
      ("repeat('ü', 70) || i", ()), ("case when i = 0 then 'nan'::double else i end", ())],
 )  # fmt: skip
-def test_keys_of_every_type_are_found(merging, kind, partitions):
+def test_keys_of_every_type_are_matched(merging, kind, partitions):
     t = merging(partitions, key=("n", "k"))
     rows = f"select i as n, {kind} as k, SEQ::bigint as seq, 'I' as op from range(4) t(i)"
     t.merge(rows.replace("SEQ", "1"))
@@ -199,13 +199,13 @@ def test_files_without_bounds_are_always_read():
     assert overlapping(bounds, ranges()) == []
 
 
-def test_every_column_of_a_key_rules_files_out():
+def test_every_key_column_excludes_files():
     bounds = pa.table({"uri": ["a", "b"], "min_0": [1, 1], "max_0": [9, 9], "min_1": ["a", "p"], "max_1": ["f", "z"]})
     ranges = pa.table({"low_0": [2], "high_0": [2], "low_1": ["q"], "high_1": ["q"]})
     assert overlapping(bounds, ranges) == ["b"]
 
 
-def test_times_cut_to_milliseconds_are_still_found():
+def test_bounds_truncated_to_milliseconds_still_match():
     def at(us):
         return pa.array([us], pa.timestamp("us"))
 
@@ -214,16 +214,16 @@ def test_times_cut_to_milliseconds_are_still_found():
     assert overlapping(bounds, pa.table({"low_0": at(3_001), "high_0": at(3_001)})) == []
 
 
-def test_nothing_is_left_of_staged_files_that_were_written_again(merging):
+def test_rewritten_staged_files_are_removed(merging):
     t = merging()
     t.merge(values((1, 1, "I", "a"), (1, 2, "I", "b")))
     t.merge(values((1, 3, "I", "c")))
     there = {str(path) for path in Path(t.table.storage.uri).glob("*.parquet")}
     assert {file.uri for file in t.seen.files} <= there
-    assert len(there) == 2  # this version's and the last one's
+    assert len(there) == 2  # the files of this version and the last one
 
 
-def test_a_merge_of_an_old_version_conflicts(merging):
+def test_merge_into_an_old_version_is_a_conflict(merging):
     t = merging()
     t.merge(values((1, 1, "I", "a")))
     other = replace(t, runs=itertools.count(10))
@@ -233,7 +233,7 @@ def test_a_merge_of_an_old_version_conflicts(merging):
     assert t.rows() == [(1, 2, "I", "b")]
 
 
-def test_a_file_that_is_not_there_cannot_be_replaced(merging):
+def test_missing_file_cannot_be_replaced(merging):
     t = merging()
     t.merge(values((1, 1, "I", "a")))
     with pytest.raises(StorageError, match=r"does not have a file that should be replaced: got .*gone.parquet"):
@@ -254,12 +254,12 @@ def test_a_file_that_is_not_there_cannot_be_replaced(merging):
         ({}, "select 1 as id, 1 as seq, 'I' as op, 1 as File_Index", "column 'file_index', which is a reserved name"),
     ],
 )
-def test_rows_that_cannot_be_merged(merging, fields, select, message):
+def test_rows_that_cannot_be_merged_are_rejected(merging, fields, select, message):
     with pytest.raises(DefinitionError, match=message):
         merging(**fields).merge(select)
 
 
-def test_a_merge_larger_than_its_memory_spills(merging):
+def test_merge_larger_than_memory_spills(merging):
     t = merging(limits=Limits(memory_bytes=120 << 20, threads=2))
     rows = "select (i * 7919) % 1500000 as id, {}::bigint as seq, 'I' as op, md5(i::varchar) as v from range({}) t(i)"
     t.merge(rows.format(1, 1_500_000))
@@ -268,7 +268,7 @@ def test_a_merge_larger_than_its_memory_spills(merging):
     assert t.rows("distinct seq, count(*) over (partition by seq)", "seq") == [(1, 800_000), (2, 700_000)]
 
 
-def test_the_log_says_the_same_partition_of_a_file_when_it_goes(merging):
+def test_removed_file_has_the_same_partition_in_the_log(merging):
     t = merging(("d", "tz", "ts", "b", "text", "none"))
     rows = (
         "select 1::bigint as id, {}::bigint as seq, 'I' as op, date '2026-01-31' as d, true as b, 'a b/ü%' as text, "
@@ -284,7 +284,7 @@ def test_the_log_says_the_same_partition_of_a_file_when_it_goes(merging):
     assert removed["dataChange"]
 
 
-def test_the_change_feed_of_a_merge_adds_up(merging):
+def test_change_feed_of_a_merge_is_consistent(merging):
     t = merging()
     t.merge(values((1, 1, "I", "a"), (2, 1, "I", "b"), (3, 1, "I", "c")))
     t.merge(values((1, 2, "U", "x"), (3, 2, "D", None)))
@@ -295,7 +295,7 @@ def test_the_change_feed_of_a_merge_adds_up(merging):
     assert {key: n for key, n in count.items() if n} == {(1, "a"): -1, (1, "x"): 1, (3, "c"): -1}
 
 
-def test_what_came_and_went_since_a_version(merging):
+def test_files_added_and_removed_since_a_version(merging):
     t = merging()
     t.merge(values((1, 1, "I", "a")))
     first = t.seen
@@ -308,7 +308,7 @@ def test_what_came_and_went_since_a_version(merging):
     assert t.table.change_since(first.number, first.manifest_id, t.seen) is None
 
 
-def test_rows_of_chosen_keys_are_replaced_and_no_others(merging):
+def test_only_rows_of_the_given_keys_are_replaced(merging):
     t = merging()
     t.merge(values((1, 1, "I", "a"), (2, 1, "I", "b"), (3, 1, "I", "c")))
     with connect() as con:

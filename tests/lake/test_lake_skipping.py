@@ -1,4 +1,4 @@
-"""Files that a statement cannot need are passed over, and never one that it needs."""
+"""Data skipping excludes files that a statement cannot need, and never one that it needs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROWS = pa.table(
 
 @pytest.fixture(params=[(), ("part",)], ids=["plain", "partitioned"])
 def table(tmp_path, request):
-    """A table of four files of three rows each."""
+    """A table of four files with three rows each."""
     lake_table = Lake(Storage(str(tmp_path))).table("silver", "t", partition_by=request.param)
     stager = lake_table.stager("r")
     files = []
@@ -63,12 +63,12 @@ def table(tmp_path, request):
         ("select * from u left join t on t.n = u.n where t.n > 8", 1),
         ("select * from u left join t on t.n = u.n and t.n > 8", 4),
         ("select * from t a join t b using (n) where a.n > 8", 4),
-        ("select t.n from t, u where x > 2.1", 4),  # whose `x` it is cannot be told from the text
+        ("select t.n from t, u where x > 2.1", 4),  # the text does not determine which table `x` belongs to
         ("select * from t where n > 100", 0),
         ("select * from t where moment > timestamp '2024-01-01 00:00:00.0165'", 1),
     ],
 )
-def test_files_are_passed_over(table, statement, left):
+def test_files_are_skipped(table, statement, left):
     version = table.version()
 
     selected = files_for(table, version, file_conditions(parse(statement), "t", version.schema))
@@ -84,13 +84,13 @@ def test_files_are_passed_over(table, statement, left):
     assert answers[0] == answers[1]
 
 
-def test_text_compared_with_a_number_is_in_another_order_than_the_bounds(table):
+def test_text_compared_with_a_number_has_a_different_order_than_the_bounds(table):
     version = table.version()
 
     assert file_conditions(parse("select * from t where word > 9 and '3' < n"), "t", version.schema) == ()
 
 
-def test_what_the_engine_cannot_compare_leaves_all_files(table):
+def test_all_files_are_kept_if_a_condition_cannot_be_evaluated(table):
     version = table.version()
     schema = Schema.of({"n": "BIGINT", "unknown": "BIGINT"})
 

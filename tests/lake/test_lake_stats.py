@@ -12,7 +12,7 @@ from deltalake import DeltaTable, QueryBuilder
 from pipeline.core.errors import StorageError
 
 UTC = dt.UTC
-# name: DuckDB type, then its values as SQL and as Python; the bounds are to be true for every type
+# name: DuckDB type, then its values as SQL and as Python; the bounds must be valid for every type
 VALUES = {
     "ti": ("tinyint", ["-128", "127"], [-128, 127]),
     "si": ("smallint", ["-5", "7"], [-5, 7]),
@@ -29,7 +29,7 @@ VALUES = {
     "at": (
         "timestamp",
         ["'1969-12-31 23:59:59.123456'", "'2024-02-29 01:02:03'"],
-        [dt.datetime(1969, 12, 31, 23, 59, 59, 123456), dt.datetime(2024, 2, 29, 1, 2, 3)],  # noqa: DTZ001 - without a zone
+        [dt.datetime(1969, 12, 31, 23, 59, 59, 123456), dt.datetime(2024, 2, 29, 1, 2, 3)],  # noqa: DTZ001 - a TIMESTAMP has no zone
     ),
     "tz": (
         "timestamptz",
@@ -39,7 +39,7 @@ VALUES = {
 }
 
 
-def test_a_reader_that_goes_by_the_bounds_finds_every_value(writer):
+def test_reader_that_uses_the_bounds_finds_every_value(writer):
     rows = [", ".join(f"cast({sql[i]} as {kind}) as {name}" for name, (kind, sql, _) in VALUES.items()) for i in (0, 1)]
     nulls = ", ".join(f"null::{kind} as {name}" for name, (kind, _, _) in VALUES.items())
     w = writer()
@@ -60,7 +60,7 @@ def test_a_reader_that_goes_by_the_bounds_finds_every_value(writer):
 @pytest.mark.parametrize(
     "bad", ["'nan'::double", "'inf'::double", "1.5::float / 0", "timestamp 'infinity'", "date '-infinity'"]
 )
-def test_a_value_without_an_exact_bound_hides_no_row(writer, bad):
+def test_value_without_exact_bound_hides_no_row(writer, bad):
     w = writer()
     w.write(f"select {bad} as x, 1 as i union all select null, 2")
     (file,) = w.stage(f"select {bad} as x, 1 as i", "r2")
@@ -72,7 +72,7 @@ def test_a_value_without_an_exact_bound_hides_no_row(writer, bad):
     assert dataset.to_table(filter=pc.field("i") == 2).num_rows == 1
 
 
-def test_a_decimal_of_many_digits_is_found(writer):
+def test_decimal_with_many_digits_is_matched(writer):
     w = writer()
     w.write("select 12345678901234567890.12::decimal(38,2) as x union all select -1")
 
@@ -81,7 +81,7 @@ def test_a_decimal_of_many_digits_is_found(writer):
     assert dataset.to_table(filter=pc.field("x") == Decimal("12345678901234567890.12")).num_rows == 1
 
 
-def test_a_long_text_is_cut_down_below_and_raised_above(writer):
+def test_bounds_of_long_text_are_truncated(writer):
     (file,) = writer().stage(
         "select 'b' || repeat('x', 99) as t union all select 'c' || repeat('y', 62) || 'z' || 'more'"
     )
@@ -92,13 +92,13 @@ def test_a_long_text_is_cut_down_below_and_raised_above(writer):
     assert stats["maxValues"]["t"] == "c" + "y" * 62 + "{"
 
 
-def test_a_long_text_whose_last_character_cannot_be_raised_gives_no_bounds(writer):
+def test_long_text_without_an_upper_bound(writer):
     (file,) = writer().stage("select repeat(chr(1114111), 70) as t")
 
     assert "maxValues" not in json.loads(file.stats)
 
 
-def test_nested_and_binary_columns_have_no_bounds_and_hide_nothing(writer):
+def test_nested_and_binary_columns_have_no_bounds(writer):
     w = writer()
     w.write("select [1, 2] as l, {'a': 1} as s, map {'k': 1} as m, 'x'::blob as b, 1 as i")
 
@@ -112,7 +112,7 @@ def test_nested_and_binary_columns_have_no_bounds_and_hide_nothing(writer):
 PARTS = ["007", None, "a b/c=d%", "é", "x:y?z#w", "__HIVE_DEFAULT_PARTITION__", "q'uo\"te", "*[ab]"]
 
 
-def test_partitions_may_be_null_or_hold_any_character(lake, writer):
+def test_partition_values_can_be_null_or_contain_any_character(lake, writer):
     w = writer(partition_by=("p",))
     values = ", ".join(
         "(null, 1)" if p is None else f"('{p.replace(chr(39), chr(39) * 2)}', {i})" for i, p in enumerate(PARTS)
@@ -137,11 +137,11 @@ def test_partitions_may_be_null_or_hold_any_character(lake, writer):
         ("boolean", True),
         ("decimal(4,1)", Decimal("1.5")),
         ("bigint", -(2**63)),
-        ("timestamp", dt.datetime(2024, 1, 2, 3, 4, 5, 600000)),  # noqa: DTZ001 - without a zone
+        ("timestamp", dt.datetime(2024, 1, 2, 3, 4, 5, 600000)),  # noqa: DTZ001 - a TIMESTAMP has no zone
         ("timestamptz", dt.datetime(2024, 1, 2, 3, 4, 5, 600000, tzinfo=UTC)),
     ],
 )
-def test_a_partition_of_any_type_is_read_by_others_as_it_was_written(writer, kind, value):
+def test_other_engines_read_partitions_of_any_type(writer, kind, value):
     w = writer(partition_by=("p",))
     w.write(f"select '{value}'::{kind} as p, 1 as i union all select null, 2")
 
@@ -150,12 +150,12 @@ def test_a_partition_of_any_type_is_read_by_others_as_it_was_written(writer, kin
     assert rows == [{"p": value, "i": 1}, {"p": None, "i": 2}]
 
 
-def test_empty_text_is_no_partition(writer):
+def test_empty_text_is_rejected_as_a_partition_value(writer):
     with pytest.raises(StorageError, match=r"empty text in a partition column .*: got p; use null"):
         writer(partition_by=("p",)).write("select '' as p, 1 as i")
 
 
-def test_partitions_change_only_when_the_table_is_made_anew(writer):
+def test_partitioning_changes_only_on_recomputation(writer):
     seen = writer(partition_by=("p",)).write("select 'x' as p, 1 as i")
     with pytest.raises(
         StorageError,
@@ -171,7 +171,7 @@ def test_partitions_change_only_when_the_table_is_made_anew(writer):
     assert table.to_pyarrow_table().to_pylist() == [{"p": "y", "i": 2}]
 
 
-def test_other_engines_read_what_we_write(writer):
+def test_other_engines_read_our_tables(writer):
     w = writer(partition_by=("p",))
     w.write("select 'x' as p, timestamptz '2024-06-01 12:00:00+00' + to_days(i::int) as at from range(10) t(i)")
 

@@ -70,7 +70,7 @@ class Trips:
         (self.root / "trips_project.py").write_text(DEFINITIONS + text)
 
     def add(self, file: str, *, first: int = 0, rows: int = 1400, seed: int = 7) -> None:
-        """Write a file of trips, one for each quarter of an hour from the first of January on."""
+        """Write a file of trips, one per quarter of an hour, starting on 1 January."""
         pyarrow.csv.write_csv(trips(first, rows, seed), self.root / "trips" / f"{file}.csv")
 
     def run(self, **options):
@@ -82,7 +82,7 @@ class Trips:
 
 
 def trips(first: int, rows: int, seed: int) -> pa.Table:
-    """Carrier and load decide how likely a trip is late; a tenth has no label, some has no load."""
+    """The probability of a late trip depends on carrier and load; a tenth has no label, and some have no load."""
     random = np.random.default_rng(seed)
     number = np.arange(first, first + rows)
     carrier = random.choice(["AA", "B6", "UA"], rows)
@@ -114,10 +114,10 @@ def start(root: Path) -> Trips:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
-    """A model store with its tables, which MLflow takes a second or more to make."""
+    """A model store with its tables; MLflow takes more than a second to create them."""
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of MLflow's own tables; what a run shows is tested
+        warnings.simplefilter("ignore")  # MLflow warns while it creates its tables; warnings of runs are errors
         mlflow.MlflowClient(tracking_uri=f"sqlite:///{file}")
     return file
 
@@ -132,7 +132,7 @@ def project(tmp_path, empty_store) -> Trips:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Trips:
-    """A project that has a champion, its store made by its run; not to be changed."""
+    """A project with a champion and the store that its run created; tests must not change it."""
     trips = start(tmp_path_factory.mktemp("trained"))
     assert trips.run().decision == "accepted"
     return trips

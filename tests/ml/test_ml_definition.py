@@ -32,11 +32,11 @@ def test_a_model_is_named_after_its_function_and_reads_its_parameter():
     assert definition.place.file == __file__
 
 
-def test_calling_it_calls_the_function():
+def test_calling_a_model_calls_its_function():
     assert define()([3, 1]) == define()(trips=[1, 3]) == [1, 3]
 
 
-def test_the_split_is_in_utc_unless_it_says_otherwise():
+def test_split_without_a_time_zone_is_in_utc():
     assert define(split_at="2024-01-08T02:00+02:00").evaluation == define().evaluation
 
 
@@ -53,7 +53,7 @@ def test_the_split_is_in_utc_unless_it_says_otherwise():
         {"function": lambda rows: sorted([*rows])},
     ],
 )
-def test_whatever_decides_the_model_is_in_its_fingerprint(change):
+def test_fingerprint_depends_on_everything_that_affects_the_model(change):
     assert define(**change).fingerprint != define().fingerprint == define().fingerprint
 
 
@@ -70,6 +70,6 @@ def test_whatever_decides_the_model_is_in_its_fingerprint(change):
         ({"baseline": "late"}, r"the baseline contains the label 'late'; remove it"),
     ],
 )
-def test_what_is_wrong_with_a_definition_is_said(change, message):
+def test_invalid_definitions_are_rejected_with_the_reason(change, message):
     with pytest.raises(DefinitionError, match=message):
         define(**change)

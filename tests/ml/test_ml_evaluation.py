@@ -12,7 +12,7 @@ import pytest
 from ml.models.evaluation import HIGHER_IS_BETTER, Evaluation, baseline_probability, gate, measure
 
 
-def test_the_metrics_of_four_rows_by_hand():
+def test_metrics_of_four_rows_equal_manual_results():
     metrics = measure(np.array([1, 0, 1, 0]), np.array([0.9, 0.6, 0.4, 0.1]))
 
     assert set(metrics) == set(HIGHER_IS_BETTER)

@@ -21,7 +21,7 @@ def test_the_package_exports_what_definitions_need():
     assert ml.__all__ == sorted(ml.__all__) == ["features", "model"]
 
 
-def test_importing_it_loads_no_library_of_machine_learning():
+def test_import_loads_no_machine_learning_library():
     heavy = "{'mlflow', 'pandas', 'sklearn'}"
     code = f"import ml, ml.models, sys; print({heavy} & set(sys.modules))"
 
@@ -40,7 +40,7 @@ def test_a_feature_view_is_a_gold_table_with_its_entity_as_key():
     assert view.place.file == __file__
 
 
-def test_it_can_be_called_on_tables():
+def test_feature_view_can_be_called_on_tables():
     view = ml.features(TEXT, entity=["trip_id"], event_time="started_at")
 
     rows = view(raw_trips=pa.table({"trip_id": [1], "started_at": [2], "load": [0.5], "other": [3]}))
@@ -48,7 +48,7 @@ def test_it_can_be_called_on_tables():
     assert rows.to_pylist() == [{"trip_id": 1, "started_at": 2, "load": 0.5}]
 
 
-def test_another_event_time_makes_it_another_definition():
+def test_fingerprint_depends_on_the_event_time():
     text = "select trip_id, started_at, ended_at from raw_trips"
     started = ml.features(text, entity="trip_id", event_time="started_at")
 
@@ -72,6 +72,6 @@ def test_another_event_time_makes_it_another_definition():
         ("select 1 as trip_id", "trip_id", "started_at", r"the SELECT reads no table"),
     ],
 )
-def test_a_view_without_its_columns_is_refused(text, entity, event_time, message):
+def test_view_without_its_columns_is_rejected(text, entity, event_time, message):
     with pytest.raises(DefinitionError, match=message):
         ml.features(text, entity=entity, event_time=event_time)

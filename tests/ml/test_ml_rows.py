@@ -40,12 +40,12 @@ RIDES = pa.table(
 )
 
 
-def test_rows_before_the_split_train_and_the_others_judge():
+def test_rows_before_the_split_are_for_training_and_others_for_evaluation():
     parts = divided(RIDES)
 
-    assert list(parts.train.features["x"].fillna(-1)) == [-1, 2, 4]  # in the order of time
+    assert list(parts.train.features["x"].fillna(-1)) == [-1, 2, 4]  # sorted by time
     assert list(parts.train.label) == [0, 1, 0]
-    assert list(parts.holdout.features["x"]) == [5, 6, 7, 8]  # the split itself judges
+    assert list(parts.holdout.features["x"]) == [5, 6, 7, 8]  # a row at the split is for evaluation
     assert list(parts.holdout.label) == [1, 0, 0, 1]
     assert (parts.rows, parts.unlabelled, parts.undated) == (8, 1, 0)
     assert parts.kinds == {"x": "integer"}  # neither entity, nor event time, nor label
@@ -57,13 +57,13 @@ def test_the_order_of_the_table_does_not_matter():
     assert divided(upside_down).train.features.equals(divided(RIDES).train.features)
 
 
-def test_rows_without_an_event_time_are_left_out_and_counted():
+def test_rows_without_an_event_time_are_excluded_and_counted():
     table = RIDES.set_column(1, "at", days(8, 7, None, 5, 4, None, 2, 1))
 
     parts = divided(table)
 
     assert len(parts.train.label) + len(parts.holdout.label) == 6
-    assert (parts.unlabelled, parts.undated) == (1, 1)  # one has neither
+    assert (parts.unlabelled, parts.undated) == (1, 1)  # one has neither label nor event time
 
 
 @pytest.mark.parametrize("at", [pa.timestamp("us"), pa.timestamp("ns", "America/New_York"), pa.date32(), pa.date64()])
@@ -90,7 +90,7 @@ def test_event_times_of_every_type_are_read_as_utc(at):
         (days(*[1, None] * 4), "timestamp", "datetime64[us, UTC]"),
     ],
 )
-def test_what_a_column_is_for_the_estimator_does_not_depend_on_its_nulls(values, kind, dtype):
+def test_type_of_a_column_for_the_estimator_is_independent_of_nulls(values, kind, dtype):
     parts = divided(RIDES.append_column("y", pa.array(values) if isinstance(values, list) else values))
 
     assert parts.kinds["y"] == kind
@@ -98,7 +98,7 @@ def test_what_a_column_is_for_the_estimator_does_not_depend_on_its_nulls(values,
     assert parts.holdout.features["y"].dtype == dtype
 
 
-def test_a_boolean_label_is_made_0_and_1():
+def test_boolean_label_is_converted_to_0_and_1():
     parts = divided(RIDES.set_column(3, "late", RIDES["late"].cast(pa.bool_())))
 
     assert list(parts.train.label) == [0, 1, 0]
@@ -137,7 +137,7 @@ def test_a_boolean_label_is_made_0_and_1():
         ("x", [1] * 8, {"baseline": ("z",)}, DefinitionError, r"baseline 'z' is not a column of 'rides'; known: 'x'"),
     ],
 )
-def test_rows_that_cannot_train_or_judge_are_named(column, values, changes, kind, message):
+def test_rows_unfit_for_training_or_evaluation_are_reported(column, values, changes, kind, message):
     table = RIDES.set_column(
         RIDES.schema.get_field_index(column), column, pa.array(values) if isinstance(values, list) else values
     )

@@ -1,4 +1,4 @@
-"""The same promises against a real MLflow server, reached over HTTP."""
+"""Training and serving with an MLflow server over HTTP."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def wait_for(url: str, process: subprocess.Popen) -> str:
     until = time.monotonic() + 60
     while time.monotonic() < until and process.poll() is None:
         try:
-            urllib.request.urlopen(f"{url}/health", timeout=1).close()  # noqa: S310 - our own server
+            urllib.request.urlopen(f"{url}/health", timeout=1).close()  # noqa: S310 - the server of this test
         except (urllib.error.URLError, TimeoutError):
             time.sleep(0.1)
         else:
@@ -53,7 +53,7 @@ def wait_for(url: str, process: subprocess.Popen) -> str:
 
 
 @pytest.mark.proof
-def test_a_model_is_kept_and_served_by_a_server(project, server, monkeypatch):
+def test_model_is_stored_and_served_by_a_server(project, server, monkeypatch):
     monkeypatch.setenv("HEADWATER_MODELS", server)
 
     first, second = project.run(), project.run()

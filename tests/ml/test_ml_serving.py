@@ -1,4 +1,4 @@
-"""Champions asked with plain rows."""
+"""Predictions of champions for plain rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def predictor(trained):
     return load_champion(trained.store, "lateness")
 
 
-def test_a_predictor_says_what_it_is_and_what_it_takes(predictor):
+def test_predictor_has_name_version_and_inputs(predictor):
     assert (predictor.name, predictor.version) == ("lateness", "1")
     assert list(predictor.inputs.items()) == [
         ("carrier", "text"),
@@ -30,7 +30,7 @@ def test_a_predictor_says_what_it_is_and_what_it_takes(predictor):
     ]
 
 
-def test_probabilities_come_in_the_order_of_the_rows(predictor):
+def test_probabilities_are_in_row_order(predictor):
     full, empty = predictor.predict([ROW, {**ROW, "load": 0.1}])
 
     assert 1 > full > 0.5 > empty > 0
@@ -60,7 +60,7 @@ def test_every_feature_may_be_null(predictor, name):
         {"seen_at": datetime(2024, 1, 8)},  # noqa: DTZ001 - taken as UTC
     ],
 )
-def test_values_that_mean_the_same_kind_are_taken(predictor, change):
+def test_equivalent_values_are_accepted(predictor, change):
     assert 0 < predictor.predict([{**ROW, **change}])[0] < 1
 
 
@@ -80,19 +80,19 @@ def test_values_that_mean_the_same_kind_are_taken(predictor, change):
         ({"carier": "B6"}, r"row 1 has an unknown feature 'carier'; did you mean 'carrier'\?"),
     ],
 )
-def test_a_wrong_row_is_named_with_its_feature(predictor, change, message):
+def test_invalid_row_is_reported_with_its_feature(predictor, change, message):
     with pytest.raises(RequestError, match=message):
         predictor.predict([ROW, {**ROW, **change}])
 
 
-def test_a_missing_feature_is_named(predictor):
+def test_missing_feature_is_reported(predictor):
     row = {name: value for name, value in ROW.items() if name not in {"hour", "load"}}
 
     with pytest.raises(RequestError, match="row 0 lacks 'hour', 'load'; pass null for unknown values"):
         predictor.predict([row])
 
 
-def test_without_a_champion_it_says_how_to_get_one(trained, tmp_path):
+def test_missing_champion_is_an_error_with_advice(trained, tmp_path):
     message = r"model 'other' has no champion yet; train one: headwater run --select \+other"
     with pytest.raises(ModelError, match=message):
         load_champion(trained.store, "other")
@@ -100,7 +100,7 @@ def test_without_a_champion_it_says_how_to_get_one(trained, tmp_path):
         load_champion(f"sqlite:///{tmp_path}/new/mlflow.db", "other")
 
 
-def test_a_champion_whose_files_are_gone_is_a_storage_error(project):
+def test_champion_with_missing_files_is_a_storage_error(project):
     project.run()
     for file in (project.root / ".headwater" / "mlflow").rglob("model.pkl"):
         file.unlink()
@@ -126,7 +126,7 @@ def lateness(trips):
 '''
 
 
-def test_a_class_of_the_project_is_served_where_its_code_is_not(project):
+def test_estimator_class_of_the_project_is_served_without_its_code(project):
     project.define(OWN_CLASS)
     project.run()
     (project.root / "trips_project.py").unlink()

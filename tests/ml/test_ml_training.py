@@ -41,10 +41,10 @@ def test_a_good_model_is_accepted_registered_and_becomes_champion(project, capfd
     assert verdict.metrics["auc"] > max(0.6, verdict.metrics["baseline_auc"])
     assert verdict.metrics["training_rows"] + verdict.metrics["holdout_rows"] + 140 == 1400
     assert champion(project).version == 1
-    assert capfd.readouterr() == ("", "")  # MLflow is quiet
+    assert capfd.readouterr() == ("", "")  # MLflow prints nothing
 
 
-def test_a_run_tells_how_the_model_came_to_be(project):
+def test_run_records_how_the_model_was_trained(project):
     runner = project.runner()
     runner.run()
 
@@ -63,7 +63,7 @@ def test_a_run_tells_how_the_model_came_to_be(project):
     assert saved.metadata["features"]["hour"] == "integer"
 
 
-def test_the_same_rows_and_code_give_the_same_figures(project):
+def test_same_rows_and_code_give_the_same_metrics(project):
     project.define(
         **{
             "LogisticRegression(max_iter=1000)": "SGDClassifier(loss='log_loss')",
@@ -78,7 +78,7 @@ def test_the_same_rows_and_code_give_the_same_figures(project):
     assert again.version == "2"
 
 
-def test_a_current_model_is_not_trained_again(project):
+def test_up_to_date_model_is_not_retrained(project):
     project.run()
 
     step = project.run()
@@ -88,7 +88,7 @@ def test_a_current_model_is_not_trained_again(project):
 
 
 @pytest.mark.parametrize("change", ["data", "code", "options"])
-def test_what_decides_a_model_trains_it_again_when_it_changes(project, change):
+def test_relevant_change_retrains_a_model(project, change):
     project.run()
 
     if change == "data":
@@ -103,7 +103,7 @@ def test_what_decides_a_model_trains_it_again_when_it_changes(project, change):
     assert champion(project).version == 2
 
 
-def test_a_refused_model_is_logged_and_the_former_champion_stays(project):
+def test_rejected_model_is_logged_and_the_champion_stays(project):
     project.run()
     project.define(**REFUSED)
 
@@ -119,15 +119,15 @@ def test_a_refused_model_is_logged_and_the_former_champion_stays(project):
     assert champion(project).version == 1
 
 
-def test_a_refused_model_is_trained_again_only_once_something_changed(project):
+def test_rejected_model_is_retrained_only_after_a_change(project):
     project.define(**REFUSED)
     first = project.run()
     again = project.runner().run()
 
-    assert (again.status, again.steps[-1].decision) == ("refused", "refused")  # it is said again
+    assert (again.status, again.steps[-1].decision) == ("refused", "refused")  # the rejection is reported again
     assert again.steps[-1].reason.endswith("change its inputs or its definition, or use --full")
     assert again.steps[-1].verdict == first.verdict
-    assert len(logged(project)) == 1  # and not trained again
+    assert len(logged(project)) == 1  # but the model is not retrained
 
     assert project.run(full=True).decision == "refused"
     assert len(logged(project)) == 2
@@ -140,7 +140,7 @@ def test_a_refused_model_is_trained_again_only_once_something_changed(project):
     assert len(logged(project)) == 4
 
 
-def test_a_model_that_a_refused_one_follows_is_accepted_again_once_it_is_good(project):
+def test_good_model_is_accepted_after_a_rejected_one(project):
     project.define(**REFUSED)
     project.run()
     project.define()
@@ -148,7 +148,7 @@ def test_a_model_that_a_refused_one_follows_is_accepted_again_once_it_is_good(pr
     assert project.run().decision == "skip"
 
 
-def test_a_model_that_does_not_beat_the_baseline_is_refused(project):
+def test_model_that_does_not_beat_the_baseline_is_rejected(project):
     learns_nothing = """
 @model(label="late", split_at="2024-01-08", at_least=0.5, baseline="carrier", min_rows=100)
 def lateness(trips):
@@ -189,7 +189,7 @@ def lateness(trips):
         ('label="late"', 'label="load"', ModelError, r"label 'load' is neither a boolean nor 0 and 1: got double"),
     ],
 )
-def test_what_cannot_be_trained_says_why(project, old, new, kind, message):
+def test_training_that_is_impossible_has_a_reason(project, old, new, kind, message):
     project.define(**{old: new})
 
     with pytest.raises(kind, match=message):
@@ -234,19 +234,19 @@ def lateness(trips):
         ),
     ],
 )
-def test_an_estimator_that_cannot_be_used_says_why(project, estimator, message):
+def test_unusable_estimator_is_rejected_with_the_reason(project, estimator, message):
     project.define(OWN_CLASSIFIER, **{"[0.5, 0.5]": estimator})
 
     with pytest.raises(ModelError, match=message):
         project.run()
 
 
-def test_asking_for_a_champion_writes_nothing(tmp_path):
+def test_reading_the_champion_writes_nothing(tmp_path):
     assert Registry(f"sqlite:///{tmp_path}/new/mlflow.db").origin("lateness") is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_that_cannot_be_opened_is_said_at_once(project, monkeypatch):
+def test_unusable_store_is_reported_immediately(project, monkeypatch):
     (project.root / "a_file").touch()
     monkeypatch.setenv("HEADWATER_MODELS", f"sqlite:///{project.root}/a_file/mlflow.db")
 
@@ -254,7 +254,7 @@ def test_a_store_that_cannot_be_opened_is_said_at_once(project, monkeypatch):
         project.run()
 
 
-def test_a_server_that_does_not_answer_is_said_at_once_and_without_its_password(project, monkeypatch):
+def test_unreachable_server_is_reported_immediately_without_its_password(project, monkeypatch):
     monkeypatch.setenv("HEADWATER_MODELS", "http://me:secret@127.0.0.1:9/")
 
     with pytest.raises(StorageError, match=r"the model store http://127.0.0.1:9/ cannot be used: got .*refused"):

@@ -24,7 +24,7 @@ numbers = source(files(Path(__file__).parent / "numbers.csv"))
 """
 
 
-def test_a_helper_beside_the_definitions_is_read_again_and_counts_as_code(tmp_path):
+def test_helper_module_is_reloaded_and_part_of_the_fingerprint(tmp_path):
     table = "import pyarrow as pa\nfrom pipeline import table\nfrom sums import plus\n\n@table()\ndef more(numbers: pa.Table) -> pa.Table:\n    return plus(numbers)\n"
     helper = "import pyarrow as pa\nimport pyarrow.compute as pc\n\ndef plus(t):\n    return pa.table({{'y': pc.add(t['x'], {n})}})\n"
     folder = write(tmp_path, work=SOURCE + table, sums=helper.format(n=1))
@@ -58,7 +58,7 @@ def test_a_package_of_definitions(tmp_path):
         (SOURCE + "a = sql('select from where')\n", r"invalid SQL|one SELECT|reads no table"),
     ],
 )
-def test_wrong_definitions_name_the_place(tmp_path, code, message):
+def test_invalid_definitions_are_reported_with_their_place(tmp_path, code, message):
     with pytest.raises(DefinitionError, match=message):
         load(write(tmp_path, work=code))
 
@@ -69,7 +69,7 @@ def test_missing_definitions(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pipeline.py", "serve.py", "json.py", "ml"])
-def test_a_module_that_hides_one_of_headwater_or_python_is_refused(tmp_path, name):
+def test_module_that_shadows_headwater_or_python_is_rejected(tmp_path, name):
     (tmp_path / "headwater.toml").write_text(f'[project]\nname = "p"\ndefinitions = "{name}"\n')
     file = tmp_path / name if name.endswith(".py") else tmp_path / name / "__init__.py"
     file.parent.mkdir(exist_ok=True)

@@ -53,7 +53,7 @@ def test_nothing_is_forgotten_while_every_table_has_a_definition(project):
     assert left(project(DEFINITIONS)) == []
 
 
-def test_what_is_left_of_renamed_tables_is_named_and_removed(project):
+def test_files_of_renamed_tables_are_listed_and_removed(project):
     project(DEFINITIONS)
     workspace = project(DEFINITIONS.replace("rows", "numbers").replace("total =", "sum_of_ids ="))
     assert left(workspace) == [

@@ -19,7 +19,7 @@ from pipeline.quality import drop, fail, quarantine, score, warn
         ([(0, 0), (10, 5)], 50.0),
     ],
 )
-def test_a_score_is_the_mean_share_of_rows_that_meet_each_expectation(checks, expected):
+def test_score_is_the_mean_share_of_rows_that_satisfy_each_expectation(checks, expected):
     assert score(checks) == expected
 
 

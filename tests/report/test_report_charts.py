@@ -1,4 +1,4 @@
-"""Charts: bars start at zero, few of many lines are highlighted, labels do not run into each other."""
+"""Charts: bars start at zero, few of many lines are highlighted, labels do not overlap."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def plotted(kind, points, **options):
 
 
 def parts(drawing, tag, class_=None):
-    found = ET.fromstring(drawing).iter(SVG + tag)  # noqa: S314 - likewise
-    return [part for part in found if class_ is None or part.get("class") == class_]
+    elements = ET.fromstring(drawing).iter(SVG + tag)  # noqa: S314 - likewise
+    return [part for part in elements if class_ is None or part.get("class") == class_]
 
 
-def test_of_many_lines_the_extremes_are_highlighted_and_named():
+def test_extremes_of_many_lines_are_highlighted_and_labelled():
     plot = plotted("line", YEAR)
     assert [series.name for series in plot.highlighted] == ["c15", "c14", "c01", "c00"]
     drawing = line_chart(plot)
@@ -47,19 +47,19 @@ def test_few_lines_are_all_highlighted():
     assert len(plot.highlighted) == 5
 
 
-def test_a_line_with_few_points_is_no_extreme():
+def test_line_with_few_points_is_not_an_extreme():
     plot = plotted("line", [*YEAR, (1.0, 0.0, "once")])
     assert [series.name for series in plot.highlighted] == ["c15", "c14", "c01", "c00"]
 
 
-def test_names_at_the_ends_of_lines_do_not_overlap():
+def test_labels_at_the_ends_of_lines_do_not_overlap():
     plot = plotted("line", [(x, 0.5 + i / 1000, name) for x in (1.0, 2.0) for i, name in enumerate(NAMES[:6])])
     heights = sorted(float(part.get("y")) for part in parts(line_chart(plot), "text", "name"))
     assert len(heights) == 6
     assert all(b - a >= 15.9 for a, b in pairwise(heights))
 
 
-def test_a_line_is_dotted_where_others_have_a_value_and_it_has_none():
+def test_line_is_dotted_across_missing_values():
     #   a  x x x x
     #   b  x . . x
     plot = plotted("line", [(float(x), 0.5, "a") for x in range(4)] + [(0.0, 0.1, "b"), (3.0, 0.2, "b")])
@@ -67,7 +67,7 @@ def test_a_line_is_dotted_where_others_have_a_value_and_it_has_none():
     assert len(parts(line_chart(plot), "path", "bridge")) == 1
 
 
-def test_shares_are_drawn_in_percent_and_the_axis_says_so():
+def test_shares_are_drawn_in_percent_with_an_axis_label():
     plot = plotted("line", YEAR)
     assert (plot.x_label, plot.y_label) == ("month", "on time share (percent)")
     assert "80" in [part.text for part in parts(line_chart(plot), "text", "tick")]
@@ -75,7 +75,7 @@ def test_shares_are_drawn_in_percent_and_the_axis_says_so():
     assert beyond.y_label == "on time share"
 
 
-def test_whole_numbers_each_get_a_tick_and_many_get_round_ones():
+def test_few_integers_have_one_tick_each_and_many_have_round_ticks():
     assert [tick.label for tick in plotted("line", YEAR).x_ticks] == [str(month) for month in range(1, 13)]
     many = plotted("line", [(float(x), 0.5, "") for x in range(3, 200)])
     assert [tick.label for tick in many.x_ticks] == ["50", "100", "150"]
@@ -89,13 +89,13 @@ def test_whole_numbers_each_get_a_tick_and_many_get_round_ones():
         (datetime(2026, 1, 5, 13, 30), "2026-01-05 13:30"),  # noqa: DTZ001 - a TIMESTAMP column has no zone
     ],
 )
-def test_days_and_times_are_places_on_a_time_axis(x, label):
+def test_dates_and_times_are_on_a_time_axis(x, label):
     plot = plotted("line", [(x, 1.0, ""), (x.replace(year=2027), 2.0, "")], x="at")
     assert plot.x_ticks[0].label == label
     assert not plot.categorical
 
 
-def test_one_point_is_drawn_as_a_dot():
+def test_single_point_is_drawn_as_a_dot():
     assert parts(line_chart(plotted("line", [(1.0, 0.5, "a")])), "circle", "dot")
 
 
@@ -110,14 +110,14 @@ def test_bars_start_at_zero_and_reach_their_value():
     assert boxes[2][1] == pytest.approx(boxes[0][1] / 2, abs=0.2)
 
 
-def test_bars_of_names_are_rows_with_the_largest_first():
+def test_bars_of_names_are_horizontal_with_the_largest_first():
     drawing = bar_chart(plotted("bar", [("a", 1.0, ""), ("b", 3.0, "")], x="route", y="flights"), rows=True)
     bars = parts(drawing, "rect", "bar")
     assert float(bars[0].get("width")) == pytest.approx(3 * float(bars[1].get("width")), abs=0.3)
     assert [part.text or part[0].tail for part in parts(drawing, "text", "tick")] == ["b", "a", "3", "1"]
 
 
-def test_of_too_many_bars_the_largest_names_or_the_last_numbers_are_drawn():
+def test_too_many_bars_are_limited_to_the_largest_names_or_last_numbers():
     names = plotted("bar", [(f"n{i:03}", float(i), "") for i in range(100)], x="route", y="flights")
     drawn = bar_chart(names, rows=True)
     assert len(parts(drawn, "rect", "bar")) == MOST
@@ -141,7 +141,7 @@ def test_names_in_charts_are_escaped(kind):
     plot = plotted(kind, points, x="<i>", y="<u>")
     drawing = line_chart(plot) if kind == "line" else bar_chart(plot, rows=True)
     assert not re.search(r"<(b|i|u|script)\b", drawing)
-    ET.fromstring(drawing)  # noqa: S314 - our own drawing
+    ET.fromstring(drawing)  # noqa: S314 - generated by the chart
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1e12, 1e-9])

@@ -1,4 +1,4 @@
-"""The picture of the row flow: nothing overlaps, every line runs from an input to its reader past all boxes."""
+"""The row-flow diagram: boxes do not overlap, and each line connects an input to its reader without crossing a box."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def apart(a, b):
 
 
 @given(graphs())
-def test_boxes_do_not_overlap_and_stand_within_the_picture(nodes):
+def test_boxes_do_not_overlap_and_are_within_the_diagram(nodes):
     layout = lay_out(nodes)
     assert [box.name for box in layout.boxes] == [n.name for n in nodes]
     assert all(apart(a, b) for a, b in combinations(layout.boxes, 2))
@@ -43,7 +43,7 @@ def test_boxes_do_not_overlap_and_stand_within_the_picture(nodes):
 
 
 @given(graphs())
-def test_lines_join_every_input_to_its_reader_and_cross_no_box(nodes):
+def test_lines_connect_each_input_to_its_reader_and_cross_no_box(nodes):
     layout = lay_out(nodes)
     boxes = {box.name: box for box in layout.boxes}
     assert [(line.source, line.target) for line in layout.lines] == [(i, n.name) for n in nodes for i in n.inputs]
@@ -52,14 +52,14 @@ def test_lines_join_every_input_to_its_reader_and_cross_no_box(nodes):
         assert line.points[0] == pytest.approx((source.x + source.width, source.y + source.height / 2))
         assert line.points[-1] == pytest.approx((target.x, target.y + target.height / 2))
         for i, ((x, y), (to_x, to_y)) in enumerate(pairwise(line.points)):
-            if i % 2:  # a lane is level, and no box stands on it
+            if i % 2:  # a lane is horizontal, and no box is on it
                 assert y == to_y
                 assert not [b for b in boxes.values() if b.x < to_x and b.x + b.width > x and b.y < y < b.y + b.height]
             else:  # a curve stays between two columns
                 assert not [b for b in boxes.values() if b.x < to_x and b.x + b.width > x]
 
 
-def test_layers_are_bands_from_left_to_right_and_inputs_stand_left_of_their_readers():
+def test_layers_are_bands_and_inputs_are_left_of_their_readers():
     #   bronze | silver   | gold
     #     a ------ b -- c ---- d
     #     a ------------------ d
@@ -72,7 +72,7 @@ def test_layers_are_bands_from_left_to_right_and_inputs_stand_left_of_their_read
     assert len(next(line for line in layout.lines if line.source == "a" and line.target == "d").points) == 6
 
 
-def test_a_table_that_reads_a_later_layer_moves_behind_it():
+def test_table_that_reads_a_later_layer_is_placed_after_it():
     layout = lay_out([node("a", 2), node("b", 0, "a")])
     assert layout.boxes[0].x < layout.boxes[1].x
 
@@ -86,13 +86,13 @@ def test_the_order_has_few_crossings():
     assert crossings(grid.ordered(), grid.segments()) == 0
 
 
-def test_lines_of_one_source_share_their_lane():
+def test_lines_of_one_source_share_a_lane():
     nodes = [node("a", 0), node("b", 1, "a"), node("c", 2, "a", "b"), node("d", 2, "a")]
     layout = lay_out(nodes)
     lanes = {line.points[1:3] for line in layout.lines if line.source == "a" and len(line.points) > 2}
     assert len(lanes) == 1
 
 
-def test_no_nodes_make_an_empty_picture():
+def test_diagram_without_nodes_is_empty():
     layout = lay_out([])
     assert (layout.boxes, layout.lines, layout.width, layout.height) == ((), (), 0.0, 0.0)

@@ -1,4 +1,4 @@
-"""The whole report of a small project: after a run, a run that did nothing, a run that failed, and no run."""
+"""The report of a small project: after a run, a run with nothing to do, a failed run, and without a run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read(text):
     return reader
 
 
-def test_the_report_tells_of_every_part_of_a_run(corner, report):
+def test_report_shows_every_part_of_a_run(corner, report):
     run = Runner(load(corner)).run()
     page = read(report(corner))
     assert "corner <shop> done" in page.text
@@ -62,7 +62,7 @@ def test_the_report_tells_of_every_part_of_a_run(corner, report):
     assert "Environment dev" in page.text
     for name in ("raw_orders", "orders", "sales_by_day", "sales_by_product", "refunds", "guess"):
         assert name in page.words
-    assert "Tables 6 6 made" in page.text
+    assert "Tables 6 6 computed" in page.text
     assert "Rows read 7 " in page.text
     assert "Rows in quarantine 2 of 2 tables, 2 by this run" in page.text
     assert "Model auc 0.8125 guess: accepted, baseline 0.6100" in page.text
@@ -74,7 +74,7 @@ def test_the_report_tells_of_every_part_of_a_run(corner, report):
     assert "five,2026-01-06,cup,1,4.0" in page.text
 
 
-def test_a_model_stands_beside_its_baseline_and_threshold(corner, report):
+def test_model_is_shown_with_its_baseline_and_threshold(corner, report):
     Runner(load(corner)).run()
     text = read(report(corner)).text
     assert "auc (decides) 0.8125 0.6100 +0.2025 0.7000" in text
@@ -82,14 +82,14 @@ def test_a_model_stands_beside_its_baseline_and_threshold(corner, report):
     assert "holdout rows 1,200" in text
 
 
-def test_a_refused_model_is_told_with_its_reason(corner, report):
+def test_rejected_model_is_shown_with_the_reason(corner, report):
     (corner / "data" / "good").write_text("0.65")
     assert Runner(load(corner)).run().status == "refused"
     text = read(report(corner)).text
     assert "guess refused auc 0.65 against <0.7>" in text
 
 
-def test_nothing_outside_the_file_is_loaded_and_nothing_runs(corner, report):
+def test_report_loads_no_other_file_and_runs_no_script(corner, report):
     Runner(load(corner)).run()
     text = report(corner)
     page = read(text)
@@ -102,7 +102,7 @@ def test_nothing_outside_the_file_is_loaded_and_nothing_runs(corner, report):
     assert "default-src 'none'" in text
 
 
-def test_html_in_rows_conditions_and_names_is_text(corner, report):
+def test_html_in_rows_conditions_and_names_is_escaped(corner, report):
     Runner(load(corner)).run()
     text = report(corner)
     page = read(text)
@@ -114,7 +114,7 @@ def test_html_in_rows_conditions_and_names_is_text(corner, report):
     assert "Sales by day & <product>" in page.text
 
 
-def test_a_row_with_half_a_pair_of_utf16_is_told_and_ends_nothing(corner, report):
+def test_row_with_an_unpaired_surrogate_is_shown(corner, report):
     (corner / "corner.py").write_text(
         'from pipeline import files, source\n\nnotes = source(files("data/notes*.json"))\n'
     )
@@ -140,12 +140,12 @@ def test_the_report_is_accessible(corner, report):
     assert len(re.findall("<th(?![^>]*scope=)[ >]", text)) == 0
 
 
-def test_charts_are_drawn_or_say_why_not(corner, report):
+def test_charts_are_drawn_or_show_the_reason(corner, report):
     Runner(load(corner)).run()
     text = read(report(corner)).text
     assert "amount (euros)" in text
     assert "Refunds The table has no rows to draw." in text
-    assert "The chart names a column 'days' that the table does not have; did you mean 'day'?" in text
+    assert "The chart uses a column 'days' that the table does not have; did you mean 'day'?" in text
 
 
 def test_rows_that_a_chart_cannot_draw_are_counted(corner, report):
@@ -158,7 +158,7 @@ def test_rows_that_a_chart_cannot_draw_are_counted(corner, report):
     assert "Not drawn: 2 rows without product or amount." in read(report(corner)).text
 
 
-def test_a_chart_whose_rows_share_a_place_says_which_is_drawn(corner, report):
+def test_chart_with_several_rows_at_one_point_notes_which_is_drawn(corner, report):
     definitions = corner / "corner.py"
     text = definitions.read_text()
     definitions.write_text(
@@ -168,10 +168,10 @@ def test_a_chart_whose_rows_share_a_place_says_which_is_drawn(corner, report):
         )
     )
     Runner(load(corner)).run()
-    assert "Several rows share one days: the highest orders of each is drawn." in read(report(corner)).text
+    assert "Several rows have the same days: the highest orders is drawn." in read(report(corner)).text
 
 
-def test_a_run_that_did_nothing_is_told_by_the_run_before(corner, report):
+def test_run_with_nothing_to_do_shows_the_previous_run(corner, report):
     project = load(corner)
     Runner(project).run()
     first = read(report(corner)).text
@@ -180,17 +180,17 @@ def test_a_run_that_did_nothing_is_told_by_the_run_before(corner, report):
     text = read(report(corner)).text
     assert again.run_id in text
     assert "Tables 6 6 up to date" in text
-    assert re.search(r"Rows read 7 \d+ bytes from 1 source, none of them in this run", text)
+    assert re.search(r"Rows read 7 \d+ bytes from 1 source, none in this run", text)
     assert "Rows in quarantine 2 of 2 tables, 0 by this run" in text
     assert len(re.findall(r"computed \d{4}-\d\d-\d\d \d\d:\d\d UTC", text)) == 6
-    assert text.count("figures of an earlier run") == 1  # the model, of which the catalog keeps no versions
+    assert text.count("figures of an earlier run") == 1  # the model; the catalog stores no versions of models
     assert "sold_something quantity > 0 quarantine 6 1 83.33 %" in text
     assert "auc (decides) 0.8125 0.6100 +0.2025 0.7000" in text
     score = re.search(r"Quality score ([\d.]+ %)", first)[1]
     assert f"Quality score {score}" in text
 
 
-def test_a_failed_run_is_told_with_its_error_and_what_it_did(corner, report):
+def test_failed_run_is_shown_with_its_error_and_completed_steps(corner, report):
     path = corner / "data" / "orders.csv"
     path.write_text(path.read_text() + "9,,cup,1,1.0\n")
     with pytest.raises(ExpectationError, match="has_day"):
@@ -200,18 +200,18 @@ def test_a_failed_run_is_told_with_its_error_and_what_it_did(corner, report):
     assert "The run ended with an error." in text
     assert "has_day" in text
     assert "does not exist yet" in text
-    assert "Tables 6 1 made, 1 failed, 4 skipped" in text
+    assert "Tables 6 1 computed, 1 failed, 4 skipped" in text
     assert "skipped: reads 'orders', which failed" in text
     assert "not run" not in text
 
 
-def test_a_run_of_one_table_shows_the_others_as_they_are(corner, report):
+def test_run_of_one_table_shows_the_others_unchanged(corner, report):
     Runner(load(corner)).run()
     Runner(load(corner), RunOptions(select=("orders",), full=True)).run()
-    assert "Tables 6 1 made, 5 not in this run" in read(report(corner)).text
+    assert "Tables 6 1 computed, 5 not in this run" in read(report(corner)).text
 
 
-def test_a_run_that_was_killed_is_told_as_not_ended(corner, report):
+def test_killed_run_is_shown_as_not_ended(corner, report):
     project = load(corner)
     Runner(project).run()
     catalog = Catalog(project.settings.catalog)
@@ -220,8 +220,8 @@ def test_a_run_that_was_killed_is_told_as_not_ended(corner, report):
         replace(run, run_id="killed", started_at="2999-01-01T00:00:00+00:00", ended_at=None, status="running")
     )
     text = read(report(corner)).text
-    assert "Took not ended" in text
-    assert "The run has not ended, or was killed." in text
+    assert "Duration not finished" in text
+    assert "The run has not finished, or was killed." in text
 
 
 def test_without_a_run_there_is_no_report(corner, tmp_path):
@@ -230,7 +230,7 @@ def test_without_a_run_there_is_no_report(corner, tmp_path):
         write_report(project, Catalog(project.settings.catalog), tmp_path / "report.html")
 
 
-def test_an_older_report_stays_when_the_file_cannot_be_written(corner, tmp_path):
+def test_previous_report_is_kept_if_the_file_cannot_be_written(corner, tmp_path):
     project = load(corner)
     Runner(project).run()
     (tmp_path / "file").write_text("not a folder")
@@ -238,17 +238,17 @@ def test_an_older_report_stays_when_the_file_cannot_be_written(corner, tmp_path)
         write_report(project, Catalog(project.settings.catalog), tmp_path / "file" / "report.html")
 
 
-def test_writing_again_replaces_the_report_and_leaves_nothing_else(corner, report, tmp_path):
+def test_new_report_replaces_the_previous_one_and_leaves_no_other_file(corner, report, tmp_path):
     Runner(load(corner)).run()
     assert report(corner) == report(corner)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
 
 
 def test_metrics_are_paired_with_their_baselines():
-    found = paired(
+    pairs = paired(
         {"brier": 0.2, "baseline_brier": 0.3, "auc": 0.7, "baseline_auc": 0.6, "baseline_kind": 1.0}, "auc", 0.65
     )
-    assert [(m.name, m.value, m.baseline, m.threshold) for m in found] == [
+    assert [(m.name, m.value, m.baseline, m.threshold) for m in pairs] == [
         ("auc", 0.7, 0.6, 0.65),
         ("brier", 0.2, 0.3, None),
         ("baseline_kind", 1.0, None, None),

@@ -1,8 +1,8 @@
-"""The `headwater` command, each time in a process of its own, without importing its libraries each time.
+"""Runs the `headwater` command in a separate process, without importing its libraries each time.
 
-A server that has imported them forks a process for each command, which gets the words, the folder, the environment and the files for
-its output, and then runs what the console script runs. The quick suite runs some two hundred commands, whose imports were most of
-their cost. `make proofs` runs the installed console script.
+A server imports the libraries once and forks a process for each command. The process receives the arguments, the folder, the
+environment and the output files, and runs the entry point of the console script. The quick suite runs about two hundred commands,
+and imports were most of their cost. `make proofs` runs the installed console script.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PRELOADED = (
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of a shell that finds this Python's commands."""
+    """Return the environment of a shell with this Python's commands in its PATH."""
     return {**os.environ, "COLUMNS": "160", "PATH": f"{BIN}:{os.environ['PATH']}", **(changes or {})}
 
 
@@ -45,9 +45,9 @@ class CommandServer:
     process: subprocess.Popen[str]
 
     def run(self, *words: str, cwd: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
-        """Run `headwater`; return what it printed and its exit code.
+        """Run `headwater`; return its output and exit code.
 
-        Raises `TimeoutExpired` after `timeout` seconds, when the process has been killed.
+        After `timeout` seconds, kill the process and raise `TimeoutExpired`.
         """
         with tempfile.TemporaryDirectory() as folder:
             files = [Path(folder) / "out", Path(folder) / "err"]
@@ -74,14 +74,14 @@ class ConsoleScript:
     """Runs the installed command."""
 
     def run(self, *words: str, cwd: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
-        """Run it as a shell does."""
+        """Run the command like a shell."""
         command = [str(BIN / "headwater"), *words]
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @contextlib.contextmanager
 def headwater_command() -> Iterator[CommandServer | ConsoleScript]:
-    """Yield what runs the command: the console script in `make proofs`, a server otherwise."""
+    """Yield the runner of the command: the console script in `make proofs`, otherwise a server."""
     if PROOFS or not hasattr(os, "fork"):
         yield ConsoleScript()
         return
@@ -94,11 +94,11 @@ def headwater_command() -> Iterator[CommandServer | ConsoleScript]:
         text=True,
         start_new_session=True,  # Ctrl-C is for the tests
     ) as process:
-        yield CommandServer(process)  # it ends with its input, which is closed here
+        yield CommandServer(process)  # the server ends when its input is closed
 
 
 def _serve() -> None:
-    """Fork a process for each command and return in it; exit when the input ends."""
+    """Fork a process for each command, and return in the child; exit when the input ends."""
     for name in PRELOADED:
         importlib.import_module(name)
     pid = 0
@@ -116,7 +116,7 @@ def _serve() -> None:
 
 
 def _become(words: list[str], cwd: str, env: dict[str, str], files: list[str]) -> None:
-    """Make this process one that a shell would have started."""
+    """Set up this process as if a shell had started it."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -124,9 +124,9 @@ def _become(words: list[str], cwd: str, env: dict[str, str], files: list[str]) -
     modes: list[tuple[str, str]] = [(os.devnull, "r"), *((file, "w") for file in files)]
     streams: list[Any] = []
     for number, (path, mode) in enumerate(modes):
-        with open(path, mode) as file:  # noqa: PTH123 - by number
+        with open(path, mode) as file:  # noqa: PTH123 - a file descriptor
             os.dup2(file.fileno(), number)
-        streams.append(open(number, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - as long as the process
+        streams.append(open(number, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open until the process ends
     sys.stdin, sys.stdout, sys.stderr = streams
 
 

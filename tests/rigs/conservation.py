@@ -1,4 +1,4 @@
-"""Rows are conserved: each one that a stream read is in its table, set aside, or still held; by number."""
+"""Conservation of rows, by count: each row that a stream read is in its table, in its quarantine, or in its state."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pipeline.streaming.runtime.verify import VerifyResult, pending_output, veri
 
 
 def conserved(workspace: Workspace, name: str, count: str | None = None) -> VerifyResult:
-    """Assert it of a stream at its last commit, and that its table is the batch answer on the rows that are not set aside.
+    """Assert conservation for the last commit of a stream, and that its table equals the batch result over the accepted rows.
 
-    `count` is the column of a table of groups that counts the rows of each: rows in = counted + still held + set aside.
+    `count` is the column of a grouped table with the number of rows per group: rows in = counted + in state + quarantined.
     """
     counters_agree(workspace, name)
     epoch = workspace.require(name).manifest.epoch
@@ -36,13 +36,13 @@ def conserved(workspace: Workspace, name: str, count: str | None = None) -> Veri
 
 
 def counters_agree(workspace: Workspace, name: str) -> None:
-    """Assert that what a stream counted is what is there: the rows of its table and of its quarantine."""
+    """Assert that the row counts of a stream equal the rows of its table and quarantine."""
     version = workspace.require(name)
     totals = version.manifest.epoch.totals
     quarantined = [
         r for r in quarantined_rows(workspace, name).column("reasons").to_pylist() if not r.startswith(PARTLY)
     ]
-    assert totals["quarantined"] == len(quarantined), f"{name}: {totals}, {len(quarantined)} rows set aside"
+    assert totals["quarantined"] == len(quarantined), f"{name}: {totals}, {len(quarantined)} rows quarantined"
     assert totals["late"] <= totals["quarantined"]
     if Planner(workspace).changes(name):
         assert version.rows <= totals["rows_out"]
@@ -52,7 +52,7 @@ def counters_agree(workspace: Workspace, name: str) -> None:
 
 @contextmanager
 def of_every_stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Hold the counters of all streams that are run to a stop, when the last one of a project has stopped."""
+    """Check the row counts of all streams at the end of a test; for each project, those of the last job."""
     stopped: dict[str, StreamJob] = {}
     run = StreamJob.run
 
@@ -73,6 +73,6 @@ def of_every_stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def conservation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Rows are conserved in every test that runs streams to a stop."""
+    """Check conservation of rows in every test that runs streams."""
     with of_every_stream(monkeypatch):
         yield

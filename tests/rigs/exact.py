@@ -1,4 +1,4 @@
-"""What a text is in a type by exact arithmetic, and texts that lie near every edge of a type."""
+"""The value of a text in a type, by exact arithmetic, and texts near the limits of each type."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import uuid
 from decimal import Decimal
 
 MISFIT, EITHER = object(), object()
-"""No value of the type; and a text that may be one or none, since nothing of it can be lost: a negative zero."""
+"""Not a value of the type; and a negative zero, which may be accepted or rejected, since no information is lost."""
 BITS = {"TINYINT": 8, "SMALLINT": 16, "INTEGER": 32, "BIGINT": 64}
 BOUNDS = {
     **{name: (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for name, bits in BITS.items()},
     **{f"U{name}": (0, 2**bits - 1) for name, bits in BITS.items()},
-    "HUGEINT": (-(2**63), 2**63 - 1),  # a lake keeps it as BIGINT
+    "HUGEINT": (-(2**63), 2**63 - 1),  # stored as BIGINT in a lake
     "UHUGEINT": (0, 2**63 - 1),
 }
 DECIMALS = ("DECIMAL(10,2)", "DECIMAL(15,2)", "DECIMAL(4,1)", "DECIMAL(18,18)", "DECIMAL(38,0)", "DECIMAL(38,30)")
@@ -123,8 +123,8 @@ def _named(clock):
 
 
 def texts(kind, number, seed):
-    """Return so many texts near the edges of a type, many of them of another shape."""
-    rnd = random.Random(f"{kind} {seed}")  # noqa: S311 - repeatable
+    """Return a number of texts near the limits of a type, many of them in another format."""
+    rnd = random.Random(f"{kind} {seed}")  # noqa: S311 - reproducible
     return [_text(rnd, kind) for _ in range(number)]
 
 

@@ -1,4 +1,4 @@
-"""A gate before a server on loopback: closed, it refuses connections and ends those that are open."""
+"""A gate in front of a server on loopback. While closed, it refuses connections; closing it drops existing ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 
 class Gate:
-    """Bytes pass both ways between its port and the server's while it is open."""
+    """Forwards bytes in both directions between its port and the server's while it is open."""
 
     def __init__(self, upstream_port: int) -> None:
         self._upstream_port = upstream_port
@@ -20,14 +20,14 @@ class Gate:
         self.open()
 
     def open(self) -> None:
-        """Take connections, on the port of before."""
+        """Accept connections, on the same port as before."""
         listener = socket.create_server(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def close(self) -> None:
-        """Refuse connections, and end those that there are."""
+        """Refuse connections, and drop existing ones."""
         with self._lock:
             listener, self._listener = self._listener, None
             ended, self._sockets = self._sockets, set()
@@ -65,7 +65,7 @@ class Gate:
 
 @contextmanager
 def gated(upstream_port: int) -> Iterator[Gate]:
-    """Open a gate before a port of this machine, and close it in the end."""
+    """Open a gate in front of a local port, and close it at the end."""
     gate = Gate(upstream_port)
     try:
         yield gate

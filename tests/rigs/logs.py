@@ -1,4 +1,4 @@
-"""The partitions of a log as the pieces that its parts are of."""
+"""The partitions of a log as source objects."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pipeline.core.splits import SourceObject
 
 
 def pieces(log: Log) -> list[SourceObject]:
-    """Return the partitions in the order of their names, those without records too."""
+    """Return the partitions sorted by name, including empty ones."""
     return [SourceObject(uri, extent.end - extent.begin, extent.stamp) for uri, extent in sorted(log.extents().items())]

@@ -1,4 +1,4 @@
-"""A PostgreSQL server on loopback, of the machine's own programs; tests skip where these or a driver are missing."""
+"""A PostgreSQL server on loopback, from the installed programs; tests are skipped if these or a driver are missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 STARTS_WITHIN_S = 60
 _GUARD = '"$@" & pid=$!; read -r _; kill -INT $pid; wait $pid 2>/dev/null; exit 0'
-"""The server goes when the test process does, however that ends: its end of the pipe closes then."""
+"""The server ends with the test process, even if that is killed, because its end of the pipe closes."""
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def postgres() -> Iterator[str]:
     pytest.importorskip("psycopg", reason="no driver for PostgreSQL: pip install psycopg[binary]")
     if missing := [name for name in ("initdb", "postgres") if shutil.which(name) is None]:
         pytest.skip(f"no PostgreSQL on this machine: {' and '.join(missing)} not found")
-    user = "nobody" if os.name == "posix" and os.geteuid() == 0 else None  # the server refuses root
+    user = "nobody" if os.name == "posix" and os.geteuid() == 0 else None  # the server does not run as root
     folder = Path(tempfile.mkdtemp(prefix="headwater-postgres-"))
     if user is not None:
         shutil.chown(folder, user)

@@ -1,7 +1,7 @@
-"""A proxy before an object store that loses answers, makes them up, or comes late, as a test tells it to.
+"""A proxy in front of an object store that loses, fakes or delays responses, according to the rules of a test.
 
-It hands requests on as they are, `Host` too, so that signatures hold. Rules are values, taken in their order; each
-applies to its next `times` requests and then is used up. What came and what was answered is kept in `seen`.
+Requests are forwarded unchanged, including `Host`, so that signatures remain valid. The first matching rule is applied; a
+rule applies to `times` requests. Requests and the status of their responses are recorded in `seen`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _CODES = {409: "ConditionalRequestConflict", 412: "PreconditionFailed", 500: "In
 
 
 class Fault(Enum):
-    """What goes wrong with a request."""
+    """The fault of a request."""
 
-    LIE = "apply it, then answer another status"
-    DROP = "apply it, then close the connection without an answer"
-    HANG = "apply it, then never answer"
-    REFUSE = "do not apply it, answer a status"
-    DELAY = "apply it after a while"
+    LIE = "apply it, then respond with another status"
+    DROP = "apply it, then close the connection without a response"
+    HANG = "apply it, then never respond"
+    REFUSE = "do not apply it, respond with a status"
+    DELAY = "apply it after a delay"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A fault for the next requests of a method whose path, with its query, holds a pattern."""
+    """A fault for the next requests with a method whose path and query contain a pattern."""
 
     method: str
     pattern: str
@@ -41,7 +41,7 @@ class Rule:
     times: int = 1
     delay_s: float = 0.0
     then: tuple[Rule, ...] = ()
-    """The rules that take the place of all others as soon as this one has struck."""
+    """The rules that replace all others once this one has been applied."""
 
     def fits(self, method: str, path: str) -> bool:
         return self.times > 0 and self.method == method and re.search(self.pattern, path) is not None
@@ -49,7 +49,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request that came: what became of it at the store (`None`: never sent there), and how it was disturbed."""
+    """A received request, the status of the store's response (`None`: not forwarded), and its fault."""
 
     method: str
     path: str
@@ -58,7 +58,7 @@ class Seen:
 
 
 class Proxy:
-    """The rules that hold now and the requests seen so far, for all its threads."""
+    """The current rules and the requests received so far, shared by all threads."""
 
     def __init__(self, upstream_port: int) -> None:
         self.upstream_port = upstream_port
@@ -79,7 +79,7 @@ class Proxy:
             return tuple(self._seen)
 
     def faults(self, method: str, pattern: str) -> int:
-        """Return how many requests of a kind were disturbed."""
+        """Return the number of matching requests with a fault."""
         return sum(s.fault is not None for s in self.requests(method, pattern))
 
     def requests(self, method: str, pattern: str) -> list[Seen]:
@@ -101,7 +101,7 @@ class Proxy:
 
 @contextmanager
 def proxied(upstream_port: int) -> Iterator[Proxy]:
-    """Run a proxy before a port of this machine; all its connections are closed at the end."""
+    """Run a proxy in front of a local port; all its connections are closed at the end."""
     proxy = Proxy(upstream_port)
 
     class Handler(_Handler):
@@ -169,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.close()
 
     def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
-        with suppress(ConnectionError):  # the client did not wait
+        with suppress(ConnectionError):  # the client did not wait for the response
             self.send_response_only(status)
             for name, value in headers:
                 self.send_header(name, value)
@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
-        """Say nothing: tests read `seen`."""
+        """Log nothing; tests read `seen`."""
 
 
 def _error(status: int) -> bytes:

@@ -23,12 +23,12 @@ from pipeline.lake import Storage
 KEY, SECRET, BUCKET = "headwater", "headwater-secret", "lake"
 STARTS_WITHIN_S = 60
 _GUARD = '"$@" & pid=$!; read -r _; kill -9 $pid; wait $pid 2>/dev/null; exit 0'
-"""The server goes when the test process does, however that ends: its end of the pipe closes then."""
+"""The server ends with the test process, even if that is killed, because its end of the pipe closes."""
 
 
 @dataclass(frozen=True)
 class S3:
-    """A running store: where it answers, and what its clients have to know."""
+    """A running store: its address and the settings of its clients."""
 
     port: int
     folder: Path
@@ -38,7 +38,7 @@ class S3:
         return f"http://127.0.0.1:{self.port}"
 
     def storage(self, name: str, *, port: int | None = None, **options: str) -> Storage:
-        """Return a place in the bucket, reached through another port (a proxy's) when one is given."""
+        """Return a location in the bucket, accessed through another port (a proxy's) if given."""
         endpoint = self.endpoint if port is None else f"http://127.0.0.1:{port}"
         return Storage(f"s3://{BUCKET}/{name}", {**credentials(endpoint), **options})
 
@@ -107,7 +107,7 @@ def _wait_for(port: int, guard: subprocess.Popen[bytes], log: Path) -> None:
     while time.monotonic() < until and guard.poll() is None:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-        except urllib.error.HTTPError as answer:  # it answers, that a stranger may not
+        except urllib.error.HTTPError as answer:  # it responds: access without credentials is denied
             answer.close()
             return
         except OSError:

@@ -1,4 +1,4 @@
-"""Which tests share a worker: those that use one server, and those of a file whose fixtures are made once for it."""
+"""Which tests share a worker: those that use the same server, and those of a file with fixtures of module scope."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 SERVERS = ("kafka", "s3")
-"""The fixtures of servers: all tests of one run on one worker, which starts it once."""
+"""The fixtures of servers. All tests of a server run on one worker, which starts it once."""
 
 
 def group_of(item: pytest.Item) -> str:
-    """Return what an item shares a worker for: a server, Ray, or its file; else its own name."""
+    """Return the group of an item: its server, Ray, or its file; otherwise its own id."""
     if item.get_closest_marker("ray") is not None:
         return "ray"
     fixtures = set(getattr(item, "fixturenames", ()))
@@ -29,13 +29,13 @@ def group_of(item: pytest.Item) -> str:
 
 
 def is_last_of_server(item: pytest.Item, following: pytest.Item | None) -> bool:
-    """Return whether an item is the last one of its worker that uses a server or Ray: both burn a tenth of a core when idle."""
+    """Return whether an item is the last of its worker to use a server or Ray, which use a tenth of a core when idle."""
     group = group_of(item)
     return following is not None and group in {*SERVERS, "ray"} and group_of(following) != group
 
 
 class ByServer(LoadScopeScheduling):
-    """Sends the tests of a group to one worker. Workers write the groups down; large groups begin first."""
+    """Sends the tests of a group to one worker. Workers write the groups to a file; large groups start first."""
 
     def _split_scope(self, nodeid: str) -> str:
         if not hasattr(self, "_groups"):
@@ -46,7 +46,7 @@ class ByServer(LoadScopeScheduling):
 
 
 def write(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Write the groups down, whole at once, since every worker does."""
+    """Write the groups to a file, atomically, because every worker writes it."""
     worker: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
     draft = _file(worker).with_suffix(f".{worker['workerid']}")
     draft.write_text(json.dumps({item.nodeid: group_of(item) for item in items}), encoding="utf-8")

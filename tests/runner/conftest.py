@@ -1,4 +1,4 @@
-"""A small shop as a project: two sources, a keyed table, a star schema and a mart, with rows of every fate."""
+"""A small shop as a project: two sources, a keyed table, a star schema and a mart, with rows of every outcome."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from tests.rigs.conservation import conservation as conservation  # noqa: PLC0414 - the fixture
+from tests.rigs.conservation import conservation as conservation  # noqa: PLC0414 - re-exported fixture
 
 TOML = """\
 [project]
@@ -77,7 +77,7 @@ cup,Arzberg
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """The project's folder."""
+    """The project folder."""
     folder = tmp_path / "shop"
     (folder / "data").mkdir(parents=True)
     (folder / "headwater.toml").write_text(TOML)
@@ -88,7 +88,7 @@ def shop(tmp_path: Path) -> Path:
 
 
 def rows_of(folder: Path) -> dict[str, list[str]]:
-    """Return the rows of every table, quarantine and warehouse table, as sorted texts, without run ids and times."""
+    """Return the rows of every table, quarantine and warehouse table as sorted text, without run ids and times."""
     workspace = Workspace(load(folder))
     rows = {}
     for name in workspace.table_names:

@@ -1,4 +1,4 @@
-"""What errors of sources and definitions advise works: each piece of advice is followed, and the run is green."""
+"""The advice in errors of sources and definitions works: each is followed, and the run succeeds."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ Content = dict[str, str | bytes | None]
 
 @dataclass(frozen=True)
 class Case:
-    """A run that fails, what its error advises, and what is done then."""
+    """A run that fails, the advice in its error, and the change that follows it."""
 
     advice: str
-    """A part of the error's text, which is in the code too."""
+    """A part of the error message, which also occurs in the code."""
     text: str = RAW
     files: Content = field(default_factory=lambda: {"f1.csv": "id\n1\n"})
     fix: str | None = None
-    """The definitions that follow the advice; None: as they were."""
+    """The definitions after following the advice; None: unchanged."""
     put: Content = field(default_factory=dict)
-    """The files that follow the advice; None removes one."""
+    """The files after following the advice; None removes a file."""
     full: bool = False
     before: tuple[str, Content] | None = None
-    """Definitions and files of a run that went well before."""
+    """Definitions and files of an earlier successful run."""
 
 
 def raw(*options: str, pattern: str = "data/*.csv", reader: str = "") -> str:
@@ -72,10 +72,10 @@ CASES = [
     Case("rename one of them: files(…, rename={", files={"a.csv": "p,P\n1,2\n"}, fix=raw(reader=', rename={"P": "upper"}')),
     Case("rename it: files(…, rename={", raw(ID), {"a.csv": "ID\n1\n"}, raw(ID, reader=', rename={"ID": "id"}')),
     Case("rename it in the data, or by files(…, rename={", files={"a.csv": "id,_source\n1,2\n"}, fix=raw(reader=', rename={"_source": "origin"}')),
-    Case('new_columns="add") takes new columns', files=BOTH, fix=raw(ADD)),
-    Case('new_columns="add") takes new columns', raw(ID), BOTH, raw(ID, ADD)),
-    Case('new_columns="add") takes new columns', files={**WIDER, "f3.csv": "id\n1\n"}, fix=raw(ADD)),
-    Case('new_columns="add") takes new columns', fix=raw(ADD), before=(RAW, ONE), put={}, files=BOTH),
+    Case('new_columns="add") adds new columns', files=BOTH, fix=raw(ADD)),
+    Case('new_columns="add") adds new columns', raw(ID), BOTH, raw(ID, ADD)),
+    Case('new_columns="add") adds new columns', files={**WIDER, "f3.csv": "id\n1\n"}, fix=raw(ADD)),
+    Case('new_columns="add") adds new columns', fix=raw(ADD), before=(RAW, ONE), put={}, files=BOTH),
     Case('"set aside" quarantines rows with a value in a new column', files=BOTH, fix=raw(ASIDE)),
     Case('"set aside" quarantines rows with a value in a new column', raw(ID, "stored=False") + KEPT, WIDER, raw(ID, "stored=False", ASIDE) + KEPT),
     Case("remove missing columns from schema=", raw(ID_Z), ONE, raw(ID)),
@@ -108,7 +108,7 @@ CASES = [
     Case("check that it is complete, and compressed as its name says", raw(pattern="data/*.csv.gz"), {"a.csv.gz": "id\n1\n"}, put={"a.csv.gz": gzip.compress(b"id\n1\n")}),
     Case("write SQL over `i` and `p`", 'raw = source(generate({"id": "nope"}, count=3), schema={"id": "bigint"})', fix='raw = source(generate({"id": "i * p"}, count=3), schema={"id": "bigint"})'),
     Case("give it an end (count=), limit the rows of a run (most_rows=)", 'raw = source(generate({"id": "i"}), schema={"id": "bigint"})', fix='raw = source(generate({"id": "i"}, count=3), schema={"id": "bigint"})'),
-    Case("bound the rows of a run (most_rows=)", 'raw = source(generate({"id": "i"}), schema={"id": "bigint"})', fix='raw = source(generate({"id": "i"}), schema={"id": "bigint"}, most_rows=3)'),
+    Case("limit the rows of a run (most_rows=)", 'raw = source(generate({"id": "i"}), schema={"id": "bigint"})', fix='raw = source(generate({"id": "i"}), schema={"id": "bigint"}, most_rows=3)'),
     Case("combine conditions with `and`", raw("expect=[warn(f'w{i}', 'id > 0') for i in range(61)]"), fix=raw("expect=[warn('w', ' and '.join(['id > 0'] * 61))]")),
     Case("choose another name", raw("expect=[warn('w', 'id > 0'), warn('w', 'id > 1')]"), fix=raw("expect=[warn('w', 'id > 0'), warn('x', 'id > 1')]")),
     Case("set sequence_by= to the column that orders the rows of a key", RAW + "\nkept = sql('select id from raw', key='id', apply_as_deletes='id > 3')", fix=RAW + "\nkept = sql('select id, id as s from raw', key='id', apply_as_deletes='id > 3', sequence_by='s')"),
@@ -143,12 +143,12 @@ ELSEWHERE = {
     "declare the column as a time in schema=": "streams: tests/streaming/runtime",
     "continue with the remaining records: headwater run --accept-gaps": "Kafka: tests/connectors/kafka/test_kafka_source.py",
 }
-"""Advice that no run over files can follow, and where it is tried."""
+"""Advice that a run over files cannot follow, and the test that covers it."""
 
 
 @pytest.mark.share(20)
 @pytest.mark.parametrize("case", CASES, ids=[f"{n}-{case.advice[:30]}" for n, case in enumerate(CASES)])
-def test_the_advice_of_an_error_works(tmp_path, case):
+def test_advice_of_an_error_works(tmp_path, case):
     folder = tmp_path / "p"
     if case.before is not None:
         run(folder, *case.before)
@@ -160,7 +160,7 @@ def test_the_advice_of_an_error_works(tmp_path, case):
     assert run(folder, case.text if case.fix is None else case.fix, case.put, full=case.full).status == "done"
 
 
-def test_every_piece_of_advice_is_tried():
+def test_all_advice_is_tested():
     tried = [case.advice for case in CASES]
     missing = [
         f"{path.name}: {text}"
@@ -173,7 +173,7 @@ def test_every_piece_of_advice_is_tried():
 
 
 def advice_in(path: Path) -> list[str]:
-    """Return the texts of all `do=` in a module, with `…` for what is put into them."""
+    """Return the texts of all `do=` in a module, with `…` for interpolated values."""
     calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
     keywords = (keyword.value for call in calls for keyword in call.keywords if keyword.arg == "do")
     return [text for value in keywords if (text := worded(value))]
@@ -190,7 +190,7 @@ def worded(value: ast.expr) -> str:
 
 
 def matches(text: str, part: str) -> bool:
-    """Return whether a piece of advice may be what a text with gaps is filled to."""
+    """Return whether a piece of advice can be an instance of a text with gaps."""
     pieces = [piece for piece in text.split("\0") if piece]
     return bool(pieces) and all(piece in part or part in piece for piece in pieces)
 

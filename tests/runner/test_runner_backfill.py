@@ -1,4 +1,4 @@
-"""Backfill: partitions recomputed one by one, each committed once, going on where it stopped."""
+"""Backfill: partitions are recomputed individually, each is committed once, and an interrupted backfill resumes."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def seconds(folder):
     return {row["id"]: row["seconds"] for row in rows}
 
 
-def test_a_backfill_of_what_is_up_to_date_changes_nothing(web):
+def test_backfill_of_an_up_to_date_table_changes_nothing(web):
     before = rows_of(web)
     records = fill(web)
     assert list(records) == ["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-10", None]
@@ -116,11 +116,11 @@ def test_a_backfill_of_what_is_up_to_date_changes_nothing(web):
         (None, ["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-10", None]),
     ],
 )
-def test_partitions_are_chosen_in_the_order_of_their_type(web, requested, expected):
+def test_partitions_are_selected_in_the_order_of_their_type(web, requested, expected):
     assert list(plan_backfill(Workspace(load(web)), "visits", BackfillOptions(requested)).left) == expected
 
 
-def test_numbers_are_in_the_order_of_numbers(web):
+def test_numeric_partitions_are_sorted_numerically(web):
     plan = plan_backfill(Workspace(load(web)), "lengths", BackfillOptions("5..10"))
     assert list(plan.left) == ["5", "9", "10"]
 
@@ -134,7 +134,7 @@ def test_only_the_files_of_a_partition_are_replaced(web):
     assert len(before - after) == len(after - before) == 1
 
 
-def test_a_changed_definition_reaches_the_table_partition_by_partition(web):
+def test_changed_definition_is_applied_partition_by_partition(web):
     recomputed = rows_of(web)["visits"]
     change(web, "seconds * 1 as", "seconds * 2 as")
     fill(web, partitions="..2026-01-02")
@@ -150,7 +150,7 @@ def test_a_changed_definition_reaches_the_table_partition_by_partition(web):
     assert filled["visits"] != recomputed
 
 
-def test_partly_done_a_run_recomputes_it_also_when_the_definition_is_put_back(web):
+def test_run_recomputes_a_partial_backfill_even_if_the_definition_is_restored(web):
     change(web, "seconds * 1 as", "seconds * 2 as")
     fill(web, partitions="2026-01-01")
     change(web, "seconds * 2 as", "seconds * 1 as")
@@ -158,18 +158,18 @@ def test_partly_done_a_run_recomputes_it_also_when_the_definition_is_put_back(we
     assert seconds(web) == {1: 10, 3: 5, 5: 9, 6: 11, 7: 3}
 
 
-def test_the_quarantine_of_a_partition_is_replaced_too(web):
+def test_quarantine_of_a_partition_is_replaced(web):
     change(web, "seconds > 0", "seconds > -5")
     fill(web, partitions="2026-01-01")
     lake = Workspace(load(web)).lake
     rows = lake.rows(lake.quarantine("visits")).to_pylist()
-    assert sorted(row["_position"] for row in rows) == [5, 10]  # 3, of that day, is well now
+    assert sorted(row["_position"] for row in rows) == [5, 10]  # 3, of that day, is valid now
     fill(web)
     rows = lake.rows(lake.quarantine("visits")).to_pylist()
     assert [row["_position"] for row in rows] == [5]  # the second row of key 3
 
 
-def test_inputs_are_read_as_they_were_consumed(web):
+def test_inputs_are_read_in_the_consumed_versions(web):
     (web / "data" / "visits2.csv").write_text(MORE)
     run(web, select=("raw",))
     fill(web, partitions="2026-01-02")
@@ -181,16 +181,16 @@ def test_inputs_are_read_as_they_were_consumed(web):
     assert rows_of(web) == incremental
 
 
-def test_what_is_done_is_not_done_again_until_asked(web):
+def test_completed_partitions_are_not_repeated_unless_requested(web):
     assert len(fill(web)) == 5
     assert fill(web) == {}
     assert len(fill(web, restart=True)) == 5
     (web / "data" / "visits2.csv").write_text(MORE)
     run(web)
-    assert len(fill(web)) == 5  # another backfill: the inputs are others
+    assert len(fill(web)) == 5  # a different backfill, because the inputs differ
 
 
-def test_failed_partitions_are_kept_and_done_alone_after_a_fix(web):
+def test_failed_partitions_can_be_retried_alone(web):
     before = seconds(web)
     change(web, "expect=[quarantine", "expect=[fail('short', 'coalesce(seconds, 0) < 10 or seconds = 11'), quarantine")
     records = fill(web)
@@ -205,7 +205,7 @@ def test_failed_partitions_are_kept_and_done_alone_after_a_fix(web):
 
 
 @pytest.mark.parametrize("name", ["by_day", "lengths"])
-def test_several_at_once_give_the_same(web, name):
+def test_concurrent_partitions_give_the_same_result(web, name):
     before = rows_of(web)
     records = fill(web, name, parallel=2)
     assert len(records) == len(rows_of(web)[name]) or name == "by_day"
@@ -213,7 +213,7 @@ def test_several_at_once_give_the_same(web, name):
     assert run(web)[name].decision == "skip"
 
 
-def test_a_partition_that_is_no_more_goes(web):
+def test_partition_without_rows_is_removed(web):
     change(
         web,
         '"select id, day, page, seconds * 1 as seconds from raw"',
@@ -225,7 +225,7 @@ def test_a_partition_that_is_no_more_goes(web):
     assert run(web)["visits"].decision == "skip"
 
 
-def test_another_commit_meanwhile_is_a_conflict(web):
+def test_concurrent_commit_is_a_conflict(web):
     workspace = Workspace(load(web))
     plan = plan_backfill(workspace, "visits", BackfillOptions())
     run(web, full=True, select=("visits",))
@@ -244,12 +244,12 @@ def test_another_commit_meanwhile_is_a_conflict(web):
         ("visits", "monday", r"'monday' is not a value of the partition column 'day': got a column of DATE; write"),
     ],
 )
-def test_what_cannot_be_backfilled(web, name, partitions, message):
+def test_tables_that_cannot_be_backfilled(web, name, partitions, message):
     with pytest.raises(RequestError, match=message):
         plan_backfill(Workspace(load(web)), name, BackfillOptions(partitions))
 
 
-def test_tables_that_are_not_made_of_partitions(web):
+def test_unpartitioned_tables_cannot_be_backfilled(web):
     code = (web / "web.py").read_text()
     change(web, 'key="id",\n', 'key="id",\n    sequence_by="seconds",\n')
     with pytest.raises(RequestError, match="'visits' is merged, and rows of one key may be in several partitions"):
@@ -265,7 +265,7 @@ def test_tables_that_are_not_made_of_partitions(web):
         plan_backfill(Workspace(load(web)), "late", BackfillOptions())
 
 
-def test_inputs_that_are_no_longer_kept(web):
+def test_backfill_fails_if_consumed_inputs_are_unavailable(web):
     shutil.rmtree(web / ".headwater" / "lake" / "bronze" / "raw")
     run(web, select=("raw",))
     with pytest.raises(StorageError, match=r"consumed version 0 of 'raw', which is no longer available; .*--full"):
@@ -277,25 +277,25 @@ PROCESSES.set_forkserver_preload(["pipeline.runner.runner", "pipeline", "deltala
 
 
 def fill_and_die(folder, after, *, before_aside=False):
-    def tell(_):
+    def count_down(_):
         nonlocal after
         after -= 1
         if after == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    if before_aside:  # between a commit and what follows from it
+    if before_aside:  # between a commit and its post-commit
         real = module.update_quarantine
-        module.update_quarantine = lambda *args: (tell(None), real(*args))
+        module.update_quarantine = lambda *args: (count_down(None), real(*args))
     workspace = Workspace(load(folder))
     backfill(
         workspace,
         plan_backfill(workspace, "visits", BackfillOptions()),
-        on_partition=(lambda _: None) if before_aside else tell,
+        on_partition=(lambda _: None) if before_aside else count_down,
     )
 
 
 @pytest.mark.parametrize("before_aside", [False, True])
-def test_killed_it_goes_on_where_it_stopped(web, before_aside):
+def test_killed_backfill_resumes(web, before_aside):
     change(web, "seconds * 1 as", "seconds * 2 as")
     process = PROCESSES.Process(target=fill_and_die, args=(web, 2), kwargs={"before_aside": before_aside})
     process.start()

@@ -1,4 +1,4 @@
-"""Runs go on from the cursor of the last commit: on Kafka, on a replayed table, on computed rows, in a moved project."""
+"""Runs continue from the cursor of the last commit: Kafka, replayed tables, generated rows, moved projects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOML = '[project]\nname = "p"\ndefinitions = "p.py"\n'
 
 @pytest.fixture
 def project(tmp_path):
-    """Write a project's definitions, and return its folder."""
+    """Write the definitions of a project, and return its folder."""
 
     def write(text: str) -> Path:
         folder = tmp_path / "project"
@@ -74,7 +74,7 @@ def topic(kafka) -> Topic:
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_a_run_on_kafka_reads_what_came_since_the_last_one(project, topic, stored):
+def test_kafka_run_reads_records_since_the_last_run(project, topic, stored):
     folder = project(
         f'raw = source({topic.reader}, schema={{"id": "bigint"}}, stored={stored})\nrows = sql("select id from raw")\n'
     )
@@ -91,7 +91,7 @@ def test_a_run_on_kafka_reads_what_came_since_the_last_one(project, topic, store
     assert ids(folder) == list(range(25))
 
 
-def test_a_bound_is_for_one_run(project, topic):
+def test_limit_applies_to_one_run(project, topic):
     folder = project(f'rows = source({topic.reader}, schema={{"id": "bigint"}}, most_rows=4)\n')
     topic.send(range(10))
     reasons = [run(folder)["rows"] for _ in range(4)]
@@ -101,7 +101,7 @@ def test_a_bound_is_for_one_run(project, topic):
     assert ids(folder) == list(range(10))
 
 
-def test_a_topic_that_was_made_anew_is_not_read_in_silence(project, topic):
+def test_recreated_topic_is_not_read_silently(project, topic):
     folder = project(f'rows = source({topic.reader}, schema={{"id": "bigint"}})\n')
     topic.send(range(10))
     run(folder)
@@ -115,7 +115,7 @@ def test_a_topic_that_was_made_anew_is_not_read_in_silence(project, topic):
     assert ids(folder) == [100, 101, 102, 103]
 
 
-def test_what_retention_took_before_it_was_read_is_said_and_can_be_accepted(project, topic):
+def test_gap_from_retention_is_reported_and_can_be_accepted(project, topic):
     folder = project(f'rows = source({topic.reader}, schema={{"id": "bigint"}})\n')
     topic.send(range(10))
     run(folder)
@@ -135,7 +135,7 @@ def test_what_retention_took_before_it_was_read_is_said_and_can_be_accepted(proj
     assert len(Workspace(load(folder)).require("rows").manifest.gaps) == 1
 
 
-def test_a_replayed_table_is_read_again_when_it_changed(project):
+def test_changed_replayed_table_is_read_again(project):
     folder = project(
         'raw = source(files("data/*.csv"), schema={"id": "bigint"})\n'
         'told = source(replay("raw", by="id"), schema={"id": "bigint"}, stored=False)\n'
@@ -151,14 +151,14 @@ def test_a_replayed_table_is_read_again_when_it_changed(project):
     assert ids(folder) == [1, 2, 3]
 
 
-def test_computed_rows_that_have_an_end(project):
+def test_bounded_generated_rows(project):
     folder = project('rows = source(generate({"id": "i"}, count=5), schema={"id": "bigint"})\n')
     run(folder)
     assert ids(folder) == list(range(5))
     assert run(folder)["rows"] == ("skip", "nothing new")
 
 
-def test_computed_rows_without_an_end_are_refused_unless_they_are_bounded(project):
+def test_unbounded_generated_rows_need_a_limit(project):
     folder = project('rows = source(generate({"id": "i"}), schema={"id": "bigint"})\n')
     with pytest.raises(SourceError, match=r"no end.*most_rows="):
         run(folder)
@@ -168,7 +168,7 @@ def test_computed_rows_without_an_end_are_refused_unless_they_are_bounded(projec
 
 
 @pytest.mark.parametrize("how", ["move", "copy"])
-def test_a_project_that_is_somewhere_else_has_nothing_new(project, tmp_path, how):
+def test_moved_project_has_nothing_new(project, tmp_path, how):
     folder = project(
         "from pathlib import Path\n"
         'rows = source(files(Path(__file__).parent / "data" / "*.csv"), schema={"id": "bigint"})\n'
@@ -186,7 +186,7 @@ def test_a_project_that_is_somewhere_else_has_nothing_new(project, tmp_path, how
     assert Workspace(load(other)).query("select _source from rows").to_pylist() == [{"_source": "data/a.csv"}]
 
 
-def test_a_file_that_was_renamed_is_said_and_not_read_again(project):
+def test_renamed_file_is_reported_and_not_read_again(project):
     folder = project('rows = source(files("data/*.csv"), schema={"id": "bigint"})\n')
     (folder / "data" / "a.csv").write_text("id\n1\n")
     run(folder)
@@ -198,8 +198,8 @@ def test_a_file_that_was_renamed_is_said_and_not_read_again(project):
     assert ids(folder) == [1]
 
 
-def test_cursors_of_before_go_on(project):
-    """A manifest of format 1 listed the files that were consumed, under the paths by which they were found."""
+def test_manifest_of_format_1_is_continued(project):
+    """A manifest of format 1 lists the consumed files, under the paths that the pattern matched."""
     folder = project('rows = source(files("data/*.csv"), schema={"id": "bigint"})\n')
     (folder / "data" / "a.csv").write_text("id\n1\n")
     run(folder)
@@ -216,7 +216,7 @@ def test_cursors_of_before_go_on(project):
     assert [part.piece.uri for part in reader.plan(cursor).parts] == ["data/b.csv"]
 
 
-def test_cursors_of_before_that_had_no_offsets_are_refused(project, topic):
+def test_old_cursor_without_offsets_is_rejected(project, topic):
     folder = project(f'rows = source({topic.reader}, schema={{"id": "bigint"}})\n')
     topic.send(range(2))
     run(folder)
@@ -230,7 +230,7 @@ def test_cursors_of_before_that_had_no_offsets_are_refused(project, topic):
         load(folder).graph["rows"].reader.plan(cursor)
 
 
-def test_a_manifest_of_a_later_version_is_refused(project):
+def test_manifest_of_a_later_format_is_rejected(project):
     folder = project('rows = source(generate({"id": "i"}, count=5), schema={"id": "bigint"})\n')
     run(folder)
     manifest = json.loads(Workspace(load(folder)).require("rows").manifest.to_json())

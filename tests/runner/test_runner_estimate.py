@@ -1,4 +1,4 @@
-"""What is forecast of a table, and that a trial of it gives a run's figures and leaves nothing behind."""
+"""Estimates for a table; and a dry run of it has the measurements of a run and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ state = sql("select * from changes", key="k", sequence_by="at", apply_as_deletes
 CHANGES = "k,at,v,op\n1,1,1,U\n1,2,2,U\n2,1,1,U\n2,2,,D\n3,1,-1,U\n4,x,1,U\n"
 
 
-def found_below(folder):
+def files_below(folder):
     return sorted(
         str(path) for path in (folder / ".headwater").rglob("*") if path.is_dir() or path.suffix == ".parquet"
     )
 
 
-def test_a_trial_of_a_merged_table_is_its_run_and_leaves_nothing(tmp_path):
+def test_dry_run_of_a_merged_table_equals_its_run_and_leaves_nothing(tmp_path):
     (tmp_path / "headwater.toml").write_text('[project]\nname = "m"\ndefinitions = "m.py"\n')
     (tmp_path / "m.py").write_text(MERGED)
     (tmp_path / "data").mkdir()
@@ -34,17 +34,17 @@ def test_a_trial_of_a_merged_table_is_its_run_and_leaves_nothing(tmp_path):
 
     _, commit = trial(workspace, full_spec(workspace, workspace.stored("state")))
 
-    assert not [path for path in found_below(tmp_path) if "state" in path]
+    assert not [path for path in files_below(tmp_path) if "state" in path]
     [step] = Runner(load(tmp_path)).run().steps
     assert commit.flow == step.flow
     assert (step.flow.rows_out, step.flow.superseded, step.flow.deletes, step.flow.quarantined) == (1, 2, 1, 2)
-    before = found_below(tmp_path)
+    before = files_below(tmp_path)
     trial(workspace, full_spec(workspace, workspace.stored("state")))
-    assert found_below(tmp_path) == before
+    assert files_below(tmp_path) == before
     assert {step.decision for step in Runner(load(tmp_path)).run().steps} == {"skip"}
 
 
-def test_a_forecast_says_what_is_read_and_guesses_what_comes(shop):
+def test_estimate_contains_input_size_and_expected_rows(shop):
     Runner(load(shop), RunOptions()).run()
     workspace = Workspace(load(shop))
 

@@ -1,4 +1,4 @@
-"""A source that is not stored: the tables that read it read its files, each once, and every row is counted."""
+"""Sources that are not stored: tables read their files directly, each once, and every row is counted."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(folder, **options):
     return {step.name: step for step in Runner(load(folder), RunOptions(**options)).run().steps}
 
 
-def test_a_table_reads_the_files_and_counts_their_rows(feed):
+def test_table_reads_the_files_and_counts_their_rows(feed):
     folder = feed(SILVER)
 
     steps = run(folder)
@@ -63,7 +63,7 @@ def test_a_table_reads_the_files_and_counts_their_rows(feed):
     assert quarantined["_source"].endswith("1.csv")
 
 
-def test_a_star_means_the_columns_of_the_contract_and_positions_are_known_all_the_same(feed):
+def test_star_selects_the_contract_columns_and_positions_are_available(feed):
     folder = feed(
         'big = sql("select *, n + 1 as more from sales where n > 1", expect=[quarantine("named", "shop is not null")])\n'
     )
@@ -81,7 +81,7 @@ def test_a_star_means_the_columns_of_the_contract_and_positions_are_known_all_th
     assert Workspace(load(folder)).query("select _position from big order by id").column(0).to_pylist() == [2, 3, 4, 5]
 
 
-def test_a_row_that_does_not_fit_is_set_aside_though_the_statement_would_not_want_it(feed):
+def test_invalid_row_is_rejected_even_if_the_statement_filters_it_out(feed):
     folder = feed('big = sql("select id, n from sales where n > 1 and id < 3")\n')
     (folder / "data" / "2.csv").write_text("id,shop,n,day\n1.5,a,0,2024-01-01\n2,a,two,2024-01-01\n1,a,2,2024-01-01\n")
 
@@ -95,7 +95,7 @@ def test_a_row_that_does_not_fit_is_set_aside_though_the_statement_would_not_wan
     ]
 
 
-def test_a_column_that_no_statement_names_is_not_judged(feed):
+def test_unused_column_is_not_validated(feed):
     folder = feed('big = sql("select id from sales")\n')
     (folder / "data" / "1.csv").write_text("id,shop,n,day\n1,a,many,never\n2,a,1,2024-01-01\n")
     assert run(folder)["big"].flow.rows_out == 2
@@ -106,7 +106,7 @@ def test_a_column_that_no_statement_names_is_not_judged(feed):
     assert (flow.rows_in, flow.rows_out, flow.quarantined) == (2, 1, 1)
 
 
-def test_new_files_are_appended_and_old_ones_not_read_again(feed):
+def test_only_new_files_are_appended(feed):
     folder = feed(SILVER + 'totals = mart("select shop, count(*) as n from big group by all")\n')
     run(folder)
     assert {step.decision for step in run(folder).values()} == {"skip"}
@@ -119,7 +119,7 @@ def test_new_files_are_appended_and_old_ones_not_read_again(feed):
     assert Workspace(load(folder)).query("select count(*) as n from big").to_pylist() == [{"n": 3}]
 
 
-def test_groups_of_a_feed_are_made_again_from_all_files(feed):
+def test_groups_over_a_feed_are_recomputed_from_all_files(feed):
     folder = feed('totals = mart("select shop, count(*) as n, sum(n) as total from sales group by shop")\n')
     run(folder)
     (folder / "data" / "2.csv").write_text("id,shop,n,day\n9,a,9,2024-01-09\n9,a,x,2024-01-09\n")
@@ -135,7 +135,7 @@ def test_groups_of_a_feed_are_made_again_from_all_files(feed):
         run(folder)
 
 
-def test_a_change_of_the_source_recomputes_what_reads_it(feed):
+def test_changed_source_recomputes_its_readers(feed):
     folder = feed(SILVER)
     run(folder)
     (folder / "feed.py").write_text((HEAD + SILVER).replace('"n": "integer"', '"n": "double"'))
@@ -145,7 +145,7 @@ def test_a_change_of_the_source_recomputes_what_reads_it(feed):
     assert (planned.decision.kind, planned.decision.reason) == ("rebuild", "the definition changed")
 
 
-def test_a_function_of_blocks_reads_a_feed(feed):
+def test_function_over_a_feed(feed):
     folder = feed("""
 @table()
 def doubled(sales: pa.Table) -> pa.Table:
@@ -158,14 +158,14 @@ def doubled(sales: pa.Table) -> pa.Table:
     assert (flow.rows_in, flow.rows_out, flow.quarantined) == (6, 5, 1)
 
 
-def test_a_feed_is_no_table(feed):
+def test_feed_is_not_a_table(feed):
     workspace = Workspace(load(feed(SILVER)))
 
     with pytest.raises(RequestError, match="there is no table 'sales'"):
         workspace.query("select * from sales")
 
 
-def test_rows_of_a_feed_cannot_be_replayed_by_themselves(feed):
+def test_rejected_rows_of_a_feed_cannot_be_replayed_separately(feed):
     folder = feed(SILVER)
     run(folder)
 
@@ -191,7 +191,7 @@ def test_rows_of_a_feed_cannot_be_replayed_by_themselves(feed):
         ),
     ],
 )
-def test_a_feed_that_cannot_be_is_refused_before_anything_runs(feed, text, problem):
+def test_invalid_feed_is_rejected_before_anything_runs(feed, text, problem):
     folder = feed(SILVER + text)
 
     with pytest.raises(DefinitionError, match=re.escape(problem)):
@@ -199,7 +199,7 @@ def test_a_feed_that_cannot_be_is_refused_before_anything_runs(feed, text, probl
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_a_file_that_cannot_be_read_ends_the_run_or_is_set_aside(feed, stored):
+def test_unreadable_file_fails_the_run_or_is_quarantined(feed, stored):
     text = (HEAD + 'big = sql("select id from sales")\n').replace(", stored=False", "" if stored else ", stored=False")
     folder = feed("")
     (folder / "feed.py").write_text(text.replace('DATA / "*.csv"', 'DATA / "*.csv*", format="csv"'))

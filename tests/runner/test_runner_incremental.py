@@ -1,4 +1,4 @@
-"""What a run does the first time, the second time, and after each kind of change."""
+"""The decisions of the first run, the second run, and runs after each kind of change."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ def test_quarantined_rows_name_reason_file_and_line(shop):
     assert [(r["_position"], r["reasons"]) for r in quarantined] == [(5, "sold_something"), (6, "key_is_unique")]
 
 
-def test_bronze_rows_carry_source_position_and_time(shop):
+def test_bronze_rows_have_source_position_and_ingestion_time(shop):
     run(shop)
     rows = Workspace(load(shop)).query("select _source, _position, _ingested_at from raw_orders").to_pylist()
     assert [row["_position"] for row in rows] == [2, 3, 4, 5, 6, 8, 9]
     assert all(row["_source"].endswith("orders1.csv") and row["_ingested_at"] for row in rows)
 
 
-def test_a_second_run_does_nothing(shop, rows):
+def test_second_run_does_nothing(shop, rows):
     run(shop)
     before = rows(shop)
     assert {step.decision for step in run(shop).values()} == {"skip"}
     assert rows(shop) == before
 
 
-def test_a_new_file_is_appended_and_only_it_is_read(shop, rows):
+def test_only_a_new_file_is_read_and_appended(shop, rows):
     run(shop)
     (shop / "data" / "orders2.csv").write_text(MORE)
     steps = run(shop)
@@ -71,13 +71,13 @@ def test_a_new_file_is_appended_and_only_it_is_read(shop, rows):
     assert did["sales"] == "rebuild"
     assert steps["raw_orders"].flow.rows_in == 3
     assert steps["orders"].flow.rows_in == 3
-    assert (steps["orders"].flow.rows_out, steps["orders"].flow.quarantined) == (1, 2)  # order 1 was there already
+    assert (steps["orders"].flow.rows_out, steps["orders"].flow.quarantined) == (1, 2)  # order 1 exists already
     incremental = rows(shop)
     run(shop, full=True)
     assert rows(shop) == incremental
 
 
-def test_a_changed_file_is_read_again(shop):
+def test_changed_file_is_read_again(shop):
     run(shop)
     file = shop / "data" / "orders1.csv"
     file.write_text(file.read_text().replace("five,", "5,"))
@@ -87,12 +87,12 @@ def test_a_changed_file_is_read_again(shop):
     assert quarantined_rows(Workspace(load(shop)), "raw_orders").num_rows == 0
 
 
-def test_a_changed_file_is_refused_when_another_is_gone(shop, rows):
+def test_changed_file_is_rejected_if_another_is_missing(shop, rows):
     (shop / "data" / "orders2.csv").write_text(MORE)
     run(shop)
     before = rows(shop)
     (shop / "data" / "orders2.csv").unlink()
-    assert run(shop)["raw_orders"].decision == "skip"  # files may be cleared away after they were read
+    assert run(shop)["raw_orders"].decision == "skip"  # files may be deleted after they were read
     (shop / "data" / "orders1.csv").write_text(MORE)
     with pytest.raises(SourceError, match=r"'raw_orders' must be read again .*would lose rows: .*orders2.csv.*--full"):
         run(shop)
@@ -100,7 +100,7 @@ def test_a_changed_file_is_refused_when_another_is_gone(shop, rows):
     assert run(shop, full=True)["raw_orders"].flow.rows_in == 3
 
 
-def test_a_changed_definition_is_recomputed_with_all_that_reads_it(shop):
+def test_changed_definition_is_recomputed_with_everything_downstream(shop):
     run(shop)
     (shop / "shop.py").write_text(SHOP.replace("quantity > 0", "quantity >= 0"))
     did = {name: step.decision for name, step in run(shop).items()}
@@ -116,7 +116,7 @@ def test_comments_and_layout_do_not_recompute(shop):
     assert {step.decision for step in run(shop).values()} == {"skip"}
 
 
-def test_select_runs_a_part(shop):
+def test_select_runs_only_some_definitions(shop):
     assert set(run(shop, select=("+orders",))) == {"raw_orders", "orders"}
     with pytest.raises(
         StorageError, match=r"'fact_order' reads 'dim_product', which does not exist yet; run .*\+fact_order"
@@ -126,7 +126,7 @@ def test_select_runs_a_part(shop):
         run(shop, select=("order",))
 
 
-def test_a_dry_run_writes_nothing(shop):
+def test_dry_run_writes_nothing(shop):
     planned = plan_run(Workspace(load(shop)), RunOptions())
     assert [step.decision.kind for step in planned] == ["create"] * 6
     assert not (shop / ".headwater").exists()
@@ -137,18 +137,18 @@ def test_planning_opens_no_engine(shop, monkeypatch, is_made):
     if is_made:
         run(shop)
         (shop / "data" / "orders2.csv").write_text(MORE)
-    plan_run(Workspace(load(shop)), RunOptions())  # which functions there are is asked once in a process
+    plan_run(Workspace(load(shop)), RunOptions())  # the list of functions is queried once per process
 
     def opened(*_, **__):
         pytest.fail("an engine was opened")
 
-    monkeypatch.setattr(pool, "_reused", opened)  # one that was kept
+    monkeypatch.setattr(pool, "_reused", opened)  # a pooled instance
     monkeypatch.setattr(pool, "_opened", opened)
     planned = plan_run(Workspace(load(shop)), RunOptions())
     assert {step.decision.kind for step in planned} == ({"append", "rebuild", "skip"} if is_made else {"create"})
 
 
-def test_replay_after_a_fix_brings_rows_back(shop):
+def test_replay_after_a_fix_recovers_rows(shop):
     run(shop)
     (shop / "shop.py").write_text(SHOP.replace("quantity > 0", "quantity >= 0"))
     workspace = Workspace(load(shop))
@@ -163,7 +163,7 @@ def test_replay_after_a_fix_brings_rows_back(shop):
         replay(workspace, "sales")
 
 
-def test_replay_of_a_source_whose_file_is_gone(shop):
+def test_replay_of_a_source_without_its_file(shop):
     run(shop)
     (shop / "data" / "orders1.csv").rename(shop / "gone.csv")
     (shop / "data" / "orders2.csv").write_text(MORE)
@@ -174,7 +174,7 @@ def test_replay_of_a_source_whose_file_is_gone(shop):
     assert quarantined_rows(workspace, "raw_orders").num_rows == 1
 
 
-def test_a_fail_expectation_commits_nothing(shop, rows):
+def test_violated_fail_expectation_commits_nothing(shop, rows):
     run(shop)
     before = rows(shop)
     (shop / "data" / "orders2.csv").write_text(MORE.replace("2026-01-08,kettle", ",kettle"))
@@ -186,7 +186,7 @@ def test_a_fail_expectation_commits_nothing(shop, rows):
     assert Workspace(load(shop)).catalog.run().status == "failed"
 
 
-def test_schema_change_between_runs_names_file_and_column(shop, rows):
+def test_schema_change_error_names_file_and_column(shop, rows):
     run(shop)
     before = rows(shop)
     (shop / "data" / "orders2.csv").write_text("order_id,day,product,quantity,cost\n1,2026-01-05,cup,1,2.0\n")
@@ -195,7 +195,7 @@ def test_schema_change_between_runs_names_file_and_column(shop, rows):
     assert rows(shop) == before
 
 
-def test_an_unknown_column_names_the_definition(shop):
+def test_unknown_column_error_names_the_definition(shop):
     (shop / "shop.py").write_text(SHOP.replace("quantity * price as amount", "quantity * prize as amount"))
     with pytest.raises(DefinitionError, match=r"'orders' is not valid for its inputs: .*prize.*shop.py:\d+"):
         run(shop)

@@ -1,4 +1,4 @@
-"""Bounds of statements: time, memory and disk are limited by default, and an error says what to raise."""
+"""Limits of statements: time, memory and disk are limited by default, and errors name the limit to raise."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def project(folder, **keys):
     return folder
 
 
-def made(folder, **keys):
+def run_project(folder, **keys):
     workspace = Workspace(load(project(folder, **keys)))
     Runner(workspace.project, RunOptions(select=("raw",))).run()
     return workspace
 
 
-def test_a_query_that_takes_too_long_ends_and_says_what_to_raise(tmp_path):
-    workspace = made(tmp_path, memory_bytes=1 << 28)
+def test_query_timeout_names_the_limit(tmp_path):
+    workspace = run_project(tmp_path, memory_bytes=1 << 28)
     endless = "select count(*) from raw, range(100000000) a, range(100000000) b where a.range + b.range < 0"
     begun = time.monotonic()
     with pytest.raises(RequestError, match=r"exceeds the timeout of 0\.5 s: select count.* raise query_seconds"):
@@ -51,8 +51,8 @@ def test_a_query_that_takes_too_long_ends_and_says_what_to_raise(tmp_path):
     assert workspace.query("select sum(k) as k from raw").to_pylist() == [{"k": 3}]
 
 
-def test_a_query_that_spills_too_much_ends_and_says_what_to_raise(tmp_path):
-    workspace = made(tmp_path, memory_bytes=1 << 28, spill_bytes=1 << 20)
+def test_query_spill_limit_names_the_setting(tmp_path):
+    workspace = run_project(tmp_path, memory_bytes=1 << 28, spill_bytes=1 << 20)
     sort = f"select max(h || r) as m from (select h, row_number() over (order by h) as r from ({BIG}), raw)"
     with pytest.raises(
         RequestError, match=r"exceeds the limit for spilling to disk: select max.*raise spill_bytes.*tmp"
@@ -60,20 +60,20 @@ def test_a_query_that_spills_too_much_ends_and_says_what_to_raise(tmp_path):
         workspace.query(sort)
 
 
-def test_an_answer_larger_than_memory_is_refused(tmp_path):
-    workspace = made(tmp_path, memory_bytes=200 << 20)
+def test_result_larger_than_memory_is_rejected(tmp_path):
+    workspace = run_project(tmp_path, memory_bytes=200 << 20)
     with pytest.raises(RequestError, match=r"the result does not fit in memory: select .* got more than 0\.2 GB"):
         workspace.query(f"select n, h from ({BIG}), raw")
 
 
-def test_a_table_that_spills_too_much_is_named_with_what_to_raise(tmp_path):
+def test_table_spill_limit_names_the_table_and_the_setting(tmp_path):
     runner = Runner(load(project(tmp_path, memory_bytes=1 << 28, spill_bytes=1 << 20)))
     with pytest.raises(StorageError, match=r"table 'big' exceeds the limit for spilling to disk.*raise spill_bytes"):
         runner.run()
 
 
-def test_spill_is_bounded_by_a_share_of_the_free_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(scratch, "_place", scratch._ScratchFolder(tmp_path))  # noqa: SLF001 - as if no project were loaded
+def test_spill_is_limited_to_a_share_of_the_free_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch, "_place", scratch._ScratchFolder(tmp_path))  # noqa: SLF001 - simulates that no project is loaded
     with connect(Limits(threads=2)) as con:
         (text,) = con.execute("select current_setting('max_temp_directory_size')").fetchone()
     value, unit = text.split()
@@ -83,13 +83,13 @@ def test_spill_is_bounded_by_a_share_of_the_free_disk(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["spill_bytes", "query_seconds"])
-def test_bounds_are_numbers_above_0(tmp_path, key):
+def test_limits_must_be_positive_numbers(tmp_path, key):
     project(tmp_path, **{key: 0})
     with pytest.raises(SettingsError, match=f"'{key}' must be positive"):
         load_settings(tmp_path / "headwater.toml")
 
 
-def test_a_killed_run_leaves_nothing_after_the_next_command(tmp_path):
+def test_temporary_files_of_a_killed_run_are_removed_by_the_next_command(tmp_path):
     folder = project(tmp_path)
     (folder / "p.py").write_text(
         DEFINITIONS.partition("big =")[0]

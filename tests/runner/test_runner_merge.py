@@ -1,4 +1,4 @@
-"""A merged table in a project: changes in any order and any number of runs, and every row accounted for."""
+"""A merged table in a project: changes in any order and number of runs, with all rows counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.reprocessing.quarantine import quarantined_rows, replay
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
-from tests.batch.conftest import cluster as cluster  # noqa: PLC0414 - the fixture
+from tests.batch.conftest import cluster as cluster  # noqa: PLC0414 - re-exported fixture
 from tests.runner.conftest import TOML
 
 CRM = '''\
@@ -98,7 +98,7 @@ def customers(folder, name="customers"):
     return {row["customer"]: row["country"] for row in rows}
 
 
-def test_every_row_of_a_merge_is_accounted_for(crm):
+def test_merge_counts_every_row(crm):
     steps = run(crm)
     flow = steps["customers"].flow
     assert (flow.rows_in, flow.rows_out, flow.quarantined, flow.superseded, flow.deletes) == (6, 2, 3, 1, 0)
@@ -120,7 +120,7 @@ def test_every_row_of_a_merge_is_accounted_for(crm):
     assert customers(crm) == {1: "FR", 5: "CH"}
 
 
-def test_incremental_is_what_a_whole_run_gives(crm, rows):
+def test_incremental_merge_equals_a_full_run(crm, rows):
     run(crm)
     add(crm, 2, SECOND)
     run(crm)
@@ -135,10 +135,10 @@ def test_incremental_is_what_a_whole_run_gives(crm, rows):
     assert rows(crm) == incremental
     add(crm, 4, THIRD.replace("U,IT", "U,PT"))
     run(crm)
-    assert customers(crm) == {1: "FR", 5: "CH", 6: "IT"}  # the tombstone outlived the whole run
+    assert customers(crm) == {1: "FR", 5: "CH", 6: "IT"}  # the full run kept the tombstone
 
 
-def test_another_order_of_events_gives_the_same_table(crm):
+def test_merge_is_independent_of_the_order_of_events(crm):
     add(crm, 1, THIRD)
     run(crm)
     add(crm, 2, SECOND)
@@ -148,7 +148,7 @@ def test_another_order_of_events_gives_the_same_table(crm):
     assert customers(crm) == {1: "FR", 5: "CH", 6: "IT"}
 
 
-def test_a_changed_merge_recomputes(crm):
+def test_changed_merge_definition_recomputes(crm):
     run(crm)
     (crm / "crm.py").write_text(CRM.replace("apply_as_deletes=\"op = 'D'\",\n    expect", "expect"))
     steps = run(crm)
@@ -156,7 +156,7 @@ def test_a_changed_merge_recomputes(crm):
     assert steps["customers_too"].decision == "skip"
 
 
-def test_a_replayed_row_is_merged_not_appended(crm):
+def test_replayed_row_is_merged_not_appended(crm):
     run(crm)
     add(crm, 2, "customer,at,op,country\n3,2026-01-05 09:00,U,CH\n")
     run(crm)
@@ -174,8 +174,8 @@ def test_a_replayed_row_is_merged_not_appended(crm):
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning")  # Ray's own
-def test_merging_on_ray_gives_the_same(crm, rows):
+@pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning")  # warnings inside Ray
+def test_merge_on_ray_gives_the_same_result(crm, rows):
     add(crm, 2, SECOND)
     run(crm)
     here = rows(crm)
@@ -202,12 +202,12 @@ HERE = Place("crm.py", 1)
         ),
     ],
 )
-def test_merges_that_cannot_be(fields, message):
+def test_invalid_merges_are_rejected(fields, message):
     with pytest.raises(DefinitionError, match=message):
         sql("select a, at, op from t", **fields)
 
 
-def test_functions_are_held_to_the_same():
+def test_same_rules_apply_to_functions():
     with pytest.raises(DefinitionError, match="a table with sequence_by= requires a key"):
 
         @table(sequence_by="at")
@@ -217,7 +217,7 @@ def test_functions_are_held_to_the_same():
     assert merge_of((), None, None, HERE) is None
 
 
-def test_manifests_of_before_are_read(crm):
+def test_manifests_of_earlier_formats_are_read(crm):
     run(crm)
     [path] = (crm / ".headwater" / "lake" / "silver" / "customers" / "_headwater").glob("*.json")
     parts = json.loads(path.read_text())
@@ -249,7 +249,7 @@ second = sql("select id, country || '!' as shout from near", key="id")
 
 @pytest.fixture
 def following(crm):
-    """Tables below a merged one that is large enough for a change to be a part of it: two files, one of which changes."""
+    """Tables downstream of a merged table that is large enough for a partial change: two files, one of which changes."""
     (crm / "crm.py").write_text(CRM + FOLLOWING)
     (crm / "data" / "regions.csv").write_text("country,n\nCH,1\nCH,2\nDE,3\nFR,4\n")
     many = "".join(f"{i},2026-01-01 08:00,I,{'CH' if i % 3 else 'IT'}\n" for i in range(1000, 3000))
@@ -260,7 +260,7 @@ def following(crm):
     return crm
 
 
-def test_changes_of_a_merged_table_are_followed_by_key(following, rows):
+def test_changes_of_a_merged_table_are_applied_by_key(following, rows):
     first = {name: Workspace(load(following)).version(name).files for name in ("near", "joined")}
     for number, text in (
         (3, SECOND),
@@ -270,9 +270,9 @@ def test_changes_of_a_merged_table_are_followed_by_key(following, rows):
         add(following, number, text)
         steps = run(following)
         decisions = {name: step.decision for name, step in steps.items()}
-        only_new = number == 4  # a row that is late, and one of a new key
+        only_new = number == 4  # a late row, and a row of a new key
         assert decisions["unkeyed"] == ("append" if only_new else "rebuild")
-        assert decisions["otherwise"] == "rebuild"  # a customer of a lower number comes before those that are there
+        assert decisions["otherwise"] == "rebuild"  # a customer whose number is lower than all existing ones
         assert decisions["near"] == decisions["joined"] == ("append" if only_new else "merge")
         assert decisions["second"] != "rebuild"
         assert all(step.flow.uncounted == 0 for step in steps.values())
@@ -281,26 +281,26 @@ def test_changes_of_a_merged_table_are_followed_by_key(following, rows):
     assert "in files that were written again" in steps["near"].reason
     last = {name: Workspace(load(following)).version(name).files for name in ("near", "joined")}
     for name, files in first.items():
-        assert set(files) & set(last[name]), f"all of {name} was written again"
+        assert set(files) & set(last[name]), f"all of {name} was rewritten"
     run(following, full=True)
     assert rows(following) == followed
 
 
-def test_a_change_of_most_of_an_input_recomputes(following):
+def test_large_change_of_an_input_recomputes(following):
     changes = "".join(f"{i},2026-03-01 08:00,U,AT\n" for i in range(1000, 2000))
     add(following, 3, "customer,at,op,country\n" + changes)
     steps = run(following)
     assert (steps["customers"].decision, steps["near"].decision) == ("merge", "rebuild")
 
 
-def test_files_that_are_gone_are_not_followed(following, rows):
+def test_changes_are_not_applied_if_old_files_are_missing(following, rows):
     before = Workspace(load(following)).version("customers")
     add(following, 3, SECOND)
     run(following, select=("raw_changes", "customers"))
     now = {file.uri for file in Workspace(load(following)).version("customers").files}
     for file in before.files:
         if file.uri not in now:
-            Path(file.uri).unlink()  # as a vacuum does
+            Path(file.uri).unlink()  # like a vacuum
     assert run(following)["near"].decision == "rebuild"
     followed = rows(following)
     run(following, full=True)

@@ -1,4 +1,4 @@
-"""Columns that come and go: what `new_columns=` says, step by step and at once, in the source and in what reads it."""
+"""Added and removed columns under `new_columns=`, in incremental and full runs, for the source and its readers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def run(folder: Path, **options: Any) -> None:
 
 
 def rows_of(folder: Path, name: str) -> list[str]:
-    """The rows of a table whatever the order of its columns, or of a quarantine without their texts."""
+    """The rows of a table independent of column order, or of a quarantine without the original text."""
     workspace = Workspace(load(folder))
     table = workspace.lake.quarantine(name) if name == "aside" else workspace.table(name)
     if table.version() is None:
@@ -116,9 +116,7 @@ FILES = st.lists(
 
 @pytest.mark.share(1)
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
-def test_a_table_that_grew_step_by_step_is_the_one_that_is_made_at_once(
-    kind: str, tmp_path_factory: pytest.TempPathFactory
-):
+def test_incrementally_widened_table_equals_a_full_run(kind: str, tmp_path_factory: pytest.TempPathFactory):
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), **OPTIONS)
     @given(FILES)
     def check(written: list[tuple[int, tuple[str, ...], list[Row], bool]]) -> None:
@@ -142,7 +140,7 @@ def test_a_table_that_grew_step_by_step_is_the_one_that_is_made_at_once(
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
-def test_an_added_column_is_null_in_older_rows_and_comes_to_what_selects_a_star(tmp_path, kind):
+def test_added_column_is_null_in_older_rows_and_part_of_a_star(tmp_path, kind):
     folder = project(tmp_path / "p", kind)
     write(folder, f"f1.{kind}", [{"id": 1, "v": 1}], ("id", "v"))
     run(folder)
@@ -168,7 +166,7 @@ def test_an_added_column_is_null_in_older_rows_and_comes_to_what_selects_a_star(
         assert con.sql("select id, b from latest order by id").fetchall() == [(1, None), (2, "x"), (3, None)]
 
 
-def test_a_table_that_names_its_columns_takes_the_new_rows_alone(tmp_path):
+def test_table_with_named_columns_only_appends_the_new_rows(tmp_path):
     folder = project(tmp_path / "p")
     write(folder, "f1.csv", [{"id": 1, "v": 1}], ("id", "v"))
     run(folder)
@@ -181,7 +179,7 @@ def test_a_table_that_names_its_columns_takes_the_new_rows_alone(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
-def test_declared_types_hold_and_other_columns_are_added(tmp_path, kind):
+def test_declared_types_are_kept_and_other_columns_are_added(tmp_path, kind):
     options = 'schema={"v": "double", "z": "date"}, new_columns="add"'
     folder = project(tmp_path / "p", kind, options, "")
     write(folder, f"f1.{kind}", [{"id": 1, "v": 1}], ("id", "v"))
@@ -198,7 +196,7 @@ def test_declared_types_hold_and_other_columns_are_added(tmp_path, kind):
     ]
 
 
-def test_a_file_that_comes_before_others_decides_the_type(tmp_path):
+def test_earlier_file_determines_the_type(tmp_path):
     folder = project(tmp_path / "p", options="", below="")
     write(folder, "f2.csv", [{"id": 1, "v": 1}], ("id", "v"))
     run(folder)
@@ -212,7 +210,7 @@ def test_a_file_that_comes_before_others_decides_the_type(tmp_path):
 
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
-def test_rows_with_a_value_in_an_undeclared_column_are_set_aside(tmp_path, kind, stored):
+def test_row_with_a_value_in_an_undeclared_column_is_rejected(tmp_path, kind, stored):
     options = f'schema={{"id": "bigint", "v": "bigint"}}, new_columns="set aside", stored={stored}'
     folder = project(tmp_path / "p", kind, options, 'kept = sql("select id from raw")')
     write(folder, f"f1.{kind}", [{"id": 1, "v": 1}], ("id", "v"))
@@ -225,7 +223,7 @@ def test_rows_with_a_value_in_an_undeclared_column_are_set_aside(tmp_path, kind,
     assert row == "2,,x" if kind == "csv" else json.loads(row) == {"id": 2, "v": None, "b": "x"}
 
 
-def test_a_row_that_was_set_aside_comes_in_once_its_column_is_declared(tmp_path):
+def test_rejected_row_is_accepted_after_its_column_is_declared(tmp_path):
     folder = project(tmp_path / "p", options='schema={"id": "bigint"}, new_columns="set aside"', below="")
     write(folder, "f1.csv", [{"b": "x", "id": 1}, {"b": None, "id": 2}], ("b", "id"))
     run(folder)
@@ -249,7 +247,7 @@ def test_a_row_that_was_set_aside_comes_in_once_its_column_is_declared(tmp_path)
         (("v", "id"), None),
     ],
 )
-def test_columns_gone_recased_or_in_another_order(tmp_path, policy, kind, columns, problem):
+def test_columns_removed_renamed_in_case_or_reordered(tmp_path, policy, kind, columns, problem):
     folder = project(tmp_path / "p", kind, f'schema={{"id": "bigint", "v": "bigint"}}, new_columns="{policy}"', "")
     write(folder, f"f1.{kind}", [{"id": 1, "v": 1, "V": 1}], columns)
     if problem is None or (columns == ("id",) and policy == "add"):
@@ -260,7 +258,7 @@ def test_columns_gone_recased_or_in_another_order(tmp_path, policy, kind, column
             run(folder)
 
 
-def test_a_run_that_is_killed_once_the_table_has_the_column_is_made_good_by_the_next(tmp_path):
+def test_run_killed_after_adding_the_column_is_completed_by_the_next(tmp_path):
     folder = project(tmp_path / "p")
     write(folder, "f1.csv", [{"id": 1, "v": 1}], ("id", "v"))
     run(folder)
@@ -287,12 +285,12 @@ def test_a_run_that_is_killed_once_the_table_has_the_column_is_made_good_by_the_
         ('new_columns="add", schema={"id": "bigint"}, stored=False', "requires a stored source"),
     ],
 )
-def test_a_policy_that_cannot_be_is_refused(tmp_path, options, problem):
+def test_invalid_policy_is_rejected(tmp_path, options, problem):
     with pytest.raises(HeadwaterError, match=problem):
         load(project(tmp_path / "p", options=options, below="rows = sql('select id from raw')"))
 
 
-def test_messages_with_new_fields_widen_a_table_from_run_to_run(tmp_path, kafka):
+def test_new_message_fields_widen_a_table_from_run_to_run(tmp_path, kafka):
     topic = f"columns-{uuid.uuid4().hex[:8]}"
     kafka.create_topic(topic)
     producer = Producer({"bootstrap.servers": kafka.bootstrap, "log_level": 0})

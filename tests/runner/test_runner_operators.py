@@ -1,4 +1,4 @@
-"""Tables with a memory in a project: `headwater run` computes them from all rows of their inputs."""
+"""Stateful tables in a project: `headwater run` computes them from all rows of their inputs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ ORDERS = HEADER + "2026-01-05 08:00Z,ann,5\n2026-01-05 08:30Z,ann,7\n2026-01-05 
 PAYMENTS = HEADER + "2026-01-05 08:45Z,ann,7\n2026-01-05 10:00Z,bob,2\n"
 
 
-def test_tables_with_a_memory_are_computed_from_all_rows(tmp_path: Path):
+def test_stateful_tables_are_computed_from_all_rows(tmp_path: Path):
     folder = tmp_path / "shop"
     (folder / "data").mkdir(parents=True)
     (folder / "headwater.toml").write_text(TOML)

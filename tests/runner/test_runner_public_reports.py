@@ -1,6 +1,6 @@
-"""Inputs that gave wrong results in other engines, as their users reported them, with the one right answer.
+"""Inputs that gave wrong results in other engines, as reported by users, with the correct result.
 
-docs/decisions/0009-public-reports.md lists them with their addresses and outcomes.
+docs/decisions/0009-public-reports.md lists the reports and the results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ IMPORTS = (
 
 @pytest.fixture
 def project(tmp_path):
-    """Write a project's definitions, and return its folder."""
+    """Write the definitions of a project, and return its folder."""
 
     def write(text: str) -> Path:
         folder = tmp_path / "project"
@@ -56,14 +56,14 @@ RAW = 'raw = source(files("data/*.csv"), schema={"id": "bigint", "val": "varchar
 # --- text
 
 
-def test_lines_that_end_in_two_returns_come_once(project):
-    """duckdb 25164: rows of a file whose lines end in CR CR LF came twice where the reader cut it."""
+def test_rows_with_cr_cr_lf_line_ends_are_read_once(project):
+    """duckdb 25164: rows of a file with CR CR LF line ends were read twice at split boundaries."""
     folder = project(RAW)
     lines = ["id,val", *(f"{number},x" for number in range(60_000))]
     (folder / "data" / "a.csv").write_bytes("".join(f"{line}\r\r\n" for line in lines).encode())
     try:
         run(folder)
-    except HeadwaterError as error:  # a clear refusal is an answer, too
+    except HeadwaterError as error:  # rejecting the file is also correct
         assert "a.csv" in str(error)  # noqa: PT017
         return
     rows, distinct = ask(folder, "select count(*), count(distinct id) from raw")[0]
@@ -71,8 +71,8 @@ def test_lines_that_end_in_two_returns_come_once(project):
     assert rows + len(reasons(folder)) == 60_000
 
 
-def test_good_rows_stay_beside_a_stray_line_break(project):
-    """duckdb 14177: valid rows near erroneous line breaks went with them."""
+def test_valid_rows_near_a_stray_line_break_are_kept(project):
+    """duckdb 14177: valid rows near invalid line breaks were lost."""
     folder = project(RAW)
     text = "id,val\n" + "".join(f"{n},v{n}\n" if n % 1000 else f"{n},v\n{n}\n" for n in range(1, 20_001))
     (folder / "data" / "a.csv").write_text(text)
@@ -83,15 +83,15 @@ def test_good_rows_stay_beside_a_stray_line_break(project):
     assert ask(folder, "select count(*) from raw")[0][0] + len(reasons(folder)) == text.count("\n") - 1
 
 
-def test_a_column_of_letters_whose_last_line_is_doubly_quoted(project):
-    """duckdb 1501: a file of one column and a last line `\"\"A\"\"` lost ten rows."""
+def test_single_text_column_with_a_doubly_quoted_last_line(project):
+    """duckdb 1501: a file with one column and a last line `\"\"A\"\"` lost ten rows."""
     folder = project('raw = source(files("data/*.csv"), schema={"a": "varchar"})\n')
     (folder / "data" / "a.csv").write_text("a\n" + "A\n" * 1034 + '""A""\n')
     run(folder)
     assert ask(folder, "select count(*) from raw")[0][0] + len(reasons(folder)) == 1035
 
 
-def test_integers_at_and_beyond_the_ends_of_their_type(project):
+def test_integers_at_and_beyond_the_limits_of_their_type(project):
     """polars 10635: out-of-range integers became null below ten digits, and an error above."""
     folder = project('raw = source(files("data/*.csv"), schema={"a": "tinyint", "b": "smallint"})\n')
     values = ["127,1", "128,1", "-128,1", "-129,1", "9999999999,1", "10000000000,1", "1,32767", "1,32768"]
@@ -101,8 +101,8 @@ def test_integers_at_and_beyond_the_ends_of_their_type(project):
     assert len(reasons(folder)) == 5
 
 
-def test_integers_above_bigint_keep_all_their_digits(project):
-    """cudf 7088: integers above BIGINT beside nulls were read as reals, and lost digits."""
+def test_integers_above_bigint_are_exact(project):
+    """cudf 7088: integers above BIGINT in a column with nulls were read as floating-point numbers, and lost digits."""
     folder = project('raw = source(files("data/*.csv"))\n')
     (folder / "data" / "a.csv").write_text("id,n\n1,17758512297797920768\n2,\n3,3374168267804635136\n")
     run(folder)
@@ -112,11 +112,11 @@ def test_integers_above_bigint_keep_all_their_digits(project):
     assert values[3] == "3374168267804635136"
 
 
-# --- tables that grow, merge and are partitioned
+# --- tables that grow, are merged and partitioned
 
 
-def test_a_partition_value_with_a_space_is_merged_not_doubled(project):
-    """delta-rs 4352: merging again into a partition whose value has a space doubled its rows."""
+def test_merge_into_a_partition_value_with_a_space(project):
+    """delta-rs 4352: a second merge into a partition whose value contains a space duplicated its rows."""
     folder = project(
         'raw = source(files("data/*.csv"), schema={"id": "bigint", "town": "varchar", "at": "timestamp", "n": "bigint"})\n'
         'towns = sql("select * exclude (_source, _position, _ingested_at) from raw", key=["id", "town"], '
@@ -131,8 +131,8 @@ def test_a_partition_value_with_a_space_is_merged_not_doubled(project):
         assert ask(folder, "select count(*), min(n), max(n) from towns") == [(6, number, number)]
 
 
-def test_a_row_that_changes_its_partition_leaves_the_old_one(project):
-    """delta-rs 2362: a merge that changed the partition column lost or kept rows it should not."""
+def test_row_that_changes_its_partition_is_removed_from_the_old_one(project):
+    """delta-rs 2362: a merge that changed the partition column lost rows, or kept rows that it should remove."""
     folder = project(
         'raw = source(files("data/*.csv"), schema={"id": "bigint", "part": "varchar", "at": "bigint"})\n'
         'things = sql("select id, part, at from raw", key="id", sequence_by="at", partition_by="part")\n'
@@ -144,7 +144,7 @@ def test_a_row_that_changes_its_partition_leaves_the_old_one(project):
     assert ask(folder, "select part, count(*) from things group by part order by part") == [("A", 50), ("B", 50)]
 
 
-def test_doubled_rows_in_what_is_merged_do_not_double_the_target(project):
+def test_duplicates_in_the_source_of_a_merge(project):
     """delta-rs 2961: duplicates in the source of a merge were all inserted."""
     folder = project(
         'raw = source(files("data/*.csv"), schema={"id": "bigint", "at": "bigint", "v": "varchar"})\n'
@@ -157,8 +157,8 @@ def test_doubled_rows_in_what_is_merged_do_not_double_the_target(project):
     assert ask(folder, 'select id, "at", v from things order by id') == [(1, 2, "b"), (2, 1, "c")]
 
 
-def test_rows_with_one_cursor_value_are_neither_lost_nor_doubled(project):
-    """airbyte 44450 and dlt 1062: rows that share the last cursor value were lost by `>` or doubled by `>=`."""
+def test_rows_with_the_same_cursor_value_are_read_once(project):
+    """airbyte 44450 and dlt 1062: rows that share the last cursor value were lost by `>` or duplicated by `>=`."""
     folder = project(
         'raw = source(files("data/*.csv"), schema={"id": "bigint", "day": "date"})\n'
         'days = mart("select day, count(*) as n from raw group by day", key="day")\n'
@@ -170,15 +170,15 @@ def test_rows_with_one_cursor_value_are_neither_lost_nor_doubled(project):
     assert ask(folder, "select * from days") == [(datetime(2026, 1, 1).date(), 8)]  # noqa: DTZ001 - a date
 
 
-# --- pruning by bounds
+# --- data skipping
 
 
 MICROS = ["2026-01-01 00:00:00.123456", "2026-01-01 00:00:00.123999", "2026-01-01 00:00:00.124000"]
 
 
 @pytest.mark.parametrize("kind", ["timestamp", "timestamptz"])
-def test_a_filter_between_two_milliseconds_finds_its_rows(project, kind):
-    """iceberg 18173 and pond 107: bounds in other units, or cut to milliseconds, ruled out files that had rows."""
+def test_filter_between_two_milliseconds_matches(project, kind):
+    """iceberg 18173 and pond 107: bounds in other units, or truncated to milliseconds, excluded files with matching rows."""
     folder = project(
         f'raw = source(files("data/*.csv"), schema={{"at": "{kind}"}})\n'
         f"late = sql(\"select at from raw where at > {kind} '2026-01-01 00:00:00.123998'\")\n"
@@ -195,21 +195,21 @@ def test_a_filter_between_two_milliseconds_finds_its_rows(project, kind):
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-def test_parquet_times_of_every_unit_are_the_same_moment(project, unit):
-    """iceberg 18173: milliseconds of a Parquet file were compared as microseconds."""
+def test_parquet_timestamps_of_every_unit(project, unit):
+    """iceberg 18173: milliseconds in a Parquet file were compared as microseconds."""
     folder = project(
         'raw = source(files("data/*.parquet"))\n'
         "old = sql(\"select at from raw where at < timestamp '1990-01-01'\")\n"
         "new = sql(\"select at from raw where at > timestamp '1990-01-01'\")\n"
     )
-    at = pa.array([datetime(2020, 1, 1)], pa.timestamp(unit))  # noqa: DTZ001 - a time without a zone
+    at = pa.array([datetime(2020, 1, 1)], pa.timestamp(unit))  # noqa: DTZ001 - a TIMESTAMP has no zone
     pq.write_table(pa.table({"at": at}), folder / "data" / "a.parquet")
     run(folder)
     assert ask(folder, "select (select count(*) from old), (select count(*) from new)") == [(0, 1)]
 
 
-def test_texts_that_are_compared_as_times_are_not_ruled_out_by_their_order_as_texts(project):
-    """databend 20442: `2024-01-01T01` lies between `2024-01-01 00` and `2024-01-01 23` as a time, not as a text."""
+def test_text_compared_as_time_is_not_skipped_by_its_text_order(project):
+    """databend 20442: `2024-01-01T01` is between `2024-01-01 00` and `2024-01-01 23` as a time, but not as text."""
     folder = project(
         'raw = source(files("data/*.csv"), schema={"a": "varchar"})\n'
         "evening = sql(\"select a from raw where a::timestamp >= timestamp '2024-01-01 22:00:00'\")\n"
@@ -219,8 +219,8 @@ def test_texts_that_are_compared_as_times_are_not_ruled_out_by_their_order_as_te
     assert ask(folder, "select a from evening") == [("2024-01-01 23:00:00",)]
 
 
-def test_the_hour_that_comes_twice_keeps_both_of_its_rows_apart(project):
-    """doris 68118 and trino 9704: bounds or partition values in local time merged the two hours of a change of clocks."""
+def test_repeated_hour_at_the_end_of_daylight_saving_time(project):
+    """doris 68118 and trino 9704: bounds or partition values in local time merged the repeated hour."""
     folder = project(
         'raw = source(files("data/*.csv"), schema={"at": "timestamptz"}, partition_by="at")\n'
         "second = sql(\"select at from raw where at > timestamptz '2021-10-31 00:45:00+00'\")\n"
@@ -234,8 +234,8 @@ def test_the_hour_that_comes_twice_keeps_both_of_its_rows_apart(project):
     assert instants == [datetime.fromisoformat(moment) for moment in moments]
 
 
-def test_the_first_year_and_the_last_stay_what_they_are(project):
-    """risingwave 16895: 0001-01-01 became a day of 1 BC on its way."""
+def test_first_and_last_year(project):
+    """risingwave 16895: 0001-01-01 became a date in 1 BC."""
     folder = project('raw = source(files("data/*.ndjson"), schema={"at": "timestamp", "day": "date"})\n')
     rows = [
         {"at": "0001-01-01T00:00:00", "day": "0001-01-01"},
@@ -252,7 +252,7 @@ def test_the_first_year_and_the_last_stay_what_they_are(project):
 # --- decimals, groups, joins
 
 
-def test_decimals_and_large_integers_keep_their_digits_through_json(project):
+def test_decimals_and_large_integers_in_json_are_exact(project):
     """ticdc 6253: BIGINT and DECIMAL lost digits as JSON numbers."""
     folder = project('raw = source(files("data/*.ndjson"), schema={"n": "bigint", "d": "decimal(38,10)"})\n')
     (folder / "data" / "a.ndjson").write_text(
@@ -264,8 +264,8 @@ def test_decimals_and_large_integers_keep_their_digits_through_json(project):
     ]
 
 
-def test_a_null_in_a_not_in_and_in_a_key(project):
-    """A NOT IN over a column with a null is true for no row, step by step as at once; two null keys are two violations."""
+def test_null_in_a_not_in_and_in_a_key(project):
+    """NOT IN over a column with a null is true for no row, in incremental and full runs; two null keys are two violations."""
     folder = project(
         'raw = source(files("data/r*.csv"), schema={"id": "bigint"})\n'
         'gone = source(files("data/g*.csv"), schema={"id": "bigint"})\n'
@@ -283,8 +283,8 @@ def test_a_null_in_a_not_in_and_in_a_key(project):
     assert ask(folder, "select count(*), count(distinct id) from keyed") == [(2, 2)]
 
 
-def test_negative_zero_nan_and_infinity_group_as_one_value_each(project):
-    """Engines disagree on whether -0.0 and 0.0, or two NaN, are one group; a group-by and a key must agree here."""
+def test_negative_zero_nan_and_infinity_as_groups_and_keys(project):
+    """Engines differ in whether -0.0 and 0.0, or two NaN, are one group; GROUP BY and keys must agree."""
     folder = project(
         'raw = source(files("data/*.csv"), schema={"x": "double"})\n'
         'groups = mart("select x, count(*) as n from raw group by x", key="x")\n'
@@ -296,18 +296,18 @@ def test_negative_zero_nan_and_infinity_group_as_one_value_each(project):
     run(folder)
     assert sorted(n for _, n in ask(folder, "select x::varchar, n from groups")) == [2, 3, 3]
     assert ask(folder, "select count(*) from firsts") == [(3,)]
-    equal = "select (x + 0)::varchar, n from groups order by all"  # which of the two zeros a group shows is left open
+    equal = "select (x + 0)::varchar, n from groups order by all"  # which of the two zeros represents the group is not specified
     before = ask(folder, equal)
     run(folder, full=True)
     assert ask(folder, equal) == before
 
 
-# --- event time (the streams of these are in tests/streaming/runtime and tests/streaming/operators)
+# --- event time (the corresponding streams are in tests/streaming/runtime and tests/streaming/operators)
 
 
-def test_a_join_at_the_very_end_of_its_span_meets_in_batch_as_in_a_stream(project):
-    """flink 33524: a row exactly on the watermark was taken for late. Ends of a span are included in both clocks."""
-    from pipeline.streaming.runtime.job import catch_up  # noqa: PLC0415 - only here
+def test_join_at_the_end_of_its_interval_in_batch_and_stream(project):
+    """flink 33524: a row exactly at the watermark was treated as late. Interval ends are inclusive in both clocks."""
+    from pipeline.streaming.runtime.job import catch_up  # noqa: PLC0415 - only used here
     from pipeline.streaming.runtime.verify import verify  # noqa: PLC0415
 
     both = (
@@ -329,7 +329,7 @@ def test_a_join_at_the_very_end_of_its_span_meets_in_batch_as_in_a_stream(projec
     assert verify(Workspace(load(folder)), "met").holds
 
 
-def test_a_table_below_a_session_does_not_mix_the_keys_of_the_first_grouping(project):
+def test_grouping_downstream_of_sessions_keeps_keys_apart(project):
     """beam 20438: a second grouping after sessions mixed elements of different users."""
     folder = project(
         'raw = source(files("data/*.csv"), schema={"who": "varchar", "what": "varchar", "at": "timestamp"})\n'

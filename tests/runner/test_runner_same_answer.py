@@ -1,11 +1,11 @@
-"""After any sequence of runs a table equals what one `--full` run makes of the same files.
+"""After any sequence of runs, a table equals the result of one `--full` run over the same files.
 
-A random project is run step by step, while files are added, corrected, renamed and removed and runs are killed. The same
+A random project is run repeatedly, while files are added, corrected, renamed and removed, and runs are killed. The same
 files are then given to a new project, which is run once. Tables, quarantines and the warehouse must be equal.
 
-- A removed file keeps its rows until `--full`, so the new project gets it too.
-- A renamed file is not read again: its rows keep the name under which they were read, so names count without it.
-- Numbers with a fraction are compared to 9 digits: a sum depends on the order of addition.
+- A removed file keeps its rows until `--full`, so the new project gets it, too.
+- A renamed file is not read again: its rows keep the old name, so file names are compared without the new part.
+- Fractional numbers are compared to 9 digits: a sum depends on the order of addition.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ OPTIONS: Any = {"phases": [Phase.generate]} if os.environ.get("HEADWATER_NO_SHRI
 
 
 def written(names: Sequence[str]) -> str:
-    """Return the project's file with these definitions, and those that they read."""
+    """Return the project file with these definitions, and those that they read."""
     chosen = set(names)
     for _ in DEFINITIONS:
         chosen |= {n for name in chosen for n in words(DEFINITIONS[name]) & DEFINITIONS.keys()}
@@ -135,27 +135,27 @@ STEP = st.one_of(
 
 
 class Killed(BaseException):
-    """The process is killed."""
+    """Simulates that the process is killed."""
 
 
 @dataclass
 class Ground:
-    """A project that is run step by step, and what its tables should hold the rows of."""
+    """A project that is run repeatedly, and the files whose rows its tables should contain."""
 
     folder: Path
     text: str
     expected: dict[str, str] = field(default_factory=dict)
-    """The files whose rows count, by name: those that are there, and those that are gone since they were read."""
+    """The files whose rows count, by name: existing ones, and those deleted since they were read."""
     decisions: list[str] = field(default_factory=list)
-    """What the runs did."""
+    """The actions of the runs."""
     names: dict[int, str] = field(default_factory=dict)
-    """The names of the files that are there."""
+    """The names of the existing files."""
 
     def __post_init__(self) -> None:
         _start(self.folder, self.text)
 
     def take(self, kind: str, which: Any, more: Any) -> None:
-        """Take one step."""
+        """Perform one random action."""
         if kind == "write":
             name = self.names.setdefault(which, f"f{which}.csv")
             self.expected[name] = more
@@ -167,11 +167,11 @@ class Ground:
         elif kind == "rename" and which in self.names:
             self.rename(which)
         elif kind == "remove" and which in self.names and len(self.names) > 1:
-            self.run()  # else nobody has read it
+            self.run()  # otherwise no run has read it
             (self.folder / "data" / self.names.pop(which)).unlink()
 
     def rename(self, number: int) -> None:
-        """Give a file a name of the same place in the order."""
+        """Rename a file, keeping its position in the order."""
         self.run()
         old, new = self.names[number], self.names[number].replace(".csv", "_.csv")
         if new not in self.expected:
@@ -179,10 +179,10 @@ class Ground:
             self.names[number] = new
             self.expected[new] = self.expected.pop(old)
             self.take("write", 5, f"{HEADER}1,a,{len(self.decisions)},2026-01-01,I\n")
-            self.run()  # a new name is remembered with the next rows; an edit before makes it another file
+            self.run()  # a rename is recorded with the next rows; an edit before makes it another file
 
     def kill(self, moment: Moment, after: int) -> None:
-        """Kill a run at a moment of the n-th table."""
+        """Kill a run at a given point of the n-th table."""
         left = after
 
         def observe(event: Event) -> None:
@@ -195,7 +195,7 @@ class Ground:
             self.run(observe)
 
     def run(self, observe: Any = lambda _: None, *, full: bool = False) -> None:
-        """Run; where a source says that rows would be lost, accept it."""
+        """Run; if a source reports that rows would be lost, accept it."""
         run = Runner(load(self.folder), RunOptions(full=full), observer=observe).attempt()
         for step in run.steps:
             self.decisions.append(f"{step.name}: {step.decision}, {step.reason}")
@@ -207,7 +207,7 @@ class Ground:
             self.run(full=True)
 
     def compare(self, other: Path) -> None:
-        """Compare the tables with those of a new project with the same files."""
+        """Compare the tables with those of a new project over the same files."""
         self.run()
         _start(other, self.text)
         for name, content in self.expected.items():
@@ -227,7 +227,7 @@ def _start(folder: Path, text: str) -> None:
 
 
 def everything(folder: Path) -> dict[str, list[str]]:
-    """Return the rows of every table, quarantine and warehouse table, without what is of a run alone."""
+    """Return the rows of every table, quarantine and warehouse table, without run-specific columns."""
     return {name: sorted(map(_plain, rows)) for name, rows in rows_of(folder).items() if rows}
 
 
@@ -239,7 +239,7 @@ def _plain(text: str) -> str:
 
 @pytest.mark.share(2)
 @pytest.mark.parametrize("name", NAMES)
-def test_step_by_step_equals_at_once(name: str, tmp_path_factory: pytest.TempPathFactory):
+def test_incremental_runs_equal_a_full_run(name: str, tmp_path_factory: pytest.TempPathFactory):
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), **OPTIONS)
     @given(st.lists(STEP, min_size=2, max_size=8))
     def check(steps: list[tuple[str, Any, Any]]) -> None:
@@ -256,7 +256,7 @@ def test_step_by_step_equals_at_once(name: str, tmp_path_factory: pytest.TempPat
     check()
 
 
-def test_a_late_file_with_an_earlier_name_has_the_first_row(tmp_path: Path):
+def test_late_file_with_an_earlier_name_has_the_first_row(tmp_path: Path):
     ground = Ground(tmp_path / "ours", written(["keyed", "fed_keyed", "raw_keyed"]))
     ground.take("write", 2, HEADER + "1,a,10,2026-01-01,I\n")
     ground.run()
@@ -271,7 +271,7 @@ def test_a_late_file_with_an_earlier_name_has_the_first_row(tmp_path: Path):
     ground.compare(tmp_path / "other")
 
 
-def test_a_corrected_time_is_corrected_in_the_history(tmp_path: Path):
+def test_corrected_time_is_corrected_in_the_history(tmp_path: Path):
     ground = Ground(tmp_path / "ours", written(["dim_past", "dim_fed"]))
     ground.take("write", 1, HEADER + "1,a,1,2026-01-01,I\n1,a,2,2026-01-02,I\n")
     ground.run()

@@ -1,4 +1,4 @@
-"""Steps side by side: after what they read, within the memory, and a failure ends only what reads it."""
+"""Concurrent steps: after their inputs, within the memory budget; a failure skips only what is downstream of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GRAPHS = st.integers(1, 9).flatmap(
 
 
 @given(GRAPHS)
-def test_every_step_ends_once_after_what_it_reads_and_below_a_failure_none_is_done(graph):
+def test_each_step_runs_once_after_its_inputs_and_not_downstream_of_a_failure(graph):
     reads_of, failing, threads = graph
     reads = {f"t{n}": [f"t{r}" for r in sorted(some) if r < n] for n, some in enumerate(reads_of)}
     started, ended, at_once = [], {}, []
@@ -64,10 +64,10 @@ def test_every_step_ends_once_after_what_it_reads_and_below_a_failure_none_is_do
             assert isinstance(ended[outcome.failed], SourceError)
 
 
-def test_steps_that_do_not_read_each_other_are_at_work_at_once():
+def test_independent_steps_run_concurrently():
     meet, ended = threading.Barrier(2, timeout=20), {}
     Schedule({"a": [], "b": []}, lambda _: meet.wait(), ended.__setitem__).run(2)
-    assert sorted(ended.values()) == [0, 1]  # each was let through by the other, and no wait was broken
+    assert sorted(ended.values()) == [0, 1]  # each was released by the other, and no barrier was broken
 
 
 def test_one_thread_keeps_the_order_of_the_definitions():
@@ -76,7 +76,7 @@ def test_one_thread_keeps_the_order_of_the_definitions():
     assert finished == ["c", "a", "b"]
 
 
-def test_an_interrupt_ends_the_statements_of_the_other_steps():
+def test_interrupt_cancels_the_statements_of_other_steps():
     begun, seconds = threading.Event(), []
 
     def do(name):
@@ -97,7 +97,7 @@ def test_an_interrupt_ends_the_statements_of_the_other_steps():
 
 
 @given(st.lists(st.integers(0, 2000), min_size=1, max_size=12), st.integers(1, 4))
-def test_steps_never_take_more_than_the_memory_of_the_run(needs, steps):
+def test_steps_stay_within_the_memory_budget(needs, steps):
     pool = MemoryPool(Budget(1 << 30, 1), steps)
     taken, most, lock = [0], [0], threading.Lock()
 
@@ -137,7 +137,7 @@ e = sql("select k from gone")
 
 @pytest.fixture
 def broken(tmp_path):
-    """A table with a cast that fails, a source without files, and tables that read these and others."""
+    """A table with a failing cast, a source without files, and tables that read these and others."""
     folder = tmp_path / "broken"
     (folder / "data").mkdir(parents=True)
     (folder / "headwater.toml").write_text('[project]\nname = "broken"\ndefinitions = "broken.py"\n')
@@ -146,7 +146,7 @@ def broken(tmp_path):
     return folder
 
 
-def test_a_dry_run_shows_what_would_fail_and_what_would_be_skipped(broken):
+def test_dry_run_shows_failures_and_skipped_steps(broken):
     planned = {step.definition.name: step.decision for step in plan_run(Workspace(load(broken)), RunOptions())}
 
     assert {name: decision.kind for name, decision in planned.items()} == {
@@ -163,7 +163,7 @@ def test_a_dry_run_shows_what_would_fail_and_what_would_be_skipped(broken):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_a_failing_table_or_source_stops_only_what_reads_it(broken, threads):
+def test_failing_table_or_source_skips_only_its_readers(broken, threads):
     runner = Runner(load(broken), RunOptions(threads=threads))
     run = runner.attempt()
 
@@ -188,7 +188,7 @@ def test_a_failing_table_or_source_stops_only_what_reads_it(broken, threads):
     assert rows_of(broken)["b"] == ["{'k': 2}"]
 
 
-def test_mended_only_what_was_missing_is_made(broken):
+def test_after_a_fix_only_missing_tables_are_computed(broken):
     with pytest.raises(HeadwaterError, match="no file matches"):
         Runner(load(broken)).run()
     (broken / "data" / "gone.csv").write_text("k\n1\n")
@@ -200,7 +200,7 @@ def test_mended_only_what_was_missing_is_made(broken):
     assert run.status == "done"
 
 
-def test_a_failed_table_keeps_the_rows_it_had_and_the_report_says_so(broken):
+def test_failed_table_keeps_its_rows_and_the_report_shows_the_failure(broken):
     (broken / "data" / "gone.csv").write_text("k\n1\n")
     (broken / "data" / "raw.csv").write_text("k,v\n1,10\n")
     Runner(load(broken)).run()
@@ -216,7 +216,7 @@ def test_a_failed_table_keeps_the_rows_it_had_and_the_report_says_so(broken):
     assert "skipped: reads &#39;a&#39;, which failed" in page.read_text()
 
 
-def test_the_command_says_what_failed_what_was_skipped_and_ends_with_1(broken, headwater_command):
+def test_command_reports_failed_and_skipped_steps_and_exits_with_1(broken, headwater_command):
     def headwater(*words):
         return headwater_command.run(*words, cwd=broken, env=environment(), timeout=240)
 
@@ -233,7 +233,7 @@ def test_the_command_says_what_failed_what_was_skipped_and_ends_with_1(broken, h
     assert report["status"] == "failed"
 
 
-def test_side_by_side_gives_what_one_by_one_gives(shop):
+def test_concurrent_run_equals_a_sequential_run(shop):
     for threads in (1, 4):
         Runner(load(shop), RunOptions(full=True, threads=threads)).run()
         (shop / "data" / "orders2.csv").write_text(MORE)
@@ -246,7 +246,7 @@ def test_side_by_side_gives_what_one_by_one_gives(shop):
 
 
 def _manifests(folder):
-    """Return what the manifests say, apart from times, names of runs and versions."""
+    """Return the contents of the manifests, except times, run ids and versions."""
     workspace = Workspace(load(folder))
     manifests = {}
     for name in workspace.table_names:

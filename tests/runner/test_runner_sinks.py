@@ -1,4 +1,4 @@
-"""Sinks of a project: rows of a table, and what becomes of them, are sent once each, after runs and beside streams."""
+"""Sinks of a project receive new and changed rows once each, after runs and concurrently with streams."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def run(workspace, **options):
     return Runner(workspace.project, RunOptions(**options)).run()
 
 
-def did(record):
+def decisions_of(record):
     return {step.name: step.decision for step in record.steps}
 
 
@@ -76,7 +76,7 @@ def lines(folder: Path, name: str = "taken.jsonl"):
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def test_a_run_sends_what_came_and_no_more(project, tmp_path):
+def test_run_sends_only_new_rows(project, tmp_path):
     (tmp_path / "a.csv").write_text("k,v\n1,a\n2,b\n")
     workspace = project(BATCH + 'out = sink("raw", to=to_callback(note))\n')
 
@@ -85,12 +85,12 @@ def test_a_run_sends_what_came_and_no_more(project, tmp_path):
     (tmp_path / "b.csv").write_text("k,v\n3,c\n")
     third = run(workspace, select=("raw",))
 
-    assert [did(each)["out"] for each in (first, second, third)] == ["sent", "skip", "sent"]
+    assert [decisions_of(each)["out"] for each in (first, second, third)] == ["sent", "skip", "sent"]
     assert [(version, row["k"]) for version, row in lines(tmp_path)] == [(0, 1), (0, 2), (1, 3)]
     assert third.steps[-1].flow.rows_out == 1
 
 
-def test_a_table_that_is_computed_anew_sends_what_changed(project, tmp_path):
+def test_recomputed_table_sends_only_changes(project, tmp_path):
     (tmp_path / "a.csv").write_text("k,v\n1,a\n2,b\n3,c\n")
     text = BATCH + (
         "total = sql(\"select k, string_agg(v, '' order by v) as vs from raw group by k having max(v) <> 'z'\", key='k')\n"
@@ -112,7 +112,7 @@ def test_a_table_that_is_computed_anew_sends_what_changed(project, tmp_path):
     ]
 
 
-def test_a_sink_that_fails_harms_nothing_and_is_made_good(project, tmp_path):
+def test_failing_sink_does_not_fail_the_run_and_catches_up(project, tmp_path):
     (tmp_path / "a.csv").write_text("k,v\n1,a\n")
     (tmp_path / "down").touch()
     workspace = project(BATCH + 'out = sink("raw", to=to_callback(note))\nafter = sql("select k from raw")\n')
@@ -121,13 +121,13 @@ def test_a_sink_that_fails_harms_nothing_and_is_made_good(project, tmp_path):
 
     assert failed.status == "failed"
     assert "OSError: down" in str(failed.error)
-    assert {**did(failed), "raw": ""} == {"raw": "", "out": "failed", "after": "create"}
+    assert {**decisions_of(failed), "raw": ""} == {"raw": "", "out": "failed", "after": "create"}
     (tmp_path / "down").unlink()
     assert run(workspace).status == "done"
     assert [row["k"] for _, row in lines(tmp_path)] == [1]
 
 
-def test_a_compaction_sends_nothing(project, tmp_path):
+def test_compaction_sends_nothing(project, tmp_path):
     workspace = project(BATCH + 'out = sink("raw", to=to_callback(note))\n')
     for number in range(6):
         (tmp_path / f"{number}.csv").write_text(f"k,v\n{number},a\n")
@@ -135,14 +135,14 @@ def test_a_compaction_sends_nothing(project, tmp_path):
     table = workspace.table("raw")
 
     assert compact(table, table.head()) is not None
-    assert did(run(workspace))["out"] in {"sent", "skip"}
+    assert decisions_of(run(workspace))["out"] in {"sent", "skip"}
     (tmp_path / "9.csv").write_text("k,v\n9,a\n")
     run(workspace)
 
     assert [row["k"] for _, row in lines(tmp_path)] == [0, 1, 2, 3, 4, 5, 9]
 
 
-def test_rows_that_went_are_refused_by_a_sink_that_cannot_say_so(project, tmp_path):
+def test_deleted_rows_are_rejected_by_an_append_only_sink(project, tmp_path):
     (tmp_path / "a.csv").write_text("k,v\n1,a\n")
 
     def text(most: str) -> str:
@@ -159,7 +159,7 @@ def test_rows_that_went_are_refused_by_a_sink_that_cannot_say_so(project, tmp_pa
     assert workspace.require("some").rows == 0
 
 
-def test_streams_send_each_row_of_each_commit_once_to_all_their_sinks(project, tmp_path):
+def test_streams_send_each_row_of_each_commit_once_to_all_sinks(project, tmp_path):
     workspace = project(
         STREAM + 'even = sql("select id, k from ticks where id % 2 = 0")\n'
         'out = sink("even", to=to_callback(note))\nonline = sink("even", to=to_online(key="id"))\n'
@@ -176,10 +176,10 @@ def test_streams_send_each_row_of_each_commit_once_to_all_their_sinks(project, t
     }
     assert running.sinks["out"].status.rows == 100
     assert OnlineStore(tmp_path / ".headwater" / "online.db", "online").get(198) == {"id": 198, "k": 0}
-    assert did(run(workspace))["out"] == "skip"
+    assert decisions_of(run(workspace))["out"] == "skip"
 
 
-def test_a_stream_goes_on_while_its_sink_is_down_and_the_next_makes_it_good(project, tmp_path):
+def test_stream_continues_while_its_sink_is_down_and_the_next_catches_up(project, tmp_path):
     workspace = project(
         STREAM + 'all_of = sql("select id, k from ticks")\nout = sink("all_of", to=to_callback(note))\n'
     )
@@ -195,7 +195,7 @@ def test_a_stream_goes_on_while_its_sink_is_down_and_the_next_makes_it_good(proj
     assert Counter(row["id"] for _, row in lines(tmp_path)) == Counter(range(200))
 
 
-def test_rows_that_take_the_place_of_others_come_as_the_newest(project, tmp_path):
+def test_replaced_rows_are_sent_in_their_newest_version(project, tmp_path):
     workspace = project(
         STREAM + 'counts = sql("select k, count(*) as n from ticks group by k", key="k")\n'
         'online = sink("counts", to=to_online(key="k"))\n'
@@ -207,7 +207,7 @@ def test_rows_that_take_the_place_of_others_come_as_the_newest(project, tmp_path
     assert [store.get(k)["n"] for k in range(3)] == [67, 67, 66]
 
 
-def test_what_cannot_be_written_ends_the_sink_alone(project):
+def test_row_that_cannot_be_written_stops_only_the_sink(project):
     workspace = project(
         STREAM + "bytes = sql(\"select id, 'x'::blob as b from ticks\")\n"
         'online = sink("bytes", to=to_online(key="id"))\n'
@@ -222,7 +222,7 @@ def test_what_cannot_be_written_ends_the_sink_alone(project):
     assert running.sinks["online"].status.restarts == 0
 
 
-def test_a_sink_stands_in_the_graph(project):
+def test_sink_is_part_of_the_graph(project):
     workspace = project(BATCH + 'out = sink("raw", to=to_kafka("alerts"), description="to the alarm")\n')
 
     assert workspace.project.graph.names == ("raw", "out")
@@ -245,6 +245,6 @@ def test_a_sink_stands_in_the_graph(project):
         ),
     ],
 )
-def test_what_cannot_be_sent_is_an_error_of_the_definition(project, text, words):
+def test_unsupported_columns_are_a_definition_error(project, text, words):
     with pytest.raises(DefinitionError, match=words):
         project(text)

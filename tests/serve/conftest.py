@@ -1,4 +1,4 @@
-"""A café as a project: orders with every type that a lake stores, and the app around it."""
+"""A café as a project: orders with every type that a lake stores, and the app that serves them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.runner.runner import Runner
 from serve import create_app
 
 with warnings.catch_warnings():
-    # it asks for httpx2, which is new and not what the rest of the world uses yet
+    # starlette recommends httpx2, which is new and not yet widely used
     warnings.filterwarnings("ignore", message="Using `httpx` with `starlette.testclient`")
     from starlette.testclient import TestClient
 
@@ -75,7 +75,7 @@ ORDERS = '''\
 
 @dataclass(frozen=True)
 class Cafe:
-    """A project folder that can be given orders and be run."""
+    """A project folder to which orders can be added, and which can be run."""
 
     root: Path
 
@@ -104,19 +104,19 @@ def open_cafe(root: Path) -> Cafe:
 
 @pytest.fixture(scope="session")
 def at() -> Callable[[Path], Cafe]:
-    """Whatever project is in a folder, to be asked like the café."""
+    """The project in a folder, with the methods of the café."""
     return Cafe
 
 
 @pytest.fixture
 def cafe(tmp_path) -> Cafe:
-    """A café of this test alone."""
+    """A café for a single test."""
     return open_cafe(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    """The app of a café that nobody changes."""
+    """The app of a café that is not changed."""
     with open_cafe(tmp_path_factory.mktemp("cafe")).client() as client:
         yield client
 
@@ -135,7 +135,7 @@ def rows(client) -> Callable[..., list[dict[str, Any]]]:
 
 @pytest.fixture
 def refused(client) -> Callable[..., dict[str, str | None]]:
-    """The error that a path and its parameters give, its status checked."""
+    """The error for a path and its parameters, after checking its status."""
 
     def get(path: str, status: int, *pairs: tuple[str, str], **parameters: str) -> dict[str, str | None]:
         answer = client.get(path, params=[*pairs, *parameters.items()])

@@ -1,4 +1,4 @@
-"""Requests of somebody who means harm: none may read, change or stop more than a reader can."""
+"""Malicious requests: none can read, change or stop more than any reader can."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ def fingerprint(root):
 
 @pytest.mark.share(4)
 @pytest.mark.parametrize("parameter", ["select", "order", "limit", "offset", "version", "guest", "order_id", "paid_at"])
-def test_no_parameter_becomes_sql(client, parameter):
+def test_parameters_are_never_run_as_sql(client, parameter):
     for text in INJECTIONS:
         for value in (text, f"eq.{text}", f"like.{text}", f"in.({text})", f"is.{text}"):
             answer = client.get("/tables/cafe_orders", params={parameter: value})
             assert answer.status_code in {200, 400}, (value, answer.text)
-            if answer.status_code == 200 and value != "like.*":  # which is what it says
+            if answer.status_code == 200 and value != "like.*":  # matches all rows
                 assert answer.json()["rows"] == [], value
 
 
-def test_no_name_becomes_sql_or_a_path(client):
+def test_names_are_never_used_as_sql_or_paths(client):
     for text in INJECTIONS:
         named = client.get("/tables/cafe_orders", params={text: "eq.1"})
         assert named.status_code == 400, text
         assert client.get("/tables/" + text.replace("?", "%3F").replace("\x00", "%00")).status_code == 404
 
 
-def test_nothing_in_the_project_changes(cafe):
+def test_injections_change_nothing_in_the_project(cafe):
     before = fingerprint(cafe.root)
     with cafe.client() as client:
         for text in INJECTIONS:
@@ -81,7 +81,7 @@ def test_nothing_in_the_project_changes(cafe):
         "select * from 'https://example.invalid/x.parquet'",
     ],
 )
-def test_even_sql_of_its_own_could_not_leave_the_lake(cafe, sql):
+def test_sql_cannot_access_files_outside_the_lake(cafe, sql):
     with cafe.client() as client:
         engine = client.app.state.backend.engine
         with pytest.raises(duckdb.PermissionException):
@@ -94,14 +94,14 @@ def test_the_configuration_is_locked(cafe, sql):
         client.app.state.backend.engine.rows(Statement(sql))
 
 
-def test_a_query_is_bounded_as_a_whole(client):
+def test_length_of_a_query_string_is_limited(client):
     many = [("guest", f"neq.{n}") for n in range(900)]
     assert client.get("/tables/cafe_orders", params=many).status_code == 200
     assert client.get("/tables/cafe_orders", params=many * 2).status_code == 414
 
 
 def test_a_megabyte_of_query(client):
-    """As a server that sets no limit of its own would hand it on; httpx would refuse to send it."""
+    """As passed on by a server without a limit; httpx would refuse to send it."""
     sent: list[dict[str, object]] = []
 
     async def receive():
@@ -126,14 +126,14 @@ def test_a_query_that_is_not_utf8(client):
     assert client.get("/tables/cafe_orders?%ff=eq.1").status_code == 400
 
 
-def test_many_readers_at_once_see_the_same(client):
+def test_concurrent_readers_get_the_same_rows(client):
     path = "/tables/cafe_orders?order=cups.desc&limit=3"
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: client.get(path).text, range(64)))
     assert len(set(answers)) == 1
 
 
-def test_giving_up_one_query_leaves_the_others_alone(cafe):
+def test_cancelled_query_does_not_affect_others(cafe):
     slow = Statement("select count(*) from range(100000000000) t(x) where x % 7 = 9")
     with cafe.client(patience=timedelta(seconds=0.5)) as client, ThreadPoolExecutor(1) as pool:
         hopeless = pool.submit(client.app.state.backend.engine.rows, slow)
@@ -147,7 +147,7 @@ def test_giving_up_one_query_leaves_the_others_alone(cafe):
 
 
 def test_pages_agree_while_new_versions_are_committed(cafe):
-    """A reader goes through pages of two rows; between any two of them the table may be replaced.
+    """A reader requests pages of two rows; between any two of them, the table may be replaced.
 
     version   0 0 0 | 1 1 1 ...    each reader stays on the version of its first page
     """
@@ -162,7 +162,7 @@ def test_pages_agree_while_new_versions_are_committed(cafe):
                 answer = client.get(answer["next"]).json()
                 assert answer["version"] == version
                 ids += [row["order_id"] for row in answer["rows"]]
-            assert sorted(ids) == list(range(1, 6 + version)), "each row of the version once"
+            assert sorted(ids) == list(range(1, 6 + version)), "each row of the version exactly once"
             seen.add(version)
 
     with cafe.client() as client, ThreadPoolExecutor(3) as pool:
@@ -172,7 +172,7 @@ def test_pages_agree_while_new_versions_are_committed(cafe):
                 cafe.add(str(n), f"{n},2026-01-08,2026-01-08T08:00:00Z,Di,{n % 3},2,3,true\n")
                 cafe.run()
                 while not any(reader.done() for reader in readers) and max(seen, default=0) < n - 5:
-                    stop.wait(0.02)  # until a reader has seen it
+                    stop.wait(0.02)  # until a reader has received it
         finally:
             stop.set()
         for reader in readers:

@@ -16,7 +16,7 @@ from pipeline.core.errors import DefinitionError, RequestError
 from serve.check import check
 
 with warnings.catch_warnings():
-    # Ray Serve's own settings classes use pydantic's older way of extra arguments
+    # the settings classes of Ray Serve use a deprecated form of pydantic's extra arguments
     warnings.filterwarnings("ignore", message="Using extra keyword arguments on `Field`")
     from serve.deploy import start
 
@@ -70,7 +70,7 @@ def hasty(tmp_path) -> Path:
 
 @pytest.mark.ray
 def test_a_project_is_served_by_ray(cafe, hasty):
-    """In a process of its own, so that Ray leaves nothing behind in this one."""
+    """In a separate process, so that Ray leaves nothing behind in this one."""
     port = free_port()
     environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with subprocess.Popen(
@@ -93,15 +93,15 @@ def test_a_project_is_served_by_ray(cafe, hasty):
     ]
     assert [row["order_id"] for row in page["rows"] + following["rows"]] == [2, 3]
     assert elsewhere.startswith("RequestError Ray Serve does not listen on 127.0.0.1:")
-    assert still_there == "200", "what is served goes on"
+    assert still_there == "200", "the running application continues"
     assert too_late.startswith("SettingsError the replicas do not start: got ")
     assert "too late" in too_late
     assert process.returncode == 0
     with closing(socket.socket()) as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0, "nothing listens any more"
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "nothing listens on the port"
 
 
-def test_what_is_wrong_is_said_before_ray_is_started(cafe, monkeypatch):
+def test_errors_are_reported_before_ray_is_started(cafe, monkeypatch):
     def refuse(**_options):
         raise AssertionError("Ray was started")
 
@@ -121,7 +121,7 @@ def test_what_is_wrong_is_said_before_ray_is_started(cafe, monkeypatch):
         start(cafe.root, port=free_port())
 
 
-def test_check_tells_of_an_endpoint_that_does_not_answer(cafe):
+def test_check_reports_an_endpoint_that_does_not_respond(cafe):
     answers = check(f"http://127.0.0.1:{free_port()}", cafe.project())
     assert [(answer.path, answer.status, answer.is_good) for answer in answers] == [
         ("/health", 0, False),

@@ -7,10 +7,10 @@ from serve.refusals import UnknownError
 from serve.tables import FRESH_S, Tables
 
 
-def test_a_new_version_is_seen_after_a_while(cafe):
-    """asked at      0 s    1 s   1.1 s
+def test_new_version_is_served_after_a_delay(cafe):
+    """requested at  0 s    1 s   1.1 s
     newest in lake   0      1     1
-    seen             0      0     1
+    served           0      0     1
     """
     now = [0.0]
     tables = Tables(Workspace(cafe.project()), ["gold"], lambda: now[0])
@@ -22,10 +22,10 @@ def test_a_new_version_is_seen_after_a_while(cafe):
     now[0] = FRESH_S + 0.1
     assert tables.version("cafe_orders").number == 1
     assert tables.version("cafe_orders", 0).rows == 5
-    assert tables.version("cafe_orders", 0) is tables.version("cafe_orders", 0), "a pinned version is read once"
+    assert tables.version("cafe_orders", 0) is tables.version("cafe_orders", 0), "a requested version is read once"
 
 
-def test_refusals_of_versions(cafe):
+def test_unknown_versions_and_tables_are_rejected(cafe):
     tables = Tables(Workspace(cafe.project()), ["gold"])
     with pytest.raises(UnknownError, match="has no such version: got 3; its newest version is 0"):
         tables.version("cafe_orders", 3)

@@ -71,13 +71,13 @@ def drinks() -> str:
 def train(root: Path, scale: float) -> None:
     (root / "bar.py").write_text(BAR.replace("SCALE", str(scale)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of MLflow's and scikit-learn's own; tests/ml look at ours
+        warnings.simplefilter("ignore")  # those of MLflow and scikit-learn; in tests/ml, warnings are errors
         Runner(load(root)).run()
 
 
 @pytest.fixture(scope="module")
 def bar(tmp_path_factory, at):
-    """A project with a champion, and a model that was refused."""
+    """A project with a champion and a rejected model."""
     root = tmp_path_factory.mktemp("bar")
     (root / "headwater.toml").write_text(TOML)
     (root / "drinks.csv").write_text(drinks())
@@ -129,13 +129,13 @@ def test_no_rows_give_no_predictions(client):
         (b" " * (9 << 20), 413, "the body is longer than 8388608 bytes"),
     ],
 )
-def test_a_body_that_does_not_fit(client, body, status, problem):
+def test_invalid_body_is_rejected(client, body, status, problem):
     answer = client.post(PATH, content=body)
     assert answer.status_code == status, answer.text
     assert problem in answer.json()["error"]["problem"]
 
 
-def test_digits_without_end_are_not_read(client):
+def test_number_with_too_many_digits_is_rejected(client):
     answer = client.post(PATH, content=b'{"rows": [{"glasses": ' + b"9" * 10_000 + b"}]}")
     assert answer.status_code == 422
 
@@ -150,12 +150,12 @@ def test_a_model_without_champion(client):
     assert (answer.status_code, answer.json()["error"]["problem"]) == (409, "model 'genius' has no champion yet")
 
 
-def test_health_tells_the_champions(client):
+def test_health_lists_the_champions(client):
     answer = client.get("/health").json()
     assert (answer["status"], answer["models"]) == ("ok", {"mood": "1", "genius": None})
 
 
-def test_openapi_tells_the_features(client):
+def test_openapi_lists_the_features(client):
     paths = client.get("/openapi.json").json()["paths"]
     content = paths[PATH]["post"]["requestBody"]["content"]["application/json"]
     row = content["schema"]["properties"]["rows"]["items"]
@@ -164,10 +164,10 @@ def test_openapi_tells_the_features(client):
         "strength": {"type": ["number", "null"]},
         "kind": {"type": ["string", "null"]},
     }
-    assert client.post(PATH, json=content["example"]).status_code == 200, "the example can be sent"
+    assert client.post(PATH, json=content["example"]).status_code == 200, "the example is a valid request"
 
 
-def test_a_new_champion_is_seen_after_a_while(tmp_path, at):
+def test_new_champion_is_used_after_a_delay(tmp_path, at):
     (tmp_path / "headwater.toml").write_text(TOML)
     (tmp_path / "drinks.csv").write_text(drinks())
     train(tmp_path, 1.0)
@@ -175,14 +175,16 @@ def test_a_new_champion_is_seen_after_a_while(tmp_path, at):
     models = champions(at(tmp_path), lambda: now[0])
     first = models.predictor("mood")
     train(tmp_path, 0.5)
-    assert models.predictor("mood") is first, "not asked again yet"
+    assert models.predictor("mood") is first, "the store is not queried again yet"
     now[0] = FRESH_S + 0.1
     assert models.predictor("mood").version == "2"
     now[0] *= 2
-    assert models.predictor("mood") is models.predictor("mood"), "asked again, and not loaded again"
+    assert models.predictor("mood") is models.predictor("mood"), (
+        "the store is queried again, but the model is not reloaded"
+    )
 
 
-def test_a_champion_in_use_outlives_its_store(tmp_path, bar):
+def test_loaded_champion_predicts_without_its_store(tmp_path, bar):
     now = [0.0]
     store = tmp_path / "store.db"
     source = sqlite3.connect(bar.root / ".headwater" / "mlflow.db")
@@ -199,7 +201,7 @@ def test_a_champion_in_use_outlives_its_store(tmp_path, bar):
         Champions(f"sqlite:///{store}", [bar.project().graph["mood"]]).predictor("mood")
 
 
-def test_a_store_that_fails_degrades_but_does_not_stop(bar, tmp_path, monkeypatch):
+def test_failed_model_store_degrades_health_and_tables_are_still_served(bar, tmp_path, monkeypatch):
     broken = tmp_path / "broken.db"
     broken.write_bytes(b"not a database" * 1000)
     monkeypatch.setenv("HEADWATER_MODELS", f"sqlite:///{broken}")
@@ -213,7 +215,7 @@ def test_a_store_that_fails_degrades_but_does_not_stop(bar, tmp_path, monkeypatc
     assert (predicted.status_code, read.status_code, described.status_code) == (503, 200, 200)
 
 
-def test_check_asks_the_model_about_real_rows(bar):
+def test_check_predicts_existing_rows(bar):
     server = uvicorn.Server(uvicorn.Config(create_app(bar.project()), port=0, log_level="error", lifespan="on"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -234,7 +236,7 @@ def test_check_asks_the_model_about_real_rows(bar):
     assert all(a.ms > 0 for a in answers)
 
 
-def test_rows_are_read_as_they_are():
+def test_rows_of_a_body_are_objects():
     assert rows_of(b'{"rows": [{"a": null}]}') == [{"a": None}]
     with pytest.raises(RowsError, match="row 1 is not an object: got 'null'"):
         rows_of(b'{"rows": [{}, null]}')

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 
 class Links(HTMLParser):
-    """Collects what a page would load."""
+    """Collects the resources that a page loads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -15,7 +15,7 @@ class Links(HTMLParser):
         self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "action", "data"}]
 
 
-def test_the_page_needs_nothing_else(client):
+def test_page_loads_no_other_resource(client):
     answer = client.get("/docs")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     links = Links()
@@ -25,12 +25,12 @@ def test_the_page_needs_nothing_else(client):
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-def test_the_root_leads_to_the_page(client):
+def test_root_redirects_to_the_page(client):
     answer = client.get("/", follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (307, "docs")
 
 
-def test_openapi_tells_each_table_with_its_columns(client):
+def test_openapi_lists_each_table_with_its_columns(client):
     document = client.get("/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     assert document["info"]["title"] == "cafe"
@@ -47,7 +47,7 @@ def test_openapi_tells_each_table_with_its_columns(client):
     assert "/tables/orders" not in document["paths"], "silver"
 
 
-def test_openapi_is_sound(client):
+def test_openapi_is_valid(client):
     document = client.get("/openapi.json").json()
     operations = [o for methods in document["paths"].values() for o in methods.values()]
     ids = [operation["operationId"] for operation in operations]
@@ -60,7 +60,7 @@ def test_openapi_is_sound(client):
             assert answer["description"]
 
 
-def test_the_examples_of_filters_can_be_sent(client):
+def test_examples_of_filters_are_valid_requests(client):
     operation = client.get("/openapi.json").json()["paths"]["/tables/cafe_orders"]["get"]
     for parameter in operation["parameters"]:
         example = re.search(r"`(.+)`", parameter["description"])

@@ -43,7 +43,7 @@ ORDERS = "/tables/cafe_orders"
         ({"order": ""}, "'order' is empty"),
         ({"select": ""}, "'select' is empty"),
         ({"limit": "10001"}, "'limit' takes an integer from 1 to 10000"),
-        ({"limit": "0"}, "'limit' takes an integer"),  # its next page would be itself
+        ({"limit": "0"}, "'limit' takes an integer"),  # the next page would be the same page
         ({"limit": "-1"}, "'limit' takes an integer"),
         ({"limit": "1e3"}, "'limit' takes an integer"),
         ({"limit": "9" * 5000}, "'limit' takes an integer"),
@@ -51,20 +51,20 @@ ORDERS = "/tables/cafe_orders"
         ({"version": "newest"}, "'version' takes an integer"),
     ],
 )
-def test_a_wrong_parameter_is_named(refused, parameters, problem):
+def test_invalid_parameter_is_reported(refused, parameters, problem):
     assert problem in refused(ORDERS, 400, **parameters)["problem"]
 
 
-def test_a_near_name_is_offered(refused):
+def test_similar_name_is_suggested(refused):
     assert refused(ORDERS, 400, gest="eq.Bo")["do"] == "did you mean 'guest'?"
     assert refused("/tables/cafe_order", 404)["do"] == "did you mean 'cafe_orders'?"
 
 
-def test_a_word_is_given_once(refused):
+def test_repeated_parameter_is_rejected(refused):
     assert refused(ORDERS, 400, ("limit", "1"), ("limit", "2"))["problem"] == "'limit' is given twice"
 
 
-def test_what_cannot_be_compared_says_so(refused):
+def test_values_that_cannot_be_compared_are_rejected(refused):
     assert "which cannot be compared" in refused("/tables/shapes", 400, nested="eq.1")["problem"]
     assert (
         "takes a time without time zone" in refused("/tables/shapes", 400, clock="eq.2026-01-05T08:00:00Z")["problem"]
@@ -76,31 +76,31 @@ def test_a_table_that_is_not_served_is_unknown(refused, name):
     assert "there is no table" in refused(f"/tables/{name}", 404)["problem"]
 
 
-def test_a_table_that_is_not_made_yet(refused):
+def test_table_that_is_not_computed_yet(refused):
     assert refused("/tables/later", 404)["problem"] == "table 'later' is not computed yet"
 
 
-def test_a_version_that_is_not_there_yet(refused):
+def test_version_that_does_not_exist_yet(refused):
     assert refused(ORDERS, 404, version="7")["problem"] == "table 'cafe_orders' has no such version"
 
 
 @pytest.mark.parametrize(("path", "status"), [("/table", 404), ("/models", 404), ("/models/x/predict", 405)])
-def test_paths_and_methods_that_are_not_there(refused, path, status):
+def test_unknown_paths_and_methods(refused, path, status):
     assert refused(path, status)["problem"]
 
 
-def test_a_type_that_is_not_made(client):
+def test_unsupported_media_type(client):
     for accept in ("text/html", "image/*", "application/json;q=0", "text/csv;q=much"):
         answer = client.get(ORDERS, headers={"accept": accept})
         assert answer.status_code == 406
         assert answer.json()["error"]["problem"] == "the media type is not supported"
 
 
-def test_a_long_query_is_not_read(refused):
+def test_long_query_string_is_rejected(refused):
     assert refused(ORDERS, 414, guest="eq." + "x" * 60_000)["problem"] == "the query is longer than 16384 bytes"
 
 
-def test_a_slow_answer_is_given_up(cafe):
+def test_slow_query_is_cancelled(cafe):
     cafe.add(
         "many", "".join(f"{n},2026-01-05,2026-01-05T08:00:00Z,{n}{'a' * 400},1,1,1,true\n" for n in range(10, 60_000))
     )
@@ -112,7 +112,7 @@ def test_a_slow_answer_is_given_up(cafe):
     assert answer.json()["error"]["got"] == "more than 0.02 s"
 
 
-def test_an_answer_beyond_the_memory_is_given_up(cafe):
+def test_query_beyond_the_memory_limit_is_cancelled(cafe):
     cafe.add(
         "many", "".join(f"{n},2026-01-05,2026-01-05T08:00:00Z,{n}{'é' * 200},1,1,1,true\n" for n in range(10, 60_000))
     )
@@ -121,10 +121,10 @@ def test_an_answer_beyond_the_memory_is_given_up(cafe):
         answer = client.get(ORDERS, params={"offset": "50000", "order": "guest"})
         assert answer.status_code == 503
         assert answer.json()["error"]["got"] == "more memory than the limit for all requests"
-        assert client.get("/tables/cafe_orders?limit=1&order_id=eq.1").status_code == 200, "the next one is answered"
+        assert client.get("/tables/cafe_orders?limit=1&order_id=eq.1").status_code == 200, "the next query succeeds"
 
 
-def test_a_version_whose_files_are_gone(cafe):
+def test_version_with_missing_files(cafe):
     with cafe.client() as client:
         first = client.get(f"{ORDERS}?limit=1").json()["next"]
         old = set((cafe.root / ".headwater/lake/gold/cafe_orders").glob("*.parquet"))
@@ -137,7 +137,7 @@ def test_a_version_whose_files_are_gone(cafe):
     assert answer.json()["error"]["problem"] == "this version of table 'cafe_orders' is no longer available"
 
 
-def test_a_version_whose_log_is_gone(cafe):
+def test_version_with_a_missing_log(cafe):
     cafe.add("more", "6,2026-01-08,2026-01-08T08:00:00Z,Di,1,2,3,true\n")
     cafe.run()
     place = cafe.root / ".headwater/lake/gold/cafe_orders"
@@ -153,7 +153,7 @@ def damage(lake: Path) -> None:
         log.write_text("{")
 
 
-def test_a_lake_that_cannot_be_read(cafe):
+def test_unreadable_lake(cafe):
     lake = cafe.root / ".headwater" / "lake"
     damage(lake)
     with cafe.client() as client:
@@ -168,10 +168,10 @@ def test_a_lake_that_cannot_be_read(cafe):
     assert (table.status_code, listed.status_code, other.status_code) == (503, 503, 200)
     assert table.json()["error"]["problem"] == "table 'guests' cannot be read"
     assert described.status_code == 200
-    assert str(cafe.root) not in health.text + table.text, "no path of this machine is told"
+    assert str(cafe.root) not in health.text + table.text, "no path of this machine is shown"
 
 
-def test_files_of_the_newest_version_that_are_gone(cafe):
+def test_missing_files_of_the_newest_version(cafe):
     for file in (cafe.root / ".headwater/lake/gold/guests").glob("*.parquet"):
         file.unlink()
     with cafe.client() as client:
@@ -181,7 +181,7 @@ def test_files_of_the_newest_version_that_are_gone(cafe):
     assert str(cafe.root) not in answer.text
 
 
-def test_a_lake_that_is_not_there(cafe):
+def test_missing_lake(cafe):
     shutil.rmtree(cafe.root / ".headwater")
     with cafe.client() as client:
         answer = client.get("/health")
@@ -189,9 +189,9 @@ def test_a_lake_that_is_not_there(cafe):
     assert answer.json()["reasons"] == ["the lake does not exist: run the project"]
 
 
-def test_a_fault_of_ours_tells_no_inside(cafe):
+def test_internal_error_reveals_no_details(cafe):
     with cafe.client() as client:
-        client.app.state.backend.tables._newest["guests"] = None  # noqa: SLF001 - a broken cache, as a bug would leave it
+        client.app.state.backend.tables._newest["guests"] = None  # noqa: SLF001 - a cache broken by a simulated bug
         client.app.state.backend.tables._locks.clear()  # noqa: SLF001 - likewise
         answer = client.get("/tables/guests")
     assert answer.status_code == 500

@@ -10,7 +10,7 @@ def ids(rows):
     return [row["order_id"] for row in rows]
 
 
-def test_rows_come_in_the_order_of_the_key_with_json_types(rows):
+def test_rows_are_in_key_order_with_json_types(rows):
     first, second, third, *_ = rows()
     assert first == {
         "order_id": 1,
@@ -37,14 +37,14 @@ def test_rows_come_in_the_order_of_the_key_with_json_types(rows):
         ("cups", "gte.1", [1, 2, 3, 4]),
         ("cups", "lt.2", [1, 4]),
         ("cups", "lte.+2", [1, 2, 4]),
-        ("cups", "neq.1", [2, 3]),  # null is not unlike one
+        ("cups", "neq.1", [2, 3]),  # null does not match
         ("cups", "is.null", [5]),
         ("cups", "is.not_null", [1, 2, 3, 4]),
         ("cups", "in.(1,3)", [1, 3, 4]),
         ("price", "eq.2.50", [1, 4]),
         ("price", "lt.-1", [5]),
         ("price", "eq.2.5", [1, 4]),
-        ("rating", "gt.3.5", [1]),  # NaN and infinity are null here as in the answer
+        ("rating", "gt.3.5", [1]),  # NaN and infinity are null, as in the response
         ("rating", "is.null", [2, 3, 5]),
         ("rating", "gte.3e0", [1, 4]),
         ("day", "gte.2026-01-06", [3, 4, 5]),
@@ -66,7 +66,7 @@ def test_a_column_filters(rows, column, condition, expected):
     assert ids(rows((column, condition))) == expected
 
 
-def test_several_filters_all_hold(rows):
+def test_several_filters_are_combined_by_and(rows):
     assert ids(rows(("cups", "gte.1"), ("cups", "lt.3"), ("is_member", "is.not_null"))) == [1, 2]
 
 
@@ -75,7 +75,7 @@ def test_select_order_limit_and_offset(rows):
     assert page == [{"guest": "Bo", "cups": 2}, {"guest": "Ann", "cups": 1}]
 
 
-def test_nulls_come_last_in_both_directions(rows):
+def test_nulls_are_last_in_both_directions(rows):
     assert ids(rows(order="cups"))[-1] == 5
     assert ids(rows(order="cups.desc"))[-1] == 5
 
@@ -88,12 +88,12 @@ def test_following_next_gives_each_row_once(client):
     assert (seen, pages) == ([3, 2, 1, 4], 2)
 
 
-def test_next_names_the_version_and_ends_the_order_with_the_key(client):
+def test_next_contains_the_version_and_orders_by_the_key_last(client):
     link = client.get("/tables/cafe_orders?limit=1&order=cups.desc&guest=neq.a%26b").json()["next"]
     assert link == "/tables/cafe_orders?guest=neq.a%26b&limit=1&order=cups.desc,order_id&offset=1&version=0"
 
 
-def test_pages_of_a_table_without_key_miss_nothing(client):
+def test_pages_of_a_table_without_a_key_contain_all_rows(client):
     path, cups = "/tables/cups?limit=1", []
     while path:
         answer = client.get(path).json()
@@ -101,7 +101,7 @@ def test_pages_of_a_table_without_key_miss_nothing(client):
     assert cups == [1, 1, 2, 3, None]
 
 
-def test_nested_values_have_no_nan_either(rows):
+def test_nan_in_nested_values_is_null(rows):
     first = rows(table="shapes")[0]
     assert first == {
         "order_id": 1,
@@ -115,16 +115,16 @@ def test_nested_values_have_no_nan_either(rows):
     }
 
 
-def test_a_column_may_have_any_name(rows):
+def test_any_column_name_is_allowed(rows):
     assert ids(rows(('group by; " é', "eq.Bo"), table="shapes", select="order_id")) == [2]
     assert ids(rows(("order", "eq.2"), ("order", "clock.desc"), table="shapes", select="order_id")) == [2]
 
 
-def test_a_time_without_zone_is_compared_without(rows):
+def test_time_without_a_zone_is_compared_without_a_zone(rows):
     assert ids(rows(clock="eq.2026-01-05T08:00:00", table="shapes", select="order_id")) == [1]
 
 
-def test_nested_columns_can_be_asked_for_null(rows):
+def test_nested_columns_can_be_filtered_by_null(rows):
     assert rows(nested="is.null", table="shapes") == []
 
 
@@ -146,7 +146,7 @@ def test_csv_has_plain_columns(client):
     assert answer.links["next"]["url"].startswith("/tables/cafe_orders?")
 
 
-def test_csv_holds_what_is_nested_as_json(client):
+def test_csv_contains_nested_values_as_json(client):
     answer = client.get("/tables/shapes?select=nested&limit=1", headers={"accept": "text/csv"})
     nested = answer.text.splitlines()[1].strip('"').replace('""', '"')
     assert json.loads(nested)["scores"] == [{"x": None}]
@@ -178,7 +178,7 @@ def test_accept_chooses_the_media_type(client, accept, media_type):
     assert answer.headers["content-type"].partition(";")[0] == media_type
 
 
-def test_tables_are_those_of_gold(client):
+def test_gold_tables_are_served(client):
     tables = {table["name"]: table for table in client.get("/tables").json()["tables"]}
     assert set(tables) == {"cafe_orders", "guests", "cups", "shapes", "nobody", "later"}
     assert tables["cafe_orders"] | {"columns": None} == {
@@ -195,7 +195,7 @@ def test_tables_are_those_of_gold(client):
     assert tables["later"]["version"] is None
 
 
-def test_other_layers_are_served_when_they_are_named(cafe):
+def test_other_layers_are_served_if_configured(cafe):
     with cafe.client(layers=("silver",)) as client:
         assert [table["name"] for table in client.get("/tables").json()["tables"]] == ["orders"]
         assert client.get("/tables/orders?limit=1").status_code == 200

@@ -105,7 +105,7 @@ def test_versions_that_are_no_longer_in_the_inputs_are_kept():
     assert rows == {("p", "A"), ("p", "B"), ("p", "C"), ("gone", "Z")}
 
 
-def test_running_again_gives_the_same():
+def test_repeated_computation_gives_the_same_rows():
     observations = [("p", "A", 1), ("p", "B", 3), ("q", None, 2), ("p", "A", 9)]
     once = first(observations)
 
@@ -158,7 +158,7 @@ def test_key_columns_are_hashed_separately():
     assert len(set(keys)) == 5
 
 
-def test_a_member_without_its_key_and_an_observation_without_its_time_are_set_aside():
+def test_missing_natural_key_or_time_is_quarantined():
     assert HISTORY.key == ("plane_key",)
     assert [(e.name, e.condition, e.action.value) for e in HISTORY.expect] == [
         ("has_natural_key", '"plane_key" = 0 or ("plane" is not null)', "quarantine"),

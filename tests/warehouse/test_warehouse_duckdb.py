@@ -39,7 +39,7 @@ def rows(warehouse: DuckDBWarehouse, table: str = "t") -> list[tuple[object, ...
         return con.execute(f'from "{table}" order by 1').fetchall()
 
 
-def test_a_warehouse_that_is_not_there_has_loaded_nothing(warehouse, tmp_path):
+def test_missing_warehouse_has_no_loads(warehouse, tmp_path):
     assert warehouse.loaded() == {}
     assert not (tmp_path / "deep").exists()
 
@@ -90,7 +90,7 @@ def test_a_replaced_table_may_have_other_columns(warehouse, data):
     assert rows(warehouse) == [(5,), (5,)]
 
 
-def test_a_table_without_rows_is_there(warehouse):
+def test_table_without_rows_is_created(warehouse):
     warehouse.load(Load("odd name", 0, 7, Scan(SCHEMA), key=("id",)))
 
     assert rows(warehouse, "odd name") == []
@@ -162,7 +162,7 @@ def other(warehouse):
         process.stdout.close()
 
 
-def test_a_warehouse_that_another_process_holds_is_an_error_that_says_so(warehouse, data, other):
+def test_warehouse_locked_by_another_process_is_reported(warehouse, data, other):
     warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),))))
     holder = other("pass")
 
@@ -170,7 +170,7 @@ def test_a_warehouse_that_another_process_holds_is_an_error_that_says_so(warehou
         warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (data("b", [2]),))))
 
 
-def test_a_load_that_is_killed_before_its_commit_leaves_the_warehouse_as_it_was(warehouse, data, other):
+def test_load_killed_before_its_commit_leaves_the_warehouse_unchanged(warehouse, data, other):
     a, b = data("a", [1]), data("b", [2])
     warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (a,))))
     killed = other(

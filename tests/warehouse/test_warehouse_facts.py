@@ -29,7 +29,7 @@ def key_of(table: pa.Table, column: str, value: str) -> int:
     return next(row[table.column_names[0]] for row in table.to_pylist() if row[column] == value)
 
 
-def test_a_member_is_found_by_its_natural_key_and_what_is_not_known_gets_key_0():
+def test_lookup_by_natural_key_returns_0_for_unknown_members():
     flights = fact(
         "select * from flights",
         key="id",
@@ -47,7 +47,7 @@ def test_a_member_is_found_by_its_natural_key_and_what_is_not_known_gets_key_0()
     assert rows.column("to_key").to_pylist() == [new_york, newark, 0]
 
 
-def test_a_version_is_valid_from_its_first_moment_to_just_before_the_next():
+def test_version_is_valid_from_its_start_until_the_next_one():
     # day    1    2    3    4    5    6   null
     # N1     -    A    A    A    B    B    -
     flights = fact(
@@ -62,7 +62,7 @@ def test_a_version_is_valid_from_its_first_moment_to_just_before_the_next():
     assert rows.column("plane_key").to_pylist() == [0, a, a, a, b, b, 0]
 
 
-def test_a_fact_neither_loses_nor_multiplies_rows():
+def test_fact_neither_loses_nor_duplicates_rows():
     flights = fact(
         "select * from flights",
         key="id",
@@ -79,7 +79,7 @@ def test_a_fact_neither_loses_nor_multiplies_rows():
     assert sorted(rows.column("id").to_pylist()) == list(range(500))
 
 
-def test_a_dimension_with_history_is_not_looked_up_without_a_time():
+def test_lookup_in_a_dimension_with_history_requires_a_time():
     flights = fact("select * from flights", key="id", lookups={"plane_key": lookup("dim_plane", "tail")})
 
     with pytest.raises(duckdb.InvalidInputException, match="'dim_plane' has several members per key: set as_of="):
@@ -111,7 +111,7 @@ def test_a_lookup_requires_a_unique_name():
         fact("select id, k from flights", key="id", lookups={"k": lookup("dim_airport", "code")})
 
 
-def test_a_mart_is_a_select_of_the_gold_layer():
+def test_mart_is_a_select_in_the_gold_layer():
     totals = mart("-- How many.\nselect count(*) as n from fact_flight")
 
     assert (totals.kind, totals.layer, totals.description) == ("mart", "gold", "How many.")

@@ -91,9 +91,9 @@ def read_range(path: str, begin: int = 0, end: int | None = None) -> Iterator[me
 def lines_in(path: str) -> int:
     """Return the number of lines of a file; the last one may lack a line end."""
     lines, is_ended = 0, True
-    for some in read_range(path):
-        lines += _count(np.frombuffer(some, np.uint8), _FEED)
-        is_ended = some[-1] == _FEED
+    for chunk in read_range(path):
+        lines += _count(np.frombuffer(chunk, np.uint8), _FEED)
+        is_ended = chunk[-1] == _FEED
     return lines + (not is_ended)
 
 

@@ -72,14 +72,14 @@ def split_as_file(part: SourceSplit, delimiter: str | None = None, encoding: str
     with scratch.folder("piece") as folder:
         plain = Path(folder) / _NAME
         with plain.open("wb", buffering=0) as file:
-            for some in itertools.chain(read_range(uri, 0, head), read_range(uri, part.begin, part.end)):
-                _write(file, some)
+            for chunk in itertools.chain(read_range(uri, 0, head), read_range(uri, part.begin, part.end)):
+                _write(file, chunk)
         yield str(plain)
 
 
-def _write(file: io.FileIO, some: memoryview) -> None:
-    while some:
-        some = some[file.write(some) :]
+def _write(file: io.FileIO, chunk: memoryview) -> None:
+    while chunk:
+        chunk = chunk[file.write(chunk) :]
 
 
 def _copy(stream: IO[bytes], plain: Path, encoding: str | None) -> None:

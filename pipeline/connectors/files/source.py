@@ -45,7 +45,7 @@ from pipeline.kernel.engine import connect, expect_columns
 
 Format = Literal["csv", "json", "parquet"]
 _SHOWN = 3
-"""How many files a finding names."""
+"""Maximum number of files listed in a finding."""
 _FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -115,7 +115,7 @@ class Files:
         return plan_files(self.listing, cursor, bound)
 
     def check(self) -> Iterator[Finding]:
-        """Say which files the pattern matches, and which of them this process may not read."""
+        """Yield the number and size of the matching files, and those that are unreadable or empty."""
         pieces = self.pieces()
         size = sum(piece.size_bytes for piece in pieces)
         detail = f"{len(pieces):,} file{'s' * (len(pieces) != 1)}, {size / 1e6:,.1f} MB"

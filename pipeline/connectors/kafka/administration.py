@@ -26,7 +26,7 @@ _OPTIONS = {
     "ssl.key.location": "ssl_keyfile",
     "ssl.key.password": "ssl_password",
 }
-"""What librdkafka calls a setting, and what kafka-python does."""
+"""Names of the client settings in librdkafka, and in kafka-python."""
 _SHORT_RETENTION_S = 86_400
 _PATIENCE_MS = 5_000
 
@@ -54,7 +54,7 @@ class TopicSettings:
             warnings.append(
                 f"retention is {self.retention_s / 3600:g} h: a stream that is stopped for longer fails, because records are deleted"
             )
-        if self.replicas < 2:  # noqa: PLR2004 - one copy is none
+        if self.replicas < 2:  # noqa: PLR2004 - one replica means no redundancy
             warnings.append("one replica: if its broker loses its disk, records are lost")
         if self.in_sync < self.replicas:
             warnings.append(f"{self.in_sync} of {self.replicas} replicas in sync")
@@ -64,8 +64,8 @@ class TopicSettings:
 
 
 def topics(kafka: Kafka) -> tuple[TopicSettings, ...]:
-    """Return the topics that a source reads, as the brokers keep them; raise `SourceError` when none answers."""
-    from kafka.admin import ConfigResource, ConfigResourceType  # noqa: PLC0415 - an extra
+    """Return the settings of the topics that a source reads, from the brokers; raise `SourceError` if none answers."""
+    from kafka.admin import ConfigResource, ConfigResourceType  # noqa: PLC0415 - optional dependency
 
     names = sorted({partition.rpartition("/")[0].removeprefix("kafka://") for partition in kafka.extents()})
     with _admin(kafka) as admin:
@@ -76,7 +76,7 @@ def topics(kafka: Kafka) -> tuple[TopicSettings, ...]:
 
 
 def check(kafka: Kafka) -> Iterator[Finding]:
-    """Yield what `Kafka.check` finds; raise `SourceError` when no broker answers."""
+    """Yield the findings of `Kafka.check`; raise `SourceError` if no broker answers."""
     for topic in topics(kafka):
         partitions = f"{topic.partitions} partition{'s' * (topic.partitions != 1)}"
         state = FindingState.NOTE if topic.warnings else FindingState.OK
@@ -89,8 +89,8 @@ def check(kafka: Kafka) -> Iterator[Finding]:
 
 
 def create(kafka: Kafka, *, partitions: int = 4, replicas: int = 1) -> tuple[str, ...]:
-    """Make those of a source's topics that are not there and return their names; raise `SourceError` when refused."""
-    from kafka.admin import NewTopic  # noqa: PLC0415 - likewise
+    """Create the missing topics of a source and return their names; raise `SourceError` if the brokers reject it."""
+    from kafka.admin import NewTopic  # noqa: PLC0415 - optional dependency
 
     with _admin(kafka) as admin:
         there = set(admin.list_topics())
@@ -101,7 +101,7 @@ def create(kafka: Kafka, *, partitions: int = 4, replicas: int = 1) -> tuple[str
 
 
 def hanging_transactions(kafka: Kafka) -> tuple[str, ...]:
-    """Return the transactions, in words, that hold readers back longer than any should: an operator must end them."""
+    """Describe the transactions that block readers for too long; an operator must abort them."""
     with _admin(kafka) as admin:
         return tuple(
             f"{transaction['transactional_id']} for {transaction['age_ms'] / 1000:.0f} s on {transaction['topic_partitions']}"
@@ -125,8 +125,8 @@ def _topic(described: Mapping[str, Any], settings: Mapping[str, Mapping[str, str
 
 @contextmanager
 def _admin(kafka: Kafka) -> Iterator[KafkaAdminClient]:
-    from kafka import KafkaAdminClient  # noqa: PLC0415 - likewise
-    from kafka.errors import KafkaError  # noqa: PLC0415 - likewise
+    from kafka import KafkaAdminClient  # noqa: PLC0415 - optional dependency
+    from kafka.errors import KafkaError  # noqa: PLC0415 - optional dependency
 
     options = {_OPTIONS[name]: value for name, value in kafka.options().items() if name in _OPTIONS}
     try:

@@ -1,4 +1,4 @@
-"""Avro with the ids of a schema registry."""
+"""Avro values that begin with a schema id, resolved by a schema registry."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ from pipeline.kernel.engine import connect
 _HEAD_BYTES = 5
 _TIMEOUT_S = 10
 _RETRIES = 1
-"""Quick ones, of the client: a stream that the registry holds up is opened again and again by itself."""
+"""Immediate retries within the client; a stream that fails on the registry is reopened automatically."""
 _NOT_FOUND, _SERVER_ERRORS = 404, 500
 
 
 class AvroCodec:
-    """Decodes values whose first five bytes are zero and the id of their schema."""
+    """Decodes values that begin with a zero byte and a four-byte schema id."""
 
-    def __init__(self, format: Avro) -> None:  # noqa: A002 - the field's word
-        """Ask the registry when an id is first met."""
+    def __init__(self, format: Avro) -> None:  # noqa: A002 - the usual name of the option
+        """Fetch each schema from the registry when its id first occurs."""
         self._format = format
         self._known: dict[int, Any] = {}
 
     def decode(self, value: bytes) -> Record:
-        """Return a record's fields; raise `UndecodableError`, or `SourceError` for a new id while the registry is away."""
+        """Return a record's fields; raise `UndecodableError`, or `SourceError` if a new schema cannot be fetched."""
         if len(value) < _HEAD_BYTES or value[0] != 0:
-            raise UndecodableError("not Avro with the id of a schema")
+            raise UndecodableError("not Avro with a schema id")
         writer = self._schema_of(int.from_bytes(value[1:_HEAD_BYTES], "big"))
         stream = io.BytesIO(value)
         stream.seek(_HEAD_BYTES)
         try:
             record = schemaless_reader(stream, writer, None)
-        except Exception as error:  # the library's errors have no common root
-            raise UndecodableError(f"not Avro of its schema: {type(error).__name__} {error}".strip()) from error
+        except Exception as error:  # the library's exceptions have no common base class
+            raise UndecodableError(f"not valid Avro for its schema: {type(error).__name__} {error}".strip()) from error
         if stream.tell() != len(value):
-            raise UndecodableError("not Avro of its schema: bytes are left over")
+            raise UndecodableError("not valid Avro for its schema: trailing bytes")
         if not isinstance(record, dict):
-            raise UndecodableError("not a record of Avro")
+            raise UndecodableError("not an Avro record")
         return record
 
     def schema(self, values: Sequence[bytes], place: Place) -> Schema:
-        """Return the columns of the records that can be decoded."""
+        """Infer the schema from the records that can be decoded."""
         records = []
         for value in values:
             try:
@@ -74,14 +74,14 @@ class AvroCodec:
         return self._known[number]
 
     def _fetch_schema(self, number: int) -> str | None:
-        """Return the text of a schema, or `None` when the registry has none of that id."""
+        """Return the text of a schema, or `None` if the registry does not have this id."""
         place = Place(self._format.registry)
         parts = urllib.parse.urlsplit(self._format.registry)
         if parts.scheme == "file":
             file = Path(urllib.request.url2pathname(parts.path)) / f"{number}.avsc"
             return file.read_text(encoding="utf-8") if file.is_file() else None
         if parts.scheme not in {"http", "https"}:
-            raise SourceError("a registry is an address of HTTP, or a folder", got=repr(parts.scheme), place=place)
+            raise SourceError("registry= must be an http, https or file URL", got=repr(parts.scheme), place=place)
         try:
             return str(self._registry.get_schema(number).schema_str)
         except SchemaRegistryError as error:
@@ -94,7 +94,7 @@ class AvroCodec:
             raise SourceError(
                 "the schema registry rejects the request", got=f"status {error.http_status_code}", place=place
             ) from error
-        except Exception as error:  # whatever the HTTP library of its client raises
+        except Exception as error:  # the registry client passes on the exceptions of its HTTP library
             raise SourceUnavailableError(
                 f"the schema registry does not return schema {number}",
                 got=str(error),

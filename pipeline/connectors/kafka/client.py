@@ -1,4 +1,4 @@
-"""What brokers tell about topics, and consumers of them. Failures come as `SourceError`, in words."""
+"""Queries brokers for metadata and offsets of topics, and consumes partitions. Failures are raised as `SourceError`."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from pipeline.core.sources import Extent
 log = logger(__name__)
 T = TypeVar("T")
 PATIENCE_S = 30.0
-"""How long a broker may be away before a question to it fails."""
+"""How long a request is retried while no broker answers."""
 _ATTEMPT_S = 2.0
-"""How long one broker has for its answer; then the question goes to the next: it may have died meanwhile."""
-_SPREAD_S = 1.5
-"""How long a topic must be unknown until it is believed: a broker that has just started knows of topics a little later."""
-_AGAIN_S = 0.1
+"""Time limit of one attempt; the next one may go to another broker."""
+_METADATA_DELAY_S = 1.5
+"""How long a topic must be unknown before it counts as missing: a broker learns of topics after its start."""
+_RETRY_WAIT_S = 0.1
 _LOG = logging.getLogger("headwater.kafka")
 _LOG.addHandler(logging.NullHandler())
 _READ_COMMITTED = IsolationLevel.READ_COMMITTED
-_GONE = frozenset(
+_MISSING_CODES = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - so the client names its own errors
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - the client's names for its internal errors
         KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
     }
 )
-_HOPELESS = frozenset(
+_REJECTED_CODES = frozenset(
     {
         KafkaError._AUTHENTICATION,  # noqa: SLF001
         KafkaError._FATAL,  # noqa: SLF001
@@ -55,51 +55,54 @@ _HOPELESS = frozenset(
 
 
 class Client:
-    """Asks brokers about topics. Safe to be used by several threads."""
+    """Queries brokers about topics. Thread-safe."""
 
     def __init__(self, options: Mapping[str, str], place: Place) -> None:
-        """Connect when first asked."""
+        """Prepare the client; it connects at the first request."""
         self._place = place
         self._last: KafkaError | None = None
         try:
-            settings: dict[str, Any] = {**options, "error_cb": self._heard}
+            settings: dict[str, Any] = {**options, "error_cb": self._on_error}
             self._admin = AdminClient(settings, logger=_LOG)
         except KafkaException as error:
-            raise SourceError("Kafka's client cannot be set up", got=_words(error), place=place) from error
+            raise SourceError("Kafka's client cannot be set up", got=_text(error), place=place) from error
 
     def topics(self, names: Sequence[str], pattern: str | None) -> Mapping[str, Topic]:
-        """Return the topics of these names, or all whose whole name matches, in order; raise for a name that is none."""
+        """Return the named topics, or all that match `pattern` fully, sorted by name; raise if one does not exist."""
         if pattern is not None:
-            known = self._asked(lambda limit: self._admin.list_topics(timeout=limit)).topics
+            known = self._request(lambda limit: self._admin.list_topics(timeout=limit)).topics
             names = sorted(name for name in known if re.fullmatch(pattern, name) and not name.startswith("__"))
         if not names:
             return {}
-        found = self._each(
+        descriptions = self._request_each(
             lambda limit: self._admin.describe_topics(TopicCollection(list(names)), request_timeout=limit)
         )
-        return {name: Topic(name, str(found[name].topic_id), len(found[name].partitions)) for name in sorted(names)}
+        return {
+            name: Topic(name, str(descriptions[name].topic_id), len(descriptions[name].partitions))
+            for name in sorted(names)
+        }
 
     def extents(self, partitions: Sequence[Partition]) -> Mapping[Partition, Extent]:
-        """Return what readers of committed records can read of each partition now."""
+        """Return the range of offsets of each partition that readers of committed records can read now."""
         begins = self._offsets(partitions, OffsetSpec.earliest())
         ends = self._offsets(partitions, OffsetSpec.latest(), isolation_level=_READ_COMMITTED)
         return {p: Extent(begins[p], max(begins[p], ends[p])) for p in partitions}
 
     def high_watermarks(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
-        """Return the end of each partition, with records of transactions that are not committed."""
+        """Return the end of each partition, including records of uncommitted transactions."""
         return self._offsets(partitions, OffsetSpec.latest(), isolation_level=IsolationLevel.READ_UNCOMMITTED)
 
     def offsets_at(self, partitions: Sequence[Partition], time: datetime) -> Mapping[Partition, int]:
-        """Return the first offset that was written at that time or later; a partition's end where there is none."""
+        """Return the first offset at or after a time; the end of the partition if there is none."""
         when = max(0, int(time.timestamp() * 1000))
-        found = self._offsets(partitions, OffsetSpec.for_timestamp(when), isolation_level=_READ_COMMITTED)
-        late = [p for p in partitions if found[p] < 0]
-        ends = self._offsets(late, OffsetSpec.latest(), isolation_level=_READ_COMMITTED)
-        return {p: ends.get(p, found[p]) for p in partitions}
+        offsets = self._offsets(partitions, OffsetSpec.for_timestamp(when), isolation_level=_READ_COMMITTED)
+        without_record = [p for p in partitions if offsets[p] < 0]
+        ends = self._offsets(without_record, OffsetSpec.latest(), isolation_level=_READ_COMMITTED)
+        return {p: ends.get(p, offsets[p]) for p in partitions}
 
     def ids(self, names: Sequence[str], limit_s: float) -> Mapping[str, str] | None:
-        """Return the ids of topics, an empty one for a topic that is gone; None when no broker answers in time."""
-        deadline, believed = time.monotonic() + limit_s, time.monotonic() + min(limit_s / 2, _SPREAD_S)
+        """Return the ids of topics, empty for a topic that does not exist; None if no broker answers in time."""
+        deadline, trusted_after = time.monotonic() + limit_s, time.monotonic() + min(limit_s / 2, _METADATA_DELAY_S)
 
         def ask() -> Mapping[str, str]:
             limit = _attempt(deadline - time.monotonic())
@@ -107,7 +110,7 @@ class Client:
                 futures = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=limit)
                 return {name: str(future.result().topic_id) for name, future in futures.items()}
             except KafkaException as error:
-                if error.args[0].code() in _GONE and time.monotonic() > believed:
+                if error.args[0].code() in _MISSING_CODES and time.monotonic() > trusted_after:
                     return dict.fromkeys(names, "")
                 raise
 
@@ -119,32 +122,34 @@ class Client:
     def _offsets(self, partitions: Sequence[Partition], spec: OffsetSpec, **options: object) -> Mapping[Partition, int]:
         if not partitions:
             return {}
-        asked = {TopicPartition(p.topic, p.number): spec for p in partitions}
-        found = self._each(lambda limit: self._admin.list_offsets(asked, request_timeout=limit, **options))
-        return {Partition(at.topic, at.partition): int(result.offset) for at, result in found.items()}
+        specs = {TopicPartition(p.topic, p.number): spec for p in partitions}
+        results = self._request_each(lambda limit: self._admin.list_offsets(specs, request_timeout=limit, **options))
+        return {Partition(at.topic, at.partition): int(result.offset) for at, result in results.items()}
 
-    def _each(self, ask: Callable[[float], Mapping[Any, Future[Any]]]) -> dict[Any, Any]:
-        return self._asked(lambda limit: {name: future.result() for name, future in ask(limit).items()})
+    def _request_each(self, ask: Callable[[float], Mapping[Any, Future[Any]]]) -> dict[Any, Any]:
+        return self._request(lambda limit: {name: future.result() for name, future in ask(limit).items()})
 
-    def _asked(self, ask: Callable[[float], T]) -> T:
-        """Ask until there is an answer, an error that another attempt cannot cure, or the time limit."""
-        begun = time.monotonic()
+    def _request(self, ask: Callable[[float], T]) -> T:
+        """Send a request until it succeeds, fails permanently, or reaches the time limit."""
+        started = time.monotonic()
 
-        def may_pass(error: KafkaException) -> bool:
-            is_new = error.args[0].code() not in _GONE or time.monotonic() - begun <= _SPREAD_S
-            return is_new and not self._is_refusal(error)
+        def is_transient(error: KafkaException) -> bool:
+            may_be_new = error.args[0].code() not in _MISSING_CODES or time.monotonic() - started <= _METADATA_DELAY_S
+            return may_be_new and not self._is_rejection(error)
 
         try:
-            return self._retrying(PATIENCE_S, may_pass)(lambda: ask(_attempt(begun + PATIENCE_S - time.monotonic())))
+            return self._retrying(PATIENCE_S, is_transient)(
+                lambda: ask(_attempt(started + PATIENCE_S - time.monotonic()))
+            )
         except KafkaException as error:
             raise self._translated(error) from error
 
-    def _retrying(self, limit_s: float, may_pass: Callable[[KafkaException], bool]) -> Retrying:
-        """Return what calls a function again, up to a time limit, after an error of Kafka's that may pass."""
+    def _retrying(self, limit_s: float, is_transient: Callable[[KafkaException], bool]) -> Retrying:
+        """Return a retry policy: it repeats calls that fail with a transient Kafka error, up to a time limit."""
         return Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and may_pass(error)),
+            retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and is_transient(error)),
             stop=stop_after_delay(limit_s),
-            wait=wait_fixed(_AGAIN_S),
+            wait=wait_fixed(_RETRY_WAIT_S),
             before_sleep=self._log_first_retry,
             before=self._refresh_brokers,
             reraise=True,
@@ -153,64 +158,66 @@ class Client:
     def _log_first_retry(self, state: RetryCallState) -> None:
         error = None if state.outcome is None else state.outcome.exception()
         if state.attempt_number == 1 and isinstance(error, KafkaException):
-            log.warning("Kafka does not answer; retrying", place=str(self._place), error=_words(error))
+            log.warning("Kafka does not answer; retrying", place=str(self._place), error=_text(error))
 
     def _refresh_brokers(self, state: RetryCallState) -> None:
-        """Before another attempt, refresh the list of brokers: requests go to one broker until it is known to be dead."""
+        """Refresh the list of brokers before a retry: otherwise requests still go to a broker that has just died."""
         if state.attempt_number > 1:
             with contextlib.suppress(KafkaException):
                 self._admin.list_topics(timeout=_ATTEMPT_S)
 
-    def _is_refusal(self, error: KafkaException) -> bool:
-        return error.args[0].code() in _HOPELESS or (self._last is not None and self._last.code() in _HOPELESS)
+    def _is_rejection(self, error: KafkaException) -> bool:
+        return error.args[0].code() in _REJECTED_CODES or (
+            self._last is not None and self._last.code() in _REJECTED_CODES
+        )
 
     def _translated(self, error: KafkaException) -> SourceError:
         last = self._last
         text = error.args[0].str() if last is None else f"{error.args[0].str()} ({last.str()})"
-        if self._is_refusal(error):
+        if self._is_rejection(error):
             return SourceError("Kafka rejects the client", got=text, do="check security=", place=self._place)
-        if error.args[0].code() in _GONE:
+        if error.args[0].code() in _MISSING_CODES:
             return SourceError("the topic does not exist", got=error.args[0].str(), do="create it", place=self._place)
         return SourceUnavailableError(
             "Kafka does not answer", got=text, do="check servers=, or wait until Kafka is available", place=self._place
         )
 
-    def _heard(self, error: KafkaError) -> None:
+    def _on_error(self, error: KafkaError) -> None:
         self._last = error
 
 
 class PartitionConsumer:
-    """A consumer of some partitions: no group, committed records only, and never an offset of its own choice.
+    """Consumes partitions without a consumer group: committed records only, from the given offsets.
 
-    An offset that the brokers do not have any more is an error.
+    Offsets that the brokers no longer have raise an error; they are never reset.
     """
 
     def __init__(self, options: Mapping[str, str], place: Place, *, ahead_bytes: int) -> None:
-        """Connect when partitions are added; hold at most so many bytes in the client itself."""
+        """Configure the client; it connects when partitions are added and prefetches at most `ahead_bytes`."""
         self._place = place
-        self._refused: str | None = None
+        self._rejection: str | None = None
         client = NativeConsumer if is_available() else PythonConsumer
         self.consumer: MessageConsumer = client(
             {
                 **options,
-                "group.id": "headwater",  # librdkafka requires a name; no group is joined, no offset is committed
+                "group.id": "headwater",  # required by librdkafka; no group is joined, no offset is committed
                 "enable.auto.commit": "false",
                 "enable.auto.offset.store": "false",
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
                 "enable.partition.eof": "true",
                 "queued.max.messages.kbytes": str(max(1024, ahead_bytes >> 10)),
-                "queued.min.messages": "1000000",  # limited by bytes
+                "queued.min.messages": "1000000",  # the limit in bytes applies
                 "fetch.wait.max.ms": "100",
                 "fetch.error.backoff.ms": "100",
                 "reconnect.backoff.max.ms": "1000",
                 "max.poll.interval.ms": "86400000",
             },
-            self._heard,
+            self._on_error,
         )
 
     def add(self, offsets: Mapping[Partition, int]) -> None:
-        """Read more partitions, each from its offset."""
+        """Start reading partitions, each from its offset."""
         self.consumer.add([(p.topic, p.number, at) for p, at in offsets.items()])
 
     def raise_if_permanent(self, fault: MessageFault, partition: Partition) -> None:
@@ -223,29 +230,29 @@ class PartitionConsumer:
                 do="increase the retention; to continue with the remaining records: headwater stream --accept-gaps",
                 place=place,
             )
-        if fault.code in _GONE:
+        if fault.code in _MISSING_CODES:
             raise SourceError("the partition no longer exists", got=fault.text, place=place)
-        if fault.code in _HOPELESS:
+        if fault.code in _REJECTED_CODES:
             raise SourceError("Kafka rejects the client", got=fault.text, do="check security=", place=place)
 
     def check(self) -> None:
         """Raise `SourceError` if the brokers reject this client."""
-        if self._refused is not None:
-            raise SourceError("Kafka rejects the client", got=self._refused, do="check security=", place=self._place)
+        if self._rejection is not None:
+            raise SourceError("Kafka rejects the client", got=self._rejection, do="check security=", place=self._place)
 
     def close(self) -> None:
         """Disconnect from the brokers."""
         self.consumer.close()
 
-    def _heard(self, code: int, text: str) -> None:
-        if code in _HOPELESS:
-            self._refused = text
+    def _on_error(self, code: int, text: str) -> None:
+        if code in _REJECTED_CODES:
+            self._rejection = text
 
 
 def _attempt(left_s: float) -> float:
     return min(_ATTEMPT_S, max(0.2, left_s))
 
 
-def _words(error: KafkaException) -> str:
-    found = error.args[0]
-    return str(found.str()) if isinstance(found, KafkaError) else str(found)
+def _text(error: KafkaException) -> str:
+    reason = error.args[0]
+    return str(reason.str()) if isinstance(reason, KafkaError) else str(reason)

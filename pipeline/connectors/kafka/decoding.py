@@ -1,6 +1,6 @@
-"""From values to columns: rows that fit the contract, and misfits with their reason and a text to replay them from.
+"""Decodes values into columns: valid rows, and rejected rows with their reason and a text to replay them from.
 
-The fast path and the validating pass judge a row by the same expressions.
+The fast path and the validating pass apply the same SQL expressions.
 """
 
 from __future__ import annotations
@@ -48,28 +48,28 @@ from pipeline.kernel.engine import connect
 from pipeline.kernel.sql_text import literal, quoted
 
 BASE64 = "base64:"
-"""What stands before the bytes of a value that is no text, where it is kept as one."""
+"""Prefix of a binary value that is stored as text."""
 _NO_FAULTS = "select 0"
 _TIMES = {"DATE": "%Y-%m-%d", "TIMESTAMP": "%Y-%m-%d %H:%M:%S.%f"}
-"""How a message's own time is written as the text of an event time, in UTC; with its offset for all other types."""
+"""Text format of a message timestamp that serves as event time: in UTC here, with its offset for other types."""
 _VALUE_PREFIX = "own:"
-"""What stands before the name of a decoded column, to be told from those of the message."""
+"""Prefix of decoded columns, which distinguishes them from the metadata columns."""
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Holds the records of a topic to a contract."""
+    """Decodes the records of a topic according to a contract."""
 
     format: Format
     metadata: Metadata
     keeps_tombstones: bool = False
     event_time: EventTime | None = None
-    """The event time, whose column a message without a value has its own time."""
+    """The event time; messages without a value use the message timestamp."""
     new_columns: NewColumns | None = None
-    """What happens to fields that the contract does not name; `None`: they are passed over."""
+    """What happens to fields that are not in the contract; `None`: they are ignored."""
 
     def infer(self, records: pa.Table, place: Place) -> Schema:
-        """Return the columns of some records; raise `SourceError` when none tells any."""
+        """Infer the schema from some records; raise `SourceError` if none can be decoded."""
         extra = {name: TYPES[name] for name in self.metadata.columns}
         if self.format in {"raw", "text"}:
             return Schema.of({VALUE: "BLOB" if self.format == "raw" else "VARCHAR", **extra})
@@ -80,7 +80,7 @@ class Decoder:
         return Schema.of({**inferred.as_dict(), **extra})
 
     def check_columns(self, schema: Schema, place: Place) -> None:
-        """Raise `SchemaError` for a contract that these records cannot have."""
+        """Raise `SchemaError` if these records cannot have the columns of the contract."""
         check_columns(schema, schema.names, place)
         for column in schema.columns:
             if column.name in TYPES and column.name not in self.metadata.columns:
@@ -120,11 +120,11 @@ class Decoder:
         try:
             yield ScanQuery(self._query(name, schema), table.num_rows, _NO_FAULTS)
         finally:
-            with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
+            with contextlib.suppress(duckdb.Error):  # the connection may already be closed or broken
                 con.unregister(name)
 
     def read(self, records: pa.Table, schema: Schema, partition: Partition) -> ReadResult:
-        """Return the rows that fit, and those that do not."""
+        """Return the valid and the rejected rows."""
         with connect() as con:
             con.register("_records", records)
             if self._codec is not None:
@@ -149,7 +149,7 @@ class Decoder:
             return _apply_contract(con, schema, raw, in_text=True)
 
     def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
-        """Read rejected rows again; what is not in a value, as its key, is null."""
+        """Decode rejected rows again; metadata that is not part of the value, such as the key, is null."""
         values = [_bytes(row) for row in rows]
         arrays = {VALUE: pa.array(values, pa.binary()), POSITION: pa.array(np.arange(1, len(rows) + 1))}
         for name in self.metadata.columns:
@@ -158,7 +158,7 @@ class Decoder:
         return self.read(pa.table(arrays), schema, Partition("rejected", 0))
 
     def __getstate__(self) -> dict[str, object]:
-        """Pickle the options alone; what decodes is made anew, and learns its schemas anew."""
+        """Pickle the options only; the codec is created again, with an empty cache of schemas."""
         return {name: value for name, value in self.__dict__.items() if name != "_codec"}
 
     @cached_property
@@ -166,11 +166,11 @@ class Decoder:
         return codec_of(self.format) if isinstance(self.format, Avro | Protobuf) else None
 
     def _value_columns(self, schema: Schema) -> tuple[Column, ...]:
-        """Return the columns that come from the value."""
+        """Return the columns that are decoded from the value."""
         return tuple(c for c in schema.columns if c.name not in TYPES)
 
     def _cells(self, schema: Schema, partition: Partition | None = None) -> CellExpressions:
-        """Return the cells of a value, and of the message itself; without a partition, its columns are in the table."""
+        """Return the SQL expressions of the value's and the metadata columns; without a partition, all come from the table."""
         value = self._value_cells(Schema(self._value_columns(schema)))
         message = self._message_columns(schema, partition)
         raw = {c.name: value.raw.get(c.name) or message[c.name] for c in schema.columns}
@@ -189,7 +189,7 @@ class Decoder:
         return CellExpressions(raw, rule)
 
     def _event_time_text(self, event_time: EventTime, kind: str, raw: str) -> str:
-        """Return SQL for the text of an event time: the message's own time where there is no value."""
+        """Return SQL for the text of an event time: the message timestamp if there is no value."""
         number = event_time.number_of("_timestamp")
         time = (
             f"({number})::varchar"
@@ -210,7 +210,7 @@ class Decoder:
         return text_cells(dict.fromkeys(value_schema.names, "line"))
 
     def _message_columns(self, schema: Schema, partition: Partition | None) -> dict[str, str]:
-        """Return SQL for the columns of the message itself."""
+        """Return SQL for the metadata columns."""
         message = {name: quoted(name) for name in TYPES} | {"_offset": POSITION}
         if partition is not None:
             message |= {"_topic": literal(partition.topic), "_partition": f"{partition.number}::integer"}
@@ -228,14 +228,14 @@ class Decoder:
         return f"case {tombstone} {text} {json} end"
 
     def _keys(self, con: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
-        """Return the keys of the JSON objects in `raw`, where they matter."""
+        """Return the keys of the JSON objects in `raw`, if undeclared fields matter."""
         if self.new_columns is None or self.format != "json":
             return ()
         result = con.execute(f"select distinct unnest(json_keys(line)) as key from {RAW} where is_object order by key")
         return tuple(str(row[0]) for row in result.fetchall())
 
     def _undeclared(self, schema: Schema, names: Iterable[str], partition: Partition) -> tuple[str, ...]:
-        """Return the fields with which a record is set aside; raise `SchemaError` for those that are refused."""
+        """Return the undeclared fields that reject a row; raise `SchemaError` for fields that fail the step."""
         if self.new_columns is None:
             return ()
         return check_columns(
@@ -243,7 +243,7 @@ class Decoder:
         )
 
     def _scannable(self, records: pa.Table, schema: Schema, partition: Partition) -> pa.Table | None:
-        """Return what a query can be run over, or `None` if a value is not a valid record."""
+        """Return the relation that a query can scan, or `None` if a value is not a valid record."""
         if not self.keeps_tombstones and records.column(VALUE).null_count:
             return None
         if self._codec is not None:
@@ -272,7 +272,7 @@ class Decoder:
         if self.format == "json" and not self._value_columns(schema):
             other = f"(line is not null and not {json_reader.is_object('line')})"
         elif self.format == "json":
-            # what is no JSON stops the query; what begins with a brace and is JSON is an object
+            # invalid JSON aborts the query; valid JSON that begins with a brace is an object
             source = json_reader.with_texts(Schema(self._value_columns(schema)), source)
             other = "not coalesce(starts_with(line, '{'), true)"
             if self.new_columns is not None:
@@ -287,8 +287,8 @@ class Decoder:
     def _decoded(
         self, records: pa.Table, schema: Schema, con: duckdb.DuckDBPyConnection, partition: Partition
     ) -> pa.Table:
-        """Return the columns of the values, and `_why` for those that cannot be decoded."""
-        assert self._codec is not None  # noqa: S101 - asked before
+        """Return the columns of the values, and `_why` for values that cannot be decoded."""
+        assert self._codec is not None  # noqa: S101 - checked by the caller
         values = records.column(VALUE).to_pylist()
         value_schema = Schema(self._value_columns(schema))
         decoded = decode(self._codec, values, keeps_tombstones=self.keeps_tombstones)
@@ -298,10 +298,10 @@ class Decoder:
 
 
 def _apply_contract(con: duckdb.DuckDBPyConnection, schema: Schema, raw: RawTable, *, in_text: bool) -> ReadResult:
-    """Return what fits; `raw.why` is SQL for the reason why a value is not a valid record, or null."""
+    """Return the valid rows; `raw.why` is SQL for the reason why a value is not a valid record, or null."""
     why = raw.why
     encoded = f"'{BASE64}' || base64({VALUE})"
-    # a text is kept as it is, unless it would be taken for something else
+    # text is stored unchanged, unless it begins with the prefix of binary values
     text = f"when shown <> '' and not starts_with(shown, '{BASE64}') then shown" if in_text else ""
     row = f"case when {VALUE} is null then '' {text} else {encoded} end"
     key = schema.as_dict().get("_key")
@@ -322,7 +322,7 @@ def _bytes(row: str) -> bytes | None:
 
 
 def _inferred(values: pa.ChunkedArray, place: Place) -> Schema:
-    """Return the fields of JSON objects: each is written on a line of its own, without breaks, and read as a file."""
+    """Infer the fields of JSON objects: they are written to a file, one per line, which DuckDB reads as JSON."""
     with scratch.folder("json") as folder, connect() as con:
         path = str(Path(folder) / "values.ndjson")
         con.register("_values", pa.table({VALUE: values}))

@@ -1,4 +1,4 @@
-"""From messages to Arrow: one table per batch and partition, of the values and what else is asked for."""
+"""Converts messages to Arrow: one table per batch and partition, with the values and the requested metadata."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FETCHED = {
     "_timestamp": pa.timestamp("us", tz="UTC"),
     "_headers": pa.map_(pa.string(), pa.binary()),
 }
-"""The columns of messages that are fetched with their values, when they are wanted."""
-_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001 - so the client names its own errors
+"""Metadata columns that are fetched with the values if requested."""
+_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001 - the client's name for an internal error
 
 
 @dataclass(frozen=True)
 class FetchedRecords:
-    """What came of one partition at once: its records in order, and the offset after all that is known of it."""
+    """Records of one partition from one fetch, in offset order, and the offset up to which the partition is known."""
 
     records: pa.Table
     end: int
@@ -36,7 +36,7 @@ class FetchedRecords:
 def fetch(
     stream: PartitionConsumer, metadata: Metadata, rows: int, wait_s: float
 ) -> Mapping[Partition, FetchedRecords]:
-    """Return what comes within a time, at most so many records; raise `SourceError` as `PartitionConsumer.raise_if_permanent` does."""
+    """Fetch at most `rows` records within a time limit; raise `SourceError` for permanent errors of a partition."""
     with stream.consumer.batch(rows, wait_s) as batch:
         if batch is None:
             stream.check()
@@ -56,7 +56,7 @@ def fetch(
 
 
 def empty(metadata: Metadata) -> pa.Table:
-    """Return no records."""
+    """Return an empty table of records."""
     extra = [(name, FETCHED[name]) for name in metadata.columns if name in FETCHED]
     return pa.schema([(VALUE, pa.binary()), (POSITION, pa.int64()), *extra]).empty_table()
 

@@ -1,7 +1,7 @@
-"""Messages of a batch as columns, and consumers that fetch them: librdkafka's C interface, or the client in Python.
+"""Batches of messages as columns, and the consumers that fetch them: through librdkafka's C interface, or in Python.
 
-`native.py` is the fast one; it needs functions that a build of confluent-kafka may hide. `PythonConsumer` gives the
-same columns from the client's public interface, at about three times the processor time.
+`native.py` is the faster one, but it needs functions that some builds of confluent-kafka do not export.
+`PythonConsumer` returns the same columns through the public interface, at about three times the CPU time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOG = logging.getLogger("headwater.kafka")
 
 @dataclass(frozen=True)
 class MessageFault:
-    """An error that came in place of a record."""
+    """An error that the client delivered instead of a record."""
 
     code: int
     text: str
@@ -36,7 +36,7 @@ class MessageFault:
 
 
 class MessageBatch(Protocol):
-    """The records of a batch as columns of equal length, in the order in which they were fetched, and its errors."""
+    """The records of a batch as columns of equal length, in fetch order, and the errors of the batch."""
 
     @property
     def faults(self) -> Sequence[MessageFault]:
@@ -48,7 +48,7 @@ class MessageBatch(Protocol):
 
     @property
     def places(self) -> PlaceCodes:
-        """For each record, which of `topics` in the upper 32 bits, and its partition in the lower 32 bits."""
+        """For each record, the index into `topics` in the upper 32 bits and the partition in the lower 32 bits."""
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -66,17 +66,17 @@ class MessageBatch(Protocol):
         """Return the timestamps, to the millisecond (TIMESTAMP, microseconds, UTC)."""
 
     def headers(self) -> pa.Array:
-        """Return the headers (MAP of VARCHAR to BINARY); of a name that is repeated the last value."""
+        """Return the headers (MAP of VARCHAR to BINARY); the last value wins if a name is repeated."""
 
 
 class MessageConsumer(Protocol):
-    """A consumer without a group, used by one thread at a time."""
+    """A consumer without a consumer group; not thread-safe."""
 
     def add(self, offsets: Sequence[tuple[str, int, int]]) -> None:
-        """Read more partitions: each a topic, a number and the offset to begin at; raise `SourceError` if refused."""
+        """Start reading partitions, given as topic, number and first offset; raise `SourceError` if rejected."""
 
     def batch(self, rows: int, wait_s: float) -> AbstractContextManager[MessageBatch | None]:
-        """Yield at most `rows` messages that arrive within `wait_s` seconds, valid in the context; None without any."""
+        """Yield at most `rows` messages that arrive within `wait_s`, valid inside the context; None if none arrive."""
 
     def close(self) -> None:
         """Disconnect from the brokers and free all memory."""
@@ -124,7 +124,7 @@ class PythonConsumer:
     """See `MessageConsumer`."""
 
     def __init__(self, options: Mapping[str, str], on_error: Callable[[int, str], None]) -> None:
-        """Set it up; `on_error` gets errors that belong to no partition. Raises `SourceError` for wrong options."""
+        """Create the consumer; `on_error` receives errors that concern no partition. Raises `SourceError`."""
         try:
             self._consumer = Consumer(
                 {**options, "error_cb": lambda error: on_error(error.code(), error.str())}, logger=_LOG
@@ -133,7 +133,7 @@ class PythonConsumer:
             raise SourceError("Kafka's client cannot be set up", got=_text(error)) from error
 
     def add(self, offsets: Sequence[tuple[str, int, int]]) -> None:
-        """Read more partitions."""
+        """See `MessageConsumer.add`."""
         try:
             self._consumer.incremental_assign([TopicPartition(*partition) for partition in offsets])
         except KafkaException as error:
@@ -141,19 +141,19 @@ class PythonConsumer:
 
     @contextmanager
     def batch(self, rows: int, wait_s: float) -> Iterator[PythonMessageBatch | None]:
-        """Yield what arrives within a time."""
+        """See `MessageConsumer.batch`."""
         messages = self._consumer.consume(rows, wait_s)
         yield PythonMessageBatch(messages) if messages else None
 
     def close(self) -> None:
-        """Disconnect; a second call does nothing."""
+        """Disconnect from the brokers; idempotent."""
         self._consumer.close()
 
 
 def _fault(message: Message) -> MessageFault:
     error = message.error()
     if error is None:
-        raise TypeError("a record is no fault")
+        raise TypeError("the message is a record, not an error")
     offset = message.offset()
     return MessageFault(
         error.code(), error.str(), _topic(message), message.partition() or 0, -1 if offset is None else offset

@@ -1,9 +1,9 @@
-"""librdkafka through its C interface: a batch of messages as columns, without an object for each.
+"""Reads messages through librdkafka's C interface: a batch as columns, without a Python object per message.
 
-The client in Python makes an object of every message, which costs more than all that comes after it. Its library has
-a C interface whose message is a public struct that has not changed in years: here the structs of a batch are gathered
-by their addresses, and the values are copied into one Arrow array in one pass. Measured: a third of the work. Where a
-build hides a function, `is_available` says so, and `messages.PythonConsumer` does the same work.
+The Python client creates an object for each message, which costs more than all later processing. The message of the C
+interface is a public struct with a stable layout: the structs of a batch are gathered by address, and the values are
+copied into one Arrow array in one pass. Measured: a third of the CPU time of `messages.PythonConsumer`, which is used
+if a build does not export the functions (see `is_available`).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Words = npt.NDArray[np.int64]
 
 _POINTER, _TEXT, _SIZE, _INT = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int
 _CONSUMER = 1
-_SAID_BYTES = 512
+_MESSAGE_BYTES = 512
 _MESSAGE_WORDS = 9
 _ERR, _TOPIC, _PARTITION, _VALUE, _VALUE_BYTES, _KEY, _KEY_BYTES, _OFFSET = range(8)
 _INLINE_BYTES = 12
-"""A value of so many bytes stands in an Arrow view itself."""
+"""Values up to this length are stored inside the Arrow view itself."""
 _WINDOW_BITS = 30
 _WINDOW_BYTES = (1 << 31) - 1
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
@@ -65,12 +65,12 @@ _SHORT_FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "topic_name": (_TEXT, _POINTER),
     "err2str": (_TEXT, _INT),
 }
-"""Functions that never wait: they are called with the interpreter's lock held, which is half the price."""
-_Heard = ctypes.CFUNCTYPE(None, _POINTER, _INT, _TEXT, _POINTER)
+"""Non-blocking functions: they are called without releasing the GIL, which halves the cost of a call."""
+_ErrorCallback = ctypes.CFUNCTYPE(None, _POINTER, _INT, _TEXT, _POINTER)
 
 
 class NativeMessageBatch:
-    """Messages in the client's memory, valid until the context that gave them ends."""
+    """Messages in librdkafka's memory, valid until the context of `NativeConsumer.batch` ends."""
 
     def __init__(self, pointers: npt.NDArray[np.uint64]) -> None:
         """Gather the messages at these addresses."""
@@ -83,10 +83,10 @@ class NativeMessageBatch:
         handles, codes = _distinct(self._words[:, _TOPIC])
         self.topics = [_name(int(handle)) for handle in handles]
         self.places: Words = (codes << 32) | self._words[:, _PARTITION].astype(np.int32)
-        """For each message, which of `topics`, and in the lower 32 bits which partition."""
+        """For each message, the index into `topics` in the upper 32 bits and the partition in the lower 32 bits."""
 
     def __len__(self) -> int:
-        """Return how many records there are."""
+        """Return the number of records."""
         return len(self._words)
 
     def values(self) -> pa.ChunkedArray:
@@ -102,41 +102,41 @@ class NativeMessageBatch:
         return pa.array(np.ascontiguousarray(self._words[:, _OFFSET]))
 
     def timestamps(self) -> pa.Array:
-        """Return the times of the messages, to the millisecond."""
+        """Return the timestamps, to the millisecond."""
         get, kind = library().message_timestamp, ctypes.byref(ctypes.c_int())
-        found = np.fromiter((get(p, kind) for p in self._pointers.tolist()), np.int64, len(self))
-        return pa.array(found * 1000, pa.timestamp("us", tz="UTC"))
+        milliseconds = np.fromiter((get(p, kind) for p in self._pointers.tolist()), np.int64, len(self))
+        return pa.array(milliseconds * 1000, pa.timestamp("us", tz="UTC"))
 
     def headers(self) -> pa.Array:
-        """Return the headers; a name that comes again replaces the one before, as a map wants."""
+        """Return the headers; the last value wins if a name is repeated."""
         pairs = [list(dict(_headers(p)).items()) for p in self._pointers.tolist()]
         return pa.array(pairs, pa.map_(pa.string(), pa.binary()))
 
 
 class NativeConsumer:
-    """A consumer without a group. Not for several threads at once."""
+    """A consumer without a consumer group; not thread-safe."""
 
-    def __init__(self, options: Mapping[str, str], heard: Callable[[int, str], None]) -> None:
-        """Set it up; `heard` is told of errors that are of no partition. Raises `SourceError` for wrong options."""
+    def __init__(self, options: Mapping[str, str], on_error: Callable[[int, str], None]) -> None:
+        """Create the consumer; `on_error` receives errors that concern no partition. Raises `SourceError`."""
         lib = library()
-        self._heard = _Heard(lambda _, code, text, __: heard(code, text.decode(errors="replace")))
-        said = ctypes.create_string_buffer(_SAID_BYTES)
+        self._on_error = _ErrorCallback(lambda _, code, text, __: on_error(code, text.decode(errors="replace")))
+        message = ctypes.create_string_buffer(_MESSAGE_BYTES)
         conf = lib.conf_new()
         for name, value in options.items():
-            if lib.conf_set(conf, name.encode(), value.encode(), said, _SAID_BYTES):
+            if lib.conf_set(conf, name.encode(), value.encode(), message, _MESSAGE_BYTES):
                 lib.conf_destroy(conf)
-                raise SourceError("Kafka's client cannot be set up", got=said.value.decode(errors="replace"))
-        lib.conf_set_error_cb(conf, self._heard)
+                raise SourceError("Kafka's client cannot be set up", got=message.value.decode(errors="replace"))
+        lib.conf_set_error_cb(conf, self._on_error)
         lib.conf_set_log_cb(conf, None)
-        self._handle = lib.new(_CONSUMER, conf, said, _SAID_BYTES)
+        self._handle = lib.new(_CONSUMER, conf, message, _MESSAGE_BYTES)
         if not self._handle:
             lib.conf_destroy(conf)
-            raise SourceError("Kafka's client cannot be set up", got=said.value.decode(errors="replace"))
+            raise SourceError("Kafka's client cannot be set up", got=message.value.decode(errors="replace"))
         lib.poll_set_consumer(self._handle)
         self._queue = lib.queue_get_consumer(self._handle)
 
     def add(self, offsets: Sequence[tuple[str, int, int]]) -> None:
-        """Read more partitions: each a topic, a number and the offset to begin at."""
+        """Start reading partitions, given as topic, number and first offset."""
         lib = library()
         chosen = lib.topic_partition_list_new(len(offsets))
         for topic, number, offset in offsets:
@@ -145,28 +145,28 @@ class NativeConsumer:
         error = lib.incremental_assign(self._handle, chosen)
         lib.topic_partition_list_destroy(chosen)
         if error:
-            said = lib.error_string(error).decode(errors="replace")
+            message = lib.error_string(error).decode(errors="replace")
             lib.error_destroy(error)
-            raise SourceError("Kafka's client cannot read the partitions", got=said)
+            raise SourceError("Kafka's client cannot read the partitions", got=message)
 
     @contextmanager
     def batch(self, rows: int, wait_s: float) -> Iterator[NativeMessageBatch | None]:
-        """Yield what comes within a time, at most so many; None when nothing does."""
+        """Yield at most `rows` messages that arrive within `wait_s` seconds; None if none arrive."""
         lib = library()
         pointers = np.empty(rows, np.uint64)
         count = lib.consume_batch_queue(self._queue, int(wait_s * 1000), pointers.ctypes.data, rows)
         if count < 0:
-            time.sleep(wait_s)  # it was refused at once: come back no sooner
-        found = pointers[: max(0, count)]
+            time.sleep(wait_s)  # an error returns immediately: avoid a busy loop
+        received = pointers[: max(0, count)]
         try:
-            yield NativeMessageBatch(found) if len(found) else None
+            yield NativeMessageBatch(received) if len(received) else None
         finally:
             destroy = lib.message_destroy
-            for pointer in found.tolist():
+            for pointer in received.tolist():
                 destroy(pointer)
 
     def close(self) -> None:
-        """Leave the brokers and free all memory."""
+        """Disconnect from the brokers and free all memory."""
         lib = library()
         if self._handle:
             lib.queue_destroy(self._queue)
@@ -177,7 +177,7 @@ class NativeConsumer:
 
 @functools.cache
 def is_available() -> bool:
-    """Return whether all functions of the C interface can be called; a missing one is logged."""
+    """Return whether all functions of the C interface are available; log the missing one otherwise."""
     try:
         library()
     except (AttributeError, OSError) as error:
@@ -188,7 +188,7 @@ def is_available() -> bool:
 
 @functools.cache
 def library() -> Any:
-    """Return librdkafka's functions: those that the client in Python was linked to."""
+    """Return the functions of the librdkafka that the Python client is linked to."""
     library = type("Library", (), {})
     for load, functions in ((ctypes.CDLL, FUNCTIONS), (ctypes.PyDLL, _SHORT_FUNCTIONS)):
         linked = load(cimpl.__file__)
@@ -200,7 +200,7 @@ def library() -> Any:
 
 
 def _gathered(pointers: npt.NDArray[np.uint64]) -> Words:
-    """Return the nine words of each message. Of the memory between messages nothing is touched."""
+    """Return the nine words of each message struct, without reading the memory between them."""
     base = int(pointers.min())
     steps = ((pointers - np.uint64(base)) >> np.uint64(3)).astype(np.int64)
     span = int(steps.max()) + _MESSAGE_WORDS
@@ -210,9 +210,9 @@ def _gathered(pointers: npt.NDArray[np.uint64]) -> Words:
 
 
 def _copied(starts: Words, lengths: Words) -> pa.ChunkedArray:
-    """Return the bytes at some addresses as an array of our own; null where the address is."""
+    """Copy the bytes at the given addresses into an Arrow array; null where the address is null."""
     ends = np.cumsum(lengths)
-    if len(ends) and ends[-1] > _WINDOW_BYTES and len(ends) > 1:  # more than the offsets of one array reach
+    if len(ends) and ends[-1] > _WINDOW_BYTES and len(ends) > 1:  # exceeds the 32-bit offsets of one array
         half = len(starts) // 2
         parts = (_copied(starts[:half], lengths[:half]), _copied(starts[half:], lengths[half:]))
         return pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.binary())
@@ -226,23 +226,23 @@ def _copied(starts: Words, lengths: Words) -> pa.ChunkedArray:
     if len(short):
         views.view(np.uint8).reshape(len(starts), 16)[short, 4:] = _inlined(starts[short], lengths[short])
     buffers = [pa.foreign_buffer(int(window) << _WINDOW_BITS, _WINDOW_BYTES) for window in windows]
-    is_there = None
+    validity = None
     if not starts.all():
-        is_there = pa.py_buffer(np.packbits(starts != 0, bitorder="little"))
-    found = pa.Array.from_buffers(pa.binary_view(), len(starts), [is_there, pa.py_buffer(views), *buffers])
-    return pa.chunked_array([found.cast(pa.binary())])
+        validity = pa.py_buffer(np.packbits(starts != 0, bitorder="little"))
+    array = pa.Array.from_buffers(pa.binary_view(), len(starts), [validity, pa.py_buffer(views), *buffers])
+    return pa.chunked_array([array.cast(pa.binary())])
 
 
-def _distinct(found: Words) -> tuple[Words, Words]:
-    """Return the distinct numbers, and for each number which of them it is; mostly there is one, which is seen fast."""
-    if len(found) and (found == found[0]).all():
-        return found[:1], np.zeros(len(found), np.int64)
-    numbers, which = np.unique(found, return_inverse=True)
-    return numbers, which
+def _distinct(values: Words) -> tuple[Words, Words]:
+    """Return the distinct values and, for each element, the index of its value; a single value is the fast case."""
+    if len(values) and (values == values[0]).all():
+        return values[:1], np.zeros(len(values), np.int64)
+    distinct, indices = np.unique(values, return_inverse=True)
+    return distinct, indices
 
 
 def _inlined(starts: Words, lengths: Words) -> npt.NDArray[np.uint8]:
-    """Return the bytes of short values, each filled up with zeros; none beyond a value's end is touched."""
+    """Return short values, zero-padded, without reading past the end of any of them."""
     base, columns = int(starts.min()), np.arange(_INLINE_BYTES)
     span = int(starts.max()) - base + _INLINE_BYTES
     view = np.frombuffer(memoryview((ctypes.c_uint8 * span).from_address(base)), np.uint8)
@@ -255,8 +255,8 @@ def _name(handle: int) -> str:
 
 
 def _fault(words: Words, code: int) -> MessageFault:
-    told = ctypes.string_at(int(words[_VALUE]), int(words[_VALUE_BYTES])) if words[_VALUE] else b""
-    text = told or library().err2str(code)
+    message = ctypes.string_at(int(words[_VALUE]), int(words[_VALUE_BYTES])) if words[_VALUE] else b""
+    text = message or library().err2str(code)
     partition = int(words[_PARTITION].astype(np.int32))
     return MessageFault(code, text.decode(errors="replace"), _name(int(words[_TOPIC])), partition, int(words[_OFFSET]))
 
@@ -269,5 +269,5 @@ def _headers(pointer: int) -> Iterator[tuple[str, bytes | None]]:
     for at in range(1 << 31):
         if lib.header_get_all(headers, at, ctypes.byref(name), ctypes.byref(value), ctypes.byref(size)):
             return
-        held = None if value.value is None else ctypes.string_at(value.value, size.value)
-        yield (name.value or b"").decode(errors="replace"), held
+        content = None if value.value is None else ctypes.string_at(value.value, size.value)
+        yield (name.value or b"").decode(errors="replace"), content

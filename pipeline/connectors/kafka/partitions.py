@@ -1,4 +1,4 @@
-"""The names of topics' partitions, as pieces of a source."""
+"""Topics and their partitions; a partition is a source object, identified by its URI."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Partition:
 
     @property
     def uri(self) -> str:
-        """`kafka://topic/number`: the same in every cluster."""
+        """`kafka://topic/number`, independent of the cluster."""
         return f"{_SCHEME}{self.topic}/{self.number}"
 
     @classmethod
     def of(cls, uri: str) -> Partition:
-        """Return the partition of a URI; raise `SourceError` for one that names none."""
+        """Parse the URI of a partition; raise `SourceError` if it does not name one."""
         topic, _, number = uri.removeprefix(_SCHEME).rpartition("/")
         if not uri.startswith(_SCHEME) or not topic or not number.isdecimal():
             raise SourceError("the URI does not name a Kafka partition", got=repr(uri), do="write kafka://topic/0")
@@ -32,7 +32,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic as its cluster has it now. Its id is another when it was deleted and created again."""
+    """A topic as the cluster describes it now. Its id changes if it is deleted and created again."""
 
     name: str
     id: str

@@ -1,4 +1,4 @@
-"""Protobuf with a file of descriptors."""
+"""Protobuf values, described by a file of descriptors."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _TIMESTAMP = "google.protobuf.Timestamp"
 
 
 class ProtobufCodec:
-    """Decodes values of one message type. A field that may be absent, and is, is null; an enum is its name."""
+    """Decodes values of one message type. Absent optional fields are null; enums are decoded to their names."""
 
-    def __init__(self, format: Protobuf) -> None:  # noqa: A002 - the field's word
-        """Load the descriptors; raise `SourceError` for a file that holds none, or not this type."""
+    def __init__(self, format: Protobuf) -> None:  # noqa: A002 - the usual name of the option
+        """Load the descriptors; raise `SourceError` if the file is invalid or does not contain the message type."""
         self._framed = format.framed
         place = Place(format.descriptors)
         try:
@@ -54,18 +54,18 @@ class ProtobufCodec:
         try:
             return _fields(self._class.FromString(_unframed(value) if self._framed else value))
         except DecodeError as error:
-            raise UndecodableError(f"not Protobuf of its type: {error}") from error
+            raise UndecodableError(f"not valid Protobuf of its message type: {error}") from error
 
     def schema(self, values: Sequence[bytes], place: Place) -> Schema:
-        """Return the columns that the descriptors give; what the values are does not count."""
+        """Return the columns of the message type; the values are not needed."""
         del values, place
         return Schema.of({field.name: _type(field) for field in self._type.fields})
 
 
 def _unframed(value: bytes) -> bytes:
-    """Return a value without the id of its schema and the path to its type, which is a count and so many numbers."""
+    """Strip the schema id and the message index path (a count and that many integers) from a value."""
     if len(value) <= _HEAD_BYTES or value[0] != 0:
-        raise UndecodableError("not Protobuf with the id of a schema")
+        raise UndecodableError("not Protobuf with a schema id")
     count, at = _varint(value, _HEAD_BYTES)
     for _ in range(count):
         _, at = _varint(value, at)
@@ -73,15 +73,15 @@ def _unframed(value: bytes) -> bytes:
 
 
 def _varint(value: bytes, at: int) -> tuple[int, int]:
-    """Return a number in zigzag, and where it ends."""
+    """Decode a zigzag varint; return it and the position after it."""
     number = shift = 0
     while at < len(value):
         byte = value[at]
         number |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
-        if byte < 0x80:  # noqa: PLR2004 - the bit that says that more follows
+        if byte < 0x80:  # noqa: PLR2004 - the continuation bit
             return (number >> 1) ^ -(number & 1), at
-    raise UndecodableError("not Protobuf with the id of a schema: it is cut")
+    raise UndecodableError("not Protobuf with a schema id: truncated")
 
 
 def _is_map(field: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Ranges of a partition, read once from the brokers with a consumer of their own."""
+"""Reads ranges of a partition from the brokers, each with its own consumer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BUFFER_BYTES = 32 << 20
 
 
 def fetched(kafka: Kafka, part: SourceSplit) -> pa.Table:
-    """Return the records of a range; raise `SourceError` when it is not there, or not all of it comes in time."""
+    """Return the records of a range; raise `SourceError` if some of it no longer exists or does not arrive in time."""
     partition = Partition.of(part.piece.uri)
     extent = kafka.client.extents([partition])[partition]
     end = extent.end if part.end is None else part.end
@@ -34,7 +34,7 @@ def fetched(kafka: Kafka, part: SourceSplit) -> pa.Table:
     try:
         records = empty(kafka.metadata) if begin >= end else _fetch_range(kafka, partition, Extent(begin, end))
     except SourceError:
-        check_topics(kafka, ids, place)  # a topic that is gone is the better reason
+        check_topics(kafka, ids, place)  # a missing topic is the better explanation
         raise
     if not check_topics(kafka, ids, place):
         raise SourceUnavailableError(
@@ -44,7 +44,7 @@ def fetched(kafka: Kafka, part: SourceSplit) -> pa.Table:
 
 
 def sample(kafka: Kafka, partition: Partition, rows: int) -> pa.Table:
-    """Return the first records of a partition, as many as there are of so many offsets."""
+    """Return the first records of a partition, from at most `rows` offsets."""
     extent = kafka.client.extents([partition])[partition]
     if extent.begin == extent.end:
         return empty(kafka.metadata)
@@ -52,9 +52,9 @@ def sample(kafka: Kafka, partition: Partition, rows: int) -> pa.Table:
 
 
 def check_topics(kafka: Kafka, ids: dict[str, str], place: Place, *, patience_s: float = PATIENCE_S) -> bool:
-    """Raise `SourceError` when a topic is not the one with its id any more; False when no broker answers in time.
+    """Raise `SourceError` if a topic no longer has its id; return False if no broker answers in time.
 
-    What was read before this was asked came from the topic with that id.
+    Records that were read before this check came from the topic with that id.
     """
     current_ids = kafka.client.ids(tuple(ids), patience_s)
     if current_ids is None:
@@ -73,8 +73,8 @@ def check_topics(kafka: Kafka, ids: dict[str, str], place: Place, *, patience_s:
 def _fetch_range(kafka: Kafka, partition: Partition, extent: Extent) -> pa.Table:
     """Return the records of a range.
 
-    It is over when the partition's reader is at its end, whether or not the last offsets hold records: those of
-    aborted transactions, of their marks, and of what compaction removed do not come.
+    The range is complete when the reader's position reaches its end, even if the last offsets contain no records:
+    aborted records, transaction markers and compacted records are not delivered.
     """
     with closing(PartitionConsumer(kafka.options(), kafka.place, ahead_bytes=_BUFFER_BYTES)) as stream:
         stream.add({partition: extent.begin})

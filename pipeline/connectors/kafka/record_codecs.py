@@ -1,4 +1,4 @@
-"""Which codec decodes a format of values: Avro or Protobuf, each by a library that is an extra."""
+"""Selects the codec of a value format. Avro and Protobuf each need an optional library."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pipeline.connectors.kafka.value_formats import Avro, Protobuf
 from pipeline.core.errors import SourceError
 
 
-def codec_of(format: Avro | Protobuf) -> Codec:  # noqa: A002 - the field's word
-    """Return what decodes a format. Its library is an extra: raises `SourceError` when it is not there."""
+def codec_of(format: Avro | Protobuf) -> Codec:  # noqa: A002 - the usual name of the option
+    """Return the codec of a format; raise `SourceError` if its library is not installed."""
     try:
         if isinstance(format, Avro):
-            from pipeline.connectors.kafka.avro import AvroCodec  # noqa: PLC0415 - an extra
+            from pipeline.connectors.kafka.avro import AvroCodec  # noqa: PLC0415 - optional dependency
 
             return AvroCodec(format)
-        from pipeline.connectors.kafka.protobuf import ProtobufCodec  # noqa: PLC0415 - an extra
+        from pipeline.connectors.kafka.protobuf import ProtobufCodec  # noqa: PLC0415 - optional dependency
 
         return ProtobufCodec(format)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Records that a library decodes one by one, as columns of a contract's types."""
+"""Converts records that a library decodes individually to columns of a contract's types."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ WHY = "_why"
 
 
 class UndecodableError(Exception):
-    """A value is not what it should be; the message is the reason."""
+    """A value is not valid in its format; the message is the reason."""
 
 
 class Codec(Protocol):
     """Decodes values of one format."""
 
     def decode(self, value: bytes) -> Record:
-        """Return the fields of a value; raise `UndecodableError`, or `SourceError` where a registry is needed and away."""
+        """Return the fields of a value; raise `UndecodableError`, or `SourceError` if the registry is unavailable."""
 
     def schema(self, values: Sequence[bytes], place: Place) -> Schema:
-        """Return the columns that the values' own schema has; raise `SourceError` when there is none to go by."""
+        """Return the columns of the values' schema; raise `SourceError` if none can be determined."""
 
 
 @dataclass(frozen=True)
 class DecodedRecords:
-    """Records, and for each the reason why its value is none, else null."""
+    """Decoded records, and for each the reason why its value is invalid, or null."""
 
     records: list[Record]
     why: list[str | None]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the fields that have a value in some record, in the order in which they come."""
+        """The names of the fields that have a value in any record, in order of first occurrence."""
         return tuple(
             dict.fromkeys(name for record in self.records for name, value in record.items() if value is not None)
         )
 
 
 def decode(codec: Codec, values: Sequence[bytes | None], *, keeps_tombstones: bool) -> DecodedRecords:
-    """Decode values one by one."""
+    """Decode values individually."""
     why: list[str | None] = [None] * len(values)
     records: list[Record] = [{}] * len(values)
     for at, value in enumerate(values):
@@ -65,9 +65,9 @@ def decode(codec: Codec, values: Sequence[bytes | None], *, keeps_tombstones: bo
 def columns_of(
     decoded: DecodedRecords, schema: Schema, undeclared: Sequence[str], con: duckdb.DuckDBPyConnection
 ) -> pa.Table:
-    """Return the records' fields as columns of the contract's types, and `_why` where one does not fit, else null.
+    """Return the fields as columns of the contract's types, and `_why`: the reason why a row is rejected, or null.
 
-    Nor does a record that has a value in a field that is `undeclared`.
+    Rows with a value in one of the `undeclared` fields are rejected too.
     """
     why = list(decoded.why)
     for name in undeclared:
@@ -88,7 +88,7 @@ def _append_reason(why: str | None, more: str) -> str:
 
 
 def inferred(records: Sequence[Record], con: duckdb.DuckDBPyConnection, place: Place) -> Schema:
-    """Return the columns of decoded records; raise `SourceError` when there are none."""
+    """Infer the columns of decoded records; raise `SourceError` if there are none."""
     if not records:
         raise SourceError("no record can be decoded", do="pass schema=, or check format=", place=place)
     table = pa.Table.from_pylist([{name: _plain(value) for name, value in record.items()} for record in records])
@@ -97,7 +97,7 @@ def inferred(records: Sequence[Record], con: duckdb.DuckDBPyConnection, place: P
 
 
 def _column(cells: list[object], kind: pa.DataType, why: list[str | None], reason: Callable[[object], str]) -> pa.Array:
-    """Return cells in a type; where one cannot be, it is null and its reason is noted."""
+    """Cast values to a type; where that fails, the value is null and the reason is recorded."""
     try:
         return pa.array(cells, kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
@@ -111,7 +111,7 @@ def _column(cells: list[object], kind: pa.DataType, why: list[str | None], reaso
 
 
 def _plain(value: object) -> object:
-    """Return a value as Arrow's builders want it: a map as pairs where it is one, what is nested likewise."""
+    """Return a value in the form that Arrow's builders accept: maps as lists of pairs, recursively."""
     if isinstance(value, dict):
         return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

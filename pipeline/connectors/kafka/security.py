@@ -1,4 +1,4 @@
-"""How a client shows who it is, and how it knows the brokers."""
+"""Authentication of the client, and verification of the brokers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FROM_ENVIRONMENT = "env:"
 
 @dataclass(frozen=True)
 class Tls:
-    """Encrypted connections. Without `ca` the machine's own authorities are trusted; a certificate says who we are.
+    """Encrypted connections. `ca` defaults to the system's authorities; `certificate` authenticates the client.
 
     All are paths of PEM files. `key_password` may be `env:NAME`.
     """
@@ -25,11 +25,11 @@ class Tls:
     key_password: str | None = field(default=None, repr=False)
 
     def options(self) -> dict[str, str]:
-        """Return the client's settings; raise `SettingsError` for a variable that is not set."""
+        """Return the client's settings; raise `SettingsError` if an environment variable is not set."""
         return {"security.protocol": "SSL", **self.files()}
 
     def files(self) -> dict[str, str]:
-        """Return the settings of certificates alone."""
+        """Return the settings of the certificates only."""
         settings = {
             "ssl.ca.location": self.ca,
             "ssl.certificate.location": self.certificate,
@@ -41,9 +41,9 @@ class Tls:
 
 @dataclass(frozen=True)
 class Sasl:
-    """A user and a password, over TLS unless `tls=None`. The password is best given as `env:NAME`: it is read there.
+    """A user and a password, over TLS unless `tls=None`. Prefer `env:NAME`, which is resolved where the client runs.
 
-    It is never shown, and only a password that was given as itself travels with the definition.
+    It is never displayed. Only a literal password is pickled with the definition.
     """
 
     username: str
@@ -52,7 +52,7 @@ class Sasl:
     tls: Tls | None = Tls()
 
     def options(self) -> dict[str, str]:
-        """Return the client's settings; raise `SettingsError` for a variable that is not set."""
+        """Return the client's settings; raise `SettingsError` if an environment variable is not set."""
         return {
             "security.protocol": "SASL_PLAINTEXT" if self.tls is None else "SASL_SSL",
             "sasl.mechanism": self.mechanism,
@@ -63,7 +63,7 @@ class Sasl:
 
 
 def secret(value: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Return a secret, or what the environment holds for `env:NAME`; raise `SettingsError` when it holds nothing."""
+    """Return a secret, or the environment variable of `env:NAME`; raise `SettingsError` if it is not set."""
     if not value.startswith(_FROM_ENVIRONMENT):
         return value
     name = value.removeprefix(_FROM_ENVIRONMENT)

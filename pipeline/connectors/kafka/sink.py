@@ -1,10 +1,10 @@
-"""A topic of Kafka.
+"""A Kafka topic as a sink.
 
 Delivery: exactly once for readers of committed records: the rows of a version and its number are in one transaction.
 
-The number is a record of a compacted topic that only this sink writes. Not an offset of a consumer group, which brokers
-forget a week after the last commit: the sink would begin again. The sink's name is its transactional id, so that of two
-processes which send, the one that came later fences the other.
+The version number is a record in a compacted topic that only this sink writes. It is not an offset of a consumer group:
+brokers expire those a week after the last commit, and the sink would start over. The name of the sink is its
+transactional id, so of two processes that send, the later one fences the other.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _POLL_S = 0.1
 _LOG = logging.getLogger("headwater.kafka")
 _LOG.addHandler(logging.NullHandler())
 _POSITION_TOPIC_SETTINGS = {"cleanup.policy": "compact", "segment.bytes": str(1 << 20), "segment.ms": "3600000"}
-"""Settings of the topic of numbers: it is read whole at a start, so it is kept short."""
+"""Settings of the topic of version numbers; it is read completely at the start, so it is kept short."""
 
 
 class Security(Protocol):
-    """How a client shows who it is, as `pipeline.connectors.kafka` has it."""
+    """Authentication of the client; see `pipeline.connectors.kafka`."""
 
     def options(self) -> Mapping[str, str]:
         """Return the client's settings."""
@@ -45,7 +45,7 @@ class Security(Protocol):
 
 @dataclass(frozen=True)
 class ToKafka:
-    """A topic. Make one with `to_kafka`."""
+    """A topic. Create it with `to_kafka`."""
 
     topic: str
     servers: str | None
@@ -54,10 +54,10 @@ class ToKafka:
     transaction_s: float = 60.0
 
     def open(self, context: SinkContext) -> KafkaTarget:
-        """Fence who wrote before under this name, and find how far it was.
+        """Fence earlier writers with this name, and read the last version that was sent.
 
-        Raises `SinkError` when the brokers do not answer or the topic is not there, `DefinitionError` when it is not
-        said where they are.
+        Raises `SinkError` if the brokers do not answer or the topic does not exist, and `DefinitionError` if no
+        bootstrap servers are configured.
         """
         if find_spec("confluent_kafka") is None:
             raise SinkError(
@@ -85,18 +85,18 @@ def to_kafka(
     security: Security | None = None,
     transaction_s: float = 60.0,
 ) -> ToKafka:
-    """Send rows as JSON objects to a topic that is there, exactly once for readers of committed records.
+    """Send rows as JSON objects to an existing topic, exactly once for readers of committed records.
 
-    `key` makes the records' key: the text of a column, or a JSON array of several. Where it is the key of the table, a
-    row that is gone is a record without a value; else a table that rows go from is refused. A version has to be sent
-    within `transaction_s`, which is also how long a process that died can hold readers back.
+    `key` is the column of the record key, or several columns, sent as a JSON array. If it is the key of the table, a
+    deleted row is sent as a record without a value; otherwise, tables that delete rows are rejected. A version must be
+    sent within `transaction_s`, which also limits how long a crashed process can block readers.
     """
     return ToKafka(topic, servers, names(key), security, transaction_s)
 
 
 @dataclass
 class _SentBatch:
-    """What became of the records of a transaction, as the brokers tell."""
+    """Collects the delivery reports of a transaction's records."""
 
     error: KafkaError | None = None
 
@@ -107,15 +107,15 @@ class _SentBatch:
 
 @dataclass
 class KafkaTarget:
-    """A producer of transactions to one topic."""
+    """A transactional producer for one topic."""
 
     to: ToKafka
     id: str
     _reached: SinkPosition | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        """Fence, then read the last number: nothing can come to it any more."""
-        from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - an extra
+        """Fence earlier producers, then read the last version number: none can be added after that."""
+        from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - optional dependency
 
         try:
             self._require_topics()
@@ -137,7 +137,7 @@ class KafkaTarget:
 
     @property
     def position_topic(self) -> str:
-        """The topic of numbers."""
+        """The topic of version numbers."""
         return f"{self.id}.reached"
 
     def reached(self) -> SinkPosition | None:
@@ -146,7 +146,7 @@ class KafkaTarget:
 
     def write(self, delivery: Delivery) -> None:
         """Send rows and version in one transaction."""
-        from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415 - an extra
+        from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415 - optional dependency
 
         if is_delivered(delivery, self._reached):
             return
@@ -168,17 +168,17 @@ class KafkaTarget:
                 if (
                     cause is not None
                     and isinstance(error, KafkaException)
-                    and error.args[0].code() == KafkaError._FATAL  # noqa: SLF001 - so the client names it
+                    and error.args[0].code() == KafkaError._FATAL  # noqa: SLF001 - an internal code of the client
                 ):
-                    raise cause from error  # `produce` says only that the producer ended, this says why
+                    raise cause from error  # `produce` only reports that the producer failed; this raises the cause
                 raise
         except KafkaException as error:
             raise self._translated(error, sent.error) from error
         self._reached = delivery.to
 
     def close(self) -> None:
-        """Leave the brokers; a producer that was fenced has nothing more to say."""
-        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+        """Disconnect from the brokers, ignoring errors of a fenced producer."""
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - optional dependency
 
         with suppress(KafkaException):
             self._producer.close()
@@ -203,14 +203,14 @@ class KafkaTarget:
                 except BufferError:
                     self._producer.poll(_POLL_S)
             if sent.error is not None:
-                from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+                from confluent_kafka import KafkaException  # noqa: PLC0415 - optional dependency
 
                 raise KafkaException(sent.error)
         self._producer.poll(0)
 
     def _commit(self) -> None:
-        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
-        from tenacity import Retrying, retry_if_exception, stop_after_delay  # noqa: PLC0415 - likewise
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - optional dependency
+        from tenacity import Retrying, retry_if_exception, stop_after_delay  # noqa: PLC0415 - optional dependency
 
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].retriable()),
@@ -227,8 +227,8 @@ class KafkaTarget:
             ) from error
 
     def _abort(self) -> KafkaException | None:
-        """Abort the transaction; return why that cannot be done."""
-        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+        """Abort the transaction; return the error if that fails."""
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - optional dependency
 
         try:
             self._producer.abort_transaction(_PATIENCE_S)
@@ -237,10 +237,10 @@ class KafkaTarget:
         return None
 
     def _require_topics(self) -> None:
-        """Make the topic of numbers, and see that the other one is there."""
-        from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415 - an extra
-        from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - an extra
-        from confluent_kafka.cimpl import NewTopic  # noqa: PLC0415 - an extra
+        """Create the topic of version numbers, and check that the target topic exists."""
+        from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415 - optional dependency
+        from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - optional dependency
+        from confluent_kafka.cimpl import NewTopic  # noqa: PLC0415 - optional dependency
 
         admin = AdminClient(self.to.options(), logger=_LOG)
         known = admin.list_topics(timeout=_PATIENCE_S).topics
@@ -257,13 +257,13 @@ class KafkaTarget:
                 raise
 
     def _last_position(self) -> SinkPosition | None:
-        """Return the last committed number. There is no open transaction: this producer has ended those of its id."""
-        from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition  # noqa: PLC0415 - an extra
+        """Return the last committed version number; no transaction of this sink is still open."""
+        from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition  # noqa: PLC0415 - optional dependency
 
         consumer = Consumer(
             {
                 **self.to.options(),
-                "group.id": self.id,  # the client wants a name; no group is joined, nothing is committed
+                "group.id": self.id,  # required; no group is joined, no offset is committed
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "isolation.level": "read_committed",
@@ -280,7 +280,7 @@ class KafkaTarget:
                     error, value = message.error(), message.value()
                     if error is None and value is not None:
                         position, until = SinkPosition.from_json(value), time.monotonic() + _PATIENCE_S
-                    elif error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - so the client names it
+                    elif error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - an internal code of the client
                         return position
                     elif error is not None and not error.retriable():
                         raise KafkaException(error)
@@ -293,7 +293,7 @@ class KafkaTarget:
         )
 
     def _translated(self, error: KafkaException, cause: KafkaError | None = None) -> HeadwaterError:
-        from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
+        from confluent_kafka import KafkaError  # noqa: PLC0415 - optional dependency
 
         kafka_error: KafkaError = error.args[0]
         if kafka_error.code() in {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}:  # noqa: SLF001

@@ -1,8 +1,8 @@
-"""Topics of Kafka as a log.
+"""Kafka topics as a log.
 
-Delivery: the records of committed transactions, each at its offset, and never one twice for a range of offsets. An
-offset that is gone, or a topic that was deleted and created again, is an error: nothing is skipped, and no reader is
-reset. No consumer group is joined and no offset is committed to Kafka.
+Delivery: the records of committed transactions, each at its offset, and each once per range of offsets. A deleted
+offset, or a topic that was deleted and created again, is an error: nothing is skipped, and offsets are never reset.
+No consumer group is joined, and no offset is committed to Kafka.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 SERVERS = "HEADWATER_KAFKA_SERVERS"
 AHEAD_BYTES = 64 << 20
 _RECORD_BYTES = 200
-"""What a record is taken to weigh where work is planned: brokers tell offsets, not bytes."""
+"""Assumed size of a record for planning: brokers report offsets, not bytes."""
 _SAMPLED = 10_000
 
 
 @dataclass(frozen=True)
 class Kafka:
-    """Some topics of a cluster. Make one with `kafka`."""
+    """Topics of a cluster. Create it with `kafka`."""
 
     topics: tuple[str, ...]
     pattern: str | None
@@ -57,59 +57,59 @@ class Kafka:
     keeps_tombstones: bool = False
     ahead_bytes: int = field(default=AHEAD_BYTES, compare=False)
     event_time: EventTime | None = None
-    """The event time, whose column a message without a value has its own time in, where such messages are kept."""
+    """The event time; messages without a value use the message timestamp if tombstones are kept."""
     new_columns: NewColumns | None = None
-    """What happens to fields that the contract does not name; `None`: they are passed over."""
+    """What happens to fields that are not in the contract; `None`: they are ignored."""
 
     def __getstate__(self) -> dict[str, object]:
-        """Pickle the options alone: connections are made anew."""
+        """Pickle the options only; connections are opened again."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the format and of what is fetched; which topics, and where they are, does not count."""
+        """A hash of the format and the metadata; topics and servers are not part of it."""
         kind = self.format if isinstance(self.format, str) else type(self.format).__name__
         kept = ("message", self.format.message) if isinstance(self.format, Protobuf) else ()
         policy = () if self.new_columns in {None, "refuse"} else (self.new_columns,)
         return fingerprint("kafka", kind, kept, self.metadata.columns, self.keeps_tombstones, *policy)
 
     def evolving(self, new_columns: NewColumns) -> Kafka:
-        """Return the topics for a source that does this with fields that its contract does not have."""
+        """Return these topics with a rule for fields that are not in the contract."""
         return replace(self, new_columns=new_columns)
 
     def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
-        """Return the fields of a range's records that a contract does not have, with the types that these tell."""
+        """Return the fields of a range's records that are not in the contract, with the inferred types."""
         inferred = self.decoder.infer(self.records(part), Place(part.piece.uri))
         return inferred.select(undeclared_names(schema, inferred.names))
 
     def timed(self, time: EventTime) -> Kafka:
-        """Return the topics for a source with this event time: a tombstone then has its message's time."""
+        """Return these topics with an event time, for which tombstones use the message timestamp."""
         if not self.keeps_tombstones:
             return self
         return replace(self, event_time=time, metadata=replace(self.metadata, timestamp=True))
 
     @property
     def traits(self) -> LogTraits:
-        """Partitions are independent of each other, and stay."""
+        """Partitions are independent of each other and are not removed."""
         return LogTraits()
 
     def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> ReadPlan:
-        """Return ranges of what each partition holds beyond the offsets of a cursor; `SourceError` when no topic matches."""
+        """Return the ranges of each partition beyond the cursor; raise `SourceError` if no topic matches."""
         if not self._topics():
             raise SourceError("no topic matches", got=repr(self.pattern), do="create one", place=self.place)
         return plan_log(self, cursor, bound, row_bytes=_RECORD_BYTES)
 
     def schema(self, piece: SourceObject) -> Schema:
-        """Return the columns of a partition's first records; raise `SourceError` when there are none to go by."""
-        from pipeline.connectors.kafka.ranges import sample  # noqa: PLC0415 - Kafka's client is an extra
+        """Infer the columns from a partition's first records; raise `SourceError` if it has none."""
+        from pipeline.connectors.kafka.ranges import sample  # noqa: PLC0415 - optional dependency
 
         return self.decoder.infer(sample(self, Partition.of(piece.uri), _SAMPLED), Place(piece.uri))
 
     def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
-        """Return the records of a range at their offsets; without an end, up to what is committed now.
+        """Return the records of a range at their offsets; without an end, up to the last committed offset.
 
-        Raises `SchemaError` for a contract that these records cannot have, and `SourceError` when some of the range is
-        gone, is not committed in time, or when the topic is not the one that the piece was of.
+        Raises `SchemaError` if these records cannot have the columns of the contract, and `SourceError` if some of the
+        range was deleted or is not committed in time, or if the topic was recreated.
         """
         partition = Partition.of(part.piece.uri)
         self.decoder.check_columns(schema, Place(part.piece.uri))
@@ -117,64 +117,64 @@ class Kafka:
 
     @contextmanager
     def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
-        """Yield a range as a query, with its records in memory; None when one of them is no row at all."""
+        """Yield a range as a query, with its records in memory; None if one of them is not a valid record."""
         partition = Partition.of(part.piece.uri)
         self.decoder.check_columns(schema, Place(part.piece.uri))
         with self.decoder.scan(con, self.records(part), schema, partition) as scanned:
             yield scanned
 
     def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
-        """Read rejected rows again, from the texts that `read` gave; what is not in a value, as its key, is null."""
+        """Decode rejected rows again, from the texts that `read` returned; metadata such as the key is null."""
         self.decoder.check_columns(schema, self.place)
         return self.decoder.parse(rows, schema)
 
     def extents(self) -> Mapping[str, Extent]:
-        """Return what each partition holds now, without what waits behind an open transaction."""
+        """Return the range of offsets of each partition, excluding records behind an open transaction."""
         topics = self._topics()
         extents = self._extents(topics)
         return {p.uri: Extent(e.begin, e.end, topics[p.topic].id) for p, e in extents.items()}
 
     def check(self) -> Iterator[Finding]:
-        """Look at the topics for what may hurt a stream, and for transactions that hold its readers back."""
-        from pipeline.connectors.kafka.administration import check  # noqa: PLC0415 - Kafka's client is an extra
+        """Check the topics for settings that can harm a stream, and for transactions that block its readers."""
+        from pipeline.connectors.kafka.administration import check  # noqa: PLC0415 - optional dependency
 
         return check(self)
 
     def held_back(self) -> Mapping[str, int]:
-        """Return for each partition how many offsets wait behind a transaction that is neither committed nor aborted.
+        """Return, for each partition, the number of offsets behind a transaction that is neither committed nor aborted.
 
-        It is over in seconds, or at the transaction's time-out; one that stays is an alarm: the partition stands still.
+        This normally lasts seconds, at most the transaction timeout. If it persists, the partition is blocked.
         """
         extents = self._extents(self._topics())
         return {p.uri: max(0, end - extents[p].end) for p, end in self.client.high_watermarks(tuple(extents)).items()}
 
     def offsets_at(self, time: datetime) -> Mapping[str, int]:
-        """Return for each partition the offset of the first record of that time or later; its end where there is none.
+        """Return, for each partition, the offset of the first record at or after a time; its end if there is none.
 
-        The time is the message's own, which the producer or the broker gave it.
+        The time is the message timestamp, set by the producer or the broker.
         """
         partitions = _partitions(self._topics())
         return {p.uri: at for p, at in self.client.offsets_at(partitions, time).items()}
 
     def tail(self, offsets: Mapping[str, int]) -> AbstractContextManager[Tail]:
-        """Read some partitions on and on, in a thread of its own, at most `ahead_bytes` ahead of what is taken.
+        """Read partitions continuously in a thread, prefetching at most `ahead_bytes`.
 
-        Raises `SourceError` for an offset that is not held any more.
+        Raises `SourceError` if an offset was deleted.
         """
-        from pipeline.connectors.kafka.tail import tail  # noqa: PLC0415 - Kafka's client is an extra
+        from pipeline.connectors.kafka.tail import tail  # noqa: PLC0415 - optional dependency
 
         return tail(self, offsets)
 
     @cached_property
     def decoder(self) -> Decoder:
-        """What makes rows of values."""
-        from pipeline.connectors.kafka.decoding import Decoder  # noqa: PLC0415 - Kafka's client is an extra
+        """Decodes values into rows."""
+        from pipeline.connectors.kafka.decoding import Decoder  # noqa: PLC0415 - optional dependency
 
         return Decoder(self.format, self.metadata, self.keeps_tombstones, self.event_time, self.new_columns)
 
     @property
     def place(self) -> Place:
-        """The topics, as an error names them."""
+        """The topics, as shown in error messages."""
         return Place(f"kafka://{','.join(self.topics) or self.pattern}")
 
     def options(self) -> Mapping[str, str]:
@@ -187,9 +187,9 @@ class Kafka:
 
     @cached_property
     def client(self) -> Client:
-        """What asks the brokers; connected when first used."""
+        """Queries the brokers; connected at first use."""
         try:
-            from pipeline.connectors.kafka.client import Client  # noqa: PLC0415 - an extra
+            from pipeline.connectors.kafka.client import Client  # noqa: PLC0415 - optional dependency
         except ImportError as error:
             problem = "Kafka support is not installed"
             raise SourceError(problem, got=error.name, do="pip install 'headwater[kafka]'") from error
@@ -203,7 +203,7 @@ class Kafka:
 
     def records(self, part: SourceSplit) -> pa.Table:
         """Return the records of a range, read from the brokers."""
-        from pipeline.connectors.kafka.ranges import fetched  # noqa: PLC0415 - Kafka's client is an extra
+        from pipeline.connectors.kafka.ranges import fetched  # noqa: PLC0415 - optional dependency
 
         return fetched(self, part)
 
@@ -213,22 +213,22 @@ def kafka(
     *,
     pattern: str | None = None,
     servers: str | None = None,
-    format: Format = "json",  # noqa: A002 - the field's word
+    format: Format = "json",  # noqa: A002 - the usual name of the option
     metadata: Sequence[Field] = (),
     security: Tls | Sasl | None = None,
     tombstones: str = "reject",
     ahead_bytes: int = AHEAD_BYTES,
 ) -> Kafka:
-    """Read topics of Kafka, by name, or all whose whole name matches a regular expression, new ones too.
+    """Read Kafka topics by name, or all topics whose full name matches a regular expression, including new ones.
 
-    `servers` are `host:port` with commas between; without it `HEADWATER_KAFKA_SERVERS` is used when data moves.
-    `format` says what a value is: `json` (an object; fields that the contract does not name are passed over), `text`,
-    `raw`, `Avro(…)` or `Protobuf(…)`. `metadata` names what is fetched of the message itself: `key`, `timestamp`,
-    `headers`, `topic`, `partition`, `offset`, each as a column of that name after an underscore. A message without a
-    value (a tombstone) is set aside, unless `tombstones="keep"`: then it is a row of nulls, to be told by its key,
-    whose event time is the time of the message.
+    `servers` is a comma-separated list of `host:port`; if omitted, `HEADWATER_KAFKA_SERVERS` is read when data is
+    read. `format` describes a value: `json` (an object; fields that are not in the contract are ignored), `text`,
+    `raw`, `Avro(…)` or `Protobuf(…)`. `metadata` selects `key`, `timestamp`, `headers`, `topic`, `partition` or `offset` of
+    the message, each as a column with this name after an underscore. A message without a value (a tombstone) is
+    quarantined, unless `tombstones="keep"`: then it is a row of nulls, identified by its key, whose event time is the
+    message timestamp.
 
-    Raises `DefinitionError` for options that do not go together.
+    Raises `DefinitionError` for invalid or contradictory options.
     """
     names = (topics,) if isinstance(topics, str) else tuple(topics)
     if bool(names) == (pattern is not None):
@@ -242,7 +242,7 @@ def kafka(
         try:
             re.compile(pattern)
         except re.error as error:
-            raise DefinitionError("pattern= is no regular expression", got=f"{pattern!r}: {error}") from error
+            raise DefinitionError("pattern= is not a valid regular expression", got=f"{pattern!r}: {error}") from error
     return Kafka(
         tuple(sorted(set(names))),
         pattern,

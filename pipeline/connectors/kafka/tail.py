@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 _FETCH_ROWS = 50_000
 _BUSY_WAIT_S, _IDLE_WAIT_S = 0.01, 0.1
 _BUSY_CHECK_S, _IDLE_CHECK_S = 0.05, 0.5
-"""The interval of topic checks: while records arrive and nobody waits for them, and while none arrive."""
+"""The interval of topic checks: while records arrive and no caller waits for them, and while none arrive."""
 _ANSWER_S, _CHECK_S = 0.5, 5.0
-"""How long brokers may take to answer that, and how long when the fetch has failed."""
+"""Time limits of this check: while fetching, and after the fetch has failed."""
 
 
 @dataclass
 class _PartitionBuffer:
-    """What is in memory of one partition: tables in order, from an offset to another."""
+    """The prefetched tables of one partition, in offset order."""
 
     begin: int
     end: int
     checked: int
-    """The offset up to which records are known to be of the topic that the tail began with: these can be taken."""
+    """The offset up to which records are known to come from the original topic: these can be taken."""
     taken: int
-    """The offset up to which ranges were asked for: what is before is kept only to be read again."""
+    """The offset up to which ranges were requested; records before it are kept only for repeated reads."""
     tables: list[tuple[FetchedRecords, int]] = field(default_factory=list)
-    """Each with the offset before which there is nothing of it."""
+    """Each table with its begin offset."""
 
 
 @contextmanager
 def tail(kafka: Kafka, offsets: Mapping[str, int]) -> Iterator[KafkaTail]:
-    """Read partitions on, from their offsets, until the context ends; raise `SourceError` for one that is not held."""
+    """Read partitions from their offsets until the context ends; raise `SourceError` if an offset was deleted."""
     kafka_tail = KafkaTail(kafka)
     try:
         kafka_tail.add(offsets)
@@ -60,10 +60,10 @@ def tail(kafka: Kafka, offsets: Mapping[str, int]) -> Iterator[KafkaTail]:
 
 
 class KafkaTail:
-    """Reads partitions continuously. `ready` and the reader may be used by several threads."""
+    """Reads partitions continuously. `ready` and the reader are thread-safe."""
 
     def __init__(self, kafka: Kafka) -> None:
-        """Read nothing yet."""
+        """Configure the consumer; nothing is read yet."""
         self._kafka = kafka
         self._stream = PartitionConsumer(kafka.options(), kafka.place, ahead_bytes=kafka.ahead_bytes // 4)
         self._lock = threading.Condition()
@@ -71,21 +71,21 @@ class KafkaTail:
         self._ids: dict[str, str] = {}
         self._to_add: dict[Partition, int] = {}
         self._waiting_bytes = self._waiting_rows = 0
-        """The rows that are checked and not taken yet, and the bytes of all that is not taken yet."""
+        """The number of rows that are checked but not taken, and the bytes of all rows that are not taken."""
         self._checked_at = 0.0
         self._is_unanswered = False
         self._is_awaited = False
-        """Whether somebody waits in `ready`: then fetched records are checked immediately."""
+        """Whether a caller waits in `ready`: then fetched records are checked immediately."""
         self._failed: HeadwaterError | None = None
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="headwater-kafka", daemon=True)
 
     def start(self) -> None:
-        """Begin to fetch."""
+        """Start the fetching thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop fetching and let go of all that is held."""
+        """Stop fetching and free the buffers."""
         with self._lock:
             self._is_closed = True
             self._lock.notify_all()
@@ -94,7 +94,7 @@ class KafkaTail:
         self._stream.close()
 
     def add(self, offsets: Mapping[str, int]) -> None:
-        """Read more partitions from now on; raise `SourceError` for an offset that is not held any more."""
+        """Start reading more partitions; raise `SourceError` if an offset was deleted."""
         partitions = {Partition.of(uri): at for uri, at in offsets.items()}
         topics = self._kafka.client.topics(sorted({p.topic for p in partitions}), None)
         for partition in partitions:
@@ -113,11 +113,11 @@ class KafkaTail:
             self._lock.notify_all()
 
     def ready(self, timeout_s: float) -> ReadyOffsets:
-        """Return what can be taken: at once if records wait, else when some come or time is up.
+        """Return the offsets up to which records can be taken; wait for a record up to the timeout if there is none.
 
-        What it names was read from the very topics that the tail began with: the thread that fetches has checked that,
-        so no broker is asked here. Raises `SourceError` when a topic was deleted, when retention was faster, or when
-        brokers refuse. While no broker answers, nothing more is ready.
+        These records come from the topics that the tail started with. The fetching thread has checked that, so this
+        method sends no request to a broker. Raises `SourceError` if a topic or unread records were deleted, or if the
+        brokers reject the client. While no broker answers, no further records become ready.
         """
         with self._lock:
             self._is_awaited = True
@@ -128,18 +128,18 @@ class KafkaTail:
             return ReadyOffsets(offsets, self._waiting_rows, is_unanswered=self._is_unanswered)
 
     def reader(self, parts: Sequence[SourceSplit] = ()) -> PartReader:
-        """Return what serves ranges from memory; one that is not in memory any more is read from the brokers."""
+        """Return a reader that serves ranges from memory, or from the brokers if they are no longer in memory."""
         del parts  # they count as taken when they are read
         return _BufferedReader(self._kafka, self)
 
     @property
     def waiting_bytes(self) -> int:
-        """How much is in memory that was not taken yet."""
+        """The bytes in memory that are not taken yet."""
         with self._lock:
             return self._waiting_bytes
 
     def take(self, part: SourceSplit) -> pa.Table | None:
-        """Return the records of a range, and let go of those before it; None when they are not in memory."""
+        """Return the records of a range, and free those before it; None if they are not in memory."""
         partition, end = Partition.of(part.piece.uri), part.end
         with self._lock:
             buffer = self._buffers.get(partition)
@@ -162,7 +162,7 @@ class KafkaTail:
         buffer.begin = buffer.tables[0][1] if buffer.tables else max(buffer.begin, min(before, buffer.end))
 
     def _count_taken(self, buffer: _PartitionBuffer, end: int) -> None:
-        """Note that a partition was taken up to an offset; a table counts as taken when its end is."""
+        """Record that a partition was taken up to an offset; a table counts as taken when its end is."""
         for fetched, _ in buffer.tables:
             if buffer.taken < fetched.end <= end:
                 self._waiting_rows -= fetched.records.num_rows if fetched.end <= buffer.checked else 0
@@ -179,7 +179,7 @@ class KafkaTail:
             fetched: Mapping[Partition, FetchedRecords] = {}
             while self._wait_for_room():
                 if self._has_room:
-                    # after silence, the first record is taken as it comes; while they come, many at once
+                    # after a pause, return as soon as one record arrives; otherwise collect a large batch
                     rows, wait_s = (_FETCH_ROWS, _BUSY_WAIT_S) if fetched else (1, _IDLE_WAIT_S)
                     fetched = fetch(self._stream, self._kafka.metadata, rows, wait_s)
                     self._store(fetched)
@@ -187,11 +187,11 @@ class KafkaTail:
                     self._check()
         except HeadwaterError as error:
             self._fail(self._root_cause(error))
-        except Exception as error:  # noqa: BLE001 - what ends the thread is told to whoever waits for it
+        except Exception as error:  # noqa: BLE001 - any failure of the thread is raised in `ready`
             self._fail(SourceError("fetching from Kafka failed", got=repr(error), place=self._kafka.place))
 
     def _root_cause(self, error: HeadwaterError) -> HeadwaterError:
-        """Return a better reason where there is one: offsets that are gone may be those of a topic that is gone."""
+        """Return a better explanation if there is one: missing offsets may be caused by a deleted topic."""
         try:
             check_topics(self._kafka, dict(self._ids), self._kafka.place, patience_s=_CHECK_S)
         except SourceError as cause:
@@ -236,7 +236,7 @@ class KafkaTail:
                 self._waiting_bytes += fetched.records.nbytes
 
     def _check(self) -> None:
-        """Offer what was fetched, if the topics still have their ids; raise `SourceError` if not."""
+        """Make the fetched records available if the topics still have their ids; raise `SourceError` otherwise."""
         with self._lock:
             ends, ids = {partition: buffer.end for partition, buffer in self._buffers.items()}, dict(self._ids)
         is_answered = check_topics(self._kafka, ids, self._kafka.place, patience_s=_ANSWER_S)
@@ -256,7 +256,7 @@ class KafkaTail:
 
 @dataclass(frozen=True)
 class _BufferedReader:
-    """Reads ranges that a tail holds."""
+    """Reads ranges from a tail's buffers."""
 
     kafka: Kafka
     tail: KafkaTail
@@ -291,7 +291,7 @@ class _BufferedReader:
 
 
 def retention_error(partition: Partition, at: int, extent: Extent) -> SourceError:
-    """Return the error of an offset that a partition does not hold any more."""
+    """Return the error for an offset that was deleted from a partition."""
     return SourceError(
         "records were deleted before they were read, by retention",
         got=f"offset {at}, but the partition begins at {extent.begin}",

@@ -1,4 +1,4 @@
-"""What a topic's values are, and what else of a message is wanted: chosen by the user, known to every reader of it."""
+"""Value formats of a topic, and the message metadata to fetch: chosen by the user, used by all readers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ TYPES = {
     "_key": "BLOB",
     "_headers": "MAP(VARCHAR, BLOB)",
 }
-"""The columns of a message itself, and the types in which they come."""
+"""The metadata columns and their types."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """Which columns of the message itself are fetched with its value. Those of its place cost nothing."""
+    """Which metadata columns are fetched with the value. Topic, partition and offset (`place`) cost nothing."""
 
     key: bool = False
     timestamp: bool = False
@@ -38,7 +38,7 @@ class Metadata:
 
 
 def metadata_of(fields: Sequence[str]) -> Metadata:
-    """Return what is to be fetched; raise `DefinitionError` for a name that no message has."""
+    """Return the metadata to fetch; raise `DefinitionError` for an unknown name."""
     known = get_args(Field)
     for field in fields:
         if field not in known:
@@ -49,11 +49,11 @@ def metadata_of(fields: Sequence[str]) -> Metadata:
 
 @dataclass(frozen=True)
 class Avro:
-    """Avro as Confluent's serializers write it: the id of the writer's schema, then the record.
+    """Avro in the wire format of Confluent's serializers: the id of the writer's schema, then the record.
 
-    `registry` is the address of a schema registry, or a folder (`file:///path`) of schemas named `<id>.avsc`. A schema
-    is asked for once: what is known goes on when the registry is down. `registry_user` and `registry_password` (best
-    `env:NAME`) are sent to it.
+    `registry` is the URL of a schema registry, or a folder (`file:///path`) with schemas named `<id>.avsc`. Schemas are
+    cached, so known ones remain usable while the registry is down. `registry_user` and `registry_password` (preferably
+    `env:NAME`) authenticate the client.
     """
 
     registry: str
@@ -61,15 +61,15 @@ class Avro:
     registry_password: str | None = None
 
     def __repr__(self) -> str:
-        """Return it without its secret."""
+        """Return a representation without the password."""
         return f"Avro({self.registry!r})"
 
 
 @dataclass(frozen=True)
 class Protobuf:
-    """One type of message of Protobuf, which a file of descriptors (`protoc --descriptor_set_out`) describes.
+    """A Protobuf message type from a descriptor file (`protoc --descriptor_set_out`).
 
-    `framed` values begin as Confluent's serializers write them: an id, and which of its types it is.
+    `framed` values begin with the schema id and the message index, as Confluent's serializers write them.
     """
 
     descriptors: str

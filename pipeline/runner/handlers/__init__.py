@@ -1,8 +1,8 @@
-"""The kinds of definitions, each with one handler that decides, runs, describes and draws it.
+"""One handler per kind of definition: it decides, runs, describes and places the definition.
 
-To add a kind of definition: a class and its factory function in `pipeline/core/definitions.py` (or beside it), a handler
-in this folder, one line in `HANDLERS`, and the public name in `pipeline/__init__.py`. A new band of the report is one more
-name in `BANDS` of `pipeline/report/flow.py`.
+To add a kind of definition: a class and its factory function in `pipeline/core/definitions.py` (or beside it), a
+handler in this folder, one line in `HANDLERS`, and the public name in `pipeline/__init__.py`. A new band of the report
+is another name in `BANDS` of `pipeline/report/flow.py`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ HANDLERS: dict[type, Handler[Any]] = {
 
 
 def handler_of(definition: Definition) -> Handler[Any]:
-    """Return the handler of a definition's kind, or of the nearest kind that its class derives from.
+    """Return the handler of a definition's class, or of its nearest base class.
 
-    Raises `DefinitionError` for a class of definitions that none is registered for.
+    Raises `DefinitionError` if no handler is registered.
     """
     for kind in type(definition).__mro__:
         if kind in HANDLERS:

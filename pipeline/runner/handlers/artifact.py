@@ -21,37 +21,37 @@ class ArtifactHandler:
     is_step = True
 
     def plan(self, workspace: Workspace, options: RunOptions, definition: Artifact, changing: str) -> PlannedStep:
-        """It is built again if its inputs or its definition changed since its last verdict."""
+        """Build if the inputs or the definition changed since the last verdict."""
         if changing:
             return PlannedStep(definition, _build_decision(workspace, definition, changing))
         verdict = None if options.full else definition.verdict(RunBuildContext(workspace, definition, ""))
         if verdict is None:
-            return PlannedStep(definition, _build_decision(workspace, definition, "not judged yet"))
+            return PlannedStep(definition, _build_decision(workspace, definition, "not evaluated yet"))
         reason = "up to date" if verdict.accepted else still_refused(verdict)
         return PlannedStep(definition, Decision(DecisionKind.SKIP, reason))
 
     def run(self, run: RunContext, definition: Artifact) -> StepRecord:
-        """Build it with all memory: libraries that train models have no memory limit."""
+        """Build, with the entire memory budget: training libraries have no memory limit."""
         with run.memory.reserve(None):
             return _build(run, definition)
 
     def spec(self, workspace: Workspace, definition: Artifact) -> None:
-        """An artifact is not a table."""
+        """Artifacts have no table."""
         del workspace, definition
 
     def describe(self, workspace: Workspace, definition: Artifact) -> Description:
-        """It has no versions."""
+        """Artifacts have no versions."""
         del workspace
         return described(definition)
 
     def band(self, definition: Artifact) -> str:
-        """It is drawn as a model."""
+        """Artifacts are in the band of models."""
         del definition
         return "model"
 
 
 def still_refused(verdict: Verdict) -> str:
-    """Return the reason why a refused artifact is not built again."""
+    """Return why a refused artifact is not built again."""
     return (
         f"{verdict.reason}; refused before, and nothing has changed: change its inputs or its definition, or use --full"
     )

@@ -1,4 +1,4 @@
-"""Sources that are not stored: the tables that read them read their data directly."""
+"""Sources that are not stored: the tables that use them read their data directly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FeedHandler:
     is_step = False
 
     def plan(self, workspace: Workspace, options: RunOptions, definition: Feed, changing: str) -> PlannedStep:
-        """There is nothing to do."""
+        """Feeds need no step."""
         del workspace, options, changing
         return PlannedStep(
             definition, Decision(DecisionKind.SKIP, "not stored: tables that read it read its data directly")
@@ -29,15 +29,15 @@ class FeedHandler:
         raise DefinitionError(f"source {definition.name!r} is not stored, so it has no step", place=definition.place)
 
     def spec(self, workspace: Workspace, definition: Feed) -> None:
-        """A feed is not a table."""
+        """Feeds have no table."""
         del workspace, definition
 
     def describe(self, workspace: Workspace, definition: Feed) -> Description:
-        """It has no versions."""
+        """Feeds have no versions."""
         del workspace
         return described(definition)
 
     def band(self, definition: Feed) -> str:
-        """It is drawn where sources are."""
+        """Feeds are in the band of sources."""
         del definition
         return "bronze"

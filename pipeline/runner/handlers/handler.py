@@ -1,4 +1,4 @@
-"""What a run needs from each kind of definition."""
+"""The interface between a run and each kind of definition."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ D_contra = TypeVar("D_contra", bound=Definition, contravariant=True)
 
 @dataclass(frozen=True)
 class Description:
-    """A definition as it is listed, with the version and the rows of its table."""
+    """The description of a definition in lists, with the version and row count of its table."""
 
     name: str
     kind: str
     layer: str = ""
-    """Empty if it is not a table."""
+    """Empty for a definition that is not a table."""
     rows: int | None = None
     version: int | None = None
-    """`None` if it does not exist yet, or has no versions."""
+    """`None` if it does not exist yet or has no versions."""
     description: str = ""
-    """The first line."""
+    """The first line of the documentation."""
 
 
 def described(definition: Definition) -> Description:
@@ -43,22 +43,22 @@ def table_described(workspace: Workspace, definition: StoredDefinition) -> Descr
 
 
 class Handler(Protocol[D_contra]):
-    """One kind of definition: how it is decided, run, described and drawn."""
+    """One kind of definition: how it is decided, run, described and placed in the report."""
 
     is_step: bool
     """Whether a run has a step for it."""
 
     def plan(self, workspace: Workspace, options: RunOptions, definition: D_contra, changing: str) -> PlannedStep:
-        """Decide what a run would do, and change nothing; `changing` names the inputs that would change first, if any."""
+        """Decide what a run would do, without changes; `changing` names the inputs that would be recomputed before."""
 
     def run(self, run: RunContext, definition: D_contra) -> StepRecord:
-        """Do the step of a run and return its record."""
+        """Execute the step and return its record."""
 
     def spec(self, workspace: Workspace, definition: D_contra) -> StepSpec | None:
-        """Return the step that computes it from all of its inputs, as `--full` would; `None` if it is not a table."""
+        """Return the step that recomputes a table from all inputs, as `--full` does; `None` for other definitions."""
 
     def describe(self, workspace: Workspace, definition: D_contra) -> Description:
-        """Return its description for a list of definitions."""
+        """Return the description of the definition."""
 
     def band(self, definition: D_contra) -> str:
-        """Return the band of the report in which it is drawn."""
+        """Return the band of the report that shows the definition."""

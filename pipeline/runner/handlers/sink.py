@@ -1,4 +1,4 @@
-"""Sinks: they receive the changes of their tables."""
+"""Sinks, which receive the changes of their tables."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class SinkHandler:
     is_step = True
 
     def plan(self, workspace: Workspace, options: RunOptions, definition: Sink, changing: str) -> PlannedStep:
-        """What it will receive is known once its table is computed."""
+        """The changes are known only after the table is computed."""
         del workspace, options, changing
         return PlannedStep(definition, Decision(DecisionKind.SKIP, "delivers the changes of its table"))
 
     def run(self, run: RunContext, definition: Sink) -> StepRecord:
-        """Deliver the changes up to the newest version of its table, unless a stream does."""
+        """Deliver the changes up to the newest version of the table, unless a stream does."""
         step = StepRecord(definition.name, 0, definition.kind, "", DecisionKind.SKIP, "up to date")
         if definition.table in run.streamed:
             return replace(step, reason="delivered by `headwater stream`")
@@ -39,15 +39,15 @@ class SinkHandler:
         return replace(step, decision="sent", reason=words, version=sent.to.version, flow=counts)
 
     def spec(self, workspace: Workspace, definition: Sink) -> None:
-        """A sink is not a table."""
+        """Sinks have no table."""
         del workspace, definition
 
     def describe(self, workspace: Workspace, definition: Sink) -> Description:
-        """It has no versions."""
+        """Sinks have no versions."""
         del workspace
         return described(definition)
 
     def band(self, definition: Sink) -> str:
-        """It is drawn as a sink."""
+        """Sinks have their own band."""
         del definition
         return "sink"

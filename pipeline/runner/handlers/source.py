@@ -1,4 +1,4 @@
-"""Sources: what is new in them comes to their bronze tables."""
+"""Sources: new rows are appended to their bronze tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.runner.facts import decide, source_execution_plan_of
 from pipeline.runner.handlers.handler import Description, table_described
 
 EPOCH_START = "1970-01-01T00:00:00+00:00"
-"""When the rows of a trial are ingested."""
+"""The ingestion time of rows in a dry run."""
 
 
 class SourceHandler:
@@ -28,7 +28,7 @@ class SourceHandler:
     is_step = True
 
     def plan(self, workspace: Workspace, options: RunOptions, definition: Source, changing: str) -> PlannedStep:
-        """Decide from what is new since the source's cursor."""
+        """Decide based on the objects beyond the source's cursor."""
         version = workspace.version(definition.name)
         if changing:
             decision = compute_all(changing, exists=version is not None)
@@ -37,11 +37,11 @@ class SourceHandler:
         return PlannedStep(definition, decision, source_execution_plan_of(workspace, definition, decision.parts))
 
     def run(self, run: RunContext, definition: Source) -> StepRecord:
-        """Read what is new and append it, or read all of it again."""
+        """Read and append new data, or read everything again."""
         return run_step(run, definition, {}, _ingest)
 
     def spec(self, workspace: Workspace, definition: Source) -> StepSpec:
-        """Return the step that reads all of the source."""
+        """Return the step that reads the entire source."""
         reader = reader_of(workspace, definition)
         parts = reader.plan(None).parts
         contract = fresh_contract(workspace, definition, parts)
@@ -51,11 +51,11 @@ class SourceHandler:
         )
 
     def describe(self, workspace: Workspace, definition: Source) -> Description:
-        """Its newest version is shown."""
+        """Describe the newest version."""
         return table_described(workspace, definition)
 
     def band(self, definition: Source) -> str:
-        """A source is drawn in its layer."""
+        """Sources are in the band of their layer."""
         return definition.layer
 
 

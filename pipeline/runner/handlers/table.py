@@ -1,4 +1,4 @@
-"""Tables, dimensions, facts, marts and feature views: computed from tables of the lake, or from a source that is not stored."""
+"""Tables, dimensions, facts, marts and feature views: computed from the lake, or from sources that are not stored."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TableHandler:
     is_step = True
 
     def plan(self, workspace: Workspace, options: RunOptions, definition: Table, changing: str) -> PlannedStep:
-        """Decide from the versions of the inputs; below one that would change, the table is shown as rebuilt."""
+        """Decide based on the versions of the inputs; if an input would change, the table is shown as rebuilt."""
         known = {name: workspace.version(name) for name in stored_inputs(workspace, definition)}
         inputs = {name: version for name, version in known.items() if version is not None}
         scans = scans_of(workspace, definition, inputs)
@@ -41,12 +41,12 @@ class TableHandler:
         return PlannedStep(definition, decision, execution_plan_of(workspace, definition, scans, decision.parts))
 
     def run(self, run: RunContext, definition: Table) -> StepRecord:
-        """Append or merge what is new, or compute all of the table."""
+        """Append or merge new rows, or recompute the table."""
         names = stored_inputs(run.workspace, definition)
         return run_step(run, definition, {name: run.version(name, definition.name) for name in names}, _compute)
 
     def spec(self, workspace: Workspace, definition: Table) -> StepSpec:
-        """Return the step that computes the table from all of its inputs."""
+        """Return the step that recomputes the table from all inputs."""
         feed = feed_of(workspace, definition)
         reader = None if feed is None else reader_of(workspace, feed)
         parts = () if reader is None else reader.plan(None).parts
@@ -67,11 +67,11 @@ class TableHandler:
         )
 
     def describe(self, workspace: Workspace, definition: Table) -> Description:
-        """Its newest version is shown."""
+        """Describe the newest version."""
         return table_described(workspace, definition)
 
     def band(self, definition: Table) -> str:
-        """A table is drawn in its layer."""
+        """Tables are in the band of their layer."""
         return definition.layer
 
 
@@ -105,7 +105,7 @@ def _compute(run: RunContext, basis: StepBasis) -> StepRecord:
 def _with_last_version(
     run: RunContext, definition: Table, version: Version | None, scans: Mapping[str, Scan]
 ) -> tuple[Table, dict[str, Scan]]:
-    """Return a dimension as it is computed: from its own last version too, unless its inputs still show all they ever did."""
+    """Let a dimension read its own last version, unless its inputs still contain all history."""
     transform = definition.transform
     if not isinstance(transform, DimensionTransform) or not definition.remembers:
         return definition, dict(scans)

@@ -31,22 +31,22 @@ def cuts(text: str, target: int, *, head: int = 0, quotes: bool = True):
         ("abcdef", 1, [(0, None, 1)]),
     ],
 )
-def test_a_cut_is_the_first_line_end_outside_of_quotes_from_the_target_on(text, target, expected):
+def test_split_point_is_the_first_unquoted_line_end_after_the_target(text, target, expected):
     assert cuts(text, target) == expected
 
 
-def test_quotes_are_nothing_where_they_are_not_asked_for():
+def test_quotes_are_ignored_if_not_requested():
     assert cuts('a\n"\nb\nc\n', 1, quotes=False) == [(0, 2, 1), (2, 4, 2), (4, 6, 3), (6, None, 4)]
 
 
-def test_the_first_part_holds_the_head_whose_quotes_do_not_count():
+def test_first_part_contains_the_header_whose_quotes_are_ignored():
     assert cuts('"\n\na\nb\nc\n', 1, head=2) == [(0, 3, 1), (3, 5, 3), (5, 7, 4), (7, None, 5)]
 
 
-def test_cuts_far_apart_and_far_from_their_targets_are_found():
+def test_split_points_far_from_each_other_and_from_their_targets():
     text = "x" * 100_000 + "\n" + '"' + "y\n" * 100_000 + '"\n' + "z\n" * 100_000
 
-    # the line of x and the whole quoted field; then each part as large as it should be
+    # the line of x and the entire quoted field; then parts of the target size
     assert cuts(text, 100_000) == [
         (0, 100_001, 1),
         (100_001, 300_004, 2),
@@ -70,21 +70,21 @@ def test_cuts_far_apart_and_far_from_their_targets_are_found():
         (b"\n", None),
     ],
 )
-def test_a_head_is_one_line_that_names_every_column(head, length):
+def test_header_is_one_line_that_names_every_column(head, length):
     assert head_bytes(np.frombuffer(head + b"1,2\n" * (length is not None), np.uint8), ",") == length
 
 
 @pytest.mark.parametrize(
     ("content", "lines"), [(b"", 0), (b"\n", 1), (b"a", 1), (b"a\n", 1), (b"a\nb", 2), (b"ab\n" * 700_000, 700_000)]
 )
-def test_lines_are_counted_with_the_last_that_lacks_its_end(content, lines, tmp_path):
+def test_line_count_includes_an_unterminated_last_line(content, lines, tmp_path):
     (tmp_path / "f").write_bytes(content)
 
     assert lines_in(str(tmp_path / "f")) == lines
 
 
 @pytest.mark.parametrize(("begin", "end"), [(0, None), (5, None), (5, 5), (5, 9), (3, 2_500_000), (2_999_999, None)])
-def test_a_stretch_is_those_bytes(begin, end, tmp_path):
+def test_range_contains_exactly_its_bytes(begin, end, tmp_path):
     content = bytes(range(250)) * 12_000
     (tmp_path / "f").write_bytes(content)
 

@@ -1,4 +1,4 @@
-"""Names of columns: what headers leave out, names that are given, and names in the place of others."""
+"""Column names: incomplete headers, given names, and renamed columns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def inferred(reader):
 
 
 def scanned(reader, schema):
-    """The rows of the fast path, or `None` where it is not to be believed."""
+    """The rows of the fast path, or `None` if it is not usable."""
     part = SourceSplit(reader.pieces()[0])
     with connect() as con, reader.scan(con, part, schema) as flow:
         if flow is None:
@@ -45,7 +45,7 @@ def scanned(reader, schema):
         ("a,b\n1,2\n", ("a", "b"), set()),
     ],
 )
-def test_a_column_without_a_name_has_one_by_its_position_and_a_note(tmp_path, text, names, unnamed):
+def test_unnamed_column_is_named_by_position_with_a_note(tmp_path, text, names, unnamed):
     (tmp_path / "a.csv").write_text(text)
     reader = files(tmp_path / "a.csv")
 
@@ -62,12 +62,12 @@ def test_a_column_without_a_name_has_one_by_its_position_and_a_note(tmp_path, te
 @pytest.mark.parametrize(
     "text",
     [
-        "a,b\n1,2,3\n",  # one row tells nothing
-        "a,b\n1,2,3\n1,3,4\n",  # names of rows are unlike each other
+        "a,b\n1,2,3\n",  # a single row is not sufficient
+        "a,b\n1,2,3\n1,3,4\n",  # row names are distinct
         "a,b\n1,2,3\n2,3\n",
     ],
 )
-def test_a_header_is_short_only_where_the_rows_have_names(tmp_path, text):
+def test_short_header_is_accepted_only_with_row_names(tmp_path, text):
     (tmp_path / "a.csv").write_text(text)
 
     schema, reading = inferred(files(tmp_path / "a.csv"))
@@ -76,7 +76,7 @@ def test_a_header_is_short_only_where_the_rows_have_names(tmp_path, text):
     assert set(reading.rejected["reason"].to_pylist()) == {"3 columns in place of 2"}
 
 
-def test_delimiters_at_the_ends_of_lines_make_no_column(tmp_path):
+def test_trailing_delimiters_do_not_add_a_column(tmp_path):
     (tmp_path / "a.csv").write_text("a,b\n1,2,\n2,3,\n")
 
     schema, reading = inferred(files(tmp_path / "a.csv"))
@@ -85,7 +85,7 @@ def test_delimiters_at_the_ends_of_lines_make_no_column(tmp_path):
     assert reading.rows["a"].to_pylist() == [1, 2]
 
 
-def test_a_short_header_is_not_divided_into_parts(tmp_path):
+def test_file_with_short_header_is_not_split(tmp_path):
     (tmp_path / "a.csv").write_text("a,b\n" + "".join(f"r{i},{i},{i}\n" for i in range(5000)))
     reader = files(tmp_path / "a.csv")
 
@@ -102,7 +102,7 @@ def test_a_short_header_is_not_divided_into_parts(tmp_path):
     ],
 )
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_files_without_a_header_and_names_in_its_place(tmp_path, options, names, rows, mark):
+def test_names_without_or_instead_of_a_header(tmp_path, options, names, rows, mark):
     (tmp_path / "a.csv").write_text(mark + '1,"a\nb"\n2,c\n3,d\n')
     reader = files(tmp_path / "a.csv", **options)
 
@@ -111,7 +111,7 @@ def test_files_without_a_header_and_names_in_its_place(tmp_path, options, names,
     assert schema.names == names
     assert [str(x) for x in reading.rows[names[0]].to_pylist()] == rows
     assert reading.rows[POSITION].to_pylist() == ([1, 3, 4] if len(rows) == 3 else [3, 4])
-    assert not [c for c in schema.columns if c.note]  # nothing to warn of
+    assert not [c for c in schema.columns if c.note]  # no note
     assert scanned(reader, schema) is None  # for the line break
     (tmp_path / "a.csv").write_text(mark + "1,a\n2,b\n3,c\n")
     assert [str(row[names[0]]) for row in scanned(reader, Schema.of(dict.fromkeys(names, "varchar")))] == rows
@@ -119,7 +119,7 @@ def test_files_without_a_header_and_names_in_its_place(tmp_path, options, names,
     assert [str(row[names[0]]) for row in scanned(reader, typed)] == rows
 
 
-def test_a_part_of_a_file_without_a_header_has_its_positions(tmp_path):
+def test_positions_in_a_split_without_header(tmp_path):
     lines = [f"{i},{'x' if i == 4000 else i}" for i in range(1, 5001)]
     (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
     reader = files(tmp_path / "a.csv", header=False, names=["id", "v"])
@@ -134,7 +134,7 @@ def test_a_part_of_a_file_without_a_header_has_its_positions(tmp_path):
     assert [p for r in readings for p in r.rejected[POSITION].to_pylist()] == [4000]
 
 
-def test_small_files_without_a_header_are_scanned_together(tmp_path):
+def test_small_files_without_header_share_a_scan(tmp_path):
     for number in range(3):
         (tmp_path / f"{number}.csv").write_text(f"{number},a\n{number},b\n")
     for options in ({"names": ["id", "v"]}, {"rename": {"column0": "id", "column1": "v"}}):
@@ -148,7 +148,7 @@ def test_small_files_without_a_header_are_scanned_together(tmp_path):
 
 
 @pytest.mark.parametrize("format", ["csv", "json", "parquet"])
-def test_columns_are_renamed_in_every_format(tmp_path, format):  # noqa: A002 - the field's word
+def test_rename_columns_in_every_format(tmp_path, format):  # noqa: A002 - the usual name of the option
     path = tmp_path / f"a.{format}"
     if format == "csv":
         path.write_text("p95,P95,Größe\n1,2.5,a\nq,3.5,b\n")
@@ -175,7 +175,7 @@ def test_columns_are_renamed_in_every_format(tmp_path, format):  # noqa: A002 - 
 
 
 @pytest.mark.parametrize("format", ["csv", "json", "parquet"])
-def test_names_that_sql_cannot_tell_apart_name_the_option_that_helps(tmp_path, format):  # noqa: A002 - the field's word
+def test_error_on_case_insensitive_duplicates_names_the_option(tmp_path, format):  # noqa: A002 - the usual name of the option
     path = tmp_path / f"a.{format}"
     if format == "csv":
         path.write_text("p95,P95\n1,2\n")
@@ -191,7 +191,7 @@ def test_names_that_sql_cannot_tell_apart_name_the_option_that_helps(tmp_path, f
     assert set(inferred(files(path, rename={"P95": "upper"}))[0].names) == {"p95", "upper"}
 
 
-def test_a_name_that_is_there_twice_is_replaced_by_position(tmp_path):
+def test_duplicate_name_is_replaced_by_position(tmp_path):
     (tmp_path / "a.csv").write_text("v,v\n1,2\n")
     reader = files(tmp_path / "a.csv")
 
@@ -215,12 +215,12 @@ def test_a_name_that_is_there_twice_is_replaced_by_position(tmp_path):
         ("a.parquet", {"encoding": "latin-1"}, "encoding= applies only to CSV and JSON: got parquet"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(name, options, problem):
+def test_contradictory_options_are_rejected(name, options, problem):
     with pytest.raises(SourceError, match=problem):
         files(name, **options)
 
 
-def test_names_have_to_name_every_column_of_a_header(tmp_path):
+def test_names_must_cover_every_column_of_the_header(tmp_path):
     (tmp_path / "a.csv").write_text("a,b,c\n1,2,3\n")
     reader = files(tmp_path / "a.csv", header=True, names=["x"])
 
@@ -228,7 +228,7 @@ def test_names_have_to_name_every_column_of_a_header(tmp_path):
         reader.schema(reader.pieces()[0])
 
 
-def test_the_fingerprint_follows_the_names_and_is_as_before_without_them():
+def test_fingerprint_depends_on_names_only_if_given():
     options = (
         {},
         {"header": False},
@@ -254,7 +254,7 @@ def test_the_fingerprint_follows_the_names_and_is_as_before_without_them():
     ],
 )
 @pytest.mark.parametrize("format", ["csv", "json"])
-def test_dates_that_can_be_read_in_two_ways_are_text_with_a_note(tmp_path, values, advice, format):  # noqa: A002
+def test_ambiguous_dates_are_text_with_a_note(tmp_path, values, advice, format):  # noqa: A002
     lines = [json.dumps({"id": i, "d": v or None}) if format == "json" else f"{i},{v}" for i, v in enumerate(values)]
     head = [] if format == "json" else ["id,d"]
     (tmp_path / f"a.{format}").write_text("\n".join([*head, *lines]) + "\n")

@@ -38,7 +38,7 @@ def infer(tmp_path):
 
 
 def places(reading):
-    """Lines of the rows, and of the rejects with their reasons."""
+    """Line numbers of the rows, and of the rejected rows with their reasons."""
     rejected = zip(
         reading.rejected.column(POSITION).to_pylist(), reading.rejected.column("reason").to_pylist(), strict=True
     )
@@ -60,7 +60,7 @@ def places(reading):
     ],
     ids=["lf", "crlf", "no last line end", "bom", "blank", "blank crlf", "quoted breaks", "blank and quoted breaks"],
 )
-def test_a_position_is_the_line_on_which_the_record_begins(read, text, good, bad):
+def test_position_is_the_first_line_of_the_record(read, text, good, bad):
     rows, rejected = places(read(text))
 
     assert rows == good
@@ -96,27 +96,27 @@ def test_a_position_is_the_line_on_which_the_record_begins(read, text, good, bad
         "long",
     ],
 )
-def test_a_misfit_says_why_and_keeps_its_text(read, line, reason):
+def test_rejected_row_has_a_reason_and_its_text(read, line, reason):
     reading = read(f"{HEAD}0,ok,0\n{line}\n")
 
     assert places(reading) == ([2], {3: reason})
     assert reading.rejected.column("row").to_pylist() == [line]
 
 
-def test_a_line_that_is_not_utf8_is_rejected_and_shown_with_marks(read):
+def test_line_with_invalid_utf8_is_rejected_and_shown_with_replacement_characters(read):
     reading = read(HEAD.encode() + b"1,a,1\n2,caf\xe9,2\n3,c,3\n")
 
     assert places(reading) == ([2, 4], {3: 'not UTF-8 (maybe latin-1: files(…, encoding="latin-1"))'})
     assert reading.rejected.column("row").to_pylist() == ["2,caf\ufffd,2"]
 
 
-def test_the_text_of_a_misfit_is_in_the_order_of_the_contract(read):
+def test_text_of_a_rejected_row_is_in_contract_order(read):
     reading = read('x,name,id\n1.5,"a\n, b",q\nz,b,2\n1\n')
 
     assert reading.rejected.column("row").to_pylist() == ['q,"a\n, b",1.5', "2,b,z", "1"]
 
 
-def test_edges_of_numbers(read):
+def test_numeric_limits(read):
     low, high = -(2**63), 2**63 - 1
     rows = read(f"{HEAD}{high},a,nan\n{low},b,inf\n 5,c,-inf\n+6,d,-0.0\n1e3,e,\n").rows
 
@@ -124,21 +124,21 @@ def test_edges_of_numbers(read):
     assert [str(x) for x in rows.column("x").to_pylist()] == ["nan", "inf", "-inf", "-0.0", "None"]
 
 
-def test_null_values_are_null_in_quotes_or_not(read):
+def test_null_values_with_and_without_quotes(read):
     rows = read(f'{HEAD}NA,"NA",NA\n1,"",1\n', null_values=["", "NA"]).rows
 
     assert rows.column("name").to_pylist() == [None, None]
     assert rows.column("id").to_pylist() == [None, 1]
 
 
-def test_a_blank_line_is_a_null_where_there_is_one_column(read):
+def test_blank_line_is_null_in_a_single_column(read):
     reading = read("id\n1\n\nq\n", Schema.of({"id": "BIGINT"}))
 
     assert reading.rows.to_pylist() == [{"id": 1, POSITION: 2}, {"id": None, POSITION: 3}]
     assert places(reading)[1] == {4: "column 'id' is not BIGINT: q"}
 
 
-def test_odd_column_names_are_kept(read):
+def test_unusual_column_names(read):
     schema = Schema.of({'na"me': "VARCHAR", "it's": "BIGINT", "rowid": "BIGINT", "reason": "DOUBLE"})
 
     rows = read('"na""me",it\'s,rowid,reason\na,1,2,3\n', schema).rows
@@ -162,13 +162,13 @@ def test_odd_column_names_are_kept(read):
         (f"{HEAD}1,{'a' * 40_000_000},1\n2,b,2\n", "cannot be assigned to records"),
     ],
 )
-def test_a_file_that_cannot_be_trusted_is_refused_whole(read, text, problem):
+def test_inconsistent_file_is_rejected_completely(read, text, problem):
     with pytest.raises(SourceError, match=problem):
         read(text)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_positions_hold_in_a_file_that_is_read_in_parallel(read, end):
+def test_positions_in_a_parallel_read(read, end):
     count = 600_000
     ids = np.arange(count)
     bad = np.sort(np.random.default_rng(7).choice(count, 400, replace=False))
@@ -187,7 +187,7 @@ def test_positions_hold_in_a_file_that_is_read_in_parallel(read, end):
     assert np.array_equal(reading.rows.column("id").to_numpy(), np.delete(ids, bad))
 
 
-def test_a_quote_that_swallows_the_rest_of_a_large_file_is_an_error_that_names_its_line(read):
+def test_unterminated_quote_in_a_large_file_names_its_line(read):
     lines = [f"{i},a name of some length {i},{i}.5" for i in range(400_000)]
     lines[200_000] = '200000,"never closed,1'
 
@@ -201,26 +201,26 @@ def test_a_quote_that_swallows_the_rest_of_a_large_file_is_an_error_that_names_i
     "body",
     ["1,a,1,9\n2,b,2\n", "1,a,1\n2,b,2,9\n", "1,a\n2,b,2\n", "1\n2\n3,b,2\n", '1,"a"b,1\n2,b,2\n', "\n1,a,1\n"],
 )
-def test_types_are_inferred_whatever_single_lines_look_like(infer, body):
+def test_type_inference_with_unusual_lines(infer, body):
     assert infer(HEAD + body) == {"id": "BIGINT", "name": "VARCHAR", "x": "BIGINT"}
 
 
-def test_types_hold_all_values(infer):
+def test_inferred_types_fit_all_values(infer):
     text = "a,b,c,d,e\n1,1,2024-01-01,007,2024-01-01T01:02:03Z\n2,1.5,2024-12-31,08,2024-01-01T01:02:03Z\nx,2,,9,\n"
 
     assert infer(text) == {"a": "VARCHAR", "b": "DOUBLE", "c": "DATE", "d": "VARCHAR", "e": "TIMESTAMPTZ"}
 
 
-def test_a_header_alone_gives_text_columns(infer):
+def test_header_only_file_has_text_columns(infer):
     assert infer(HEAD) == {"id": "VARCHAR", "name": "VARCHAR", "x": "VARCHAR"}
 
 
-def test_types_cannot_be_inferred_past_an_open_quote(infer):
+def test_type_inference_fails_after_an_open_quote(infer):
     with pytest.raises(SourceError, match="unbalanced quotes"):
         infer(HEAD + '1,"a,1\n2,b,2\n')
 
 
-def test_columns_that_are_looked_at_some_at_a_time_give_the_same(tmp_path, monkeypatch):
+def test_type_inference_in_groups_of_columns(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text("a,b,c,d,e,f\n1,x,2.5,2024-01-01,7,\nx,,y,,8,new\n3,z,1,2024-13-01,9,\n4,w,5,,1,\n")
     reader = files(tmp_path / "a.csv").evolving("set aside")
     part, schema = (
@@ -241,7 +241,7 @@ def test_columns_that_are_looked_at_some_at_a_time_give_the_same(tmp_path, monke
 @pytest.mark.parametrize(
     ("column", "bad"), [("c3", "x"), ("c50", "2024-13-01"), ("c99", "1.5"), ("c137", ""), ("c137", "1_0"), ("c60", "é")]
 )
-def test_columns_that_are_tested_as_a_list_give_the_same(tmp_path, monkeypatch, column, bad):
+def test_type_inference_over_lists_of_columns(tmp_path, monkeypatch, column, bad):
     names = [f"c{number}" for number in range(contract.COLUMNS_PER_STATEMENT + 10)]
     kinds = (
         dict.fromkeys(names, "bigint") | dict.fromkeys(names[:40], "decimal(6, 2)") | {"c50": "date", "c60": "varchar"}
@@ -267,7 +267,7 @@ def test_columns_that_are_tested_as_a_list_give_the_same(tmp_path, monkeypatch, 
     ("text", "has_zone"),
     [("2024-13-01", False), ("0000-01-01", False), ("2024-01-01 10:00:00+02", True), ("2024-01-01T10:00Z", True)],
 )
-def test_a_zone_is_told_only_where_there_is_one(read, text, has_zone):
+def test_time_zone_is_inferred_only_if_present(read, text, has_zone):
     reading = read(f"at,b\n{text},1\n", Schema.of({"at": "timestamp", "b": "bigint"}))
 
     assert ("declare TIMESTAMPTZ" in reading.rejected["reason"][0].as_py()) is has_zone

@@ -1,4 +1,4 @@
-"""What Arrow converts of a delimited file is what the one rule for values gives, or it is not believed."""
+"""Values that Arrow converts from CSV follow the common rule, or Arrow's result is not used."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ SCHEMA = Schema.of(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_text_that_arrow_converts_is_converted_by_the_rule(tmp_path, kind):
-    path, wrong, believed, schema, con = tmp_path / "a.csv", [], 0, Schema.of({"x": kind}), duckdb.connect()
+def test_arrow_conversion_follows_the_rule(tmp_path, kind):
+    path, wrong, converted, schema, con = tmp_path / "a.csv", [], 0, Schema.of({"x": kind}), duckdb.connect()
     for text in (*ODD, *texts(kind, EACH, SEED)):
         if not text or set(text) & set(',"\r\n'):
             continue
@@ -67,16 +67,16 @@ def test_a_text_that_arrow_converts_is_converted_by_the_rule(tmp_path, kind):
         is_as_written = arrow_conversion.is_as_written(schema.columns[0], "x") or "true"
         con.register("came", pa.table([pa.array([value], form.types["x"])], ["x"]))
         if con.execute(f"select {is_as_written} from came").fetchall() == [(True,)]:
-            believed += 1
+            converted += 1
             if not same(value.as_py(), expected(text, kind)):
                 wrong.append((text, value))
 
     assert wrong == []
-    assert believed > 0
+    assert converted > 0
 
 
-def flowed(path, schema, head_bytes, monkeypatch):
-    """The rows of the fast way, `None` where they are not believed, and of the careful one."""
+def both_passes(path, schema, head_bytes, monkeypatch):
+    """The rows of the fast path (`None` if not usable) and of the validating pass."""
     monkeypatch.setattr(arrow_conversion, "_HEAD_BYTES", head_bytes)
     monkeypatch.setattr(arrow_conversion, "_CHUNK_BYTES", 16)
     reader = files(path)
@@ -91,10 +91,10 @@ def flowed(path, schema, head_bytes, monkeypatch):
                 if scanned is None:
                     return None, reading
                 rows = con.sql(scanned.query).to_arrow_table()
-                believed = rows.num_rows == scanned.rows and not con.execute(scanned.rejects).fetchall()[0][0]
+                is_usable = rows.num_rows == scanned.rows and not con.execute(scanned.rejects).fetchall()[0][0]
         except (duckdb.Error, SourceError):
             return None, reading
-    return rows if believed and not pc.any(rows[IS_MISFIT]).as_py() else None, reading
+    return rows if is_usable and not pc.any(rows[IS_MISFIT]).as_py() else None, reading
 
 
 @pytest.mark.parametrize(
@@ -117,15 +117,15 @@ def flowed(path, schema, head_bytes, monkeypatch):
         ("BOOLEAN", ("true", "maybe"), MISFIT),
     ],
 )
-def test_a_text_behind_the_first_lines_is_not_taken_for_another(tmp_path, monkeypatch, kind, values, value):
+def test_late_deviating_value_is_not_converted_wrongly(tmp_path, monkeypatch, kind, values, value):
     path, (first, odd) = tmp_path / "a.csv", values
     path.write_text("x,y\n" + f"{first},a\n" * 50 + f"{odd},a\n" + f"{first},a\n")
 
-    rows, reading = flowed(path, Schema.of({"x": kind, "y": "varchar"}), 64, monkeypatch)
+    rows, reading = both_passes(path, Schema.of({"x": kind, "y": "varchar"}), 64, monkeypatch)
 
-    careful = reading.rows["x"].to_pylist()
-    assert (careful[50] if len(careful) == 52 else MISFIT) == value
-    assert rows is None or rows["x"].to_pylist() == careful
+    validated = reading.rows["x"].to_pylist()
+    assert (validated[50] if len(validated) == 52 else MISFIT) == value
+    assert rows is None or rows["x"].to_pylist() == validated
     assert rows is not None or value is MISFIT or odd in {"5.0", "inf"}
 
 
@@ -142,13 +142,13 @@ ENDS = st.sampled_from(["\n", "\n", "\n", "\n", "\r\n", "\r", "\n\n"])
 
 @settings(max_examples=EACH // 3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(LINE, ENDS), min_size=1, max_size=8), st.sampled_from(["\n", "\n", "\r\n"]), st.booleans())
-@example([('3,,"a"b,,,t', "\n"), ('3,,"c"d,,,t', "\n")], "\n", True)  # noqa: FBT003 - as drawn
-def test_a_file_that_flows_has_the_rows_that_are_read_with_care(tmp_path, monkeypatch, lines, first_end, ends):
+@example([('3,,"a"b,,,t', "\n"), ('3,,"c"d,,,t', "\n")], "\n", True)  # noqa: FBT003 - drawn by Hypothesis
+def test_fast_path_equals_validating_pass(tmp_path, monkeypatch, lines, first_end, ends):
     text = ",".join(SCHEMA.names) + first_end + "".join(line + end for line, end in lines)
     path = tmp_path / "a.csv"
     path.write_bytes((text if ends else text.rstrip("\r\n")).encode())
 
-    rows, reading = flowed(path, SCHEMA, 60, monkeypatch)
+    rows, reading = both_passes(path, SCHEMA, 60, monkeypatch)
 
     if rows is not None:
         assert reading is not None
@@ -157,7 +157,7 @@ def test_a_file_that_flows_has_the_rows_that_are_read_with_care(tmp_path, monkey
         assert rows.select(names).to_pylist() == reading.rows.select(names).to_pylist()
 
 
-def test_a_file_with_quotes_and_windows_line_ends_is_converted(tmp_path):
+def test_file_with_quotes_and_crlf_is_converted(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'x,y\r\n"1","a, ""b"""\r\n2,"c"\r\n')
     form = arrow_conversion.conversion_spec(
@@ -170,7 +170,7 @@ def test_a_file_with_quotes_and_windows_line_ends_is_converted(tmp_path):
     assert rows.to_pydict() == {"x": [1, 2], "y": ['a, "b"', "c"]}
 
 
-def test_columns_that_arrow_cannot_convert_come_as_texts(tmp_path):
+def test_types_that_arrow_does_not_convert_are_read_as_text(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("a,b,c,d,e\n1.0,1,0,x,inf\n2.0,2,1.5,y,1\n")
     schema = Schema.of({"a": "bigint", "b": "bigint", "c": "double", "d": "varchar", "e": "double"})
@@ -196,7 +196,7 @@ def test_columns_that_arrow_cannot_convert_come_as_texts(tmp_path):
     ],
 )
 @pytest.mark.parametrize("place", [0, 90, 95, 99, 100, 101, 150, 199])
-def test_numbers_of_which_arrow_makes_others_are_found_wherever_they_are(tmp_path, monkeypatch, number, texts, place):
+def test_numbers_that_arrow_misreads_are_detected_anywhere(tmp_path, monkeypatch, number, texts, place):
     monkeypatch.setattr(arrow_conversion, "_CHUNK_BYTES", 100)
     path, schema = tmp_path / "a.csv", Schema.of({"i": "bigint", "d": "double", "t": "varchar"})
     path.write_text("i,d,t\n" + "1,2.5,y\n" * 5 + f"3,4.5,{'-' * place}\n5,6.5,{number}\n7,8.5,z\n")

@@ -1,4 +1,4 @@
-"""Text in other encodings: read, set aside where it is none, and named where nobody said which it is."""
+"""Other encodings: decoded, rejected if invalid, and suggested if not specified."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCHEMA = Schema.of({"id": "bigint", "name": "varchar"})
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("format", ["csv", "json"])
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_text_in_any_encoding_is_read(tmp_path, name, format, packed):  # noqa: A002 - the field's word
+def test_read_text_in_any_encoding(tmp_path, name, format, packed):  # noqa: A002 - the usual name of the option
     text = TEXTS.get(name, "café")
     csv = f'id,name\n1,{text}\nq,"{text}\n"\n3,{text}\n'
     json = f'{{"id": 1, "name": "{text}"}}\n{{"id": "q", "name": "{text}\\n"}}\n\n{{"id": 3, "name": "{text}"}}\n'
@@ -51,7 +51,7 @@ def test_text_in_any_encoding_is_read(tmp_path, name, format, packed):  # noqa: 
 @pytest.mark.parametrize(
     ("name", "bad"), [("windows-1252", b"\x81"), ("utf-16-le", b"\x00\xd8"), ("shift_jis", b"\x80")]
 )
-def test_a_record_that_cannot_be_decoded_is_set_aside_alone(tmp_path, format, name, bad):  # noqa: A002 - likewise
+def test_only_the_undecodable_record_is_rejected(tmp_path, format, name, bad):  # noqa: A002 - the usual name of the option
     lines = ["id,name\n", "1,a\n", "2,", "\n", "3,c\n"]
     if format == "json":
         lines = ["", '{"id": 1, "name": "a"}\n', '{"id": 2, "name": "', '"}\n', '{"id": 3, "name": "c"}\n']
@@ -68,7 +68,7 @@ def test_a_record_that_cannot_be_decoded_is_set_aside_alone(tmp_path, format, na
 
 @pytest.mark.parametrize("name", ["latin-1", "windows-1252", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("format", ["csv", "json"])
-def test_the_advice_names_an_encoding_with_which_the_file_is_read(tmp_path, name, format):  # noqa: A002 - likewise
+def test_error_suggests_an_encoding_that_works(tmp_path, name, format):  # noqa: A002 - the usual name of the option
     text = "café" if name != "windows-1252" else "„café“"
     content = f"id,{text}\n1,{text}\n" if format == "csv" else f'{{"{text}": "{text}"}}\n'
     (tmp_path / f"a.{format}").write_bytes(content.encode(name))
@@ -82,7 +82,7 @@ def test_the_advice_names_an_encoding_with_which_the_file_is_read(tmp_path, name
 
 
 @pytest.mark.parametrize("name", ["rot13", "hex", "nope", ""])
-def test_what_is_no_text_encoding_is_refused(name):
+def test_codec_that_is_not_a_text_encoding_is_rejected(name):
     with pytest.raises(SourceError, match=r"is not a text encoding of Python.*use an encoding such as 'latin-1'"):
         files("a.csv", encoding=name)
 
@@ -93,8 +93,8 @@ def test_what_is_no_text_encoding_is_refused(name):
     size=st.integers(1, 7),
 )
 @settings(max_examples=examples(40, 400), deadline=None)
-def test_pieces_of_any_size_decode_to_the_text(text, name, size):
-    """A character may be cut anywhere between two pieces."""
+def test_decoding_in_chunks_of_any_size(text, name, size):
+    """Chunks may end inside a character."""
     content = text.encode(name)
 
     class Slow:

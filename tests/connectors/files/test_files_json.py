@@ -34,7 +34,7 @@ def read(piece):
     return call
 
 
-def test_blank_lines_are_no_rows_and_positions_count_them(read):
+def test_blank_lines_are_skipped_but_counted_in_positions(read):
     reading = read('\ufeff{"id":1,"name":"a"}\r\n\r\n  \t\r\n{"id":2,"name":"b"}')
 
     assert reading.rows.to_pylist() == [{"id": 1, "name": "a", POSITION: 1}, {"id": 2, "name": "b", POSITION: 4}]
@@ -44,7 +44,7 @@ def test_blank_lines_are_no_rows_and_positions_count_them(read):
 @pytest.mark.parametrize(
     "line", ["{bad", "[1, 2]", "5", "null", '"text"', '{"id": 1} {"id": 2}', '{"name": "\\ud800"}']
 )
-def test_a_line_that_is_no_object_is_rejected(read, line):
+def test_line_without_an_object_is_rejected(read, line):
     reading = read(f'{{"id":1}}\n{line}\n{{"id":3}}\n')
 
     assert reading.rows.column(POSITION).to_pylist() == [1, 3]
@@ -54,7 +54,7 @@ def test_a_line_that_is_no_object_is_rejected(read, line):
 @pytest.mark.parametrize(
     "line", ['{"id": 1, "id": 2}', '{"id": 1, "name": "b", "name": "b"}', '{"name": "", "id": null, "id": 3}']
 )
-def test_an_object_with_a_key_twice_is_rejected(read, piece, line):
+def test_object_with_duplicate_key_is_rejected(read, piece, line):
     text = f'{{"id":1}}\n{line}\n{{"id":3}}\n'
     reading = read(text)
     reader, source_object = piece(text)
@@ -65,7 +65,7 @@ def test_an_object_with_a_key_twice_is_rejected(read, piece, line):
     assert [flag for (flag,) in flags] == [False, True, False]
 
 
-def test_a_line_that_is_not_utf8_is_rejected(read):
+def test_json_line_with_invalid_utf8_is_rejected(read):
     reading = read(b'{"id":1}\n{"id":2,"name":"\xff"}\n')
 
     assert reading.rejected.to_pylist() == [
@@ -77,7 +77,7 @@ def test_a_line_that_is_not_utf8_is_rejected(read):
     ]
 
 
-def test_a_missing_field_is_null_and_every_value_is_text_for_a_text_column(read):
+def test_missing_field_is_null_and_text_column_accepts_every_value(read):
     text = '{"id":1}\n{"name":5}\n{"name":true,"id":null}\n{"name":{"k":[1]}}\n{"name":"\\u00e9\\n\\"q\\u0000"}\n'
     rows = read(text).rows
 
@@ -85,7 +85,7 @@ def test_a_missing_field_is_null_and_every_value_is_text_for_a_text_column(read)
     assert rows.column("name").to_pylist() == [None, "5", "true", '{"k":[1]}', 'é\n"q\0']
 
 
-def test_a_value_of_another_type_is_rejected(read):
+def test_value_of_a_different_type_is_rejected(read):
     reading = read('{"id":"7"}\n{"id":true}\n{"id":2.5}\n{"id":[1]}\n{"id":1e2}\n')
 
     assert reading.rows.column("id").to_pylist() == [7, 100]
@@ -96,7 +96,7 @@ def test_a_value_of_another_type_is_rejected(read):
     ]
 
 
-def test_a_misfit_inside_a_nested_value_is_never_lost(read):
+def test_invalid_nested_value_is_never_lost(read):
     schema = Schema.of({"l": "BIGINT[]", "s": 'STRUCT("p" BIGINT, "q" VARCHAR[])'})
     reading = read(
         '{"l":[1,2],"s":{"p":1,"q":["a"]}}\n{"l":[1,"b"]}\n{"s":{"p":"z","q":[]}}\n{"s":{"p":1,"q":null,"r":2}}\n'
@@ -111,28 +111,28 @@ def test_a_misfit_inside_a_nested_value_is_never_lost(read):
     assert reading.rejected.column(POSITION).to_pylist() == [2, 3, 4]
 
 
-def test_odd_field_names_are_found(read):
+def test_unusual_field_names(read):
     schema = Schema.of(dict.fromkeys(['i"d', "a.b", "$x", "a'b", "a/b", "t~x", "0", "*", " "], "BIGINT"))
     text = '{"i\\"d":1,"a.b":2,"$x":3,"a\'b":4,"a/b":5,"t~x":6,"0":7,"*":8," ":9}\n'
 
     assert list(read(text, schema).rows.to_pylist()[0].values()) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 1]
 
 
-def test_a_line_of_forty_megabytes_is_read(read):
+def test_line_of_40_mb(read):
     rows = read(f'{{"id":1,"name":"{"a" * 40_000_000}"}}\n{{"id":2}}\n').rows
 
     assert rows.column(POSITION).to_pylist() == [1, 2]
     assert len(rows.column("name")[0].as_py()) == 40_000_000
 
 
-def test_types_are_inferred_from_the_objects_alone(piece):
+def test_type_inference_uses_only_objects(piece):
     reader, source_object = piece('{"id":1,"x":1}\n[1]\n{bad\n{"id":2,"x":1.5,"t":"2024-01-01"}\n')
 
     assert reader.schema(source_object).as_dict() == {"id": "BIGINT", "x": "DOUBLE", "t": "DATE"}
 
 
 @pytest.mark.parametrize(("objects", "keys"), [(30, 1), (250, 1), (2, 250)])
-def test_keys_that_are_rare_or_many_are_columns(piece, objects, keys):
+def test_rare_and_numerous_keys_become_columns(piece, objects, keys):
     rows = [{f"k{number}": number for number in range(n * keys, n * keys + keys)} for n in range(objects)]
     reader, source_object = piece("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -143,21 +143,21 @@ def test_keys_that_are_rare_or_many_are_columns(piece, objects, keys):
     assert [{key: value for key, value in row.items() if value is not None} for row in read] == rows
 
 
-def test_an_object_within_an_object_of_many_keys_is_a_map(piece):
+def test_nested_object_with_many_keys_becomes_a_map(piece):
     reader, source_object = piece(json.dumps({"id": 1, "of": {f"k{number}": number for number in range(250)}}) + "\n")
 
     assert reader.schema(source_object).as_dict() == {"id": "BIGINT", "of": "MAP(VARCHAR, BIGINT)"}
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "[]", "\n", "{bad\n"])
-def test_without_an_object_on_a_line_there_are_no_types(piece, text):
+def test_type_inference_fails_without_objects(piece, text):
     reader, source_object = piece(text)
 
     with pytest.raises(SourceError, match="no line contains a JSON object; write one object per line"):
         reader.schema(source_object)
 
 
-def test_fields_that_differ_only_in_case_are_refused(piece):
+def test_fields_that_differ_only_in_case_are_rejected(piece):
     reader, source_object = piece('{"id":1,"ID":2}\n')
 
     with pytest.raises(SourceError, match="columns 'ID' and 'id', which differ only in case"):

@@ -1,4 +1,4 @@
-"""JSON that is one array, or pretty-printed: read as objects, whose positions are their numbers."""
+"""JSON arrays and pretty-printed objects; the position of an object is its number."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def opened(tmp_path):
     ],
     ids=["array", "pretty array", "after a mark", "pretty objects", "lines"],
 )
-def test_objects_are_read_in_whatever_layout(opened, text):
+def test_objects_in_any_layout(opened, text):
     reader, piece = opened(text)
 
     (part,) = reader.parts(piece, 10)[:1] if "\n{" not in text else (SourceSplit(piece),)
@@ -54,7 +54,7 @@ def test_objects_are_read_in_whatever_layout(opened, text):
 
 
 @pytest.mark.parametrize("text", ["[]", "[ ]\n"])
-def test_an_array_without_elements_has_no_rows(opened, text):
+def test_empty_array_has_no_rows(opened, text):
     reader, piece = opened(text)
 
     assert reader.read(SourceSplit(piece), SCHEMA).rows.num_rows == 0
@@ -71,14 +71,14 @@ def test_an_array_without_elements_has_no_rows(opened, text):
     ],
     ids=["lines after", "two arrays", "cut after a comma", "cut", "cut object"],
 )
-def test_a_file_that_mixes_layouts_is_refused_by_name(opened, text):
+def test_mixed_layouts_are_rejected_with_the_file_name(opened, text):
     reader, piece = opened(text)
 
     with pytest.raises(SourceError, match=r"begins as .* in JSON but has another layout later.*a\.json"):
         reader.read(SourceSplit(piece), SCHEMA)
 
 
-def test_a_large_array_does_not_need_its_size_in_memory(tmp_path):
+def test_large_array_is_read_in_bounded_memory(tmp_path):
     row = json.dumps({"a": 1, "b": "x" * 1000})
     with (tmp_path / "a.json").open("w") as file:
         file.write("[" + row)
@@ -98,4 +98,4 @@ def test_a_large_array_does_not_need_its_size_in_memory(tmp_path):
 
     lines, grown_kb = map(int, process.stdout.split())
     assert lines == 100_001
-    assert grown_kb < 70_000  # of a file of 100 MB
+    assert grown_kb < 70_000  # for a file of 100 MB

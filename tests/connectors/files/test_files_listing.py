@@ -1,4 +1,4 @@
-"""Which file is which: locations that stay the same however the pattern is written and wherever the project is."""
+"""The identity of files: locations are independent of the spelling of the pattern and of the project's location."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ PATTERNS = [
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("first", PATTERNS[:1] + PATTERNS[7:8])
-def test_a_file_is_the_same_however_the_pattern_is_written(project, first, pattern):
+def test_identity_is_independent_of_the_pattern(project, first, pattern):
     before = plan(project, first.replace("PROJECT", str(project)))
     after = plan(project, pattern.replace("PROJECT", str(project)), before.cursor)
 
@@ -64,7 +64,7 @@ def test_a_file_is_the_same_however_the_pattern_is_written(project, first, patte
 
 
 @pytest.mark.parametrize("transfer", ["moved", "copied", "copied with its times"])
-def test_nothing_is_new_in_a_project_that_is_somewhere_else(project, tmp_path, transfer):
+def test_moved_project_has_no_new_files(project, tmp_path, transfer):
     before, other = plan(project, f"{project}/data/f*.csv"), tmp_path / "other"
     if transfer == "moved":
         project.rename(other)
@@ -80,14 +80,14 @@ def test_nothing_is_new_in_a_project_that_is_somewhere_else(project, tmp_path, t
     assert (after.parts, after.changed, after.lost) == ((), "", ())
 
 
-def test_a_file_outside_of_the_project_has_its_whole_path(project, tmp_path):
+def test_file_outside_the_project_is_identified_by_its_absolute_path(project, tmp_path):
     (tmp_path / "away.csv").write_text("id\n1\n")
 
     assert named(plan(project, tmp_path / "away.csv")) == [str(tmp_path / "away.csv")]
     assert named(plan(project, "../away.csv")) == [str(tmp_path / "away.csv")]
 
 
-def test_a_file_that_was_renamed_is_not_read_again(project):
+def test_renamed_file_is_not_read_again(project):
     before = plan(project, "data/f*.csv")
     (project / "data" / "f1.csv").rename(project / "data" / "f1_done.csv")
 
@@ -99,7 +99,7 @@ def test_a_file_that_was_renamed_is_not_read_again(project):
     assert (again.parts, again.notes, again.cursor) == ((), (), after.cursor)
 
 
-def test_a_new_file_with_the_content_of_one_that_is_gone_is_read_and_named(project):
+def test_new_file_with_the_content_of_a_deleted_one_is_read_and_reported(project):
     before = plan(project, "data/f*.csv")
     (project / "data" / "f1.csv").unlink()
     (project / "data" / "f3.csv").write_text("id\n1\n")
@@ -114,7 +114,7 @@ def test_a_new_file_with_the_content_of_one_that_is_gone_is_read_and_named(proje
     )
 
 
-def test_of_two_copies_one_is_the_file_that_is_gone(project):
+def test_one_of_two_copies_counts_as_the_renamed_file(project):
     before = plan(project, "data/f*.csv")
     for name in ("f3.csv", "f4.csv"):
         shutil.copy2(project / "data" / "f1.csv", project / "data" / name)
@@ -123,14 +123,14 @@ def test_of_two_copies_one_is_the_file_that_is_gone(project):
     assert named(plan(project, "data/f*.csv", before.cursor)) == ["data/f4.csv"]
 
 
-def test_a_file_that_was_only_touched_has_not_changed(project):
+def test_touched_file_is_unchanged(project):
     before = plan(project, "data/f*.csv")
     os.utime(project / "data" / "f1.csv", ns=(1, 1))
 
     assert plan(project, "data/f*.csv", before.cursor).changed == ""
 
 
-def test_a_changed_value_of_the_same_length_is_a_change(project):
+def test_edit_of_equal_length_is_a_change(project):
     before = plan(project, "data/f*.csv")
     (project / "data" / "f1.csv").write_text("id\n7\n")
     os.utime(project / "data" / "f1.csv", ns=(1, 1))
@@ -138,7 +138,7 @@ def test_a_changed_value_of_the_same_length_is_a_change(project):
     assert plan(project, "data/f*.csv", before.cursor).changed == "f1.csv changed"
 
 
-def test_bounds(project):
+def test_plan_limits(project):
     os.utime(project / "data" / "f2.csv", (2e9, 2e9))
 
     assert named(plan(project, "data/f*.csv", size_bytes=1)) == ["data/f1.csv"]
@@ -146,7 +146,7 @@ def test_bounds(project):
     assert named(plan(project, "data/f*.csv", until=datetime(2030, 1, 1, tzinfo=UTC))) == ["data/f1.csv"]
 
 
-def test_a_cursor_of_another_kind_or_a_later_version_is_refused(project):
+def test_cursor_of_a_different_kind_or_later_version_is_rejected(project):
     before = plan(project, "data/f*.csv").cursor
 
     with pytest.raises(StorageError, match="kind 'offsets', version 1"):
@@ -155,7 +155,7 @@ def test_a_cursor_of_another_kind_or_a_later_version_is_refused(project):
         plan(project, "data/f*.csv", Cursor("files", before.value, 9))
 
 
-def test_a_folder_whose_name_looks_like_a_pattern(tmp_path):
+def test_folder_name_with_glob_characters(tmp_path):
     folder = tmp_path / "a[1]"
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "f1.csv").write_text("id\n1\n")
@@ -163,7 +163,7 @@ def test_a_folder_whose_name_looks_like_a_pattern(tmp_path):
     assert named(plan(folder, "data/*.csv")) == ["data/f1.csv"]
 
 
-def test_no_file_is_an_error(project):
+def test_no_matching_file_is_an_error(project):
     with pytest.raises(SourceError, match=r"no file matches 'data/x\*\.csv'"):
         plan(project, "data/x*.csv")
 
@@ -173,8 +173,8 @@ STEPS = st.lists(st.tuples(st.sampled_from(["add", "touch", "rename", "remove"])
 
 @settings(max_examples=examples(15, 120), deadline=None)
 @given(steps=STEPS, bound=st.none() | st.integers(1, 12))
-def test_whatever_becomes_of_files_each_is_read_once(tmp_path_factory, steps, bound):
-    """A file that was not changed is in exactly one plan, whatever it is called by then."""
+def test_each_file_is_read_once_after_any_changes(tmp_path_factory, steps, bound):
+    """An unchanged file is in exactly one plan, even if it is renamed."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "f0.csv").write_text("id\n0\n")
     reader, cursor, read = files("f*.csv").within(folder), None, []

@@ -19,7 +19,7 @@ def lines(tmp_path, content: bytes):
 
 
 def starts(index, delimiter=","):
-    """The lines on which records begin, found by their quotes."""
+    """The first lines of all records, determined from the quotes."""
     return records(index, delimiter, -1, blank_counts=False).tolist()
 
 
@@ -33,11 +33,11 @@ def starts(index, delimiter=","):
         (b"\n", [b"\n"]),
     ],
 )
-def test_lines_keep_their_ends_and_lose_the_byte_order_mark(content, texts, tmp_path):
+def test_lines_keep_line_ends_and_lose_the_byte_order_mark(content, texts, tmp_path):
     assert lines(tmp_path, content).texts().to_pylist() == texts
 
 
-def test_an_offset_is_found_on_its_line(tmp_path):
+def test_line_of_an_offset(tmp_path):
     index = lines(tmp_path, b"ab\ncd\nef")
 
     assert index.numbers_at(np.array([0, 2, 3, 5, 6, 7])).tolist() == [1, 1, 2, 2, 3, 3]
@@ -60,17 +60,17 @@ def test_an_offset_is_found_on_its_line(tmp_path):
         ('h,i\r\n1,"x\r\ny"\r\n\r\n3,4\r\n', [1, 2, 5]),
     ],
 )
-def test_a_record_begins_where_the_quotes_say(text, begins, tmp_path):
+def test_quotes_determine_where_records_begin(text, begins, tmp_path):
     assert starts(lines(tmp_path, text.encode())) == begins
 
 
-def test_when_every_line_is_a_record_no_quote_is_looked_at(tmp_path):
+def test_quotes_are_not_parsed_if_every_line_is_a_record(tmp_path):
     index = lines(tmp_path, b'h\n"open\n"shut\n')
 
     assert records(index, ",", 3, blank_counts=False).tolist() == [1, 2, 3]
 
 
-def test_blank_lines_count_where_there_is_one_column(tmp_path):
+def test_blank_lines_count_in_a_single_column(tmp_path):
     index = lines(tmp_path, b"h\n\n1\n")
 
     assert records(index, ",", 3, blank_counts=True).tolist() == [1, 2, 3]
@@ -86,7 +86,7 @@ CELL = st.text(alphabet='a",\n;é', max_size=6)
     delimiter=st.sampled_from([",", ";", "|"]),
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
 )
-def test_records_begin_where_the_standard_library_says(rows, end, delimiter, quoting, tmp_path_factory):
+def test_record_index_equals_the_csv_module(rows, end, delimiter, quoting, tmp_path_factory):
     stream = io.StringIO(newline="")
     csv.writer(stream, delimiter=delimiter, lineterminator=end, quoting=quoting).writerows(rows)
     text = stream.getvalue()

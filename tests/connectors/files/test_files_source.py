@@ -25,7 +25,7 @@ def read(path, schema=SCHEMA, **options):
     return reader.read(SourceSplit(reader.pieces()[0]), schema)
 
 
-def test_pieces_come_in_the_order_of_their_names_and_without_folders(tmp_path):
+def test_objects_are_sorted_by_name_without_folders(tmp_path):
     for name in ("b.csv", "a.csv", "c.txt"):
         (tmp_path / name).write_text("id\n1\n")
     (tmp_path / "0.csv").mkdir()
@@ -37,14 +37,14 @@ def test_pieces_come_in_the_order_of_their_names_and_without_folders(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nope.csv", "*.none.csv", "folder.csv"])
-def test_nothing_that_matches_is_an_error(name, tmp_path):
+def test_no_match_is_an_error(name, tmp_path):
     (tmp_path / "folder.csv").mkdir()
 
     with pytest.raises(SourceError, match="no file matches"):
         files(tmp_path / name).pieces()
 
 
-def test_a_stamp_changes_with_the_content(tmp_path):
+def test_content_change_changes_the_stamp(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id\n1\n")
     before = files(path).pieces()
@@ -56,7 +56,7 @@ def test_a_stamp_changes_with_the_content(tmp_path):
     assert files(path).pieces() != before
 
 
-def test_a_name_that_tells_no_format_is_refused():
+def test_name_without_a_known_format_is_rejected():
     with pytest.raises(
         SourceError, match=r"the format cannot be derived from the name .*; pass format=, one of csv, json, parquet"
     ):
@@ -65,17 +65,17 @@ def test_a_name_that_tells_no_format_is_refused():
 
 
 @pytest.mark.parametrize("delimiter", ["||", "é", '"', "\n"])
-def test_a_delimiter_is_one_plain_character(delimiter):
+def test_delimiter_must_be_one_ascii_character(delimiter):
     with pytest.raises(SourceError, match="a delimiter must be one ASCII character"):
         files("a.csv", delimiter=delimiter)
 
 
-def test_the_fingerprint_follows_the_options_and_not_the_place():
+def test_fingerprint_depends_on_options_but_not_on_location():
     assert files("a.csv").fingerprint == files("elsewhere/*.csv").fingerprint
     assert len({files("a.csv", **o).fingerprint for o in ({}, {"delimiter": ";"}, {"null_values": ["NA"]})}) == 3
 
 
-def test_parquet_keeps_positions_types_and_a_column_called_rowid(tmp_path):
+def test_parquet_positions_types_and_a_column_named_rowid(tmp_path):
     table = pa.table(
         {"rowid": [10, 20, 30], "x": [1.0, float("nan"), None], "t": pa.array([0, 1000, 2000], pa.timestamp("ns"))}
     )
@@ -88,7 +88,7 @@ def test_parquet_keeps_positions_types_and_a_column_called_rowid(tmp_path):
     assert rows.column(POSITION).to_pylist() == [1, 2, 3]
 
 
-def test_parquet_positions_hold_over_row_groups(tmp_path):
+def test_parquet_positions_across_row_groups(tmp_path):
     ids = [str(i) if i % 1000 else "q" for i in range(300_000)]
     pq.write_table(pa.table({"id": ids}), tmp_path / "a.parquet", row_group_size=10_000)
 
@@ -100,7 +100,7 @@ def test_parquet_positions_hold_over_row_groups(tmp_path):
     )
 
 
-def test_gzip_members_are_one_file(tmp_path):
+def test_gzip_with_several_members(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"id\n1\n") + gzip.compress(b"2\n"))
 
     assert read(tmp_path / "a.csv.gz").rows.column("id").to_pylist() == [1, 2]
@@ -115,14 +115,14 @@ def test_gzip_members_are_one_file(tmp_path):
         ("a.csv.zip", b"PK\x03\x04garbage"),
     ],
 )
-def test_what_is_not_packed_as_its_name_says_is_refused(name, content, tmp_path):
+def test_wrong_compression_suffix_is_rejected(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
 
     with pytest.raises(SourceError, match="cannot be decompressed"):
         read(tmp_path / name)
 
 
-def test_an_archive_with_a_wrong_checksum_is_refused(tmp_path):
+def test_archive_with_a_wrong_checksum_is_rejected(tmp_path):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("a.csv", "id\n1234567890\n")
@@ -132,7 +132,7 @@ def test_an_archive_with_a_wrong_checksum_is_refused(tmp_path):
         read(tmp_path / "a.csv.zip")
 
 
-def test_a_zip_holds_one_file(tmp_path):
+def test_zip_must_contain_one_file(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.csv.zip", "w") as archive:
         archive.writestr("a.csv", "id\n1\n")
         archive.writestr("b.csv", "id\n1\n")
@@ -141,7 +141,7 @@ def test_a_zip_holds_one_file(tmp_path):
         read(tmp_path / "a.csv.zip")
 
 
-def test_a_zip_cannot_write_outside(tmp_path):
+def test_zip_cannot_write_outside_its_folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.csv.zip", "w") as archive:
         archive.writestr("../../evil.csv", "id\n1\n")
 
@@ -150,7 +150,7 @@ def test_a_zip_cannot_write_outside(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"PAR1 not parquet at all PAR1", b"garbage"])
-def test_what_is_no_parquet_is_refused(content, tmp_path):
+def test_invalid_parquet_is_rejected(content, tmp_path):
     (tmp_path / "a.parquet").write_bytes(content)
 
     with pytest.raises(SourceError, match="cannot be read as PARQUET"):
@@ -159,7 +159,7 @@ def test_what_is_no_parquet_is_refused(content, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody who may not read")
 @pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a.csv.gz"])
-def test_a_file_that_may_not_be_read_is_refused(name, tmp_path):
+def test_unreadable_file_is_rejected(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(b'{"id":1}')
     path.chmod(0)
@@ -185,7 +185,7 @@ def test_a_file_that_may_not_be_read_is_refused(name, tmp_path):
     assert "Permission denied" in process.stderr
 
 
-def test_texts_with_line_breaks_and_open_quotes_keep_their_numbers():
+def test_line_numbers_with_quoted_line_breaks_and_open_quotes():
     schema = Schema.of({"id": "BIGINT", "two\nlines": "VARCHAR"})
 
     reading = files("a.csv").parse(["1,a", '2,"x\n\ny"', '3,"open', "q,b", "5,c"], schema)

@@ -5,5 +5,5 @@ import pytest
 
 @pytest.fixture
 def kafka_cluster(kafka):
-    """The brokers, for tests in which `kafka` is the source."""
+    """The brokers, for tests in which the name `kafka` is the source."""
     return kafka

@@ -1,4 +1,4 @@
-"""Topics as their brokers keep them: made, and looked at for what will hurt."""
+"""Administration of topics: creation, and checks for problems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.connectors.kafka import kafka as source
 from pipeline.connectors.kafka.administration import create, hanging_transactions, topics
 
 
-def test_topics_are_made_once_and_looked_at(kafka):
+def test_topics_are_created_once_and_checked(kafka):
     reader = source(["admin-a", "admin-b"], servers=kafka.bootstrap)
 
     assert create(reader, partitions=3) == ("admin-a", "admin-b")
@@ -21,7 +21,7 @@ def test_topics_are_made_once_and_looked_at(kafka):
     assert hanging_transactions(reader) == ()
 
 
-def test_what_will_hurt_is_said(kafka):
+def test_problems_are_reported(kafka):
     name = "admin-short"
     kafka.create_topic(name, 1, settings={"retention.ms": "60000", "cleanup.policy": "compact,delete"})
 
@@ -47,8 +47,8 @@ except SourceError as error:
 """
 
 
-def test_brokers_that_are_not_there_are_an_error():
-    """In a process of its own: the client leaves sockets behind that were refused."""
+def test_unreachable_brokers():
+    """Runs in a subprocess, because the client leaks the sockets of refused connections."""
     process = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, check=True)
 
     assert process.stdout.startswith("the Kafka brokers rejected the request: got ")

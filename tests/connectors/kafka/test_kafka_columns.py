@@ -1,4 +1,4 @@
-"""Fields of messages that the contract does not name: passed over, set aside, refused, or known before they are read."""
+"""Message fields that are not in the contract: ignored, quarantined, failed, or added."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from pipeline.connectors.kafka import Avro, Protobuf, kafka
 from pipeline.core.errors import NewColumnsError, SchemaError
 from pipeline.core.schema import Schema
-from tests.connectors.kafka.test_kafka_value_formats import flowed, read, reasons
+from tests.connectors.kafka.test_kafka_value_formats import fast_path_rows, read, reasons
 
 SCHEMA = Schema.of({"id": "BIGINT"})
 ROWS = [{"id": 1}, {"id": 2, "b": "x"}, {"id": 3, "b": None}]
@@ -24,7 +24,7 @@ T = descriptor_pb2.FieldDescriptorProto
 
 @pytest.fixture(params=["json", "avro", "protobuf"])
 def topic(request, tmp_path):
-    """Values of a format, and the format."""
+    """Values in a format, and the format."""
     if request.param == "json":
         return [json.dumps(row).encode() for row in ROWS], "json"
     if request.param == "protobuf":
@@ -53,24 +53,24 @@ def in_protobuf(path):
     return [message(**each).SerializeToString() for each in ROWS], Protobuf(str(path), "r.Row")
 
 
-def test_without_the_option_they_are_passed_over(topic):
+def test_undeclared_fields_are_ignored_by_default(topic):
     values, kind = topic
     assert read(values, SCHEMA, kind).rows["id"].to_pylist() == [1, 2, 3]
-    assert flowed(values, SCHEMA, kind).num_rows == 3
+    assert fast_path_rows(values, SCHEMA, kind).num_rows == 3
 
 
-def test_a_record_with_a_value_in_one_is_set_aside(topic):
+def test_record_with_an_undeclared_value_is_rejected(topic):
     values, kind = topic
     reading = read(values, SCHEMA, kind, new_columns="set aside")
 
     assert reading.rows["id"].to_pylist() == [1, 3]
     assert reasons(reading) == {1: WHY}
-    assert flowed(values, SCHEMA, kind, new_columns="set aside") is None
-    assert flowed(values[:1], SCHEMA, kind, new_columns="set aside").num_rows == 1
+    assert fast_path_rows(values, SCHEMA, kind, new_columns="set aside") is None
+    assert fast_path_rows(values[:1], SCHEMA, kind, new_columns="set aside").num_rows == 1
 
 
 @pytest.mark.parametrize(("policy", "error"), [("refuse", SchemaError), ("add", NewColumnsError)])
-def test_a_record_with_one_is_refused(topic, policy, error):
+def test_undeclared_field_fails_the_step(topic, policy, error):
     values, kind = topic
     with pytest.raises(error, match="'b'"):
         read(values, SCHEMA, kind, new_columns=policy)
@@ -79,7 +79,7 @@ def test_a_record_with_one_is_refused(topic, policy, error):
     assert read(values, Schema(known.columns[:2]), kind, new_columns=policy).rows["b"].to_pylist() == [None, "x", None]
 
 
-def test_the_fingerprint_follows_what_changes_rows_that_were_read():
+def test_fingerprint_depends_on_what_changes_existing_rows():
     plain = kafka("t", servers="x")
     assert plain.fingerprint == plain.evolving("refuse").fingerprint
     assert len({plain.fingerprint, plain.evolving("add").fingerprint, plain.evolving("set aside").fingerprint}) == 3

@@ -1,4 +1,4 @@
-"""Kafka's two clients give the same columns; values copied from addresses are exact, and nothing beyond them is read."""
+"""Both Kafka clients return the same columns; copies of values are exact and do not read past their ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONG = st.integers(0, 300).map(lambda n: bytes(i % 251 for i in range(n)))
 
 @settings(max_examples=examples(16, 150), deadline=None)
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=14), LONG), max_size=30))
-def test_values_of_any_length_are_what_was_there(values):
+def test_values_of_any_length_are_copied_exactly(values):
     buffers = [None if v is None else ctypes.create_string_buffer(v, max(1, len(v))) for v in values]
     starts = np.array([0 if h is None else ctypes.addressof(h) for h in buffers], np.int64)
     lengths = np.array([len(v or b"") for v in values], np.int64)
@@ -35,8 +35,8 @@ def test_values_of_any_length_are_what_was_there(values):
 
 
 @pytest.mark.parametrize("size", [1, 11, 12, 13, 100])
-def test_a_value_at_the_end_of_mapped_memory(size):
-    """Behind the last page of an anonymous map there is, as a rule, nothing: to touch it would end the process."""
+def test_value_at_the_end_of_mapped_memory(size):
+    """The memory after the last page of an anonymous map is usually unmapped: reading it would crash the process."""
     with mmap.mmap(-1, mmap.PAGESIZE) as page:
         page[-size:] = bytes(range(size))
         here = ctypes.c_char.from_buffer(page)
@@ -45,7 +45,7 @@ def test_a_value_at_the_end_of_mapped_memory(size):
         del here
 
 
-def test_more_than_one_array_can_hold_comes_in_several(monkeypatch):
+def test_values_larger_than_one_array_are_chunked(monkeypatch):
     monkeypatch.setattr(native, "_WINDOW_BYTES", 1000)
     value = ctypes.create_string_buffer(b"x" * 300, 300)
     copied = _copied(np.full(10, ctypes.addressof(value)), np.full(10, 300))
@@ -57,13 +57,13 @@ CLIENTS = pytest.mark.parametrize("client", [NativeConsumer, PythonConsumer])
 
 
 @CLIENTS
-def test_an_option_that_the_client_does_not_know(client):
+def test_unknown_client_option(client):
     with pytest.raises(SourceError, match=r"Kafka's client cannot be set up: got .*no.such"):
         client({"no.such": "1", "group.id": "g"}, lambda *_: None)
 
 
 @CLIENTS
-def test_a_partition_that_is_read_already_is_refused(client, kafka_cluster):
+def test_partition_that_is_already_assigned_is_rejected(client, kafka_cluster):
     refused = pytest.raises(SourceError, match=r"Kafka's client cannot read the partitions: got .*already")
     with closing(client(options(kafka_cluster), lambda *_: None)) as consumer:
         consumer.add([("t", 0, 0)])
@@ -71,7 +71,7 @@ def test_a_partition_that_is_read_already_is_refused(client, kafka_cluster):
             consumer.add([("t", 0, 0)])
 
 
-def test_both_clients_give_the_same_columns(kafka_cluster):
+def test_both_clients_return_the_same_columns(kafka_cluster):
     topics = [f"both-{uuid.uuid4().hex[:8]}" for _ in range(2)]
     producer = Producer({"bootstrap.servers": kafka_cluster.bootstrap})
     for topic in topics:
@@ -91,7 +91,7 @@ def test_both_clients_give_the_same_columns(kafka_cluster):
 
 
 @CLIENTS
-def test_a_broker_that_is_away_is_heard_of(client):
+def test_unreachable_broker_is_reported(client):
     heard = []
     with closing(
         client({"bootstrap.servers": "127.0.0.1:1", "group.id": "g"}, lambda *error: heard.append(error))
@@ -102,11 +102,11 @@ def test_a_broker_that_is_away_is_heard_of(client):
             with c.batch(10, 0.1) as batch:
                 assert batch is None or not len(batch)
     code, text = heard[0]
-    assert code in {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}  # noqa: SLF001 - so the client names them
+    assert code in {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}  # noqa: SLF001 - the client's names for its internal errors
     assert "127.0.0.1:1" in text or "brokers" in text
 
 
-def test_without_a_symbol_kafka_is_read_through_the_client_in_python(kafka_cluster, monkeypatch, caplog):
+def test_fallback_to_the_python_client_without_the_symbols(kafka_cluster, monkeypatch, caplog):
     name = f"hidden-{uuid.uuid4().hex[:8]}"
     kafka_cluster.create_topic(name, 1)
     producer = Producer({"bootstrap.servers": kafka_cluster.bootstrap})
@@ -142,7 +142,7 @@ def options(cluster):
 
 
 def fetched(client, cluster, topics):
-    """Read all partitions to their ends; return the rows, by partition, and where each partition ends."""
+    """Read all partitions to their ends; return the rows by partition, and the end of each partition."""
     rows, ends = [], {}
     with closing(client(options(cluster), lambda *_: None)) as consumer:
         consumer.add([(topic, number, 0) for topic in topics for number in (0, 1)])

@@ -1,4 +1,4 @@
-"""Kafka as a log, over a real broker: what retention, deleted topics, transactions and new partitions do to a reader."""
+"""Kafka as a log, with a real broker: retention, deleted topics, transactions and new partitions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def topic(cluster):
 
 @pytest.fixture
 def send(cluster):
-    """Send values to a topic's partition and wait until they are acknowledged."""
+    """Send values to a partition and wait for the acknowledgments."""
 
     def of(name, values, partition=0, **more):
         producer = Producer({"bootstrap.servers": cluster.bootstrap, "log_level": 0, "message.max.bytes": 32 << 20})
@@ -67,10 +67,10 @@ def part(log, begin, end, number=0):
     return SourceSplit(pieces(log)[number], begin, end, first=begin)
 
 
-# --- what moves on its own: retention, topics that come, go and grow
+# --- retention, and topics that are created, deleted or extended
 
 
-def test_retention_that_overtakes_a_range_is_an_error(cluster, topic, send):
+def test_retention_of_a_range_is_an_error(cluster, topic, send):
     log = kafka(topic, servers=cluster.bootstrap)
     send(topic, ids(range(10)))
     split = part(log, 0, 10)
@@ -87,8 +87,8 @@ def test_retention_that_overtakes_a_range_is_an_error(cluster, topic, send):
     assert rows(log.read(part(log, 4, 10), IDS)) == list(range(4, 10))
 
 
-def test_retention_that_overtakes_a_tail_ends_it(cluster, topic, send):
-    """The tail is full, so it stands still at offset 1 or so: meanwhile all is deleted up to the end."""
+def test_retention_ahead_of_a_tail_is_an_error(cluster, topic, send):
+    """The tail's buffer is full, so it stops near offset 1 while all records are deleted."""
     log = kafka(topic, servers=cluster.bootstrap, ahead_bytes=1)
     send(topic, [b"x" * (900 << 10)] * 8)
     uri = f"kafka://{topic}/0"
@@ -102,7 +102,7 @@ def test_retention_that_overtakes_a_tail_ends_it(cluster, topic, send):
             drain(log, tail, uri, 17)
 
 
-def test_a_topic_that_was_created_again_is_noticed_by_range_and_by_tail(cluster, topic, send):
+def test_recreated_topic_is_detected_by_range_and_tail(cluster, topic, send):
     log = kafka(topic, servers=cluster.bootstrap)
     send(topic, ids(range(5)))
     old = part(log, 0, 3)
@@ -120,7 +120,7 @@ def test_a_topic_that_was_created_again_is_noticed_by_range_and_by_tail(cluster,
         log.read(old, IDS)
 
 
-def test_new_partitions_and_topics_begin_at_their_first_record(cluster, send):
+def test_new_partitions_and_topics_are_read_from_the_beginning(cluster, send):
     prefix = uuid.uuid4().hex[:8]
     log = kafka(pattern=f"{prefix}-.*", servers=cluster.bootstrap)
     with pytest.raises(SourceError, match="no topic matches"):
@@ -146,7 +146,7 @@ def test_new_partitions_and_topics_begin_at_their_first_record(cluster, send):
 # --- transactions
 
 
-def test_aborted_records_never_come_and_never_stall_a_range(cluster, topic):
+def test_aborted_records_are_skipped_and_do_not_block_a_range(cluster, topic):
     log = kafka(topic, servers=cluster.bootstrap)
     producer = transactional(cluster)
     in_transaction(producer, topic, range(3), commit=True)
@@ -155,7 +155,7 @@ def test_aborted_records_never_come_and_never_stall_a_range(cluster, topic):
     in_transaction(producer, topic, range(200, 203), commit=False)
     uri = f"kafka://{topic}/0"
     extent = log.extents()[uri]
-    assert extent == Extent(0, 16)  # four times three records and a mark
+    assert extent == Extent(0, 16)  # four times three records and a transaction marker
 
     reading = log.read(part(log, 0, 16), IDS)
     assert rows(reading) == [0, 1, 2, 3, 4, 5]
@@ -167,7 +167,7 @@ def test_aborted_records_never_come_and_never_stall_a_range(cluster, topic):
         assert rows(tail.reader().read(part(log, 0, 16), IDS)) == [0, 1, 2, 3, 4, 5]
 
 
-def test_an_open_transaction_holds_a_partition_back_and_shows(cluster, topic, send):
+def test_open_transaction_blocks_a_partition_and_is_reported(cluster, topic, send):
     log = kafka(topic, servers=cluster.bootstrap)
     uri = f"kafka://{topic}/0"
     producer = transactional(cluster)
@@ -187,7 +187,7 @@ def test_an_open_transaction_holds_a_partition_back_and_shows(cluster, topic, se
     assert log.held_back() == {uri: 0}
 
 
-def test_a_range_that_is_not_committed_is_refused_and_not_cut(cluster, topic, send, monkeypatch):
+def test_uncommitted_range_is_rejected_completely(cluster, topic, send, monkeypatch):
     monkeypatch.setattr(ranges, "PATIENCE_S", 0.5)
     log = kafka(topic, servers=cluster.bootstrap)
     send(topic, ids([1]))
@@ -195,10 +195,10 @@ def test_a_range_that_is_not_committed_is_refused_and_not_cut(cluster, topic, se
         log.read(part(log, 0, 2), IDS)
 
 
-# --- a tail
+# --- tails
 
 
-def test_a_tail_that_nobody_takes_from_stands_still_and_goes_on(cluster, topic, send):
+def test_full_tail_pauses_and_resumes(cluster, topic, send):
     log = kafka(topic, servers=cluster.bootstrap, format="raw", ahead_bytes=4 << 20)
     blob = Schema.of({"value": "BLOB"})
     uri = f"kafka://{topic}/0"
@@ -208,13 +208,13 @@ def test_a_tail_that_nobody_takes_from_stands_still_and_goes_on(cluster, topic, 
         seen = at = 0
         while at < 40:
             ready = tail.ready(SOON_S)
-            assert tail.waiting_bytes < 12 << 20  # the bound, and what came at once on top
+            assert tail.waiting_bytes < 12 << 20  # the limit, plus one fetch
             reading = tail.reader().read(SourceSplit(pieces(log)[0], at, ready.offsets[uri]), blob)
             seen, at = seen + reading.rows.num_rows, ready.offsets[uri]
         assert seen == 40
 
 
-def test_a_tail_scans_its_partitions_together_as_one_query(cluster, send):
+def test_tail_scans_its_partitions_in_one_query(cluster, send):
     name = f"t-{uuid.uuid4().hex[:8]}"
     cluster.create_topic(name, 3)
     for number in range(3):
@@ -235,8 +235,8 @@ def test_a_tail_scans_its_partitions_together_as_one_query(cluster, send):
     assert scan.rows == len(expected)
 
 
-def test_a_full_tail_offers_its_records_once_the_brokers_answer(cluster, topic, send, monkeypatch):
-    """No room is left when the check of the topics fails: the check is repeated without further records."""
+def test_full_tail_returns_its_records_once_the_brokers_answer(cluster, topic, send, monkeypatch):
+    """The buffer is full when the check of the topics fails: the check is repeated although no records arrive."""
     answers = iter([False, False])
     check = tail_module.check_topics
     monkeypatch.setattr(tail_module, "check_topics", lambda *a, **more: next(answers, True) and check(*a, **more))
@@ -249,16 +249,16 @@ def test_a_full_tail_offers_its_records_once_the_brokers_answer(cluster, topic, 
     assert next(answers, None) is None
 
 
-def test_closing_a_tail_ends_its_thread(cluster, topic):
+def test_closing_a_tail_stops_its_thread(cluster, topic):
     with kafka(topic, servers=cluster.bootstrap).tail({f"kafka://{topic}/0": 0}):
         assert any(t.name == "headwater-kafka" for t in threading.enumerate())
     assert all(t.name != "headwater-kafka" for t in threading.enumerate())
 
 
-# --- what is asked
+# --- metadata and errors
 
 
-def test_the_time_of_a_record_is_its_own(cluster, topic, send):
+def test_record_timestamp(cluster, topic, send):
     log = kafka(topic, servers=cluster.bootstrap, metadata=("timestamp", "key", "headers", "topic", "partition"))
     noon = datetime(2024, 5, 1, 12, tzinfo=UTC)
     at = int(noon.timestamp() * 1000)
@@ -285,7 +285,7 @@ def test_the_time_of_a_record_is_its_own(cluster, topic, send):
     assert keyed.rejected["reason"].to_pylist() == ["the key is not UTF-8"]
 
 
-def test_values_and_keys_of_any_length_and_none(cluster, topic, send):
+def test_keys_and_values_of_any_length_or_null(cluster, topic, send):
     log = kafka(topic, servers=cluster.bootstrap, format="raw", metadata=("key",), tombstones="keep")
     values = [b"", None, b"a", b"x" * 12, b"x" * 13, b"y" * 5000]
     for value in values:
@@ -295,14 +295,14 @@ def test_values_and_keys_of_any_length_and_none(cluster, topic, send):
     assert rows["_key"].to_pylist() == values
 
 
-def test_a_field_of_the_message_that_is_not_fetched_is_refused(cluster, topic, send):
+def test_metadata_that_is_not_fetched_is_rejected(cluster, topic, send):
     send(topic, ids([1]))
     log = kafka(topic, servers=cluster.bootstrap)
     with pytest.raises(SchemaError, match=r"'_key' is message metadata that is not fetched.*metadata=\('key',\)"):
         log.read(part(log, 0, 1), Schema.of({"_key": "BLOB"}))
 
 
-def test_columns_are_found_from_what_is_there(cluster, topic, send):
+def test_infer_columns_from_existing_records(cluster, topic, send):
     log = kafka(topic, servers=cluster.bootstrap, metadata=("key",))
     with pytest.raises(SourceError, match="no record contains a JSON object"):
         log.schema(pieces(log)[0])
@@ -312,18 +312,18 @@ def test_columns_are_found_from_what_is_there(cluster, topic, send):
     )
 
 
-def test_a_broker_that_is_not_there(monkeypatch):
+def test_unreachable_broker(monkeypatch):
     monkeypatch.setattr(client, "PATIENCE_S", 0.3)
     with pytest.raises(SourceError, match=r"Kafka does not answer.*check servers="):
         kafka("t", servers="127.0.0.1:1").extents()
 
 
-def test_a_topic_that_is_not_there(cluster):
+def test_missing_topic(cluster):
     with pytest.raises(SourceError, match="the topic does not exist"):
         kafka("nowhere", servers=cluster.bootstrap).plan(None)
 
 
-def test_it_must_be_said_where_kafka_is(cluster, topic, monkeypatch):
+def test_bootstrap_servers_are_required(cluster, topic, monkeypatch):
     monkeypatch.delenv("HEADWATER_KAFKA_SERVERS", raising=False)
     with pytest.raises(DefinitionError, match=r"no Kafka bootstrap servers are configured.*HEADWATER_KAFKA_SERVERS"):
         kafka(topic).extents()
@@ -336,19 +336,19 @@ def test_it_must_be_said_where_kafka_is(cluster, topic, monkeypatch):
     [
         ({}, "needs either topics or a pattern"),
         ({"topics": "a", "pattern": "b"}, "needs either topics or a pattern"),
-        ({"pattern": "("}, "no regular expression"),
+        ({"pattern": "("}, "pattern= is not a valid regular expression"),
         ({"topics": "a", "format": "jsn"}, "unknown format of Kafka values: got 'jsn'; did you mean 'json'"),
         ({"topics": "a", "tombstones": "drop"}, "'reject' or 'keep'"),
         ({"topics": "a", "metadata": ("keys",)}, "unknown message metadata: got 'keys'; did you mean 'key'"),
     ],
 )
-def test_options_that_do_not_go_together(options, message):
+def test_contradictory_kafka_options(options, message):
     with pytest.raises(DefinitionError, match=message):
         kafka(**options)
 
 
-def test_secrets_are_not_shown_and_best_not_sent(monkeypatch):
-    shown = repr(kafka("t", security=Sasl("me", "geheim", tls=Tls(key_password="heimlich"))))  # noqa: S106 - none of ours
+def test_secrets_are_not_displayed_or_pickled(monkeypatch):
+    shown = repr(kafka("t", security=Sasl("me", "geheim", tls=Tls(key_password="heimlich"))))  # noqa: S106 - a fake password
     assert "geheim" not in shown
     assert "heimlich" not in shown
     assert "stumm" not in repr(kafka("t", format=Avro("http://r", "me", "stumm")))
@@ -362,12 +362,12 @@ def test_secrets_are_not_shown_and_best_not_sent(monkeypatch):
     assert secret("env:A", {"A": "b"}) == "b"
 
 
-def test_a_uri_that_names_no_partition():
+def test_uri_without_a_partition():
     with pytest.raises(SourceError, match="does not name a Kafka partition: got 'kafka://x'"):
         Partition.of("kafka://x")
 
 
-# --- the world
+# --- the connector contract
 
 
 def delete_before(cluster, topic, offset):
@@ -383,7 +383,7 @@ def delete(cluster, topic):
 
 
 def add_partitions(cluster, topic, count):
-    from confluent_kafka.cimpl import NewPartitions  # noqa: PLC0415 - beside its use
+    from confluent_kafka.cimpl import NewPartitions  # noqa: PLC0415 - next to its use
 
     admin = cluster.admin()
     for future in admin.create_partitions([NewPartitions(topic, count)], operation_timeout=SOON_S).values():
@@ -408,7 +408,7 @@ def in_transaction(producer, topic, numbers, *, commit):
 
 
 def drain(log, tail, uri, end):
-    """Take what a tail has, until an offset."""
+    """Take the records of a tail up to an offset."""
     at = 0
     raw = Schema.of({"id": "BIGINT"})
     while at < end:

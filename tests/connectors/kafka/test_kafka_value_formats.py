@@ -1,4 +1,4 @@
-"""Values of any kind, good and poisoned: each is a row or a misfit with its reason, and nothing stops the others."""
+"""Valid and invalid values in every format: each is a row or is rejected with a reason, without affecting others."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def read(values, schema, kind="json", **options):
     return Decoder(kind, Metadata(), **options).read(records(values), schema, HERE)
 
 
-def flowed(values, schema, kind="json", **options):
-    """What flows, or None when it cannot be believed."""
+def fast_path_rows(values, schema, kind="json", **options):
+    """The rows of the fast path, or `None` if it is not usable."""
     decoder = Decoder(kind, Metadata(), **options)
     with connect(Limits(threads=1)) as con, decoder.scan(con, records(values), schema, HERE) as scanned:
         if scanned is None:
@@ -62,11 +62,11 @@ def reasons(reading):
 
 
 def check(values, schema, kind="json", **options):
-    """Hold what flows to what is read with care, and what is rejected to being rejected again."""
+    """Compare the fast path with the validating pass, and check that rejected rows are rejected again."""
     reading = read(values, schema, kind, **options)
     at = reading.rows[POSITION].to_pylist() + reading.rejected[POSITION].to_pylist()
     assert sorted(at) == list(range(len(values)))
-    scanned = flowed(values, schema, kind, **options)
+    scanned = fast_path_rows(values, schema, kind, **options)
     assert scanned is None or (scanned.equals(reading.rows) and reading.rejected.num_rows == 0)
     again = Decoder(kind, Metadata(), **options).parse(reading.rejected["row"].to_pylist(), schema)
     assert again.rows.num_rows == 0
@@ -96,7 +96,7 @@ POISON = {
     "below 64 bits": (good(id=-(2**63) - 1), "column 'id' is not BIGINT: -9223372036854775809"),
     "a text for a number": (good(x="much"), "column 'x' is not DOUBLE: much"),
     "no time": (good(at="soon"), "column 'at' is not TIMESTAMPTZ: soon"),
-    "a misfit in a list": (good(tags=[1, "z"]), "column 'tags' is not INTEGER[]: [1,\"z\"]"),
+    "an invalid element of a list": (good(tags=[1, "z"]), "column 'tags' is not INTEGER[]: [1,\"z\"]"),
     "an object for a list": (good(tags={"a": 1}), "column 'tags' is not INTEGER[]: {\"a\":1}"),
 }
 FINE = {
@@ -114,7 +114,7 @@ FINE = {
 
 
 @pytest.mark.parametrize("what", POISON)
-def test_poison_is_set_aside_with_its_reason_and_the_others_stay(what):
+def test_invalid_values_are_rejected_with_a_reason_and_others_are_kept(what):
     value, reason = POISON[what]
     reading, is_clean = check([good(), value, good(id=3)], ORDER)
     assert reasons(reading) == {1: reason}
@@ -123,20 +123,20 @@ def test_poison_is_set_aside_with_its_reason_and_the_others_stay(what):
 
 
 @pytest.mark.parametrize("what", FINE)
-def test_what_is_unusual_but_right_is_a_row(what):
+def test_unusual_but_valid_values_are_rows(what):
     reading, _ = check([FINE[what]], ORDER)
     assert reasons(reading) == {}
     assert reading.rows.num_rows == 1
 
 
-def test_integers_keep_their_digits():
+def test_integers_are_exact():
     reading, is_clean = check([good(id=n) for n in (2**63 - 1, -(2**63), 2**53 + 1)], ORDER)
     assert reading.rows["id"].to_pylist() == [2**63 - 1, -(2**63), 2**53 + 1]
     assert is_clean
 
 
 @pytest.mark.parametrize("depth", [100, 3_000, 100_000])
-def test_depth_is_no_way_to_stop_a_stream(depth):
+def test_deeply_nested_values_do_not_stop_a_stream(depth):
     deep = b'{"id": 1, "tags": ' + b"[" * depth + b"]" * depth + b"}"
     reading, _ = check([good(), deep, good()], ORDER)
     assert reading.rows[POSITION].to_pylist() == [0, 2]
@@ -174,13 +174,13 @@ VALUES = st.lists(st.one_of(OBJECTS, OBJECTS, damaged(), st.binary(max_size=12),
 
 @settings(max_examples=examples(8, 60), deadline=None, print_blob=True)
 @given(VALUES)
-def test_whatever_comes_is_a_row_or_a_misfit(values):
+def test_any_value_is_a_row_or_rejected(values):
     check(values, ORDER)
 
 
 @settings(max_examples=examples(4, 30), deadline=None, print_blob=True)
 @given(VALUES, st.sampled_from(["text", "raw"]), st.booleans())
-def test_texts_and_bytes(values, kind, keeps):
+def test_text_and_raw_formats(values, kind, keeps):
     reading, _ = check(values, Schema.of({"v": "VARCHAR" if kind == "text" else "BLOB"}), kind, keeps_tombstones=keeps)
     expected = [v if kind == "raw" or v is None else v.decode() for v in values if is_kept(v, kind, keeps=keeps)]
     assert reading.rows["v"].to_pylist() == expected
@@ -195,18 +195,18 @@ def is_kept(value, kind, *, keeps):
         return False
 
 
-def test_tombstones_that_are_kept_are_rows_of_nulls():
+def test_kept_tombstones_are_rows_of_nulls():
     reading, is_clean = check([good(), None], ORDER, keeps_tombstones=True)
     assert reading.rows["id"].to_pylist() == [1, None]
     assert is_clean
 
 
-def test_a_contract_of_texts_has_one_column():
+def test_contract_of_a_text_topic_has_one_column():
     with pytest.raises(SchemaError, match=r"a topic of text values has one column.*got a, b"):
         Decoder("text", Metadata()).check_columns(Schema.of({"a": "VARCHAR", "b": "VARCHAR"}), Place("t"))
 
 
-def test_a_message_of_20_mb_is_a_row_and_does_not_stall_the_next(kafka_cluster):
+def test_message_of_20_mb(kafka_cluster):
     name = f"large-{uuid.uuid4().hex[:8]}"
     kafka_cluster.create_topic(name, settings={"max.message.bytes": str(32 << 20)})
     producer = Producer({"bootstrap.servers": kafka_cluster.bootstrap, "message.max.bytes": 32 << 20, "log_level": 0})
@@ -236,7 +236,7 @@ LATER = {**ORDERS, "fields": [*ORDERS["fields"], {"name": "more", "type": "strin
 
 
 def avro(number, schema, record):
-    import io  # noqa: PLC0415 - beside its use
+    import io  # noqa: PLC0415 - next to its use
 
     stream = io.BytesIO()
     fastavro.schemaless_writer(stream, schema, record)
@@ -254,7 +254,7 @@ def schemas(tmp_path):
     return Avro(tmp_path.as_uri())
 
 
-def test_avro_of_several_writers(schemas):
+def test_avro_with_several_writer_schemas(schemas):
     values = [avro(7, ORDERS, order(1)), avro(8, LATER, order(2, more="m")), avro(7, ORDERS, order(3, name=None))]
     reading, is_clean = check(values, ORDER, schemas)
     assert is_clean
@@ -266,28 +266,28 @@ def test_avro_of_several_writers(schemas):
     assert inferred.as_dict().items() >= ORDER.as_dict().items() - {("tags", "INTEGER[]")}
 
 
-def test_avro_that_is_poison(schemas):
+def test_invalid_avro(schemas):
     complete = avro(7, ORDERS, order(1))
     values = [complete, complete[:-3], b"{}", complete + b"\0", None, b"\0" + (99).to_bytes(4, "big") + complete[5:]]
     reading, is_clean = check(values, ORDER, schemas)
     assert not is_clean
     assert reading.rows["id"].to_pylist() == [1]
     messages = reasons(reading)
-    assert messages[1].startswith("not Avro of its schema")
-    assert messages[2] == "not Avro with the id of a schema"
-    assert messages[3] == "not Avro of its schema: bytes are left over"
+    assert messages[1].startswith("not valid Avro for its schema")
+    assert messages[2] == "not Avro with a schema id"
+    assert messages[3] == "not valid Avro for its schema: trailing bytes"
     assert messages[4] == "no value"
     assert messages[5] == "the registry has no schema 99"
 
 
-def test_avro_whose_types_are_not_the_contracts(schemas):
+def test_avro_types_that_differ_from_the_contract(schemas):
     contract = Schema.of({"id": "INTEGER", "name": "VARCHAR"})
     reading, _ = check([avro(7, ORDERS, order(2**40)), avro(7, ORDERS, order(5))], contract, schemas)
     assert reading.rows["id"].to_pylist() == [5]
     assert reasons(reading) == {0: f"column 'id' is not INTEGER: {2**40}"}
 
 
-def test_a_registry_that_is_down_stops_new_schemas_alone():
+def test_unavailable_registry_blocks_only_new_schemas():
     requested = []
 
     class Registry(BaseHTTPRequestHandler):
@@ -317,8 +317,8 @@ def test_a_registry_that_is_down_stops_new_schemas_alone():
         decoder.read(records([avro(8, LATER, order(2, more=""))]), ORDER, HERE)
 
 
-def test_a_registry_has_an_address():
-    with pytest.raises(SourceError, match="an address of HTTP, or a folder: got 'ftp'"):
+def test_registry_url_is_checked():
+    with pytest.raises(SourceError, match="registry= must be an http, https or file URL: got 'ftp'"):
         read([avro(7, ORDERS, order())], ORDER, Avro("ftp://x"))
 
 
@@ -328,7 +328,7 @@ T = descriptor_pb2.FieldDescriptorProto
 
 
 def described():
-    """A file of descriptors: message shop.Order with a field of many kinds."""
+    """A descriptor file: message shop.Order with fields of many types."""
     file = descriptor_pb2.FileDescriptorProto(name="shop.proto", package="shop", syntax="proto3")
     kind = file.enum_type.add(name="Kind")
     kind.value.add(name="NEW", number=0)
@@ -379,15 +379,15 @@ def test_protobuf(shop):
         {"id": 1, "x": 1.5, "kind": "PAID", "lines": [{"sku": "a"}, {"sku": "b"}], "raw": b"\xff"},
         {"id": 2, "x": None, "kind": "NEW", "lines": [], "raw": b""},
     ]
-    assert reasons(reading)[2].startswith("not Protobuf of its type")
+    assert reasons(reading)[2].startswith("not valid Protobuf of its message type")
     framed = [b"\0\0\0\0\7\0" + values[0], b"\0\0\0\0\7\4\2\0" + values[1], b"\0\0\0\0\7\xff", b"x"]
     reading, _ = check(framed, schema, Protobuf(file, "shop.Order", framed=True))
     assert reading.rows["id"].to_pylist() == [1, 2]
-    assert [r.split(":")[0] for r in reasons(reading).values()] == ["not Protobuf with the id of a schema"] * 2
-    assert flowed(values[:2], schema, kind).num_rows == 2
+    assert [r.split(":")[0] for r in reasons(reading).values()] == ["not Protobuf with a schema id"] * 2
+    assert fast_path_rows(values[:2], schema, kind).num_rows == 2
 
 
-def test_descriptors_that_do_not_fit(shop, tmp_path):
+def test_invalid_descriptors(shop, tmp_path):
     file, _ = shop
     with pytest.raises(SourceError, match=r"the descriptors have no message 'shop.Nothing'"):
         read([b""], Schema.of({"id": "BIGINT"}), Protobuf(file, "shop.Nothing"))
@@ -395,9 +395,9 @@ def test_descriptors_that_do_not_fit(shop, tmp_path):
         read([b""], Schema.of({"id": "BIGINT"}), Protobuf(str(tmp_path / "none"), "shop.Order"))
 
 
-def test_a_reader_that_has_decoded_is_pickled_without_what_it_made(schemas):
+def test_used_reader_is_pickled_without_its_caches(schemas):
     log = kafka("t", servers="s", format=schemas)
     assert log.decoder.read(records([avro(7, ORDERS, order(1))]), ORDER, HERE).rows.num_rows == 1
-    assert pickle.loads(pickle.dumps(log)) == log  # noqa: S301 - our own
-    decoder = pickle.loads(pickle.dumps(log.decoder))  # noqa: S301 - likewise
+    assert pickle.loads(pickle.dumps(log)) == log  # noqa: S301 - pickled by this test
+    decoder = pickle.loads(pickle.dumps(log.decoder))  # noqa: S301 - pickled by this test
     assert decoder.read(records([avro(7, ORDERS, order(1))]), ORDER, HERE).rows.num_rows == 1

@@ -223,7 +223,7 @@ CASES = {
 }
 
 
-def made(steps, select, *, within="9 seconds", **options):
+def pattern_of(steps, select, *, within="9 seconds", **options):
     return pattern(*steps, by="k", within=within, event_time=TIMES, select=select, **options)
 
 
@@ -231,7 +231,7 @@ def test_matches_equal_those_of_a_reference_implementation(drive, chopped, proof
     @cache
     def made_of(name, after):
         steps, _, select = CASES[name]
-        definition = made(steps, select, after_match=after)
+        definition = pattern_of(steps, select, after_match=after)
         return definition, definition.transform.operator(INPUTS, definition.place)
 
     pattern_cases = st.tuples(
@@ -256,7 +256,7 @@ def test_matches_equal_those_of_a_reference_implementation(drive, chopped, proof
 
 
 def driven_seconds(drive, steps, select, arrivals, departures, **options):
-    definition = made(steps, select, **options)
+    definition = pattern_of(steps, select, **options)
     blocks = {"arrivals": table("arrivals", arrivals), "departures": table("departures", departures)}
     return [
         tuple(row.values())[1:]
@@ -291,7 +291,7 @@ def test_within_is_inclusive_and_rows_with_equal_times_are_ordered(drive):
 def test_a_match_without_a_following_event_is_emitted_when_within_expires(drive):
     # arrivals   1    3       departure 11 is within 9 of 3, but not of 1
     # watermark          10 | 11 |
-    definition = made((event("a", "arrivals"), not_followed_by("b", "departures")), {"a": "second(a.ts)"})
+    definition = pattern_of((event("a", "arrivals"), not_followed_by("b", "departures")), {"a": "second(a.ts)"})
     none = {"arrivals": table("arrivals", []), "departures": table("departures", [])}
     epochs = [
         (none | {"arrivals": table("arrivals", [(1, "a", 0), (3, "a", 0)])}, 10 * SECOND),
@@ -308,7 +308,7 @@ def test_a_pattern_over_one_table(drive):
         directly_followed_by("up", "arrivals", "x > previous.x or x > bottom.x", times=2),
     )
     rows = [(1, "a", 3), (2, "a", 1), (3, "a", 2), (4, "a", 5)]
-    definition = made(steps, {"from_": "bottom.x", "to_": "up[-1].x"})
+    definition = pattern_of(steps, {"from_": "bottom.x", "to_": "up[-1].x"})
     assert definition.inputs == ("arrivals",)
     assert drive(
         definition.transform.operator(INPUTS, definition.place), [({"arrivals": table("arrivals", rows)}, END)]
@@ -318,30 +318,33 @@ def test_a_pattern_over_one_table(drive):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: made((followed_by("b", "departures"),), SECONDS), "a pattern must start with exactly one event"),
-        (lambda: made((), SECONDS), "a pattern must start with exactly one event"),
-        (lambda: made((*FOLLOWED, event("c", "arrivals")), SECONDS), "a pattern must start with exactly one event"),
+        (lambda: pattern_of((followed_by("b", "departures"),), SECONDS), "a pattern must start with exactly one event"),
+        (lambda: pattern_of((), SECONDS), "a pattern must start with exactly one event"),
         (
-            lambda: made((*FOLLOWED, followed_by("A", "arrivals")), SECONDS),
+            lambda: pattern_of((*FOLLOWED, event("c", "arrivals")), SECONDS),
+            "a pattern must start with exactly one event",
+        ),
+        (
+            lambda: pattern_of((*FOLLOWED, followed_by("A", "arrivals")), SECONDS),
             "the name of a step must be a unique plain identifier",
         ),
         (
-            lambda: made((event("previous", "arrivals"),), SECONDS),
+            lambda: pattern_of((event("previous", "arrivals"),), SECONDS),
             "the name of a step must be a unique plain identifier",
         ),
-        (lambda: made((event("left", "arrivals"),), SECONDS), "the name of a step is a reserved word of SQL"),
-        (lambda: made((event("a", "arrivals", times=0),), SECONDS), "times= of step 'a' must be positive"),
-        (lambda: made((event("a", "arrivals", "x >"),), SECONDS), "step 'a' is not a SQL expression"),
+        (lambda: pattern_of((event("left", "arrivals"),), SECONDS), "the name of a step is a reserved word of SQL"),
+        (lambda: pattern_of((event("a", "arrivals", times=0),), SECONDS), "times= of step 'a' must be positive"),
+        (lambda: pattern_of((event("a", "arrivals", "x >"),), SECONDS), "step 'a' is not a SQL expression"),
         (
-            lambda: made((event("a", "arrivals", "max(x) > 1"),), SECONDS),
+            lambda: pattern_of((event("a", "arrivals", "max(x) > 1"),), SECONDS),
             "'a' must not contain a subquery, window function or aggregate",
         ),
-        (lambda: made(FOLLOWED, {"a": "a.x, 1"}), "column 'a' is not a single SQL expression"),
-        (lambda: made(FOLLOWED, {"k": "a.k"}), "'k' is already in the output because it is a column of by="),
-        (lambda: made(FOLLOWED, {}), "needs at least one column in by= and in select="),
-        (lambda: made(FOLLOWED, SECONDS, after_match="skip"), "after_match= must be 'skip past last event'"),
+        (lambda: pattern_of(FOLLOWED, {"a": "a.x, 1"}), "column 'a' is not a single SQL expression"),
+        (lambda: pattern_of(FOLLOWED, {"k": "a.k"}), "'k' is already in the output because it is a column of by="),
+        (lambda: pattern_of(FOLLOWED, {}), "needs at least one column in by= and in select="),
+        (lambda: pattern_of(FOLLOWED, SECONDS, after_match="skip"), "after_match= must be 'skip past last event'"),
         (
-            lambda: made((event("a", "arrivals", or_more=True), not_followed_by("b", "departures")), SECONDS),
+            lambda: pattern_of((event("a", "arrivals", or_more=True), not_followed_by("b", "departures")), SECONDS),
             "'b' cannot follow 'a', which has or_more",
         ),
         (
@@ -356,16 +359,16 @@ def test_invalid_patterns_are_rejected(make, message):
 
 
 def test_a_pattern_that_does_not_fit_its_tables_is_rejected():
-    wrong = made((event("a", "arrivals", "z > 1"),), {"a": "a.x"})
+    wrong = pattern_of((event("a", "arrivals", "z > 1"),), {"a": "a.x"})
     with pytest.raises(DefinitionError, match=r"SQL does not fit its tables: got .*z"):
         wrong.transform.operator(INPUTS, wrong.place)
     other = INPUTS | {"departures": StreamedInput(Schema.of({"left_at": "timestamptz", "k": "bigint"}), "left_at")}
-    definition = made(FOLLOWED, SECONDS)
+    definition = pattern_of(FOLLOWED, SECONDS)
     with pytest.raises(DefinitionError, match="'k' has different types in 'arrivals' and 'departures'"):
         definition.transform.operator(other, definition.place)
 
 
 def test_the_fingerprint_of_a_pattern_depends_on_its_behaviour():
-    same = made((event("a", "arrivals"), followed_by("b", "departures")), SECONDS)
-    assert made(FOLLOWED, SECONDS).fingerprint == same.fingerprint
-    assert made(FOLLOWED, SECONDS, within="8 seconds").fingerprint != same.fingerprint
+    same = pattern_of((event("a", "arrivals"), followed_by("b", "departures")), SECONDS)
+    assert pattern_of(FOLLOWED, SECONDS).fingerprint == same.fingerprint
+    assert pattern_of(FOLLOWED, SECONDS, within="8 seconds").fingerprint != same.fingerprint

@@ -522,7 +522,7 @@ def test_ties_have_the_same_result_for_any_arrival_order_and_shards(drive, windo
     batch = SqlTransform(TIES.format(window=window))(t=rows(*events))
     answers = []
     for seed in range(4):
-        shuffled = random.Random(seed).sample(events, len(events))  # noqa: S311 - a seed that can be said again
+        shuffled = random.Random(seed).sample(events, len(events))  # noqa: S311 - a reproducible seed
         blocks = [shuffled[number::3] for number in range(3)]
         operator = streamed(TIES.format(window=window), CLOSE if window else CHANGE)
         driven = drive(

@@ -115,7 +115,7 @@ def alive(running: StreamJob, *, fails: bool = False) -> Iterator[AtWork]:
 
 
 def rows_of(folder: Path, name: str, columns: str = "*") -> list[tuple[object, ...]]:
-    """Return the rows of a table in order."""
+    """Return the sorted rows of a table."""
     rows = opened(folder).query(f'select {columns} from "{name}" order by all').to_pylist()
     return [tuple(row.values()) for row in rows]
 

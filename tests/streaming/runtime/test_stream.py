@@ -31,7 +31,7 @@ DATA = Path(__file__).parent / "data"
 AT = "timestamp '2026-01-01' + to_seconds(i)"
 
 
-def made(count, partitions=2, **columns):
+def generated(count, partitions=2, **columns):
     return generate({"id": "i * 10 + p", "k": "i % 3", "at": AT, "v": "i"} | columns, partitions=partitions, count=count)
 
 
@@ -75,7 +75,7 @@ def epochs(workspace, name):
 
 
 def test_windows_of_a_log_equal_those_of_batch(project):
-    workspace = project("ticks = events(made(200))\n" + MINUTES)
+    workspace = project("ticks = events(generated(200))\n" + MINUTES)
 
     catch_up(workspace)
 
@@ -87,7 +87,7 @@ def test_windows_of_a_log_equal_those_of_batch(project):
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_a_stream_resumes_with_any_number_of_shards(project, shards):
-    workspace = project("ticks = events(made(2000))\n" + MINUTES)
+    workspace = project("ticks = events(generated(2000))\n" + MINUTES)
     plan = Planner(workspace).plan("minutes")
     stream = Stream(workspace, plan, replace(few(300), shards=2))
     for _ in range(3):  # it does not reach the end
@@ -107,7 +107,7 @@ def test_a_stream_resumes_with_any_number_of_shards(project, shards):
 
 
 def test_no_commit_without_new_rows(project):
-    workspace = project("ticks = events(made(100))\n" + MINUTES)
+    workspace = project("ticks = events(generated(100))\n" + MINUTES)
     catch_up(workspace)
     before = workspace.table("minutes").number()
 
@@ -118,7 +118,7 @@ def test_no_commit_without_new_rows(project):
 
 def test_rejected_rows_are_quarantined_with_the_reason(project):
     late = f"case when i = 90 then timestamp '2026-01-01' when i = 91 then null when i = 92 then timestamp '2226-01-01' else {'AT'} end"
-    workspace = project(f'ticks = events(made(100, 1, at=f"{late.replace("AT", "{AT}")}"))\n' + MINUTES)
+    workspace = project(f'ticks = events(generated(100, 1, at=f"{late.replace("AT", "{AT}")}"))\n' + MINUTES)
     plan = Planner(workspace).plan("minutes")
     stream = Stream(workspace, plan, few(20))  # the first minute closes before row 90
     while not stream.last.has_ended:
@@ -140,7 +140,7 @@ def test_rejected_rows_are_quarantined_with_the_reason(project):
 
 def test_rows_are_validated_as_in_batch(project):
     workspace = project(
-        'ticks = events(made(100, 1))\nodd = sql("select id, k, v from ticks where v % 2 = 1", '
+        'ticks = events(generated(100, 1))\nodd = sql("select id, k, v from ticks where v % 2 = 1", '
         'expect=[quarantine("small", "v < 90")])\n'
     )
 
@@ -153,7 +153,7 @@ def test_rows_are_validated_as_in_batch(project):
 
 def test_a_failed_expectation_stops_the_stream_without_a_commit(project):
     workspace = project(
-        'ticks = events(made(100, 1))\nodd = sql("select id, v from ticks", expect=[fail("small", "v < 90")])\n'
+        'ticks = events(generated(100, 1))\nodd = sql("select id, v from ticks", expect=[fail("small", "v < 90")])\n'
     )
 
     with pytest.raises(Exception, match="violates 'small'"):
@@ -164,7 +164,7 @@ def test_a_failed_expectation_stops_the_stream_without_a_commit(project):
 
 def test_a_function_processes_rows_by_block(project):
     workspace = project(
-        "ticks = events(made(50))\n\n\n@table()\ndef twice(ticks: pa.Table) -> pa.Table:\n"
+        "ticks = events(generated(50))\n\n\n@table()\ndef twice(ticks: pa.Table) -> pa.Table:\n"
         '    return ticks.select(["id", "v"])\n'
     )
 
@@ -176,7 +176,7 @@ def test_a_function_processes_rows_by_block(project):
 
 def test_updated_rows_replace_previous_ones(project):
     workspace = project(
-        "ticks = events(made(900))\n"
+        "ticks = events(generated(900))\n"
         'latest = sql("select k, count(*) as n, max(v) as v from ticks group by k", key="k")\n'
     )
     plan = Planner(workspace).plan("latest")
@@ -193,7 +193,7 @@ def test_updated_rows_replace_previous_ones(project):
 
 def test_a_table_below_another_follows_its_versions(project):
     workspace = project(
-        "ticks = events(made(300), stored=True)\n"
+        "ticks = events(generated(300), stored=True)\n"
         'odd = sql("select id, k, at, v from ticks where v % 2 = 1", event_time="at")\n'
         "minutes = sql(\"select tumble(at, interval '1 minute') as minute, count(*) as n from odd group by all\")\n"
     )
@@ -211,7 +211,7 @@ def test_a_lookup_uses_the_current_version(project, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "names1.csv").write_text("k,name\n0,zero\n1,one\n2,two\n")
     workspace = project(
-        'names = source(files(DATA / "names*.csv"), key="k")\nticks = events(made(30))\n'
+        'names = source(files(DATA / "names*.csv"), key="k")\nticks = events(generated(30))\n'
         'named = sql("select id, name from ticks t left join names n on t.k = n.k")\n'
     )
     Runner(workspace.project).run()
@@ -270,7 +270,7 @@ def test_a_table_is_replayed(project, tmp_path):
 
 def test_a_run_skips_streams_and_reads_their_tables(project):
     workspace = project(
-        "ticks = events(made(100))\n" + MINUTES + 'all_time = mart("select sum(n) as n from minutes")\n'
+        "ticks = events(generated(100))\n" + MINUTES + 'all_time = mart("select sum(n) as n from minutes")\n'
     )
     with pytest.raises(StorageError, match="'minutes', which does not exist yet"):
         Runner(workspace.project).run()
@@ -283,14 +283,14 @@ def test_a_run_skips_streams_and_reads_their_tables(project):
 
 
 def test_a_changed_definition_resumes_only_with_compatible_state(project):
-    workspace = project("ticks = events(made(100))\n" + MINUTES)
+    workspace = project("ticks = events(generated(100))\n" + MINUTES)
     catch_up(workspace)
 
-    changed = project("ticks = events(made(100))\n" + MINUTES.replace("1 minute", "2 minutes"))
+    changed = project("ticks = events(generated(100))\n" + MINUTES.replace("1 minute", "2 minutes"))
     with pytest.raises(StorageError, match="its window changed: 1 minute before, 2 minutes now"):
         catch_up(changed)
     judged = project(
-        "ticks = events(made(100))\n" + MINUTES.replace('all")', 'all", expect=[quarantine("n", "n > 0")])')
+        "ticks = events(generated(100))\n" + MINUTES.replace('all")', 'all", expect=[quarantine("n", "n > 0")])')
     )
     catch_up(judged)
 
@@ -300,7 +300,7 @@ def test_a_changed_definition_resumes_only_with_compatible_state(project):
 
 def test_unsupported_tables_are_rejected_with_the_reason(project):
     workspace = project(
-        'ticks = events(made(10))\nordered = sql("select *, row_number() over (order by at) as n from ticks")\n'
+        'ticks = events(generated(10))\nordered = sql("select *, row_number() over (order by at) as n from ticks")\n'
     )
 
     with pytest.raises(DefinitionError, match="'ordered' cannot be streamed"):
@@ -312,7 +312,7 @@ def test_unsupported_tables_are_rejected_with_the_reason(project):
 
 
 def test_offsets_are_rejected_for_a_stream_with_commits(project):
-    workspace = project("ticks = events(made(100))\n" + MINUTES)
+    workspace = project("ticks = events(generated(100))\n" + MINUTES)
     catch_up(workspace)
 
     with pytest.raises(RequestError, match="already has commits"):
@@ -320,7 +320,7 @@ def test_offsets_are_rejected_for_a_stream_with_commits(project):
 
 
 def test_a_missing_state_file_is_reported(project):
-    workspace = project("ticks = events(made(100))\n" + MINUTES)
+    workspace = project("ticks = events(generated(100))\n" + MINUTES)
     plan = Planner(workspace).plan("minutes")
     stream = Stream(workspace, plan, few(20))
     stream.run_micro_batch()
@@ -365,7 +365,7 @@ def test_verify_detects_duplicate_keys(project, tmp_path):
 
 def test_a_merged_table_is_streamed_and_verified(project):
     workspace = project(
-        "ticks = events(made(300))\n"
+        "ticks = events(generated(300))\n"
         'last = sql("select k, at, v from ticks", key="k", sequence_by="at", apply_as_deletes="k = 2")\n'
     )
     plan = Planner(workspace).plan("last")
@@ -382,7 +382,7 @@ def test_a_merged_table_is_streamed_and_verified(project):
 def test_a_downstream_stream_waits_as_long_as_its_upstream(project):
     """The upstream stream pauses for an hour; rows that continue from there are not late."""
     workspace = project(
-        "ticks = events(made(120, 1))\n"
+        "ticks = events(generated(120, 1))\n"
         'once = deduplicate("ticks", key="id", event_time="at")\n'
         "minutes = sql(\"select tumble(at, interval '1 minute') as minute, count(*) as n from once group by all\")\n"
     )
@@ -404,7 +404,7 @@ def test_a_downstream_stream_waits_as_long_as_its_upstream(project):
 
 
 def test_a_row_that_cannot_be_converted_is_reported_with_its_position(project):
-    workspace = project("ticks = events(made(10, 1))\nbad = sql(\"select ('x' || v)::integer as n from ticks\")\n")
+    workspace = project("ticks = events(generated(10, 1))\nbad = sql(\"select ('x' || v)::integer as n from ticks\")\n")
 
     with pytest.raises(DefinitionError, match=r"a row cannot be converted.*x0.*generator://.*ticks.py:\d+"):
         catch_up(workspace)

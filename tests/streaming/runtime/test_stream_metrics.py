@@ -88,7 +88,7 @@ def test_quantiles_lie_within_their_bucket():
 def test_waits_grow_and_restarts_end():
     restart_policy = RestartPolicy(most=3, within_s=60)
     assert [restart_policy.wait_s([0.0] * n, 10.0) for n in range(4)] == [0.5, 1.0, 2.0, None]
-    assert restart_policy.wait_s([0.0, 1.0, 2.0], 62.0) == 1.0, "old ones are forgotten"
+    assert restart_policy.wait_s([0.0, 1.0, 2.0], 62.0) == 1.0, "old restarts no longer count"
 
 
 class ActorDiedError(Exception):

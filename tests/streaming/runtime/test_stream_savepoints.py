@@ -139,7 +139,7 @@ def test_a_change_that_does_not_affect_the_state_keeps_it(drops, streams):
     run(streams, drops, 2)
     after = streams.rows(drops, "by_minute")
     assert set(before) < set(after)
-    assert len({minute for minute, *_ in after}) == 3, "the window that was open then came out with all its rows"
+    assert len({minute for minute, *_ in after}) == 3, "the window that was open was emitted with all its rows"
     assert {count for _, _, count, _ in after} == {20}
 
 

@@ -73,10 +73,10 @@ def project(folder, text, sources=SOURCES):
     return Workspace(load(folder))
 
 
-def begun(workspace, turns=2):
+def partly_read(workspace, micro_batches=2):
     """Read and commit a part of the log."""
     with closing(Stream(workspace, Planner(workspace).plan("t"), replace(FAST, intervals=PACE))) as stream:
-        for _ in range(turns):
+        for _ in range(micro_batches):
             stream.run_micro_batch()
         stream.save()
     return workspace
@@ -91,7 +91,7 @@ def rows(workspace):
     return sorted(json.dumps(row, default=str) for row in workspace.query("from t").to_pylist())
 
 
-def to_come(workspace):
+def pending(workspace):
     """The rows that would be emitted if the input ended, and the other state, as text."""
     tables = committed_state(workspace, "t").tables
     kept = {name: table for name, table in tables.items() if name != "states" or "n" in table.column_names}
@@ -101,14 +101,14 @@ def to_come(workspace):
 @pytest.mark.share(2)
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_rebuilt_state_equals_the_committed_state(tmp_path, name):
-    workspace = begun(project(tmp_path / "p", DEFINITIONS[name][0]))
-    before, remembers = rows(workspace), to_come(workspace)
+    workspace = partly_read(project(tmp_path / "p", DEFINITIONS[name][0]))
+    before, remembers = rows(workspace), pending(workspace)
     assert any(remembers.values())
     shutil.rmtree(f"{workspace.table('t').storage.uri}/_headwater/state")
 
     rebuilt(workspace)
 
-    assert (rows(workspace), to_come(workspace)) == (before, remembers)
+    assert (rows(workspace), pending(workspace)) == (before, remembers)
     catch_up(workspace, ("t",), stream_options=FAST)
     assert verify(workspace, "t").holds
 
@@ -121,9 +121,9 @@ def test_rebuilt_state_equals_that_of_a_stream_with_the_new_definition(tmp_path,
     for old, new in changes:
         assert old in changed
         changed = changed.replace(old, new)
-    always = to_come(begun(project(tmp_path / "always", changed)))
-    workspace = begun(project(tmp_path / "p", text))
-    before, old = rows(workspace), to_come(workspace)
+    always = pending(partly_read(project(tmp_path / "always", changed)))
+    workspace = partly_read(project(tmp_path / "p", text))
+    before, old = rows(workspace), pending(workspace)
     workspace = project(tmp_path / "p", changed)
     with pytest.raises(StorageError, match="--rebuild-state"):
         catch_up(workspace, ("t",), stream_options=FAST)
@@ -131,12 +131,12 @@ def test_rebuilt_state_equals_that_of_a_stream_with_the_new_definition(tmp_path,
     rebuilt(workspace)
 
     assert rows(workspace) == before
-    assert to_come(workspace) == always != old
+    assert pending(workspace) == always != old
 
 
 def test_groups_are_rebuilt_only_without_a_ttl(tmp_path):
     text = 't = sql("select k, count(*) as n from ticks group by k", key="k")'
-    workspace = begun(project(tmp_path / "p", text))
+    workspace = partly_read(project(tmp_path / "p", text))
     rebuilt(workspace)
     catch_up(workspace, ("t",), stream_options=FAST)
     assert verify(workspace, "t").holds
@@ -152,8 +152,8 @@ class Crash(Exception):  # noqa: N818
 
 @pytest.mark.parametrize("step", ["staged", "saved"])
 def test_a_killed_rebuild_keeps_the_last_commit(tmp_path, step):
-    workspace = begun(project(tmp_path / "p", DEFINITIONS["join"][0]))
-    number, remembers = workspace.require("t").number, to_come(workspace)
+    workspace = partly_read(project(tmp_path / "p", DEFINITIONS["join"][0]))
+    number, remembers = workspace.require("t").number, pending(workspace)
 
     def reached(at):
         if at == step:
@@ -162,14 +162,14 @@ def test_a_killed_rebuild_keeps_the_last_commit(tmp_path, step):
     with pytest.raises(Crash):
         rebuilt(workspace, on_step=reached)
 
-    assert (workspace.require("t").number, to_come(workspace)) == (number, remembers)
+    assert (workspace.require("t").number, pending(workspace)) == (number, remembers)
     catch_up(workspace, ("t",), stream_options=FAST)
     assert verify(workspace, "t").holds
 
 
 def test_state_of_another_duckdb_version_is_rebuilt(tmp_path):
-    workspace = begun(project(tmp_path / "p", DEFINITIONS["tumble"][0]))
-    version, remembers = workspace.require("t"), to_come(workspace)
+    workspace = partly_read(project(tmp_path / "p", DEFINITIONS["tumble"][0]))
+    version, remembers = workspace.require("t"), pending(workspace)
     other = replace(version.manifest, run_id="x", epoch=replace(version.manifest.epoch, engine="1.0.0"))
     workspace.table("t").commit(other, (), version.schema, version)
 
@@ -177,7 +177,7 @@ def test_state_of_another_duckdb_version_is_rebuilt(tmp_path):
         catch_up(workspace, ("t",), stream_options=FAST)
     rebuilt(workspace)
 
-    assert to_come(workspace) == remembers
+    assert pending(workspace) == remembers
 
 
 FILES = """\

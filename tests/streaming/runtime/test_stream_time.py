@@ -96,7 +96,7 @@ def test_a_row_for_a_drained_window_is_late_and_counted(tmp_path):
 @pytest.mark.parametrize(("minute", "is_late"), [(39, True), (40, False), (41, False)])
 def test_a_row_within_the_gap_of_a_drained_session_is_late(tmp_path, minute, is_late):
     #   a    20    30 |--- gap 10 ---| 40        drained: the session ends at 40, and so does the watermark
-    #   next                       39 | 40 41    before it: late; from it on: a session of its own
+    #   next                       39 | 40 41    before it: late; from it on: a separate session
     text = (
         "visits = sql(\"select session(at, interval '10 minutes') as began, session_end(at, interval '10 minutes') as over, k, "
         'count(*) as n from ticks group by all", key=["began", "k"])\n'
@@ -129,9 +129,9 @@ VISITS = (
 @pytest.mark.parametrize(
     ("first", "then", "sessions"),
     [
-        #    watermark 8, 13, 15, 8 when the row of `then` comes: one before it is late, whatever session it belongs to
-        pytest.param((0, 3), 4, [(0, 8, 2)], id="of a session that is out"),
-        pytest.param((0, 8), 4, [(0, 5, 1), (8, 13, 1)], id="between two that are out"),
+        #    watermark 8, 13, 15, 8 when the row of `then` arrives: a row before it is late, whatever its session
+        pytest.param((0, 3), 4, [(0, 8, 2)], id="of an emitted session"),
+        pytest.param((0, 8), 4, [(0, 5, 1), (8, 13, 1)], id="between two emitted sessions"),
         pytest.param((10,), 2, [(10, 15, 1)], id="before the first"),
         pytest.param((0, 3), 8, [(0, 8, 2), (8, 13, 1)], id="equal to the bound"),
     ],
@@ -245,7 +245,7 @@ HOPS = "hops = sql(\"select hop(at, interval '5 minutes', interval '10 minutes')
 
 
 def test_verify_handles_rows_that_are_late_for_some_windows(tmp_path):
-    #            55   0    5    10   15   20        watermark 12 when 8 comes
+    #            55   0    5    10   15   20        watermark 12 when 8 arrives
     #   w(0)          |---------|                   closed
     #   w(5)               |---------|              open: 8 counts
     folder = project(tmp_path, events("ticks") + HOPS)

@@ -192,8 +192,8 @@ def _byte_positions(data: Bytes, byte: int, begin: int) -> Iterator[Positions]:
     """Yield the offsets of a byte, one chunk after the other."""
     is_one = np.empty(_CHUNK_BYTES, np.bool_)
     for start in range(begin, len(data) + begin, _CHUNK_BYTES):
-        some = data[start : start + _CHUNK_BYTES]
-        yield np.flatnonzero(np.equal(some, byte, out=is_one[: len(some)])) + start
+        chunk = data[start : start + _CHUNK_BYTES]
+        yield np.flatnonzero(np.equal(chunk, byte, out=is_one[: len(chunk)])) + start
 
 
 def _pair_positions(data: Bytes, pair: bytes) -> Iterator[Positions]:
@@ -201,9 +201,9 @@ def _pair_positions(data: Bytes, pair: bytes) -> Iterator[Positions]:
     lower, is_first = np.empty(_CHUNK_BYTES + 1, np.uint8), np.empty(_CHUNK_BYTES, np.bool_)
     is_second = np.empty_like(is_first)
     for start in range(0, len(data) - 1, _CHUNK_BYTES):
-        some = data[start : start + _CHUNK_BYTES + 1]
-        count = len(some) - 1
-        np.bitwise_or(some, _LOWER, out=lower[: count + 1])
+        chunk = data[start : start + _CHUNK_BYTES + 1]
+        count = len(chunk) - 1
+        np.bitwise_or(chunk, _LOWER, out=lower[: count + 1])
         np.equal(lower[:count], pair[0], out=is_first[:count])
         np.equal(lower[1 : count + 1], pair[1], out=is_second[:count])
         yield np.flatnonzero(np.logical_and(is_first, is_second, out=is_first)[:count]) + start
