@@ -45,7 +45,7 @@ def test_a_suspended_coordinator_fails_when_it_resumes(clicks, undisturbed, step
         first.send(signal.SIGCONT)
         ended = first.wait()
     assert isinstance(ended, ConflictError), ended
-    assert re.search("'minutes' was taken over by another process|another run committed 'minutes'", str(ended))
+    assert re.search("'minutes' was taken over by another process|another process committed 'minutes'", str(ended))
     assert first.process.exitcode == 1
     assert oracle(clicks, (name,))[name] == undisturbed[name]
 

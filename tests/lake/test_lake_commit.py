@@ -100,7 +100,7 @@ def test_second_of_two_writers_with_the_same_version_gets_a_conflict(lake, write
     w.write(TWO, "r2", "append", seen)
 
     with pytest.raises(
-        ConflictError, match="another run committed 't' concurrently; this run did not change the table"
+        ConflictError, match="another process committed 't' concurrently; this process did not change the table"
     ):
         w.write("select 9 as a, 'late' as b", "r3", "append", seen)
     assert lake.rows(w.table).num_rows == 2

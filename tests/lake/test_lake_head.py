@@ -78,7 +78,7 @@ def test_second_of_two_heads_always_gets_a_conflict(stream):
     stream.epoch(1)
 
     for number in (2, 3):
-        with pytest.raises(ConflictError, match="another run committed 't'"):
+        with pytest.raises(ConflictError, match="another process committed 't'"):
             zombie.epoch(number)
     assert stream.epoch(2) == 2
     assert feed(stream.table) == [0, 1, 2]

@@ -228,7 +228,7 @@ def test_merge_into_an_old_version_is_a_conflict(merging):
     t.merge(values((1, 1, "I", "a")))
     other = replace(t, runs=itertools.count(10))
     t.merge(values((1, 2, "I", "b")))
-    with pytest.raises(ConflictError, match="another run committed 't'"):
+    with pytest.raises(ConflictError, match="another process committed 't'"):
         other.merge(values((1, 3, "I", "c")))
     assert t.rows() == [(1, 2, "I", "b")]
 

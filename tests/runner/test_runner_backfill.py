@@ -229,7 +229,7 @@ def test_concurrent_commit_is_a_conflict(web):
     workspace = Workspace(load(web))
     plan = plan_backfill(workspace, "visits", BackfillOptions())
     run(web, full=True, select=("visits",))
-    with pytest.raises(ConflictError, match="another run committed 'visits'"):
+    with pytest.raises(ConflictError, match="another process committed 'visits'"):
         backfill(workspace, plan)
     assert workspace.catalog.run().status == "failed"
 

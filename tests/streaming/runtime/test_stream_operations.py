@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +14,12 @@ import pytest
 
 from pipeline.core.errors import ConflictError, ExpectationError, RequestError, StorageError
 from pipeline.governance import DesiredState, Leases, this_process
+from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.control import request, stream_summaries
+from pipeline.streaming.runtime.options import Intervals
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
 from pipeline.streaming.runtime.start_position import parse_start
+from pipeline.streaming.runtime.stream import Stream
 from pipeline.streaming.runtime.verify import verify
 
 QUICK = RestartPolicy(first_wait_s=0.01, longest_wait_s=0.02)
@@ -42,6 +47,30 @@ def test_a_running_stream_is_rejected_and_can_be_taken_over(plant, streams):
     assert isinstance(at_work.error, ConflictError)
     assert "was taken over by another process" in str(at_work.error)
     assert first.statuses["readings"].status == "failed"
+    assert verify(streams.opened(folder), "readings").holds
+
+
+def test_lease_holder_survives_a_commit_of_the_previous_owner(plant, streams):
+    folder = plant(count=None, speed=2000)
+    messages = []
+    running = streams.start(
+        folder,
+        "readings",
+        restart_policy=QUICK,
+        on_restart=lambda _, text: messages.append(text),
+        stream_options={"intervals": Intervals(batch_s=0.02, commit_s=1)},
+    )
+    workspace = streams.opened(folder)
+    plan = Planner(workspace).plan("readings")
+    with streams.alive(running):
+        until(lambda: running.statuses["readings"].commits > 1)
+        while not messages:  # the running stream may win the race
+            with suppress(ConflictError), closing(Stream(workspace, plan)) as previous_owner:
+                previous_owner.run_micro_batch()
+                previous_owner.save()
+        commits = running.statuses["readings"].commits
+        until(lambda: running.statuses["readings"].commits > commits + 1)
+    assert re.search(r"another process committed 'readings'.*resumes from the last commit", messages[0])
     assert verify(streams.opened(folder), "readings").holds
 
 
