@@ -83,9 +83,9 @@ class ReaderContract:
         reader, schema = world.reader, Schema.of(world.schema)
         if not isinstance(reader, Scannable):
             return
-        for part in reader.plan(None).parts:
-            reading = reader.read(part, schema)
-            with connect(Limits(threads=1)) as con, reader.scan(con, part, schema) as scan:
+        for split in reader.plan(None).splits:
+            reading = reader.read(split, schema)
+            with connect(Limits(threads=1)) as con, reader.scan(con, split, schema) as scan:
                 if scan is None:
                     continue
                 kinds = schema_of(con, f"select {listed(schema.names)} from ({scan.query})")
@@ -108,7 +108,7 @@ class ReaderContract:
         plan = world.reader.plan(None)
         for _ in range(2):
             after = world.reader.plan(_kept(plan.cursor))
-            assert (after.parts, after.changed, after.lost, after.gaps) == ((), "", (), ())
+            assert (after.splits, after.changed, after.lost, after.gaps) == ((), "", (), ())
 
     def test_only_what_is_new_is_read(self, world: World) -> None:
         """A plan contains exactly the data that was added after the previous plan."""
@@ -132,7 +132,7 @@ class ReaderContract:
         taken, cursor = 0, None
         for _ in range(count + 1):
             plan = world.reader.plan(cursor, bound)
-            if not plan.parts:
+            if not plan.splits:
                 break
             taken += sum(_size(reading) for _, reading in _read(world, plan))
             cursor = _kept(plan.cursor)
@@ -194,7 +194,7 @@ def _dying_at(moment: Moment) -> Any:
 
 def _read(world: World, plan: ReadPlan, reader: Reader | None = None) -> list[tuple[str, ReadResult]]:
     schema, used = Schema.of(world.schema), world.reader if reader is None else reader
-    return [(part.piece.uri, used.read(part, schema)) for part in plan.parts]
+    return [(split.source_object.uri, used.read(split, schema)) for split in plan.splits]
 
 
 def _size(reading: ReadResult) -> int:

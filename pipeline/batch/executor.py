@@ -11,11 +11,11 @@ from pipeline.batch.local_executor import run_local
 from pipeline.batch.splits import (
     MOST_BYTES,
     MOST_BYTES_PARTITIONED,
-    PART_BYTES,
+    SPLIT_BYTES,
     Slots,
     divided,
-    splits_of_parts,
     splits_of_scan,
+    splits_of_source_splits,
 )
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Split
@@ -78,11 +78,13 @@ def executor_of(spec: StepSpec, settings: Settings, *, starts: bool = True) -> E
 def splits_of(spec: StepSpec, executor: Executor, *, whole_files: bool = False) -> tuple[Split, ...]:
     """Divide a step's driving input into splits; with `whole_files`, files of a source are not divided."""
     strategy = spec.execution_plan.strategy
-    alone = strategy == "gather" or (strategy == "partial" and not executor.on_ray and not spec.parts)
+    alone = strategy == "gather" or (strategy == "partial" and not executor.on_ray and not spec.source_splits)
     most = MOST_BYTES_PARTITIONED if spec.definition.partition_by else MOST_BYTES
     slots = Slots(1, sys.maxsize) if alone else Slots(executor.budget.slots, most)
     if spec.reader is not None:
-        return splits_of_parts(divided(spec.reader, spec.parts, sys.maxsize if whole_files else PART_BYTES), slots)
+        return splits_of_source_splits(
+            divided(spec.reader, spec.source_splits, sys.maxsize if whole_files else SPLIT_BYTES), slots
+        )
     driving = spec.scans.get(spec.execution_plan.driving)
     return (Split(0),) if driving is None else splits_of_scan(driving, slots)
 
@@ -95,5 +97,7 @@ def cut_splits(scan: Scan, executor: Executor) -> tuple[Split, ...]:
 def combined_split(spec: StepSpec, splits: Sequence[Split]) -> Split:
     """Return all splits as a single split."""
     return Split(
-        0, spec.scans.get(spec.execution_plan.driving), tuple(part for split in splits for part in split.parts)
+        0,
+        spec.scans.get(spec.execution_plan.driving),
+        tuple(source_split for split in splits for source_split in split.source_splits),
     )

@@ -35,7 +35,7 @@ class StepExecution:
         try:
             return run_task(work, split, self.on_progress)
         except SourceError as error:
-            if isinstance(error, SplitError) or not split.parts:
+            if isinstance(error, SplitError) or not split.source_splits:
                 raise
             return run_task(work, replace(split, is_last_try=True), self.on_progress)
 

@@ -50,10 +50,10 @@ class ExecutionPlan:
 def execution_plan(
     definition: StoredDefinition,
     scans: Mapping[str, Scan],
-    parts: Sequence[SourceSplit] = (),
+    source_splits: Sequence[SourceSplit] = (),
     limits: ExecutionLimits = DEFAULT_LIMITS,
 ) -> ExecutionPlan:
-    """Choose the strategy and the executor for a table; `scans` and `parts` are its inputs.
+    """Choose the strategy and the executor for a table; `scans` and `source_splits` are its inputs.
 
     Statements that combine rows by key run in this process if all inputs fit in memory, or if there is no cluster, in which
     case DuckDB works out of core. Otherwise they run in buckets on Ray.
@@ -63,14 +63,14 @@ def execution_plan(
         size, rows = (sum(getattr(scan, name) for scan in scans.values()) for name in ("size_bytes", "rows"))
         return ExecutionPlan(chosen.strategy, chosen.driving, chosen.reason, "ray", "datasets require Ray", rows, size)
     driving = scans.get(chosen.driving)
-    size = sum(part.size_bytes for part in parts) if driving is None else driving.size_bytes
+    size = sum(source_split.size_bytes for source_split in source_splits) if driving is None else driving.size_bytes
     rows = 0 if driving is None else driving.rows
     executor, why = choose_executor(chosen.strategy, size, limits)
     direct = ExecutionPlan(chosen.strategy, chosen.driving, chosen.reason, executor, why, rows, size)
     total_bytes = sum(scan.size_bytes for scan in scans.values())
     fits = limits.memory_bytes is None or total_bytes * EXPANSION <= limits.memory_bytes
     here = limits.execution == "inline" or (limits.execution == "auto" and (fits or not limits.has_cluster))
-    if parts or here or not _needs_exchange(direct, scans):
+    if source_splits or here or not _needs_exchange(direct, scans):
         return direct
     why = "execution is set to ray" if limits.execution == "ray" else _too_large(total_bytes, limits)
     return _in_buckets(definition, direct, scans, why)
@@ -108,10 +108,10 @@ def _too_large(size_bytes: int, limits: ExecutionLimits) -> str:
 
 
 def source_execution_plan(
-    definition: Source, parts: Sequence[SourceSplit], limits: ExecutionLimits = DEFAULT_LIMITS
+    definition: Source, source_splits: Sequence[SourceSplit], limits: ExecutionLimits = DEFAULT_LIMITS
 ) -> ExecutionPlan:
     """Choose the executor for reading a source."""
-    size = sum(part.size_bytes for part in parts)
+    size = sum(source_split.size_bytes for source_split in source_splits)
     executor, why = choose_executor("files", size, limits)
     return ExecutionPlan("files", "", f"{definition.name!r} is read split by split", executor, why, 0, size)
 

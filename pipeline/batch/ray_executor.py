@@ -22,7 +22,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.batch.ray_cluster import join
 from pipeline.batch.retries import result_or_failure
-from pipeline.batch.splits import PART_BYTES
+from pipeline.batch.splits import SPLIT_BYTES
 from pipeline.batch.work import Split
 from pipeline.core import scratch
 from pipeline.core.errors import DefinitionError, Place
@@ -111,7 +111,7 @@ def run_tasks(name: str, task: Callable[[Split], Any], splits: Sequence[Split]) 
 
 
 def dataset_rows(
-    function: Callable[..., Any], inputs: Mapping[str, Scan], split_bytes: int = PART_BYTES
+    function: Callable[..., Any], inputs: Mapping[str, Scan], split_bytes: int = SPLIT_BYTES
 ) -> Iterator[pa.RecordBatchReader]:
     """Call a function with complete datasets, execute the returned dataset once, and yield one reader of its rows.
 

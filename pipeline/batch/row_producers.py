@@ -21,10 +21,10 @@ from pipeline.core.sources import (
     MISFIT,
     POSITION,
     SOURCE,
-    PartReader,
     Scannable,
     ScannableTogether,
     ScanQuery,
+    SplitReader,
 )
 from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import arrow, empty, expect_columns, one
@@ -46,7 +46,7 @@ _READ = "_read_rows"
 class SourceProducer:
     """Produces the rows of source splits, with their provenance."""
 
-    reader: PartReader
+    reader: SplitReader
     schema: Schema
     at: str
     may_skip: bool = False
@@ -74,23 +74,23 @@ class SourceProducer:
         bisection, and only these are read.
         """
         con.execute(f"create temp table {REJECTED} (reasons varchar, _source varchar, _position bigint, row varchar)")
-        waiting = [list(parts) for parts in reversed(self.groups(split.parts))]
+        waiting = [list(source_splits) for source_splits in reversed(self.groups(split.source_splits))]
         while waiting:
-            parts = waiting.pop()
-            rows = self._scanned(con, parts) if len(split.parts) > 1 else None
+            source_splits = waiting.pop()
+            rows = self._scanned(con, source_splits) if len(split.source_splits) > 1 else None
             if rows is not None:
                 yield rows
-            elif len(parts) > 1:
-                waiting += [parts[len(parts) // 2 :], parts[: len(parts) // 2]]
+            elif len(source_splits) > 1:
+                waiting += [source_splits[len(source_splits) // 2 :], source_splits[: len(source_splits) // 2]]
             else:
-                yield from self._read(con, parts[0], split)
+                yield from self._read(con, source_splits[0], split)
 
-    def _scanned(self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit]) -> pa.Table | None:
+    def _scanned(self, con: duckdb.DuckDBPyConnection, source_splits: Sequence[SourceSplit]) -> pa.Table | None:
         """Return the rows of source splits that are scanned together, or `None` if the scan is not valid."""
         if not isinstance(self.reader, Scannable):
             return None
         try:
-            with self._scan_of(con, parts) as scan:
+            with self._scan_of(con, source_splits) as scan:
                 if scan is None:
                     return None
                 rows = arrow(con, scan.query)
@@ -100,21 +100,23 @@ class SourceProducer:
         except (duckdb.Error, SourceError, SchemaError):
             return None  # reading the invalid split separately raises its error
 
-    def _read(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, split: Split) -> Iterator[pa.Table]:
+    def _read(self, con: duckdb.DuckDBPyConnection, source_split: SourceSplit, split: Split) -> Iterator[pa.Table]:
         """Yield the rows of a source split, and insert rejected rows into `_rejected`."""
         try:
-            reading = self.reader.read(part, self._contract)
+            reading = self.reader.read(source_split, self._contract)
         except SplitError:
             raise
         except SourceError as error:
             if not (self.may_skip and split.is_last_try):
-                raise _unreadable(part, error) from error
-            values = ", ".join(map(literal, (f"unreadable: {error.problem}", part.piece.uri, str(part))))
+                raise _unreadable(source_split, error) from error
+            values = ", ".join(
+                map(literal, (f"unreadable: {error.problem}", source_split.source_object.uri, str(source_split)))
+            )
             con.execute(f"insert into {REJECTED} select r, s, null, p from (values ({values})) as v(r, s, p)")
             return
         con.register("_read", reading.rows)
         con.register("_bad", reading.rejected)
-        source = literal(part.piece.uri)
+        source = literal(source_split.source_object.uri)
         con.execute(f"insert into {REJECTED} select reason, {source}, {POSITION}, row from _bad")
         if self._has_no_time is not None:
             con.execute(
@@ -134,7 +136,10 @@ class SourceProducer:
             return
         expect_columns(con, len(self.schema.columns))
         with ExitStack() as stack:
-            opened = [stack.enter_context(self._scan_of(con, parts)) for parts in self.groups(split.parts)]
+            opened = [
+                stack.enter_context(self._scan_of(con, source_splits))
+                for source_splits in self.groups(split.source_splits)
+            ]
             flows = [flow for flow in opened if flow is not None]
             if len(flows) < len(opened) or not flows:
                 yield None
@@ -151,12 +156,17 @@ class SourceProducer:
             )
 
     @contextmanager
-    def _scan_of(self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit]) -> Iterator[ScanQuery | None]:
+    def _scan_of(
+        self, con: duckdb.DuckDBPyConnection, source_splits: Sequence[SourceSplit]
+    ) -> Iterator[ScanQuery | None]:
         """Yield one query of all columns over the source splits, which aborts at a rejected row."""
-        if len(parts) > 1 and isinstance(self.reader, ScannableTogether):
-            flow, source = self.reader.scan_together(con, parts, self._contract), SOURCE
+        if len(source_splits) > 1 and isinstance(self.reader, ScannableTogether):
+            flow, source = self.reader.scan_together(con, source_splits, self._contract), SOURCE
         elif isinstance(self.reader, Scannable):
-            flow, source = self.reader.scan(con, parts[0], self._contract), literal(parts[0].piece.uri)
+            flow, source = (
+                self.reader.scan(con, source_splits[0], self._contract),
+                literal(source_splits[0].source_object.uri),
+            )
         else:
             raise TypeError(type(self.reader).__name__)
         with flow as scan:
@@ -171,22 +181,22 @@ class SourceProducer:
                 )
                 yield replace(scan, query=f"select {self._columns(source)} from {_without_misfits(query)}")
 
-    def groups(self, parts: Sequence[SourceSplit]) -> list[Sequence[SourceSplit]]:
+    def groups(self, source_splits: Sequence[SourceSplit]) -> list[Sequence[SourceSplit]]:
         """Return the source splits in order, with consecutive small ones grouped up to a limit."""
         if not isinstance(self.reader, ScannableTogether):
-            return [[part] for part in parts]
+            return [[source_split] for source_split in source_splits]
         groups: list[list[SourceSplit]] = []
         files_left = bytes_left = 0
-        for part in parts:
-            if not self.reader.is_small(part):
+        for source_split in source_splits:
+            if not self.reader.is_small(source_split):
                 files_left = 0
-                groups.append([part])
+                groups.append([source_split])
                 continue
-            if files_left <= 0 or part.size_bytes > bytes_left:
+            if files_left <= 0 or source_split.size_bytes > bytes_left:
                 groups.append([])
                 files_left, bytes_left = TOGETHER_FILES, TOGETHER_BYTES
-            groups[-1].append(part)
-            files_left, bytes_left = files_left - 1, bytes_left - part.size_bytes
+            groups[-1].append(source_split)
+            files_left, bytes_left = files_left - 1, bytes_left - source_split.size_bytes
         return list(groups)
 
     @property
@@ -215,9 +225,9 @@ class SourceProducer:
         return f"{', '.join(names)}, {source} as {SOURCE}, {POSITION}, {literal(self.at)}::timestamptz as {INGESTED_AT}"
 
 
-def _unreadable(part: SourceSplit, error: SourceError) -> SourceError:
+def _unreadable(source_split: SourceSplit, error: SourceError) -> SourceError:
     """Return the error with the range of the file that was read, unless it is the entire file."""
-    got = error.got if part.is_whole else f"{error.got or 'no more'}, in {part}"
+    got = error.got if source_split.is_whole else f"{error.got or 'no more'}, in {source_split}"
     return SourceError(error.problem, got=got, do=error.do, place=error.place)
 
 

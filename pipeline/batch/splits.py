@@ -14,8 +14,8 @@ from pipeline.core.sources import Divisible, Reader
 from pipeline.core.splits import SourceSplit
 from pipeline.kernel.scan import Scan
 
-PART_BYTES = 128 << 20
-"""The target size of the parts of a large source file."""
+SPLIT_BYTES = 128 << 20
+"""The target size of the splits of a large source file."""
 LEAST_BYTES = 64 << 20
 """The minimum input of a task."""
 MOST_BYTES = 512 << 20
@@ -47,24 +47,29 @@ def splits_of_scan(scan: Scan, slots: Slots) -> tuple[Split, ...]:
     return tuple(Split(n, replace(scan, files=tuple(files))) for n, files in enumerate(groups)) or (Split(0, scan),)
 
 
-def splits_of_parts(parts: Sequence[SourceSplit], slots: Slots) -> tuple[Split, ...]:
-    """Return splits of a source's parts; at least one."""
-    total = sum(map(_weight, parts))
-    groups = _even(parts, _weight, slots.target(total))
-    return tuple(Split(n, parts=tuple(group)) for n, group in enumerate(groups)) or (Split(0),)
+def splits_of_source_splits(source_splits: Sequence[SourceSplit], slots: Slots) -> tuple[Split, ...]:
+    """Group source splits into splits for tasks; at least one."""
+    total = sum(map(_weight, source_splits))
+    groups = _even(source_splits, _weight, slots.target(total))
+    return tuple(Split(n, source_splits=tuple(group)) for n, group in enumerate(groups)) or (Split(0),)
 
 
-def _weight(part: SourceSplit) -> int:
-    """Return the work of a part in bytes, including the cost of opening it."""
-    return part.size_bytes + OPENING_BYTES
+def _weight(source_split: SourceSplit) -> int:
+    """Return the work of a source split in bytes, including the cost of opening it."""
+    return source_split.size_bytes + OPENING_BYTES
 
 
-def divided(reader: Reader, parts: Sequence[SourceSplit], target_bytes: int) -> list[SourceSplit]:
-    """Divide planned parts that are larger than `target_bytes`, if the reader supports it; files are read concurrently."""
+def divided(reader: Reader, source_splits: Sequence[SourceSplit], target_bytes: int) -> list[SourceSplit]:
+    """Divide planned splits that are larger than `target_bytes`, if the reader supports it; files are read concurrently."""
     if not isinstance(reader, Divisible):
-        return list(parts)
+        return list(source_splits)
     with ThreadPoolExecutor(cores()) as pool:
-        cut = pool.map(lambda part: reader.parts(part.piece, target_bytes) if part.is_whole else [part], parts)
+        cut = pool.map(
+            lambda source_split: (
+                reader.splits(source_split.source_object, target_bytes) if source_split.is_whole else [source_split]
+            ),
+            source_splits,
+        )
         return list(itertools.chain.from_iterable(cut))
 
 

@@ -33,13 +33,13 @@ class StepSpec:
     scans: Mapping[str, Scan]
     run_id: str
     at: str
-    parts: tuple[SourceSplit, ...] = ()
+    source_splits: tuple[SourceSplit, ...] = ()
     reader: Reader | None = None
-    """The reader of `parts`."""
+    """The reader of `source_splits`."""
     schema: Schema | None = None
-    """The contract of the source of `parts`."""
+    """The contract of the source of `source_splits`."""
     feed: Feed | None = None
-    """The source of `parts`, if it is not the definition itself."""
+    """The source of `source_splits`, if it is not the definition itself."""
     existing: Version | None = None
     """For an append: the existing rows."""
     existing_first: bool = True
@@ -93,7 +93,7 @@ def _relaxed(schema: Schema, named: set[str]) -> Schema:
 
 def _are_splits_ranked(spec: StepSpec) -> bool:
     """Return whether the step's splits are in the order of the source positions of their rows."""
-    places = [(part.piece.uri, part.begin) for part in spec.parts]
+    places = [(source_split.source_object.uri, source_split.begin) for source_split in spec.source_splits]
     if spec.reads is None or places != sorted(places):
         return False
     if spec.reads is spec.definition:

@@ -33,7 +33,7 @@ class Split:
 
     index: int
     scan: Scan | None = None
-    parts: tuple[SourceSplit, ...] = ()
+    source_splits: tuple[SourceSplit, ...] = ()
     beside: Mapping[str, Scan] = field(default_factory=dict)
     """For a bucket: its rows of the other partitioned inputs."""
     is_last_try: bool = False
@@ -43,12 +43,14 @@ class Split:
     def size_bytes(self) -> int:
         """The number of bytes to read."""
         scans = [*self.beside.values(), *([] if self.scan is None else [self.scan])]
-        return sum(part.size_bytes for part in self.parts) + sum(scan.size_bytes for scan in scans)
+        return sum(source_split.size_bytes for source_split in self.source_splits) + sum(
+            scan.size_bytes for scan in scans
+        )
 
     def __str__(self) -> str:
         """Return the files and ranges of the split, for messages."""
         files = [] if self.scan is None else [file.uri for file in self.scan.files]
-        named = [str(part) for part in self.parts] + files
+        named = [str(source_split) for source_split in self.source_splits] + files
         return ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")  # noqa: PLR2004 - fits on one line
 
 

@@ -41,7 +41,7 @@ class ArrowReader(ABC):
         """Return what is new since a cursor, in a stable order; without a cursor, everything that exists now."""
 
     @abstractmethod
-    def batches(self, part: SourceSplit) -> Iterator[pa.RecordBatch]:
+    def batches(self, split: SourceSplit) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a split; reading a split again yields the same rows in the same order."""
 
     new_columns: NewColumns = "refuse"
@@ -55,30 +55,32 @@ class ArrowReader(ABC):
         )  # the subclass is a frozen dataclass, to which no field can be added here
         return reader
 
-    def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
+    def beyond(self, split: SourceSplit, schema: Schema) -> Schema:
         """Return the columns of a split's first batch that are not in the contract."""
-        first = next(self.batches(part), None)
+        first = next(self.batches(split), None)
         columns = Schema(()) if first is None else from_arrow(first.schema)
         return columns.select(undeclared_names(schema, columns.names))
 
-    def schema(self, piece: SourceObject) -> Schema:
+    def schema(self, source_object: SourceObject) -> Schema:
         """Return the columns of a source object's first batch; raise `SourceError` if there is none."""
-        first = next(self.batches(SourceSplit(piece)), None)
+        first = next(self.batches(SourceSplit(source_object)), None)
         if first is None:
-            raise SourceError("there are no rows to infer the columns from", do="pass schema=", place=Place(piece.uri))
+            raise SourceError(
+                "there are no rows to infer the columns from", do="pass schema=", place=Place(source_object.uri)
+            )
         return from_arrow(first.schema)
 
-    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
+    def read(self, split: SourceSplit, schema: Schema) -> ReadResult:
         """Return the accepted and the rejected rows; raise `SchemaError` for columns other than the contract's."""
-        batches = self.batches(part)
+        batches = self.batches(split)
         first = next(batches, None)
         with connect() as con:
             names = schema.names if first is None else tuple(first.schema.names)
-            undeclared = check_columns(schema, names, Place(part.piece.uri), self.new_columns)
+            undeclared = check_columns(schema, names, Place(split.source_object.uri), self.new_columns)
             rows = _nothing(schema) if first is None else pa.Table.from_batches(itertools.chain([first], batches))
             con.register("_batches", rows)
             nothing = "".join(f", null::varchar as {quoted(name)}" for name in schema.names if name not in names)
-            numbered = f"row_number() over () + {part.first - 1} as {POSITION}"
+            numbered = f"row_number() over () + {split.first - 1} as {POSITION}"
             con.execute(f"create temp table {RAW} as select {numbered}, *{nothing} from _batches")
             return apply_contract_to_types(con, schema, undeclared)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from pipeline.core.errors import SourceError
-from pipeline.core.sources import Extent, Log, PartReader, ReadyOffsets
+from pipeline.core.sources import Extent, Log, ReadyOffsets, SplitReader
 from pipeline.core.splits import SourceSplit
 
 MAX_ROWS = 1 << 18
@@ -47,11 +47,11 @@ class DirectTail:
                 return ReadyOffsets(until, rows, ended)
             time.sleep(min(_POLL_INTERVAL_S, max(give_up - time.monotonic(), 0)))
 
-    def reader(self, parts: Sequence[SourceSplit]) -> PartReader:
+    def reader(self, splits: Sequence[SourceSplit]) -> SplitReader:
         """Return the log, and record the splits as taken."""
-        ends = {part.piece.uri: part.end for part in parts if part.end is not None}
+        ends = {split.source_object.uri: split.end for split in splits if split.end is not None}
         self.taken.update({uri: max(self.taken.get(uri, 0), end) for uri, end in ends.items()})
-        return cast("PartReader", self.log)
+        return cast("SplitReader", self.log)
 
     def add(self, offsets: Mapping[str, int]) -> None:
         """Add partitions to read."""

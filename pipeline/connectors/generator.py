@@ -53,36 +53,36 @@ class Generator:
         """Return ranges of the rows beyond the offsets of a cursor; raise `SourceError` for an infinite log."""
         return plan_log(self, cursor, bound, row_bytes=_ROW_BYTES)
 
-    def schema(self, piece: SourceObject) -> Schema:
+    def schema(self, source_object: SourceObject) -> Schema:
         """Return the columns with the types of their expressions."""
-        del piece
+        del source_object
         with connect() as con:
             try:
                 return schema_of(con, self._rows(0, 0, 0))
             except duckdb.Error as error:
                 raise _unreadable(error) from error
 
-    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
+    def read(self, split: SourceSplit, schema: Schema) -> ReadResult:
         """Generate the rows of a range."""
-        with connect() as con, self.scan(con, part, schema) as scanned:
+        with connect() as con, self.scan(con, split, schema) as scanned:
             if scanned is None:
                 raise AssertionError("a generator can always be scanned")
             rows = arrow(con, f"select * exclude ({MISFIT}) from ({scanned.query})")
         return ReadResult(rows, REJECTED.empty_table())
 
     @contextmanager
-    def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
+    def scan(self, con: duckdb.DuckDBPyConnection, split: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         """Yield the rows of a range, with the contract's types."""
-        number = int(part.piece.uri.rpartition("/")[2])
-        end = self.extents()[part.piece.uri].end if part.end is None else part.end
+        number = int(split.source_object.uri.rpartition("/")[2])
+        end = self.extents()[split.source_object.uri].end if split.end is None else split.end
         columns = ", ".join(f"{quoted(c.name)}::{c.type} as {quoted(c.name)}" for c in schema.columns)
         try:
             schema_of(con, f"select {columns} from ({self._rows(number, 0, 0)})")
         except duckdb.Error as error:
             raise _unreadable(error) from error
-        rows = self._rows(number, part.begin, end)
+        rows = self._rows(number, split.begin, end)
         query = f"select {columns}, {POSITION}, false as {MISFIT} from ({rows})"
-        yield ScanQuery(query, end - part.begin, "select 0")
+        yield ScanQuery(query, end - split.begin, "select 0")
 
     def extents(self) -> Mapping[str, Extent]:
         """Return the extents at this time."""

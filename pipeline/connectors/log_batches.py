@@ -50,7 +50,7 @@ def plan_log(log: _Log, cursor: Cursor | None, bound: Bound, *, row_bytes: int) 
     count = sum(ends[uri] - begins[uri] for uri in extents)
     has_more = any(ends[uri] < extents[uri].end for uri in extents)
     return ReadPlan(
-        parts=tuple(_parts(extents, begins, ends, row_bytes)),
+        splits=tuple(_parts(extents, begins, ends, row_bytes)),
         cursor=_cursor({**known, **consumed}),
         new=f"{count:,} new offset{'s' * (count != 1)}{', more are left' * has_more}" if count else "",
         changed=next(
@@ -107,7 +107,7 @@ def _parts(
         ]
         for uri in sorted(extents)
     ]
-    return (part for round_ in itertools.zip_longest(*ranges) for part in round_ if part is not None)
+    return (split for round_ in itertools.zip_longest(*ranges) for split in round_ if split is not None)
 
 
 def range_of(uri: str, stamp: str, begin: int, end: int, row_bytes: int) -> SourceSplit:

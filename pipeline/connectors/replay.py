@@ -126,30 +126,30 @@ class ReplayLog:
         """The only partition."""
         return f"replay://{self.replay.table}/{self.replay.fingerprint}"
 
-    def schema(self, piece: SourceObject) -> Schema:
+    def schema(self, source_object: SourceObject) -> Schema:
         """Return the table's columns, without the origin columns."""
-        del piece
+        del source_object
         return self.table.schema.select(self._names)
 
-    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
+    def read(self, split: SourceSplit, schema: Schema) -> ReadResult:
         """Return the rows of a range."""
-        with connect() as con, self.scan(con, part, schema) as scanned:
+        with connect() as con, self.scan(con, split, schema) as scanned:
             if scanned is None:
                 raise AssertionError("a replayed table can always be scanned")
             rows = arrow(con, f"select * exclude ({MISFIT}) from ({scanned.query})")
         return ReadResult(rows, REJECTED.empty_table())
 
     @contextmanager
-    def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
+    def scan(self, con: duckdb.DuckDBPyConnection, split: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         """Yield the rows of a range."""
-        end = self.rows.num_rows if part.end is None else part.end
-        name = f"_replayed_{part.begin}"
-        rows = self.rows.slice(part.begin, end - part.begin)
-        con.register(name, rows.append_column(POSITION, pa.array(range(part.begin, end), pa.int64())))
+        end = self.rows.num_rows if split.end is None else split.end
+        name = f"_replayed_{split.begin}"
+        rows = self.rows.slice(split.begin, end - split.begin)
+        con.register(name, rows.append_column(POSITION, pa.array(range(split.begin, end), pa.int64())))
         columns = ", ".join(f"{quoted(c.name)}::{c.type} as {quoted(c.name)}" for c in schema.columns)
         try:
             yield ScanQuery(
-                f"select {columns}, {POSITION}, false as {MISFIT} from {name}", end - part.begin, "select 0"
+                f"select {columns}, {POSITION}, false as {MISFIT} from {name}", end - split.begin, "select 0"
             )
         finally:
             con.unregister(name)

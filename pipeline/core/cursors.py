@@ -75,7 +75,7 @@ class Gap:
 class ReadPlan:
     """The splits of a source to read next, and the cursor to store once they are committed."""
 
-    parts: tuple[SourceSplit, ...]
+    splits: tuple[SourceSplit, ...]
     """The splits in a stable order; empty if nothing is new."""
     cursor: Cursor
     """The cursor that is valid once the rows of all parts are committed."""
@@ -97,4 +97,4 @@ class ReadPlan:
     @property
     def size_bytes(self) -> int:
         """The number of bytes to read."""
-        return sum(part.size_bytes for part in self.parts)
+        return sum(split.size_bytes for split in self.splits)

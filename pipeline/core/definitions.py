@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Layer = Literal["bronze", "silver", "gold"]
 Unreadable = Literal["fail", "quarantine"]
-"""The action for a part of a source that fails to be read twice: fail the run, or quarantine the part by its byte range."""
+"""The action for a source split that fails to be read twice: fail the run, or quarantine the split by its byte range."""
 LAYERS: tuple[Layer, ...] = ("bronze", "silver", "gold")
 UNIQUE, NOT_NULL, SEQUENCED = "key_is_unique", "key_is_not_null", "sequence_is_not_null"
 """The expectations implied by a key; merged tables have `SEQUENCED` instead of `UNIQUE`."""

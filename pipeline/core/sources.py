@@ -54,10 +54,10 @@ class ScanQuery:
     """A query for the number of errors of the scan; run it after `query` on the same connection."""
 
 
-class PartReader(Protocol):
+class SplitReader(Protocol):
     """Reads planned splits."""
 
-    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
+    def read(self, split: SourceSplit, schema: Schema) -> ReadResult:
         """Return the rows of a split with the columns of `schema`, and their positions in the source object.
 
         Raises `SchemaError` if the columns differ, and `SplitError` if the source object can only be read completely. In
@@ -65,7 +65,7 @@ class PartReader(Protocol):
         """
 
 
-class Reader(PartReader, Protocol):
+class Reader(SplitReader, Protocol):
     """Reads a source as Arrow tables. Reading a split twice returns the same rows in the same order.
 
     A connector must implement these four members; `pipeline.connectors.ArrowReader` implements two of them for connectors
@@ -83,7 +83,7 @@ class Reader(PartReader, Protocol):
         Raises `SourceError` if there is no data, and if the source is unavailable.
         """
 
-    def schema(self, piece: SourceObject) -> Schema:
+    def schema(self, source_object: SourceObject) -> Schema:
         """Return the columns of a source object with inferred types; raise `SourceError` if it has no columns."""
 
 
@@ -91,7 +91,7 @@ class Reader(PartReader, Protocol):
 class Divisible(Protocol):
     """A reader that can divide a source object into several splits, for example by byte ranges."""
 
-    def parts(self, piece: SourceObject, target_bytes: int) -> Sequence[SourceSplit]:
+    def splits(self, source_object: SourceObject, target_bytes: int) -> Sequence[SourceSplit]:
         """Return splits of about `target_bytes` that cover the source object in order; one split if it is not divisible."""
 
 
@@ -100,7 +100,7 @@ class Scannable(Protocol):
     """A reader whose splits DuckDB can scan directly; this enables the fast path."""
 
     def scan(
-        self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema
+        self, con: duckdb.DuckDBPyConnection, split: SourceSplit, schema: Schema
     ) -> AbstractContextManager[ScanQuery | None]:
         """Return a query over the split, valid inside the context; `None` if the split must be read with `read`.
 
@@ -112,11 +112,11 @@ class Scannable(Protocol):
 class ScannableTogether(Protocol):
     """A reader whose small splits DuckDB can scan together, because one scan per split would cost more than its rows."""
 
-    def is_small(self, part: SourceSplit) -> bool:
+    def is_small(self, split: SourceSplit) -> bool:
         """Return whether a split should be scanned together with others."""
 
     def scan_together(
-        self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit], schema: Schema
+        self, con: duckdb.DuckDBPyConnection, splits: Sequence[SourceSplit], schema: Schema
     ) -> AbstractContextManager[ScanQuery | None]:
         """Return one query over several small splits, in order; its rows also have `_source`.
 
@@ -145,7 +145,7 @@ class Evolvable(Protocol):
     def evolving(self, new_columns: NewColumns) -> Reader:
         """Return the reader with this handling of new columns."""
 
-    def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
+    def beyond(self, split: SourceSplit, schema: Schema) -> Schema:
         """Return the columns of a split that are not in the contract, with types inferred from the split."""
 
 
@@ -236,7 +236,7 @@ class LogTraits:
 
 @runtime_checkable
 class Log(Protocol):
-    """An unbounded source. A source object is a partition, a split a range of its offsets: `SourceSplit(piece, begin, end)`.
+    """An unbounded source. A source object is a partition, a split a range of its offsets: `SourceSplit(source_object, begin, end)`.
 
     An offset always identifies the same record, so rereading a range returns the same rows. Offsets increase and may have
     gaps. `_position` is the offset of a record, `_source` the URI of its partition.
@@ -262,7 +262,7 @@ class Tail(Protocol):
     def ready(self, timeout_s: float) -> ReadyOffsets:
         """Return the offsets that can be read; wait until there are new records, or until the timeout."""
 
-    def reader(self, parts: Sequence[SourceSplit]) -> PartReader:
+    def reader(self, splits: Sequence[SourceSplit]) -> SplitReader:
         """Return a reader of these splits, which must be ready, from memory; they count as consumed from now on."""
 
     def add(self, offsets: Mapping[str, int]) -> None:

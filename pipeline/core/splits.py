@@ -18,7 +18,7 @@ class SourceObject:
 class SourceSplit:
     """A part of a source object that one task reads: bytes between line ends, or rows of complete row groups."""
 
-    piece: SourceObject
+    source_object: SourceObject
     begin: int = 0
     """The 0-based first byte (CSV, NDJSON) or first row (Parquet)."""
     end: int | None = None
@@ -32,8 +32,8 @@ class SourceSplit:
 
     @property
     def size_bytes(self) -> int:
-        """The size in bytes (for parts of Parquet files: uncompressed), as an estimate of work, not of memory."""
-        return self.piece.size_bytes if self.planned_bytes is None else self.planned_bytes
+        """The size in bytes (for splits of Parquet files: uncompressed), as an estimate of work, not of memory."""
+        return self.source_object.size_bytes if self.planned_bytes is None else self.planned_bytes
 
     @property
     def is_whole(self) -> bool:
@@ -43,4 +43,4 @@ class SourceSplit:
     def __str__(self) -> str:
         """Return the URI and the 0-based range of bytes (for Parquet: rows), with an exclusive end."""
         end = "its end" if self.end is None else f"{self.end}"
-        return self.piece.uri if self.is_whole else f"{self.piece.uri} from {self.begin} to {end}"
+        return self.source_object.uri if self.is_whole else f"{self.source_object.uri} from {self.begin} to {end}"

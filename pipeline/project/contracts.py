@@ -18,18 +18,18 @@ _SAMPLED_RECORDS = 1 << 18
 """The number of records per partition that are read for new columns when a stream starts."""
 
 
-def feed_contract(workspace: Workspace, feed: Feed, parts: Sequence[SourceSplit]) -> Schema:
+def feed_contract(workspace: Workspace, feed: Feed, splits: Sequence[SourceSplit]) -> Schema:
     """Return the contract of a source with `stored=False`: as declared, otherwise that of the tables it reads."""
-    return feed.schema if feed.schema.columns else inferred(workspace, feed, parts)
+    return feed.schema if feed.schema.columns else inferred(workspace, feed, splits)
 
 
-def inferred(workspace: Workspace, source: Source | Feed, parts: Sequence[SourceSplit]) -> Schema:
-    """Return the contract inferred from the first of a source's parts; raise `SourceError` if there are none."""
-    if not parts:
+def inferred(workspace: Workspace, source: Source | Feed, splits: Sequence[SourceSplit]) -> Schema:
+    """Return the contract inferred from the first split of a source; raise `SourceError` if there are none."""
+    if not splits:
         raise SourceError(
             f"source {source.name!r} has no data to infer its columns from", do="set schema=", place=source.place
         )
-    columns = stored(reader_of(workspace, source).schema(parts[0].piece)).inferred()
+    columns = stored(reader_of(workspace, source).schema(splits[0].source_object)).inferred()
     return columns if source.event_time is None else source.event_time.in_rows(columns, source.place)
 
 
@@ -42,14 +42,14 @@ def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogRea
     if not isinstance(definition, Source) or definition.new_columns != "add":
         if definition.schema is not None and is_declared:
             return definition.schema
-        return inferred(workspace, definition, log.plan(None, Bound(rows=1)).parts)
+        return inferred(workspace, definition, log.plan(None, Bound(rows=1)).splits)
     version = workspace.version(definition.name, lenient=True)
     epoch = None if version is None or version.manifest is None else version.manifest.epoch
     read = {} if epoch is None else epoch.inputs[definition.name].offsets
-    parts = _unread(log, read)
+    splits = _unread(log, read)
     if version is not None:
-        return grown(workspace, definition, with_declared(definition, own_columns(version.schema).inferred()), parts)
-    return fresh_contract(workspace, definition, parts)
+        return grown(workspace, definition, with_declared(definition, own_columns(version.schema).inferred()), splits)
+    return fresh_contract(workspace, definition, splits)
 
 
 def _unread(log: LogReader, read: Mapping[str, int]) -> tuple[SourceSplit, ...]:
@@ -77,30 +77,30 @@ def own_columns(schema: Schema) -> Schema:
     return schema.select(tuple(name for name in schema.names if name not in PROVENANCE))
 
 
-def grown(workspace: Workspace, source: Source, contract: Schema, parts: Sequence[SourceSplit]) -> Schema:
-    """Return a contract extended by the new columns of parts, if the source adds new columns.
+def grown(workspace: Workspace, source: Source, contract: Schema, splits: Sequence[SourceSplit]) -> Schema:
+    """Return a contract extended by the new columns of splits, if the source adds new columns.
 
-    The type of a new column is inferred from the first part that contains it.
+    The type of a new column is inferred from the first split that contains it.
     """
     if source.new_columns != "add":
         return contract
     reader = reader_of(workspace, source)
-    for part in parts:
-        contract = Schema((*contract.columns, *_beyond(reader, part, contract).columns))
+    for split in splits:
+        contract = Schema((*contract.columns, *_beyond(reader, split, contract).columns))
     return contract
 
 
-def _beyond(reader: Reader, part: SourceSplit, contract: Schema) -> Schema:
+def _beyond(reader: Reader, split: SourceSplit, contract: Schema) -> Schema:
     try:
-        added = reader.beyond(part, contract) if isinstance(reader, Evolvable) else Schema(())
+        added = reader.beyond(split, contract) if isinstance(reader, Evolvable) else Schema(())
     except SourceUnavailableError:
         raise
     except SourceError:
-        return Schema(())  # reading the part raises the error
+        return Schema(())  # reading the split raises the error
     return stored(added).inferred()
 
 
-def fresh_contract(workspace: Workspace, source: Source, parts: Sequence[SourceSplit]) -> Schema:
-    """Return the declared contract, otherwise that of the first part, extended by the new columns of all parts."""
-    base = inferred(workspace, source, parts) if source.schema is None else source.schema
-    return grown(workspace, source, base, parts)
+def fresh_contract(workspace: Workspace, source: Source, splits: Sequence[SourceSplit]) -> Schema:
+    """Return the declared contract, otherwise that of the first split, extended by the new columns of all splits."""
+    base = inferred(workspace, source, splits) if source.schema is None else source.schema
+    return grown(workspace, source, base, splits)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pipeline.commit.post_commit import update_quarantine
 from pipeline.core.clock import Clock, now
 from pipeline.core.errors import ConflictError, RequestError
-from pipeline.core.sources import POSITION, SOURCE, Log, PartReader, ReadyOffsets, Tail
+from pipeline.core.sources import POSITION, SOURCE, Log, ReadyOffsets, SplitReader, Tail
 from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.core.staging import RowCounts
 from pipeline.governance import Leases
@@ -217,9 +217,9 @@ class _UntailedReader:
         del timeout_s
         return ReadyOffsets({}, 0)
 
-    def reader(self, parts: Sequence[SourceSplit]) -> PartReader:
+    def reader(self, parts: Sequence[SourceSplit]) -> SplitReader:
         del parts
-        return cast("PartReader", self.log)
+        return cast("SplitReader", self.log)
 
     def add(self, offsets: Mapping[str, int]) -> None:
         del offsets

@@ -68,7 +68,7 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
         workspace, definition, rows, StepSpec(judged, _INLINE_PLAN, {}, run_id, at, existing=version)
     )
     work = task_spec_of(spec, workspace.lake, workspace.settings, producer)
-    outcome = run_task(work, Split(0, parts=spec.parts))
+    outcome = run_task(work, Split(0, source_splits=spec.source_splits))
     require_same(definition, Decision(DecisionKind.APPEND, "replay"), version, outcome.schema)
     commit = plan_commit(workspace, StagedRows(definition, outcome, run_id, version))
     manifest = replace(
@@ -157,12 +157,12 @@ def _from_text(definition: Source, rows: pa.Table, spec: StepSpec) -> tuple[Step
     by_source: dict[str, list[tuple[int, str]]] = {}
     for uri, position, text in zip(*(rows[n].to_pylist() for n in (SOURCE, POSITION, "row")), strict=True):
         by_source.setdefault(uri, []).append((position, text))
-    parts = tuple(SourceSplit(SourceObject(uri, 0, "")) for uri in by_source)
+    source_splits = tuple(SourceSplit(SourceObject(uri, 0, "")) for uri in by_source)
     before = Schema(()) if spec.existing is None else own_columns(spec.existing.schema).inferred()
     schema = with_declared(definition, before)
     reader = _StoredTextReader(_reparsable(definition), {uri: tuple(kept) for uri, kept in by_source.items()})
-    plan = source_execution_plan(definition, parts)
-    return replace(spec, execution_plan=plan, parts=parts, schema=schema), SourceProducer(
+    plan = source_execution_plan(definition, source_splits)
+    return replace(spec, execution_plan=plan, source_splits=source_splits, schema=schema), SourceProducer(
         reader, schema, spec.at, event_time=definition.event_time
     )
 
@@ -183,8 +183,8 @@ class _StoredTextReader:
     reader: Reparsable
     rows: dict[str, tuple[tuple[int, str], ...]]
 
-    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
-        kept = self.rows[part.piece.uri]
+    def read(self, source_split: SourceSplit, schema: Schema) -> ReadResult:
+        kept = self.rows[source_split.source_object.uri]
         reading = self.reader.parse([text for _, text in kept], schema)
         old = pa.array([position for position, _ in kept], pa.int64())
         return ReadResult(_restore_positions(reading.rows, old), _restore_positions(reading.rejected, old))

@@ -154,6 +154,8 @@ def _needed_bytes(spec: StepSpec, basis: StepBasis) -> int | None:
     """Return the memory needed for all rows of a step; `None` for a step on the cluster."""
     if spec.is_dataset or spec.execution_plan.executor == "ray":
         return None
-    read = sum(scan.size_bytes for scan in spec.scans.values()) + sum(part.size_bytes for part in spec.parts)
+    read = sum(scan.size_bytes for scan in spec.scans.values()) + sum(
+        source_split.size_bytes for source_split in spec.source_splits
+    )
     before = 0 if basis.version is None else sum(file.size_bytes for file in basis.version.files)
     return EXPANSION * (read + before)

@@ -22,11 +22,11 @@ def source_contract(
     """
     before = None if version is None else own_columns(version.schema).inferred()
     if before is not None and decision.takes_new:
-        contract = grown(workspace, definition, with_declared(definition, before), decision.parts)
+        contract = grown(workspace, definition, with_declared(definition, before), decision.source_splits)
         if not decision.is_later:
-            _require_first(contract, fresh_contract(workspace, definition, decision.parts))
+            _require_first(contract, fresh_contract(workspace, definition, decision.source_splits))
         return contract
-    contract = fresh_contract(workspace, definition, decision.parts)
+    contract = fresh_contract(workspace, definition, decision.source_splits)
     if before is not None and not full and definition.schema is None and definition.new_columns != "add":
         change = compare(_untyped(before), _untyped(contract))
         if change:

@@ -66,9 +66,9 @@ class Decision:
     """Whether new rows sort after existing ones, in the order of a full recomputation."""
 
     @property
-    def parts(self) -> tuple[SourceSplit, ...]:
-        """The part of a source to read."""
-        return () if self.plan is None else self.plan.parts
+    def source_splits(self) -> tuple[SourceSplit, ...]:
+        """The source splits to read."""
+        return () if self.plan is None else self.plan.splits
 
     @property
     def takes_new(self) -> bool:
@@ -139,7 +139,7 @@ def decide_source(table: TableFacts, since: ReadPlan | None, options: RunOptions
             got=few(map(str, since.gaps), _SHOWN),
             do="continue with the remaining records: headwater run --accept-gaps",
         )
-    kind = DecisionKind.APPEND if since.parts else DecisionKind.SKIP
+    kind = DecisionKind.APPEND if since.splits else DecisionKind.SKIP
     reason = "; ".join([since.new or "nothing new", *since.notes])
     return Decision(kind, reason, since, is_later=since.is_later)
 

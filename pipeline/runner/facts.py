@@ -186,15 +186,17 @@ def scans_of(workspace: Workspace, definition: Table, inputs: Mapping[str, Versi
 
 
 def execution_plan_of(
-    workspace: Workspace, definition: Table, scans: Mapping[str, Scan], parts: Sequence[SourceSplit] = ()
+    workspace: Workspace, definition: Table, scans: Mapping[str, Scan], source_splits: Sequence[SourceSplit] = ()
 ) -> ExecutionPlan:
     """Choose how a table is computed from its inputs, or from splits of an unstored source."""
-    return execution_plan(definition, scans, parts, _execution_limits(workspace))
+    return execution_plan(definition, scans, source_splits, _execution_limits(workspace))
 
 
-def source_execution_plan_of(workspace: Workspace, definition: Source, parts: Sequence[SourceSplit]) -> ExecutionPlan:
+def source_execution_plan_of(
+    workspace: Workspace, definition: Source, source_splits: Sequence[SourceSplit]
+) -> ExecutionPlan:
     """Choose how a source's splits are read."""
-    return source_execution_plan(definition, parts, _execution_limits(workspace))
+    return source_execution_plan(definition, source_splits, _execution_limits(workspace))
 
 
 def _execution_limits(workspace: Workspace) -> ExecutionLimits:

@@ -59,9 +59,14 @@ def step(tmp_path) -> Callable[..., StepResult]:
     ) -> StepResult:
         lake = Lake(Storage(str(tmp_path / f"lake{next(numbers)}")))
         if isinstance(definition, Source):
-            parts = definition.reader.plan(None).parts
-            plan = source_execution_plan(definition, parts, ExecutionLimits(execution))
-            options = {"parts": parts, "reader": definition.reader, "schema": definition.schema, **options}
+            source_splits = definition.reader.plan(None).splits
+            plan = source_execution_plan(definition, source_splits, ExecutionLimits(execution))
+            options = {
+                "source_splits": source_splits,
+                "reader": definition.reader,
+                "schema": definition.schema,
+                **options,
+            }
         else:
             plan = execution_plan(definition, scans, limits=ExecutionLimits(execution))
         spec = StepSpec(definition, plan, scans, "run1", "2024-01-01T00:00:00+00:00", **options)

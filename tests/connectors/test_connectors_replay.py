@@ -25,7 +25,7 @@ def test_rejected_text_is_valid_under_a_wider_contract(tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text)
     reader = files(path)
-    rejected = reader.read(SourceSplit(reader.pieces()[0]), NARROW).rejected
+    rejected = reader.read(SourceSplit(reader.source_objects()[0]), NARROW).rejected
     assert rejected.num_rows == 3
 
     again = reader.parse(rejected.column("row").to_pylist(), WIDE)

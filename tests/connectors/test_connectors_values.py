@@ -82,8 +82,8 @@ def reads(tmp_path):
     def call(name, text, schema, **options):
         (tmp_path / name).write_text(text, encoding="utf-8", newline="")
         reader = files(tmp_path / name, **options)
-        part = SourceSplit(reader.pieces()[0])
-        return reader.read(part, schema), lambda con: reader.scan(con, part, schema)
+        split = SourceSplit(reader.source_objects()[0])
+        return reader.read(split, schema), lambda con: reader.scan(con, split, schema)
 
     return call
 
@@ -325,21 +325,21 @@ def test_inferred_type_can_read_its_sample(tmp_path, values, kind, form):
     lines = [f'{{"x":{value if numbers else json.dumps(value)}}}' for value in values]
     (tmp_path / f"a.{form}").write_text("\n".join(lines if form == "json" else ["x", *values]) + "\n")
     reader = files(tmp_path / f"a.{form}")
-    piece = reader.pieces()[0]
+    source_object = reader.source_objects()[0]
 
-    schema = reader.schema(piece)
+    schema = reader.schema(source_object)
 
     if form == "csv" or numbers or kind in {"VARCHAR", "DATE", "TIMESTAMPTZ"}:
         assert schema.as_dict() == {"x": kind}
-    assert reader.read(SourceSplit(piece), schema).rejected.num_rows == 0
+    assert reader.read(SourceSplit(source_object), schema).rejected.num_rows == 0
 
 
 def test_integers_in_nested_json_are_never_floats(tmp_path):
     (tmp_path / "a.json").write_text('{"x":[9007199254740993]}\n{"x":[18446744073709551616]}\n')
     reader = files(tmp_path / "a.json")
-    piece = reader.pieces()[0]
+    source_object = reader.source_objects()[0]
 
-    assert reader.schema(piece).as_dict() == {"x": "DECIMAL(38,0)[]"}
+    assert reader.schema(source_object).as_dict() == {"x": "DECIMAL(38,0)[]"}
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_narrowing_parquet_columns_is_lossless(tmp_path, column, kind, right):
     pq.write_table(pa.table({"x": column}), tmp_path / "a.parquet")
     reader = files(tmp_path / "a.parquet")
 
-    reading = reader.read(SourceSplit(reader.pieces()[0]), Schema.of({"x": kind}))
+    reading = reader.read(SourceSplit(reader.source_objects()[0]), Schema.of({"x": kind}))
 
     assert reading.rows.num_rows == right if isinstance(right, int) else reading.rows["x"].to_pylist() == right
     assert reading.rows.num_rows + reading.rejected.num_rows == len(column)

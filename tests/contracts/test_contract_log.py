@@ -31,7 +31,7 @@ from pipeline.core.sources import MISFIT, POSITION, Extent, Log, Reader, ReadRes
 from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
-from tests.rigs.logs import pieces
+from tests.rigs.logs import source_objects
 
 SOON_S = 20.0
 
@@ -113,11 +113,11 @@ def world(request: pytest.FixtureRequest) -> World:
 
 
 def by_uri(log: Log) -> dict[str, SourceObject]:
-    return {piece.uri: piece for piece in pieces(log)}
+    return {source_object.uri: source_object for source_object in source_objects(log)}
 
 
-def part(piece: SourceObject, begin: int, end: int) -> SourceSplit:
-    return SourceSplit(piece, begin, end, first=begin)
+def split_of(source_object: SourceObject, begin: int, end: int) -> SourceSplit:
+    return SourceSplit(source_object, begin, end, first=begin)
 
 
 def read(tail: Tail, split: SourceSplit, schema: Schema) -> ReadResult:
@@ -147,7 +147,7 @@ def together(readings: list[ReadResult]) -> tuple[list[dict[str, object]], list[
 
 def whole(world: World, extents: dict[str, Extent]) -> dict[str, ReadResult]:
     objects = by_uri(world.log)
-    return {uri: world.log.read(part(objects[uri], e.begin, e.end), world.schema) for uri, e in extents.items()}
+    return {uri: world.log.read(split_of(objects[uri], e.begin, e.end), world.schema) for uri, e in extents.items()}
 
 
 def caught_up(tail: Tail, extents: dict[str, Extent]) -> dict[str, int]:
@@ -201,8 +201,8 @@ def test_rows_are_independent_of_the_offset_ranges(world, seed):
     for uri, reading in whole(world, extents).items():
         extent = extents[uri]
         cuts = sorted({extent.begin, extent.end, *(draw.randint(extent.begin, extent.end) for _ in range(2))})
-        parts = [part(objects[uri], a, b) for a, b in itertools.pairwise(cuts)]
-        assert together([read_range(world.log, each, world.schema) for each in parts]) == together([reading])
+        splits = [split_of(objects[uri], a, b) for a, b in itertools.pairwise(cuts)]
+        assert together([read_range(world.log, each, world.schema) for each in splits]) == together([reading])
 
 
 @pytest.mark.parametrize("rows", [None, 1, 7])
@@ -210,14 +210,14 @@ def test_successive_plans_cover_the_log(world, rows):
     cursor, taken = None, []
     for _ in range(2):
         count = world.more()
-        while (plan := world.log.plan(cursor, Bound(rows))).parts:
-            assert rows is None or sum(each.end - each.begin for each in plan.parts) <= rows
-            taken += plan.parts
+        while (plan := world.log.plan(cursor, Bound(rows))).splits:
+            assert rows is None or sum(each.end - each.begin for each in plan.splits) <= rows
+            taken += plan.splits
             cursor = Cursor(**json.loads(json.dumps(asdict(plan.cursor))))
         assert (plan.cursor, plan.changed, plan.lost, plan.gaps) == (cursor, "", (), ())
     ranges: dict[str, list[tuple[int, int]]] = {}
     for each in taken:
-        ranges.setdefault(each.piece.uri, []).append((each.begin, each.end))
+        ranges.setdefault(each.source_object.uri, []).append((each.begin, each.end))
     for uri, extent in world.log.extents().items():
         ends = [extent.begin, *(end for _, end in ranges.get(uri, ()))]
         assert [begin for begin, _ in ranges.get(uri, ())] == ends[:-1]
@@ -236,7 +236,7 @@ def test_tail_equals_reading_for_epochs_of_any_size(world):
             for uri, extent in extents.items():
                 middle = (at[uri] + extent.end) // 2
                 for end in (middle, extent.end):
-                    split = part(objects[uri], at[uri], end)
+                    split = split_of(objects[uri], at[uri], end)
                     taken[uri].append(read_range(tail.reader([split]), split, world.schema))
                     at[uri] = end
             world.more()
@@ -253,11 +253,11 @@ def test_tail_begins_at_its_offsets_and_accepts_more_partitions(world):
     begin = (extents[first].begin + extents[first].end) // 2
     with world.log.tail({first: begin}) as tail:
         assert caught_up(tail, {first: extents[first]}).keys() == {first}
-        rest = read(tail, part(objects[first], begin, extents[first].end), world.schema)
+        rest = read(tail, split_of(objects[first], begin, extents[first].end), world.schema)
         tail.add({second: extents[second].begin})
         caught_up(tail, {uri: extents[uri] for uri in (first, second)})
-        other = read(tail, part(objects[second], extents[second].begin, extents[second].end), world.schema)
-    assert rest.rows.equals(world.log.read(part(objects[first], begin, extents[first].end), world.schema).rows)
+        other = read(tail, split_of(objects[second], extents[second].begin, extents[second].end), world.schema)
+    assert rest.rows.equals(world.log.read(split_of(objects[first], begin, extents[first].end), world.schema).rows)
     assert other.rows.num_rows + other.rejected.num_rows > 0
 
 
@@ -272,7 +272,7 @@ def test_tail_waits_for_records_and_wakes_up(world):
             ready = tail.ready(SOON_S)
             assert ready.rows
             for uri, end in ready.offsets.items():
-                reading = read(tail, part(objects[uri], extents[uri].end, end), world.schema)
+                reading = read(tail, split_of(objects[uri], extents[uri].end, end), world.schema)
                 seen += reading.rows.num_rows + reading.rejected.num_rows
                 extents[uri] = Extent(extents[uri].begin, end)
         assert seen == count
@@ -286,9 +286,9 @@ def test_range_that_a_tail_no_longer_buffers_is_read_again(world):
     extent, middle = extents[uri], (extents[uri].begin + extents[uri].end) // 2
     with world.log.tail({uri: extent.begin}) as tail:
         caught_up(tail, {uri: extent})
-        first = read(tail, part(objects[uri], extent.begin, middle), world.schema)
-        read(tail, part(objects[uri], middle, extent.end), world.schema)
-        again = read(tail, part(objects[uri], extent.begin, middle), world.schema)
+        first = read(tail, split_of(objects[uri], extent.begin, middle), world.schema)
+        read(tail, split_of(objects[uri], middle, extent.end), world.schema)
+        again = read(tail, split_of(objects[uri], extent.begin, middle), world.schema)
     assert again.rows.equals(first.rows)
 
 
@@ -334,6 +334,6 @@ def test_missing_partition_is_rejected(world):
 @written
 def test_provenance_column_name_is_rejected(world):
     world.more()
-    piece = pieces(world.log)[0]
+    source_object = source_objects(world.log)[0]
     with pytest.raises(SchemaError, match="'_position' is reserved for the origin"):
-        world.log.read(part(piece, 0, 1), Schema.of({"_position": "BIGINT"}))
+        world.log.read(split_of(source_object, 0, 1), Schema.of({"_position": "BIGINT"}))

@@ -91,7 +91,7 @@ def put(
     path = folder / kind
     path.write_bytes(READERS[kind](names, ROWS if rows is None else rows))
     reader = files(path)
-    return reader, reader.pieces()[0]
+    return reader, reader.source_objects()[0]
 
 
 def first_row(kind: str) -> int:
@@ -100,9 +100,9 @@ def first_row(kind: str) -> int:
 
 
 def test_valid_rows_are_read_and_others_have_a_reason(kind, tmp_path):
-    reader, piece = put(tmp_path, kind)
+    reader, source_object = put(tmp_path, kind)
 
-    reading = reader.read(SourceSplit(piece), SCHEMA)
+    reading = reader.read(SourceSplit(source_object), SCHEMA)
 
     assert reading.rows.column_names == [*NAMES, POSITION]
     assert [tuple(row.values())[:3] for row in reading.rows.to_pylist()] == FIT
@@ -111,9 +111,9 @@ def test_valid_rows_are_read_and_others_have_a_reason(kind, tmp_path):
 
 
 def test_each_record_is_a_row_or_rejected_at_its_own_position(kind, tmp_path):
-    reader, piece = put(tmp_path, kind)
+    reader, source_object = put(tmp_path, kind)
 
-    reading = reader.read(SourceSplit(piece), SCHEMA)
+    reading = reader.read(SourceSplit(source_object), SCHEMA)
 
     first = first_row(kind)
     assert reading.rows.column(POSITION).to_pylist() == [first, first + 2, first + 3]
@@ -121,63 +121,63 @@ def test_each_record_is_a_row_or_rejected_at_its_own_position(kind, tmp_path):
 
 
 def test_reading_twice_gives_the_same_rows(kind, tmp_path):
-    reader, piece = put(tmp_path, kind)
+    reader, source_object = put(tmp_path, kind)
 
-    first, second = reader.read(SourceSplit(piece), SCHEMA), reader.read(SourceSplit(piece), SCHEMA)
+    first, second = reader.read(SourceSplit(source_object), SCHEMA), reader.read(SourceSplit(source_object), SCHEMA)
 
     assert first.rows.equals(second.rows)
     assert first.rejected.equals(second.rejected)
 
 
 def test_rejects_of_one_object_do_not_affect_the_next(kind, tmp_path):
-    reader, piece = put(tmp_path, kind)
+    reader, source_object = put(tmp_path, kind)
     other = tmp_path / "other"
     other.mkdir()
     clean, clean_piece = put(other, kind, rows=[ROWS[0]])
 
-    assert reader.read(SourceSplit(piece), SCHEMA).rejected.num_rows == 1
+    assert reader.read(SourceSplit(source_object), SCHEMA).rejected.num_rows == 1
     assert clean.read(SourceSplit(clean_piece), SCHEMA).rejected.num_rows == 0
 
 
 def test_order_of_columns_does_not_matter(kind, tmp_path):
-    reader, piece = put(tmp_path, kind, ("x", "id", "name"), [("1.5", "1", "a")])
+    reader, source_object = put(tmp_path, kind, ("x", "id", "name"), [("1.5", "1", "a")])
 
-    assert reader.read(SourceSplit(piece), SCHEMA).rows.to_pylist() == [
+    assert reader.read(SourceSplit(source_object), SCHEMA).rows.to_pylist() == [
         {"id": 1, "name": "a", "x": 1.5, POSITION: first_row(kind)}
     ]
 
 
 def test_new_column_is_an_error_with_file_and_change(kind, tmp_path):
-    reader, piece = put(tmp_path, kind, (*NAMES, "y"), [("1", "a", "1.5", "9")])
+    reader, source_object = put(tmp_path, kind, (*NAMES, "y"), [("1", "a", "1.5", "9")])
 
     with pytest.raises(SchemaError, match="new column 'y'") as error:
-        reader.read(SourceSplit(piece), SCHEMA)
+        reader.read(SourceSplit(source_object), SCHEMA)
     assert error.value.place is not None
-    assert error.value.place.file == piece.uri
+    assert error.value.place.file == source_object.uri
 
 
 def test_missing_column_is_an_error_unless_the_format_has_none(kind, tmp_path):
-    reader, piece = put(tmp_path, kind, ("id", "name"), [("1", "a")])
+    reader, source_object = put(tmp_path, kind, ("id", "name"), [("1", "a")])
 
     if "json" in kind:  # a field that no object has is null
-        assert reader.read(SourceSplit(piece), SCHEMA).rows.column("x").to_pylist() == [None]
+        assert reader.read(SourceSplit(source_object), SCHEMA).rows.column("x").to_pylist() == [None]
         return
     with pytest.raises(SchemaError, match="no 'x'"):
-        reader.read(SourceSplit(piece), SCHEMA)
+        reader.read(SourceSplit(source_object), SCHEMA)
 
 
 def test_provenance_column_name_is_rejected(kind, tmp_path):
-    reader, piece = put(tmp_path, kind, ("id", "_position"), [("1", "7")])
+    reader, source_object = put(tmp_path, kind, ("id", "_position"), [("1", "7")])
 
     with pytest.raises(SchemaError, match="'_position' is reserved for the origin"):
-        reader.read(SourceSplit(piece), Schema.of({"id": "BIGINT", "_position": "BIGINT"}))
+        reader.read(SourceSplit(source_object), Schema.of({"id": "BIGINT", "_position": "BIGINT"}))
 
 
 def test_fractional_number_is_not_an_integer(kind, tmp_path):
     rows = [("1.5", "a", "1"), ("2.0", "b", "1"), ("9223372036854775807", "c", "1"), ("9223372036854775808", "d", "1")]
-    reader, piece = put(tmp_path, kind, rows=rows)
+    reader, source_object = put(tmp_path, kind, rows=rows)
 
-    reading = reader.read(SourceSplit(piece), SCHEMA)
+    reading = reader.read(SourceSplit(source_object), SCHEMA)
 
     assert reading.rows.column("id").to_pylist() == [2, 9223372036854775807]
     assert reading.rejected.column("reason").to_pylist() == [
@@ -189,9 +189,9 @@ def test_fractional_number_is_not_an_integer(kind, tmp_path):
 def test_zero_rows_are_valid(kind, tmp_path):
     if "json" in kind:
         pytest.skip("without lines there is no JSON file: that is an empty file")
-    reader, piece = put(tmp_path, kind, rows=[])
+    reader, source_object = put(tmp_path, kind, rows=[])
 
-    reading = reader.read(SourceSplit(piece), SCHEMA)
+    reading = reader.read(SourceSplit(source_object), SCHEMA)
 
     assert reading.rows.num_rows == reading.rejected.num_rows == 0
     assert reading.rows.schema.names == [*NAMES, POSITION]
@@ -207,9 +207,9 @@ def test_glob_characters_in_a_name_are_literal(kind, tmp_path):
         for neighbour in (name, "a b1", "aXb", "qQx"):
             (folder / f"{neighbour}.{suffix}").write_bytes(content)
         reader = files(folder / f"{name}.{suffix}")
-        (piece,) = reader.pieces()
-        assert reader.read(SourceSplit(piece), SCHEMA).rows.num_rows == 1
-        assert reader.schema(piece).names == NAMES
+        (source_object,) = reader.source_objects()
+        assert reader.read(SourceSplit(source_object), SCHEMA).rows.num_rows == 1
+        assert reader.schema(source_object).names == NAMES
 
 
 def test_empty_file_is_rejected(kind, tmp_path):
@@ -217,34 +217,34 @@ def test_empty_file_is_rejected(kind, tmp_path):
     reader = files(tmp_path / kind)
 
     with pytest.raises(SourceError, match=r"empty|unpacked"):
-        reader.read(SourceSplit(reader.pieces()[0]), SCHEMA)
+        reader.read(SourceSplit(reader.source_objects()[0]), SCHEMA)
 
 
 def test_truncated_file_is_rejected_or_the_loss_is_counted(kind, tmp_path):
     content = READERS[kind](NAMES, ROWS * 2000)
     (tmp_path / kind).write_bytes(content[: len(content) * 2 // 3])
     reader = files(tmp_path / kind)
-    piece = reader.pieces()[0]
+    source_object = reader.source_objects()[0]
 
     if kind in {"a.csv", "a.tsv", "a.ndjson"}:  # plain text does not show where it should end
-        reading = reader.read(SourceSplit(piece), SCHEMA)
+        reading = reader.read(SourceSplit(source_object), SCHEMA)
         assert 0 < reading.rows.num_rows + reading.rejected.num_rows < 8000
         return
     with pytest.raises(SourceError, match=r"cannot be (decompressed|read)"):
-        reader.read(SourceSplit(piece), SCHEMA)
+        reader.read(SourceSplit(source_object), SCHEMA)
 
 
 def test_deleted_file_is_rejected(kind, tmp_path):
-    reader, piece = put(tmp_path, kind)
-    Path(piece.uri).unlink()
+    reader, source_object = put(tmp_path, kind)
+    Path(source_object.uri).unlink()
 
     with pytest.raises(SourceError, match=r"cannot be (decompressed|read)"):
-        reader.read(SourceSplit(piece), SCHEMA)
+        reader.read(SourceSplit(source_object), SCHEMA)
 
 
 def test_rejected_rows_are_valid_under_a_wider_contract(kind, tmp_path):
-    reader, piece = put(tmp_path, kind, ("x", "id", "name"), [("1", f"q{i}", 'a, "b"') for i in range(3)])
-    texts = reader.read(SourceSplit(piece), SCHEMA).rejected.column("row").to_pylist()
+    reader, source_object = put(tmp_path, kind, ("x", "id", "name"), [("1", f"q{i}", 'a, "b"') for i in range(3)])
+    texts = reader.read(SourceSplit(source_object), SCHEMA).rejected.column("row").to_pylist()
 
     again = reader.parse(texts, Schema.of({"id": "VARCHAR", "name": "VARCHAR", "x": "DOUBLE"}))
 
@@ -254,8 +254,8 @@ def test_rejected_rows_are_valid_under_a_wider_contract(kind, tmp_path):
 
 
 def test_rejected_rows_are_rejected_again_under_the_same_contract(kind, tmp_path):
-    reader, piece = put(tmp_path, kind, rows=[ROWS[1], ROWS[1]])
-    rejected = reader.read(SourceSplit(piece), SCHEMA).rejected
+    reader, source_object = put(tmp_path, kind, rows=[ROWS[1], ROWS[1]])
+    rejected = reader.read(SourceSplit(source_object), SCHEMA).rejected
 
     again = reader.parse(rejected.column("row").to_pylist(), SCHEMA)
 

@@ -34,9 +34,9 @@ SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
 ALONE = Schema.of({"a": "VARCHAR"})
 
 
-def fast_path_rows(reader: Files, part: SourceSplit, schema: Schema) -> pa.Table | None:
+def fast_path_rows(reader: Files, split: SourceSplit, schema: Schema) -> pa.Table | None:
     """The rows of a split's fast path, or None if it is not usable."""
-    with connect(Limits(threads=1)) as con, reader.scan(con, part, schema) as scanned:
+    with connect(Limits(threads=1)) as con, reader.scan(con, split, schema) as scanned:
         if scanned is None:
             return None
         try:
@@ -54,9 +54,9 @@ Outcome = ReadResult | str
 """The rows that were read, or the class of the error."""
 
 
-def read(reader: Files, part: SourceSplit, schema: Schema) -> Outcome:
+def read(reader: Files, split: SourceSplit, schema: Schema) -> Outcome:
     try:
-        return reader.read(part, schema)
+        return reader.read(split, schema)
     except (SourceError, SchemaError) as error:
         return type(error).__name__
 
@@ -72,24 +72,24 @@ def together(outcomes: list[Outcome]):
 def check(path: Path, schema: Schema, target_bytes: int, **options) -> tuple[int, int]:
     """Compare the splits of a file with the entire file; return their number, and how many use the fast path."""
     reader = files(path, **options)
-    (piece,) = reader.pieces()
-    parts = reader.parts(piece, target_bytes)
-    assert [part.begin for part in parts] == [0, *(part.end for part in parts[:-1])]
-    assert parts[-1].end is None
-    alone = [read(reader, part, schema) for part in parts]
-    fast = [fast_path_rows(reader, part, schema) for part in parts]
+    (source_object,) = reader.source_objects()
+    splits = reader.splits(source_object, target_bytes)
+    assert [split.begin for split in splits] == [0, *(split.end for split in splits[:-1])]
+    assert splits[-1].end is None
+    alone = [read(reader, split, schema) for split in splits]
+    fast = [fast_path_rows(reader, split, schema) for split in splits]
     for outcome, rows in zip(alone, fast, strict=True):
         if rows is not None and not isinstance(outcome, str):
             assert rows.equals(outcome.rows)
             assert outcome.rejected.num_rows == 0
-    whole_file = together([read(reader, SourceSplit(piece), schema)])
+    whole_file = together([read(reader, SourceSplit(source_object), schema)])
     mixed = [o if rows is None else ReadResult(rows, rows.slice(0, 0)) for o, rows in zip(alone, fast, strict=True)]
-    allowed = [whole_file, SplitError.__name__ if len(parts) > 1 else whole_file]
+    allowed = [whole_file, SplitError.__name__ if len(splits) > 1 else whole_file]
     if whole_file == SourceError.__name__:
         allowed.append(([], []))  # inconsistent line ends in separate splits, without loss of rows
     assert together(alone) in allowed
     assert together(mixed) in allowed
-    return len(parts), sum(rows is not None for rows in fast)
+    return len(splits), sum(rows is not None for rows in fast)
 
 
 TOKENS = [
@@ -184,13 +184,15 @@ def test_splits_of_json_lines_equal_the_file(lines, ends, start, target, tmp_pat
     assume(path.stat().st_size > 0)
 
     reader = files(path)
-    (piece,) = reader.pieces()
-    if read(reader, SourceSplit(piece), SCHEMA) == SchemaError.__name__:  # a split has only the fields of its own lines
-        outcomes = [read(reader, part, SCHEMA) for part in reader.parts(piece, target)]
+    (source_object,) = reader.source_objects()
+    if (
+        read(reader, SourceSplit(source_object), SCHEMA) == SchemaError.__name__
+    ):  # a split has only the fields of its own lines
+        outcomes = [read(reader, split, SCHEMA) for split in reader.splits(source_object, target)]
         assert SchemaError.__name__ in outcomes
         assert all(
-            fast_path_rows(reader, part, SCHEMA) is None
-            for part, o in zip(reader.parts(piece, target), outcomes, strict=True)
+            fast_path_rows(reader, split, SCHEMA) is None
+            for split, o in zip(reader.splits(source_object, target), outcomes, strict=True)
             if isinstance(o, str)
         )
         return
@@ -210,10 +212,10 @@ def test_split_point_inside_a_quoted_field_is_detected(body, tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("a,b\n" + body)
     reader = files(path)
-    (piece,) = reader.pieces()
-    parts = reader.parts(piece, 4)
+    (source_object,) = reader.source_objects()
+    splits = reader.splits(source_object, 4)
 
-    (first, *_) = (part for part in parts if read(reader, part, SCHEMA) == SplitError.__name__)
+    (first, *_) = (split for split in splits if read(reader, split, SCHEMA) == SplitError.__name__)
     with pytest.raises(
         SplitError, match="cannot be read independently: the last record is incomplete; read the file as one split"
     ):
@@ -272,10 +274,12 @@ def test_compressed_file_is_not_split_and_uses_the_fast_path(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a.parquet"])
 def test_file_below_the_target_size_is_not_opened(name):
-    piece = SourceObject(f"nowhere/{name}", 100, "")
+    source_object = SourceObject(f"nowhere/{name}", 100, "")
 
-    assert list(files(name).parts(piece, 100)) == [SourceSplit(piece)]
-    assert list(files(name).parts(piece, 1)) == [SourceSplit(piece)]  # only reading it raises the error
+    assert list(files(name).splits(source_object, 100)) == [SourceSplit(source_object)]
+    assert list(files(name).splits(source_object, 1)) == [
+        SourceSplit(source_object)
+    ]  # only reading it raises the error
 
 
 @pytest.mark.parametrize("head", ['"a\nc",b\n', 'a",b\n', 'a,"b\n', "a\rc,b\n"])
@@ -284,7 +288,7 @@ def test_unusual_header_prevents_splits(head, tmp_path):
     path.write_text(head + "1,2\n" * 9, newline="")
     reader = files(path)
 
-    assert len(reader.parts(reader.pieces()[0], 1)) == (10 - 1 if head == 'a",b\n' else 1)
+    assert len(reader.splits(reader.source_objects()[0], 1)) == (10 - 1 if head == 'a",b\n' else 1)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
@@ -292,16 +296,16 @@ def test_split_with_different_columns_is_rejected(name, tmp_path):
     (tmp_path / "a.csv").write_text("a,c\n1,x\n")
     pq.write_table(pa.table({"a": [1], "c": ["x"]}), tmp_path / "a.parquet")
     reader = files(tmp_path / name)
-    part = SourceSplit(reader.pieces()[0])
+    split = SourceSplit(reader.source_objects()[0])
 
     with (
         connect() as con,
         pytest.raises(SchemaError, match="no 'b', new column 'c'"),
-        reader.scan(con, part, SCHEMA),
+        reader.scan(con, split, SCHEMA),
     ):
         pass
-    Path(part.piece.uri).unlink()
-    with connect() as con, pytest.raises(SourceError, match="cannot be read"), reader.scan(con, part, SCHEMA):
+    Path(split.source_object.uri).unlink()
+    with connect() as con, pytest.raises(SourceError, match="cannot be read"), reader.scan(con, split, SCHEMA):
         pass
 
 
@@ -321,8 +325,8 @@ def test_connection_is_reused_for_several_splits(tmp_path):
     reader = files(path)
     odd = []
     with connect(Limits(threads=1)) as con:
-        for part in reader.parts(reader.pieces()[0], 1):
-            with reader.scan(con, part, SCHEMA) as scanned:
+        for split in reader.splits(reader.source_objects()[0], 1):
+            with reader.scan(con, split, SCHEMA) as scanned:
                 con.sql(scanned.query).to_arrow_table()
                 odd.append(con.execute(scanned.rejects).fetchall()[0][0])
         assert con.execute("from duckdb_tables()").fetchall() == []

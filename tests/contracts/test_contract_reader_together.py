@@ -63,29 +63,31 @@ PARQUET = st.sampled_from(
 )
 
 
-def one_by_one(reader: Files, parts: list[SourceSplit]):
+def one_by_one(reader: Files, splits: list[SourceSplit]):
     """The result of reading each file individually."""
     rows, rejected = [], []
-    for part in parts:
-        reading = reader.read(part, SCHEMA)
-        rows += [(part.piece.uri, r[POSITION], r["a"], r["b"]) for r in reading.rows.to_pylist()]
-        rejected += [(part.piece.uri, r[POSITION], r["reason"], r["row"]) for r in reading.rejected.to_pylist()]
+    for split in splits:
+        reading = reader.read(split, SCHEMA)
+        rows += [(split.source_object.uri, r[POSITION], r["a"], r["b"]) for r in reading.rows.to_pylist()]
+        rejected += [
+            (split.source_object.uri, r[POSITION], r["reason"], r["row"]) for r in reading.rejected.to_pylist()
+        ]
     return rows, rejected
 
 
-def by_blocks(reader: Files, parts: list[SourceSplit]):
+def by_blocks(reader: Files, splits: list[SourceSplit]):
     """The result of the validating pass."""
     with connect(Limits(threads=1)) as con:
-        blocks = list(SourceProducer(reader, SCHEMA, AT).blocks(con, Split(0, parts=tuple(parts))))
+        blocks = list(SourceProducer(reader, SCHEMA, AT).blocks(con, Split(0, source_splits=tuple(splits))))
         rows = [(r[SOURCE], r[POSITION], r["a"], r["b"]) for block in blocks for r in block.to_pylist()]
         return rows, con.sql(f"select _source, _position, reasons, row from {REJECTED}").fetchall()
 
 
-def by_scan(reader: Files, parts: list[SourceSplit]):
+def by_scan(reader: Files, splits: list[SourceSplit]):
     """The result of the fast path; `None` if it is not usable."""
     with (
         connect(Limits(threads=1)) as con,
-        SourceProducer(reader, SCHEMA, AT).for_fast_path(con, Split(0, parts=tuple(parts))) as query,
+        SourceProducer(reader, SCHEMA, AT).for_fast_path(con, Split(0, source_splits=tuple(splits))) as query,
     ):
         if query is None:
             return None
@@ -106,10 +108,10 @@ def outcome(call, *given):
 
 
 def check(reader: Files) -> None:
-    parts = [SourceSplit(piece) for piece in reader.pieces()]
-    expected = outcome(one_by_one, reader, parts)
-    assert outcome(by_blocks, reader, parts) == expected
-    scanned = outcome(by_scan, reader, parts)
+    splits = [SourceSplit(source_object) for source_object in reader.source_objects()]
+    expected = outcome(one_by_one, reader, splits)
+    assert outcome(by_blocks, reader, splits) == expected
+    scanned = outcome(by_scan, reader, splits)
     if isinstance(scanned, type):
         assert scanned == expected
     elif scanned is not None:
@@ -161,16 +163,16 @@ def write(folder: Path, kind: str, count: int) -> Files:
 @pytest.mark.parametrize("kind", ["csv", "ndjson", "parquet"])
 def test_small_files_share_a_scan_per_order_of_columns(kind, tmp_path):
     reader = write(tmp_path, kind, 60)
-    parts = [SourceSplit(piece) for piece in reader.pieces()]
+    splits = [SourceSplit(source_object) for source_object in reader.source_objects()]
 
     with (
         connect(Limits(threads=1)) as con,
-        SourceProducer(reader, SCHEMA, AT).for_fast_path(con, Split(0, parts=tuple(parts))) as query,
+        SourceProducer(reader, SCHEMA, AT).for_fast_path(con, Split(0, source_splits=tuple(splits))) as query,
     ):
         assert query.query.count("read_csv(") + query.query.count("read_parquet(") == (1 if kind == "ndjson" else 2)
         rows = con.sql(f"select a, {SOURCE}, {POSITION} from ({query.query})").fetchall()
         assert con.execute("select count(*) from duckdb_tables()").fetchall()[0][0] in {0, 2, 4}
-    assert rows == [(n, part.piece.uri, 2 if kind == "csv" else 1) for n, part in enumerate(parts)]
+    assert rows == [(n, split.source_object.uri, 2 if kind == "csv" else 1) for n, split in enumerate(splits)]
 
 
 @pytest.mark.parametrize("kind", ["csv", "ndjson"])
@@ -180,27 +182,29 @@ def test_only_the_invalid_file_is_read_individually(kind, tmp_path, monkeypatch)
     odd.write_text(odd.read_text().replace("41", '"x"'))
     read = []
     monkeypatch.setattr(
-        Files, "read", lambda self, part, schema, was=Files.read: read.append(part) or was(self, part, schema)
+        Files, "read", lambda self, split, schema, was=Files.read: read.append(split) or was(self, split, schema)
     )
-    parts = [SourceSplit(piece) for piece in reader.pieces()]
+    splits = [SourceSplit(source_object) for source_object in reader.source_objects()]
 
-    rows, rejected = by_blocks(reader, parts)
+    rows, rejected = by_blocks(reader, splits)
 
-    assert [part.piece.uri for part in read] == [str(odd)]
+    assert [split.source_object.uri for split in read] == [str(odd)]
     assert (len(rows), len(rejected)) == (63, 1)
-    assert [source for source, *_ in rows] == [part.piece.uri for part in parts if part.piece.uri != str(odd)]
+    assert [source for source, *_ in rows] == [
+        split.source_object.uri for split in splits if split.source_object.uri != str(odd)
+    ]
 
 
 def test_scan_is_limited_in_files_and_bytes_and_large_files_are_separate(tmp_path, monkeypatch):
     reader = write(tmp_path, "csv", 10)
     (tmp_path / "0004.csv").write_text("a,b\n" + "1,x\n" * 400_000)
     monkeypatch.setattr(row_producers, "TOGETHER_FILES", 3)
-    parts = [SourceSplit(piece) for piece in reader.pieces()]
+    splits = [SourceSplit(source_object) for source_object in reader.source_objects()]
 
-    groups = SourceProducer(reader, SCHEMA, AT).groups(parts)
+    groups = SourceProducer(reader, SCHEMA, AT).groups(splits)
 
     assert [len(group) for group in groups] == [3, 1, 1, 3, 2]
-    assert [part for group in groups for part in group] == parts
+    assert [split for group in groups for split in group] == splits
 
 
 def test_glob_characters_in_a_file_name_are_literal(tmp_path):

@@ -12,7 +12,7 @@ from pipeline.connectors.kafka import kafka
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION
 from pipeline.core.splits import SourceSplit
-from tests.rigs.logs import pieces
+from tests.rigs.logs import source_objects
 
 pytestmark = [pytest.mark.proof, pytest.mark.fault(14)]
 IDS = Schema.of({"id": "BIGINT"})
@@ -32,9 +32,9 @@ def test_a_tail_continues_while_brokers_are_killed(count, tmp_path):
         cluster.create_topic("t", replicas=count)
         log = kafka("t", servers=cluster.bootstrap)
         producer = Producer({"bootstrap.servers": cluster.bootstrap, "log_level": 0, "enable.idempotence": True})
-        piece = pieces(log)[0]
+        source_object = source_objects(log)[0]
         taken, at = [], 0
-        with log.tail({piece.uri: 0}) as tail:
+        with log.tail({source_object.uri: 0}) as tail:
             for period in range(4):
                 if period:
                     cluster.kill(1 + period % count)
@@ -45,12 +45,12 @@ def test_a_tail_continues_while_brokers_are_killed(count, tmp_path):
                     cluster.start(1)
                 assert producer.flush(SOON_S) == 0
                 while at < (period + 1) * 100:
-                    end = tail.ready(SOON_S).offsets[piece.uri]
-                    reading = tail.reader().read(SourceSplit(piece, at, end), IDS)
+                    end = tail.ready(SOON_S).offsets[source_object.uri]
+                    reading = tail.reader().read(SourceSplit(source_object, at, end), IDS)
                     taken += zip(reading.rows["id"].to_pylist(), reading.rows[POSITION].to_pylist(), strict=True)
                     at = end
                 if period and count > 1:
                     cluster.start(1 + period % count)
         assert taken == [(number, number) for number in range(400)]
-        again = log.read(SourceSplit(piece, 0, 400), IDS)
+        again = log.read(SourceSplit(source_object, 0, 400), IDS)
         assert again.rows["id"].to_pylist() == list(range(400))

@@ -26,7 +26,7 @@ def test_a_wide_file_with_a_bad_value_is_read_like_a_narrow_one(tmp_path):
     (tmp_path / "a.csv").write_text("\n".join(",".join(line) for line in (names, good, bad)) + "\n")
     reader = files(tmp_path / "a.csv")
 
-    reading = reader.read(SourceSplit(reader.pieces()[0]), Schema.of(dict.fromkeys(names, "BIGINT")))
+    reading = reader.read(SourceSplit(reader.source_objects()[0]), Schema.of(dict.fromkeys(names, "BIGINT")))
 
     assert reading.rows.select(names).to_pylist() == [dict(zip(names, range(len(names)), strict=True))]
     assert reading.rejected.column("reason").to_pylist() == [f"column 'c{WIDE}' is not BIGINT: x"]

@@ -6,6 +6,6 @@ from pipeline.core.sources import Log
 from pipeline.core.splits import SourceObject
 
 
-def pieces(log: Log) -> list[SourceObject]:
+def source_objects(log: Log) -> list[SourceObject]:
     """Return the partitions sorted by name, including empty ones."""
     return [SourceObject(uri, extent.end - extent.begin, extent.stamp) for uri, extent in sorted(log.extents().items())]

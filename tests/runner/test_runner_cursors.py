@@ -211,9 +211,9 @@ def test_manifest_of_format_1_is_continued(project):
     cursor = Manifest.from_json(json.dumps({**manifest, "pieces": [piece]})).cursor
 
     reader = load(folder).graph["rows"].reader
-    assert reader.plan(cursor).parts == ()
+    assert reader.plan(cursor).splits == ()
     (folder / "data" / "b.csv").write_text("id\n2\n")
-    assert [part.piece.uri for part in reader.plan(cursor).parts] == ["data/b.csv"]
+    assert [split.source_object.uri for split in reader.plan(cursor).splits] == ["data/b.csv"]
 
 
 def test_old_cursor_without_offsets_is_rejected(project, topic):

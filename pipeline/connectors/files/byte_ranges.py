@@ -51,7 +51,7 @@ def head_bytes(data: Bytes, delimiter: str) -> int | None:
 
 
 def splits_of(
-    piece: SourceObject, data: Bytes, target_bytes: int, *, head: int = 0, quotes: bool = False
+    source_object: SourceObject, data: Bytes, target_bytes: int, *, head: int = 0, quotes: bool = False
 ) -> tuple[SourceSplit, ...]:
     """Split a file at line ends into splits of about `target_bytes`; the first contains the `head`.
 
@@ -60,19 +60,25 @@ def splits_of(
     """
     cuts = [(0, 0), *_cuts(data, target_bytes, head, quotes=quotes)]
     if len(cuts) == 1:
-        return (SourceSplit(piece),)
+        return (SourceSplit(source_object),)
     last, before = cuts[-1]
     rest = _count(data[last:], _FEED) + int(data[-1] != _FEED)
     ends = [*cuts[1:], (len(data), before + rest)]
     return tuple(
-        SourceSplit(piece, begin, None if end == len(data) else end, lines + 1, end - begin, until - lines)
+        SourceSplit(source_object, begin, None if end == len(data) else end, lines + 1, end - begin, until - lines)
         for (begin, lines), (end, until) in zip(cuts, ends, strict=True)
     )
 
 
-def quoted_splits_of(piece: SourceObject, data: Bytes, target_bytes: int, head: int | None) -> tuple[SourceSplit, ...]:
+def quoted_splits_of(
+    source_object: SourceObject, data: Bytes, target_bytes: int, head: int | None
+) -> tuple[SourceSplit, ...]:
     """Split a delimited file with a header of `head` bytes; return one split if its header is not its first line."""
-    return (SourceSplit(piece),) if head is None else splits_of(piece, data, target_bytes, head=head, quotes=True)
+    return (
+        (SourceSplit(source_object),)
+        if head is None
+        else splits_of(source_object, data, target_bytes, head=head, quotes=True)
+    )
 
 
 def read_range(path: str, begin: int = 0, end: int | None = None) -> Iterator[memoryview]:

@@ -21,7 +21,7 @@ from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.splits import SourceSplit
 
-_NAME = "piece"
+_NAME = "source"
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".zip")
 _DECOMPRESSION_ERRORS = (
     OSError,
@@ -41,7 +41,7 @@ def decompressed(uri: str, encoding: str | None = None) -> Iterator[str]:
     Raises `SourceError` for a file that is empty, cannot be decompressed completely, or is a zip with several files.
     """
     suffix = Path(uri).suffix.lower()
-    with scratch.folder("piece") as folder:
+    with scratch.folder("source") as folder:
         plain = Path(folder) / _NAME
         if suffix in COMPRESSED_SUFFIXES:
             _decompress(uri, suffix, plain, encoding)
@@ -58,21 +58,21 @@ def decompressed(uri: str, encoding: str | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def split_as_file(part: SourceSplit, delimiter: str | None = None, encoding: str | None = None) -> Iterator[str]:
+def split_as_file(split: SourceSplit, delimiter: str | None = None, encoding: str | None = None) -> Iterator[str]:
     """Yield a path with the text of a split, preceded by the header if a delimited file has one.
 
     A split that is not the entire file is copied to a file in a temporary folder.
     """
-    if part.is_whole:
-        with decompressed(part.piece.uri, encoding) as path:
+    if split.is_whole:
+        with decompressed(split.source_object.uri, encoding) as path:
             yield path
         return
-    uri = part.piece.uri
-    head = head_bytes(mapped_bytes(uri), delimiter) if delimiter and part.begin else 0
-    with scratch.folder("piece") as folder:
+    uri = split.source_object.uri
+    head = head_bytes(mapped_bytes(uri), delimiter) if delimiter and split.begin else 0
+    with scratch.folder("source") as folder:
         plain = Path(folder) / _NAME
         with plain.open("wb", buffering=0) as file:
-            for chunk in itertools.chain(read_range(uri, 0, head), read_range(uri, part.begin, part.end)):
+            for chunk in itertools.chain(read_range(uri, 0, head), read_range(uri, split.begin, split.end)):
                 _write(file, chunk)
         yield str(plain)
 

@@ -37,7 +37,7 @@ class Listing:
     pattern: str
     folder: str = "."
 
-    def pieces(self) -> tuple[SourceObject, ...]:
+    def source_objects(self) -> tuple[SourceObject, ...]:
         """Return the files ordered by location; raise `SourceError` if there are none."""
         real = functools.cache(os.path.realpath)
         objects: dict[str, SourceObject] = {}
@@ -109,11 +109,11 @@ def plan_files(listing: Listing, cursor: Cursor | None, bound: Bound) -> ReadPla
     A file is unchanged if its size and time, or its size and content, are equal. A renamed file has the time and
     content of a file that no longer exists, and is not read again. If a file changed, all files are read again.
     """
-    now = {piece.uri: piece for piece in listing.pieces()}
+    now = {source_object.uri: source_object for source_object in listing.source_objects()}
     known = {} if cursor is None else _known(listing, cursor)
     same, changed = _compared(listing, known, now)
     missing = {location: file for location, file in known.items() if location not in now}
-    fresh = {location: _consumed(piece) for location, piece in now.items() if location not in known}
+    fresh = {location: _consumed(source_object) for location, source_object in now.items() if location not in known}
     renamed, alike = _match_missing(_with_checksums(listing, fresh), missing) if missing else ({}, {})
     taken, has_more = _limit(bound, {location: file for location, file in fresh.items() if location not in renamed})
     kept = {location: file for location, file in known.items() if location not in renamed.values()}
@@ -123,7 +123,7 @@ def plan_files(listing: Listing, cursor: Cursor | None, bound: Bound) -> ReadPla
         **_with_checksums(listing, {**{location: fresh[location] for location in renamed}, **taken}),
     }
     return ReadPlan(
-        parts=tuple(SourceSplit(now[location]) for location in taken),
+        splits=tuple(SourceSplit(now[location]) for location in taken),
         cursor=_cursor(consumed),
         new=f"{len(taken)} new file{'s' * (len(taken) != 1)}{', more are left' * has_more}" if taken else "",
         changed=f"{changed[0].rpartition(os.sep)[2]} changed" if changed else "",
@@ -184,8 +184,8 @@ def _with_checksums(listing: Listing, files: Mapping[str, _ConsumedFiles]) -> di
         return {u: replace(file, content=c) for (u, file), c in zip(files.items(), contents, strict=True)}
 
 
-def _consumed(piece: SourceObject) -> _ConsumedFiles:
-    return _ConsumedFiles(piece.size_bytes, int(piece.stamp.rpartition("-")[2]))
+def _consumed(source_object: SourceObject) -> _ConsumedFiles:
+    return _ConsumedFiles(source_object.size_bytes, int(source_object.stamp.rpartition("-")[2]))
 
 
 def _known(listing: Listing, cursor: Cursor) -> dict[str, _ConsumedFiles]:

@@ -64,14 +64,16 @@ def _selected(file_schema: Schema, names: Sequence[str], nothing: Mapping[str, s
     return ", ".join(f"{columns.get(name) or nothing[name]} as {quoted(name)}" for name in names)
 
 
-def parts(con: duckdb.DuckDBPyConnection, path: str, piece: SourceObject, target_bytes: int) -> tuple[SourceSplit, ...]:
+def splits(
+    con: duckdb.DuckDBPyConnection, path: str, source_object: SourceObject, target_bytes: int
+) -> tuple[SourceSplit, ...]:
     """Split a file between row groups into splits of about `target_bytes` before compression."""
     groups = con.execute(
         "select any_value(row_group_num_rows), sum(total_uncompressed_size)::bigint "
         f"from parquet_metadata({literal(path)}) group by row_group_id order by row_group_id"
     ).fetchall()
     if is_small(sum(size for _, size in groups), target_bytes) or _has_row_numbers(con, path):
-        return (SourceSplit(piece),)
+        return (SourceSplit(source_object),)
     sizes, begins, room = [0], [0], target_bytes
     for row, (_, size) in zip(itertools.accumulate((rows for rows, _ in groups), initial=0), groups, strict=False):
         if room <= 0:
@@ -81,33 +83,33 @@ def parts(con: duckdb.DuckDBPyConnection, path: str, piece: SourceObject, target
         sizes[-1] += size
         room -= size
     if len(begins) == 1:
-        return (SourceSplit(piece),)
+        return (SourceSplit(source_object),)
     ends = [*begins[1:], None]
-    return tuple(SourceSplit(piece, b, e, b + 1, size) for b, e, size in zip(begins, ends, sizes, strict=True))
+    return tuple(SourceSplit(source_object, b, e, b + 1, size) for b, e, size in zip(begins, ends, sizes, strict=True))
 
 
 def read(
-    con: duckdb.DuckDBPyConnection, file: ParquetFile, part: SourceSplit, schema: Schema, new_columns: NewColumns
+    con: duckdb.DuckDBPyConnection, file: ParquetFile, split: SourceSplit, schema: Schema, new_columns: NewColumns
 ) -> ReadResult:
     """Return the accepted rows of a split, and the rejected rows as JSON objects."""
     undeclared = check_columns(schema, file.names, file.place, new_columns)
     names = (*schema.names, *undeclared)
     columns = _selected(file.schema(con), names, dict.fromkeys(names, "null::varchar"))
-    con.execute(f"create temp table {RAW} as select {_numbered(part)}, {columns} from {_scan(file.path, part)}")
+    con.execute(f"create temp table {RAW} as select {_numbered(split)}, {columns} from {_scan(file.path, split)}")
     return apply_contract_to_types(con, schema, undeclared)
 
 
 def scan(
-    con: duckdb.DuckDBPyConnection, file: ParquetFile, part: SourceSplit, schema: Schema, new_columns: NewColumns
+    con: duckdb.DuckDBPyConnection, file: ParquetFile, split: SourceSplit, schema: Schema, new_columns: NewColumns
 ) -> ScanQuery | None:
     """Return the rows as a query if all columns have the contract's types, so that only years can be invalid."""
     undeclared = check_columns(schema, file.names, file.place, new_columns)
     columns = uncast_columns(file.schema(con), schema)
     if undeclared or columns is None:
         return None
-    rows_of = f"(select {columns}, {_numbered(part)} from {_scan(file.path, part)})"
+    rows_of = f"(select {columns}, {_numbered(split)} from {_scan(file.path, split)})"
     query = f"select *, {not_in_years(schema)} as {MISFIT} from {rows_of}"
-    return ScanQuery(query, (file.rows if part.end is None else part.end) - part.begin, "select 0")
+    return ScanQuery(query, (file.rows if split.end is None else split.end) - split.begin, "select 0")
 
 
 def _has_row_numbers(con: duckdb.DuckDBPyConnection, path: str) -> bool:
@@ -115,14 +117,14 @@ def _has_row_numbers(con: duckdb.DuckDBPyConnection, path: str) -> bool:
     return _ROW in schema_of(con, f"select * from read_parquet({literal(path)})").names
 
 
-def _numbered(part: SourceSplit) -> str:
+def _numbered(split: SourceSplit) -> str:
     # a file with a column of that name is never split
-    return f"{'row_number() over ()' if part.is_whole else f'{_ROW} + 1'} as {POSITION}"
+    return f"{'row_number() over ()' if split.is_whole else f'{_ROW} + 1'} as {POSITION}"
 
 
-def _scan(path: str, part: SourceSplit) -> str:
+def _scan(path: str, split: SourceSplit) -> str:
     """Return a scan of the split's row groups; DuckDB skips the others by their row numbers."""
-    if part.is_whole:
+    if split.is_whole:
         return f"read_parquet({literal(path)})"
-    until = "" if part.end is None else f" and {_ROW} < {part.end}"
-    return f"read_parquet({literal(path)}, {_ROW} = true) where {_ROW} >= {part.begin}{until}"
+    until = "" if split.end is None else f" and {_ROW} < {split.end}"
+    return f"read_parquet({literal(path)}, {_ROW} = true) where {_ROW} >= {split.begin}{until}"

@@ -93,17 +93,17 @@ class Files:
         """Return the reader with this policy for columns that are not in the contract."""
         return replace(self, dialect=replace(self.dialect, new_columns=new_columns))
 
-    def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
+    def beyond(self, split: SourceSplit, schema: Schema) -> Schema:
         """Return the columns of a file that are not in a contract, with types inferred from all rows."""
-        new = undeclared_names(schema, self._column_names(part.piece))
-        return self.schema(part.piece).select(new) if new else Schema(())
+        new = undeclared_names(schema, self._column_names(split.source_object))
+        return self.schema(split.source_object).select(new) if new else Schema(())
 
-    def _column_names(self, piece: SourceObject) -> tuple[str, ...]:
+    def _column_names(self, source_object: SourceObject) -> tuple[str, ...]:
         """Return the names of a file's columns, without types; fast for plain files."""
-        place, path = Place(piece.uri), self.listing.path(piece.uri)
+        place, path = Place(source_object.uri), self.listing.path(source_object.uri)
         with self._translated_errors(place), contextlib.ExitStack() as stack:
             if self.format == "json" or not self._is_plain(path):
-                path = stack.enter_context(self._path(SourceSplit(piece)))
+                path = stack.enter_context(self._path(SourceSplit(source_object)))
             if self.format == "csv":
                 return csv_reader.column_names(CsvReader(path, self.dialect, place))
             if self.format == "json":
@@ -116,82 +116,92 @@ class Files:
 
     def check(self) -> Iterator[Finding]:
         """Yield the number and size of the matching files, and those that are unreadable or empty."""
-        pieces = self.pieces()
-        size = sum(piece.size_bytes for piece in pieces)
-        detail = f"{len(pieces):,} file{'s' * (len(pieces) != 1)}, {size / 1e6:,.1f} MB"
+        source_objects = self.source_objects()
+        size = sum(source_object.size_bytes for source_object in source_objects)
+        detail = f"{len(source_objects):,} file{'s' * (len(source_objects) != 1)}, {size / 1e6:,.1f} MB"
         yield Finding(self.pattern, FindingState.OK, detail)
-        unreadable = [piece.uri for piece in pieces if not os.access(self.listing.path(piece.uri), os.R_OK)]
+        unreadable = [
+            source_object.uri
+            for source_object in source_objects
+            if not os.access(self.listing.path(source_object.uri), os.R_OK)
+        ]
         if unreadable:
             do = "give the user who runs this the right to read them"
             yield Finding(self.pattern, FindingState.BAD, f"cannot be read: {few(unreadable, _SHOWN)}; {do}")
-        empty = [piece.uri for piece in pieces if not piece.size_bytes]
+        empty = [source_object.uri for source_object in source_objects if not source_object.size_bytes]
         if empty:
             yield Finding(self.pattern, FindingState.NOTE, f"empty: {few(empty, _SHOWN)}")
 
-    def pieces(self) -> Sequence[SourceObject]:
+    def source_objects(self) -> Sequence[SourceObject]:
         """Return all files, ordered by location; raise `SourceError` if there are none."""
-        return self.listing.pieces()
+        return self.listing.source_objects()
 
-    def schema(self, piece: SourceObject) -> Schema:
+    def schema(self, source_object: SourceObject) -> Schema:
         """Return the file's columns, with types inferred from all rows; raise `SourceError` if it has none."""
-        place = Place(piece.uri)
-        with self._translated_errors(place), self._path(SourceSplit(piece)) as path, connect() as con:
+        place = Place(source_object.uri)
+        with self._translated_errors(place), self._path(SourceSplit(source_object)) as path, connect() as con:
             if self.format == "csv":
                 return csv_reader.infer(con, CsvReader(path, self.dialect, place))
             if self.format == "json":
                 return json_reader.infer(con, path, place, self.dialect)
             return ParquetFile.of(path, self.dialect.naming, place).schema(con)
 
-    def parts(self, piece: SourceObject, target_bytes: int) -> Sequence[SourceSplit]:
+    def splits(self, source_object: SourceObject, target_bytes: int) -> Sequence[SourceSplit]:
         """Return splits of a file of about `target_bytes`; one split for a compressed or small file.
 
         An unreadable file is one split; reading it reports the error.
         """
-        whole_file = (SourceSplit(piece),)
-        if target_bytes >= piece.size_bytes or not self._is_plain(piece.uri):
+        whole_file = (SourceSplit(source_object),)
+        if target_bytes >= source_object.size_bytes or not self._is_plain(source_object.uri):
             return whole_file
         with (
             contextlib.suppress(SourceError),
-            self._translated_errors(Place(piece.uri)),
-            self._path(SourceSplit(piece)) as path,
+            self._translated_errors(Place(source_object.uri)),
+            self._path(SourceSplit(source_object)) as path,
         ):
-            return self._cut(piece, path, target_bytes)
+            return self._cut(source_object, path, target_bytes)
         return whole_file
 
-    def _cut(self, piece: SourceObject, path: str, target_bytes: int) -> Sequence[SourceSplit]:
+    def _cut(self, source_object: SourceObject, path: str, target_bytes: int) -> Sequence[SourceSplit]:
         if self.format == "parquet":
             with connect() as con:
-                return parquet.parts(con, path, piece, target_bytes)
+                return parquet.splits(con, path, source_object, target_bytes)
         if self.format == "json":
-            is_cut = json_layout.layout(self.listing.path(piece.uri)) == "newline_delimited"
-            return splits_of(piece, mapped_bytes(path), target_bytes) if is_cut else (SourceSplit(piece),)
-        if csv_reader.read_header(CsvReader(path, self.dialect, Place(piece.uri))).is_short:
-            return (SourceSplit(piece),)  # only the beginning of the file shows this
+            is_cut = json_layout.layout(self.listing.path(source_object.uri)) == "newline_delimited"
+            return (
+                splits_of(source_object, mapped_bytes(path), target_bytes) if is_cut else (SourceSplit(source_object),)
+            )
+        if csv_reader.read_header(CsvReader(path, self.dialect, Place(source_object.uri))).is_short:
+            return (SourceSplit(source_object),)  # only the beginning of the file shows this
         data = mapped_bytes(path)
-        return quoted_splits_of(piece, data, target_bytes, self.dialect.head_bytes(data))
+        return quoted_splits_of(source_object, data, target_bytes, self.dialect.head_bytes(data))
 
-    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
+    def read(self, split: SourceSplit, schema: Schema) -> ReadResult:
         """Return the accepted and the rejected rows, in the order of the file.
 
         The position is the line on which the record begins (CSV, JSON) or the row number (Parquet), from 1. Raises
         `SchemaError` for other columns, `SourceError` for a file that cannot be read, and its subclass `SplitError` for
         a split that does not end at the end of a record.
         """
-        place, part, schema = Place(part.piece.uri), self._require_unchanged(part), self._with_file_names(schema)
+        place, split, schema = (
+            Place(split.source_object.uri),
+            self._require_unchanged(split),
+            self._with_file_names(schema),
+        )
         try:
-            with self._translated_errors(place), self._path(part) as path, connect() as con:
+            with self._translated_errors(place), self._path(split) as path, connect() as con:
                 expect_columns(con, len(schema.columns))
                 if self.format == "parquet":
                     parquet_file = ParquetFile.of(path, self.dialect.naming, place)
-                    return parquet.read(con, parquet_file, part, schema, self.dialect.new_columns)
+                    return parquet.read(con, parquet_file, split, schema, self.dialect.new_columns)
                 if self.format == "json":
                     return shift_positions(
-                        json_reader.read(con, path, schema, place, self.dialect), self._position_offset(part)
+                        json_reader.read(con, path, schema, place, self.dialect), self._position_offset(split)
                     )
-                file = CsvReader(path, self.dialect, place, continues=part.end is not None)
-                return shift_positions(csv_reader.read(con, file, schema), self._position_offset(part))
+                file = CsvReader(path, self.dialect, place, continues=split.end is not None)
+                return shift_positions(csv_reader.read(con, file, schema), self._position_offset(split))
         except SourceError as error:
-            if part.is_whole:
+            if split.is_whole:
                 raise
             raise SplitError(
                 f"a split of the file cannot be read independently: {error.problem}",
@@ -201,38 +211,41 @@ class Files:
             ) from error
 
     @contextmanager
-    def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
+    def scan(self, con: duckdb.DuckDBPyConnection, split: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         """Yield a split as a query; None for a column named `_misfit`, an unusual header, or a Parquet column to cast.
 
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
         """
-        part, schema = self._require_unchanged(part), self._with_file_names(schema)
+        split, schema = self._require_unchanged(split), self._with_file_names(schema)
         with contextlib.ExitStack() as until:
-            with self._translated_errors(Place(part.piece.uri)):
-                path = until.enter_context(self._path(part))
-                query = None if MISFIT in schema.names else self._scan_query(con, path, part, schema)
+            with self._translated_errors(Place(split.source_object.uri)):
+                path = until.enter_context(self._path(split))
+                query = None if MISFIT in schema.names else self._scan_query(con, path, split, schema)
             try:
                 yield query
             finally:
                 with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken
                     text_scan.release(con, path)
 
-    def is_small(self, part: SourceSplit) -> bool:
+    def is_small(self, split: SourceSplit) -> bool:
         """Return whether a split is an entire small uncompressed file whose name has no wildcards."""
-        path = self.listing.path(part.piece.uri)
+        path = self.listing.path(split.source_object.uri)
         is_plain = self._is_plain(path) and small_files.can_be_listed(path)
-        is_whole = part.begin == 0 and part.end in {None, part.piece.size_bytes}
-        return is_whole and is_plain and part.size_bytes <= small_files.SMALL_BYTES
+        is_whole = split.begin == 0 and split.end in {None, split.source_object.size_bytes}
+        return is_whole and is_plain and split.size_bytes <= small_files.SMALL_BYTES
 
     @contextmanager
     def scan_together(
-        self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit], schema: Schema
+        self, con: duckdb.DuckDBPyConnection, splits: Sequence[SourceSplit], schema: Schema
     ) -> Iterator[ScanQuery | None]:
         """Yield small files as one query; None if one of them has an unusual header, or a Parquet column to cast.
 
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
         """
-        uris, schema = [self._require_unchanged(part).piece.uri for part in parts], self._with_file_names(schema)
+        uris, schema = (
+            [self._require_unchanged(split).source_object.uri for split in splits],
+            self._with_file_names(schema),
+        )
         files = [small_files.SmallFile(self.listing.path(uri), uri) for uri in uris]
         rejects = f"rejects_{secrets.token_hex(8)}"
         with self._translated_errors(Place(f"{files[0].source} and {len(files) - 1} more")):
@@ -249,13 +262,13 @@ class Files:
                 small_files.drop_rejects(con, rejects)
 
     def _scan_query(
-        self, con: duckdb.DuckDBPyConnection, path: str, part: SourceSplit, schema: Schema
+        self, con: duckdb.DuckDBPyConnection, path: str, split: SourceSplit, schema: Schema
     ) -> ScanQuery | None:
-        place = Place(part.piece.uri)
+        place = Place(split.source_object.uri)
         if self.format == "parquet":
             parquet_file = ParquetFile.of(path, self.dialect.naming, place)
-            return parquet.scan(con, parquet_file, part, schema, self.dialect.new_columns)
-        lines, before = self._lines(part, path), self._position_offset(part)
+            return parquet.scan(con, parquet_file, split, schema, self.dialect.new_columns)
+        lines, before = self._lines(split, path), self._position_offset(split)
         if self.format == "json":
             return text_scan.scan_json(path, schema, lines, before)
         return text_scan.scan_delimited(con, CsvReader(path, self.dialect, place), schema, lines, before)
@@ -284,7 +297,10 @@ class Files:
     def extents(self) -> Mapping[str, Extent]:
         """Return the files with their sizes; an empty file has no record yet."""
         with contextlib.suppress(SourceError):
-            return {piece.uri: Extent(0, piece.size_bytes, piece.stamp) for piece in self.pieces()}
+            return {
+                source_object.uri: Extent(0, source_object.size_bytes, source_object.stamp)
+                for source_object in self.source_objects()
+            }
         return {}
 
     def offsets_at(self, time: datetime) -> Mapping[str, int]:
@@ -300,50 +316,52 @@ class Files:
         """Read files as they arrive."""
         yield DirectTail(self, dict(offsets), max_rows=1 << 62)
 
-    def _require_unchanged(self, part: SourceSplit) -> SourceSplit:
+    def _require_unchanged(self, split: SourceSplit) -> SourceSplit:
         """Return the split; a split that covers an entire file is returned without an end.
 
         Raises `SourceError` if the size of that file has changed since it was listed.
         """
-        if part.begin != 0 or part.end is None or part.end != part.piece.size_bytes:
-            return part
-        path = Path(self.listing.path(part.piece.uri))
+        if split.begin != 0 or split.end is None or split.end != split.source_object.size_bytes:
+            return split
+        path = Path(self.listing.path(split.source_object.uri))
         size = path.stat().st_size if path.is_file() else None
-        if size != part.end:
+        if size != split.end:
             raise SourceError(
                 "the file changed after it was listed",
-                got="it was removed" if size is None else f"{size} bytes, previously {part.end}",
+                got="it was removed" if size is None else f"{size} bytes, previously {split.end}",
                 do="move files into the folder when they are complete, and do not change them afterwards",
-                place=Place(part.piece.uri),
+                place=Place(split.source_object.uri),
             )
-        return replace(part, end=None, first=1)
+        return replace(split, end=None, first=1)
 
-    def _path(self, part: SourceSplit) -> AbstractContextManager[str]:
-        part = replace(part, piece=replace(part.piece, uri=self.listing.path(part.piece.uri)))
+    def _path(self, split: SourceSplit) -> AbstractContextManager[str]:
+        split = replace(
+            split, source_object=replace(split.source_object, uri=self.listing.path(split.source_object.uri))
+        )
         if self.format == "parquet":
-            return decompressed(part.piece.uri)
-        if self.format == "json" and part.is_whole:
-            return self._in_lines(part)
+            return decompressed(split.source_object.uri)
+        if self.format == "json" and split.is_whole:
+            return self._in_lines(split)
         has_header = self.format == "csv" and self.dialect.has_header
-        return split_as_file(part, self.dialect.delimiter if has_header else None, self.dialect.encoding)
+        return split_as_file(split, self.dialect.delimiter if has_header else None, self.dialect.encoding)
 
     @contextmanager
-    def _in_lines(self, part: SourceSplit) -> Iterator[str]:
+    def _in_lines(self, split: SourceSplit) -> Iterator[str]:
         with (
-            split_as_file(part, None, self.dialect.encoding) as path,
-            json_layout.in_lines(path, Place(part.piece.uri)) as lines,
+            split_as_file(split, None, self.dialect.encoding) as path,
+            json_layout.in_lines(path, Place(split.source_object.uri)) as lines,
         ):
             yield lines
 
-    def _position_offset(self, part: SourceSplit) -> int:
+    def _position_offset(self, split: SourceSplit) -> int:
         """Return the number of lines of the file before the split that the file of `_path` does not contain."""
-        return part.first - 1 - self._has_copied_header(part)
+        return split.first - 1 - self._has_copied_header(split)
 
-    def _lines(self, part: SourceSplit, path: str) -> int:
-        return lines_in(path) if part.lines is None else part.lines + self._has_copied_header(part)
+    def _lines(self, split: SourceSplit, path: str) -> int:
+        return lines_in(path) if split.lines is None else split.lines + self._has_copied_header(split)
 
-    def _has_copied_header(self, part: SourceSplit) -> bool:
-        return self.format == "csv" and self.dialect.has_header and part.begin > 0
+    def _has_copied_header(self, split: SourceSplit) -> bool:
+        return self.format == "csv" and self.dialect.has_header and split.begin > 0
 
     def _is_plain(self, uri: str) -> bool:
         """Return whether a file is read directly: neither compressed, nor in another encoding."""

@@ -24,13 +24,13 @@ _WAIT_S = 0.02
 _BUFFER_BYTES = 32 << 20
 
 
-def fetched(kafka: Kafka, part: SourceSplit) -> pa.Table:
+def fetched(kafka: Kafka, split: SourceSplit) -> pa.Table:
     """Return the records of a range; raise `SourceError` if some of it no longer exists or does not arrive in time."""
-    partition = Partition.of(part.piece.uri)
+    partition = Partition.of(split.source_object.uri)
     extent = kafka.client.extents([partition])[partition]
-    end = extent.end if part.end is None else part.end
-    begin = max(part.begin, extent.begin) if part.is_whole else part.begin
-    ids, place = {partition.topic: part.piece.stamp}, Place(part.piece.uri)
+    end = extent.end if split.end is None else split.end
+    begin = max(split.begin, extent.begin) if split.is_whole else split.begin
+    ids, place = {partition.topic: split.source_object.stamp}, Place(split.source_object.uri)
     try:
         records = empty(kafka.metadata) if begin >= end else _fetch_range(kafka, partition, Extent(begin, end))
     except SourceError:

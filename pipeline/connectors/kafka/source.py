@@ -77,9 +77,9 @@ class Kafka:
         """Return these topics with a rule for fields that are not in the contract."""
         return replace(self, new_columns=new_columns)
 
-    def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
+    def beyond(self, split: SourceSplit, schema: Schema) -> Schema:
         """Return the fields of a range's records that are not in the contract, with the inferred types."""
-        inferred = self.decoder.infer(self.records(part), Place(part.piece.uri))
+        inferred = self.decoder.infer(self.records(split), Place(split.source_object.uri))
         return inferred.select(undeclared_names(schema, inferred.names))
 
     def timed(self, time: EventTime) -> Kafka:
@@ -99,28 +99,28 @@ class Kafka:
             raise SourceError("no topic matches", got=repr(self.pattern), do="create one", place=self.place)
         return plan_log(self, cursor, bound, row_bytes=_RECORD_BYTES)
 
-    def schema(self, piece: SourceObject) -> Schema:
+    def schema(self, source_object: SourceObject) -> Schema:
         """Infer the columns from a partition's first records; raise `SourceError` if it has none."""
         from pipeline.connectors.kafka.ranges import sample  # noqa: PLC0415 - optional dependency
 
-        return self.decoder.infer(sample(self, Partition.of(piece.uri), _SAMPLED), Place(piece.uri))
+        return self.decoder.infer(sample(self, Partition.of(source_object.uri), _SAMPLED), Place(source_object.uri))
 
-    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
+    def read(self, split: SourceSplit, schema: Schema) -> ReadResult:
         """Return the records of a range at their offsets; without an end, up to the last committed offset.
 
         Raises `SchemaError` if these records cannot have the columns of the contract, and `SourceError` if some of the
         range was deleted or is not committed in time, or if the topic was recreated.
         """
-        partition = Partition.of(part.piece.uri)
-        self.decoder.check_columns(schema, Place(part.piece.uri))
-        return self.decoder.read(self.records(part), schema, partition)
+        partition = Partition.of(split.source_object.uri)
+        self.decoder.check_columns(schema, Place(split.source_object.uri))
+        return self.decoder.read(self.records(split), schema, partition)
 
     @contextmanager
-    def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
+    def scan(self, con: duckdb.DuckDBPyConnection, split: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         """Yield a range as a query, with its records in memory; None if one of them is not a valid record."""
-        partition = Partition.of(part.piece.uri)
-        self.decoder.check_columns(schema, Place(part.piece.uri))
-        with self.decoder.scan(con, self.records(part), schema, partition) as scanned:
+        partition = Partition.of(split.source_object.uri)
+        self.decoder.check_columns(schema, Place(split.source_object.uri))
+        with self.decoder.scan(con, self.records(split), schema, partition) as scanned:
             yield scanned
 
     def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
@@ -201,11 +201,11 @@ class Kafka:
     def _extents(self, topics: Mapping[str, Topic]) -> Mapping[Partition, Extent]:
         return self.client.extents(_partitions(topics))
 
-    def records(self, part: SourceSplit) -> pa.Table:
+    def records(self, split: SourceSplit) -> pa.Table:
         """Return the records of a range, read from the brokers."""
         from pipeline.connectors.kafka.ranges import fetched  # noqa: PLC0415 - optional dependency
 
-        return fetched(self, part)
+        return fetched(self, split)
 
 
 def kafka(

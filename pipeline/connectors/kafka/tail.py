@@ -19,7 +19,7 @@ from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.ranges import check_topics
 from pipeline.core.errors import HeadwaterError, Place, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, Extent, PartReader, ReadResult, ReadyOffsets, ScanQuery
+from pipeline.core.sources import POSITION, Extent, ReadResult, ReadyOffsets, ScanQuery, SplitReader
 from pipeline.core.splits import SourceSplit
 
 if TYPE_CHECKING:
@@ -127,9 +127,9 @@ class KafkaTail:
             offsets = {p.uri: buffer.checked for p, buffer in self._buffers.items()}
             return ReadyOffsets(offsets, self._waiting_rows, is_unanswered=self._is_unanswered)
 
-    def reader(self, parts: Sequence[SourceSplit] = ()) -> PartReader:
+    def reader(self, splits: Sequence[SourceSplit] = ()) -> SplitReader:
         """Return a reader that serves ranges from memory, or from the brokers if they are no longer in memory."""
-        del parts  # they count as taken when they are read
+        del splits  # they count as taken when they are read
         return _BufferedReader(self._kafka, self)
 
     @property
@@ -138,21 +138,21 @@ class KafkaTail:
         with self._lock:
             return self._waiting_bytes
 
-    def take(self, part: SourceSplit) -> pa.Table | None:
+    def take(self, split: SourceSplit) -> pa.Table | None:
         """Return the records of a range, and free those before it; None if they are not in memory."""
-        partition, end = Partition.of(part.piece.uri), part.end
+        partition, end = Partition.of(split.source_object.uri), split.end
         with self._lock:
             buffer = self._buffers.get(partition)
-            if buffer is None or end is None or part.begin < buffer.begin or end > buffer.end:
+            if buffer is None or end is None or split.begin < buffer.begin or end > buffer.end:
                 return None
-            self._discard(buffer, part.begin)
+            self._discard(buffer, split.begin)
             if end > buffer.taken:
                 self._count_taken(buffer, end)
-            pieces = [f.records for f, begin in buffer.tables if begin < end and f.end > part.begin]
-        records = pa.concat_tables([empty(self._kafka.metadata), *pieces])
+            source_objects = [f.records for f, begin in buffer.tables if begin < end and f.end > split.begin]
+        records = pa.concat_tables([empty(self._kafka.metadata), *source_objects])
         positions = records.column(POSITION)
-        if len(positions) and (positions[0].as_py() < part.begin or positions[-1].as_py() >= end):
-            chosen = pc.and_(pc.greater_equal(positions, part.begin), pc.less(positions, end))
+        if len(positions) and (positions[0].as_py() < split.begin or positions[-1].as_py() >= end):
+            chosen = pc.and_(pc.greater_equal(positions, split.begin), pc.less(positions, end))
             records = records.filter(chosen)
         return records
 
@@ -261,33 +261,33 @@ class _BufferedReader:
     kafka: Kafka
     tail: KafkaTail
 
-    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
-        partition, records = self._records(part, schema)
+    def read(self, split: SourceSplit, schema: Schema) -> ReadResult:
+        partition, records = self._records(split, schema)
         return self.kafka.decoder.read(records, schema, partition)
 
     @contextmanager
-    def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
-        partition, records = self._records(part, schema)
+    def scan(self, con: duckdb.DuckDBPyConnection, split: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
+        partition, records = self._records(split, schema)
         with self.kafka.decoder.scan(con, records, schema, partition) as scanned:
             yield scanned
 
-    def is_small(self, part: SourceSplit) -> bool:
+    def is_small(self, split: SourceSplit) -> bool:
         """Return true: planning a scan of records in memory costs more than running it."""
-        del part
+        del split
         return True
 
     @contextmanager
     def scan_together(
-        self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit], schema: Schema
+        self, con: duckdb.DuckDBPyConnection, splits: Sequence[SourceSplit], schema: Schema
     ) -> Iterator[ScanQuery | None]:
-        ranges = [self._records(part, schema) for part in parts]
+        ranges = [self._records(split, schema) for split in splits]
         with self.kafka.decoder.scan_together(con, ranges, schema) as scanned:
             yield scanned
 
-    def _records(self, part: SourceSplit, schema: Schema) -> tuple[Partition, pa.Table]:
-        self.kafka.decoder.check_columns(schema, Place(part.piece.uri))
-        records = self.tail.take(part)
-        return Partition.of(part.piece.uri), self.kafka.records(part) if records is None else records
+    def _records(self, split: SourceSplit, schema: Schema) -> tuple[Partition, pa.Table]:
+        self.kafka.decoder.check_columns(schema, Place(split.source_object.uri))
+        records = self.tail.take(split)
+        return Partition.of(split.source_object.uri), self.kafka.records(split) if records is None else records
 
 
 def retention_error(partition: Partition, at: int, extent: Extent) -> SourceError:

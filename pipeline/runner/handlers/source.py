@@ -34,7 +34,9 @@ class SourceHandler:
             decision = compute_all(changing, exists=version is not None)
         else:
             decision = decide(workspace, options, definition, version, {})
-        return PlannedStep(definition, decision, source_execution_plan_of(workspace, definition, decision.parts))
+        return PlannedStep(
+            definition, decision, source_execution_plan_of(workspace, definition, decision.source_splits)
+        )
 
     def run(self, run: RunContext, definition: Source) -> StepRecord:
         """Read and append new data, or read everything again."""
@@ -43,11 +45,18 @@ class SourceHandler:
     def spec(self, workspace: Workspace, definition: Source) -> StepSpec:
         """Return the step that reads the entire source."""
         reader = reader_of(workspace, definition)
-        parts = reader.plan(None).parts
-        contract = fresh_contract(workspace, definition, parts)
-        execution_plan = source_execution_plan_of(workspace, definition, parts)
+        source_splits = reader.plan(None).splits
+        contract = fresh_contract(workspace, definition, source_splits)
+        execution_plan = source_execution_plan_of(workspace, definition, source_splits)
         return StepSpec(
-            definition, execution_plan, {}, trial_id(), EPOCH_START, parts=parts, reader=reader, schema=contract
+            definition,
+            execution_plan,
+            {},
+            trial_id(),
+            EPOCH_START,
+            source_splits=source_splits,
+            reader=reader,
+            schema=contract,
         )
 
     def describe(self, workspace: Workspace, definition: Source) -> Description:
@@ -73,11 +82,11 @@ def _ingest(run: RunContext, basis: StepBasis) -> StepRecord:
     decision = replace(basis.decision, reason="; ".join([basis.decision.reason, *notes]))
     spec = StepSpec(
         definition=definition,
-        execution_plan=source_execution_plan_of(run.workspace, definition, decision.parts),
+        execution_plan=source_execution_plan_of(run.workspace, definition, decision.source_splits),
         scans={},
         run_id=run.run_id,
         at=run.at(),
-        parts=decision.parts,
+        source_splits=decision.source_splits,
         reader=reader_of(run.workspace, definition),
         schema=contract,
         existing=version if decision.kind is DecisionKind.APPEND else None,

@@ -38,7 +38,9 @@ class TableHandler:
             decision = compute_all(changing, exists=version is not None)
         else:
             decision = decide(workspace, options, definition, version, inputs)
-        return PlannedStep(definition, decision, execution_plan_of(workspace, definition, scans, decision.parts))
+        return PlannedStep(
+            definition, decision, execution_plan_of(workspace, definition, scans, decision.source_splits)
+        )
 
     def run(self, run: RunContext, definition: Table) -> StepRecord:
         """Append or merge new rows, or recompute the table."""
@@ -49,18 +51,18 @@ class TableHandler:
         """Return the step that recomputes the table from all inputs."""
         feed = feed_of(workspace, definition)
         reader = None if feed is None else reader_of(workspace, feed)
-        parts = () if reader is None else reader.plan(None).parts
+        source_splits = () if reader is None else reader.plan(None).splits
         names = stored_inputs(workspace, definition)
         scans = scans_of(workspace, definition, {name: workspace.require(name, definition.name) for name in names})
-        execution_plan = execution_plan_of(workspace, definition, scans, parts)
-        schema = None if feed is None else feed_contract(workspace, feed, parts)
+        execution_plan = execution_plan_of(workspace, definition, scans, source_splits)
+        schema = None if feed is None else feed_contract(workspace, feed, source_splits)
         return StepSpec(
             definition,
             execution_plan,
             scans,
             trial_id(),
             EPOCH_START,
-            parts=parts,
+            source_splits=source_splits,
             reader=reader,
             schema=schema,
             feed=feed,
@@ -88,13 +90,13 @@ def _compute(run: RunContext, basis: StepBasis) -> StepRecord:
     computed, scans = _with_last_version(run, definition, version, scans)
     spec = StepSpec(
         definition=definition_to_validate(computed),
-        execution_plan=execution_plan_of(workspace, definition, scans, decision.parts),
+        execution_plan=execution_plan_of(workspace, definition, scans, decision.source_splits),
         scans=scans,
         run_id=run.run_id,
         at=run.at(),
-        parts=decision.parts,
+        source_splits=decision.source_splits,
         reader=None if feed is None else reader_of(workspace, feed),
-        schema=None if feed is None else feed_contract(workspace, feed, decision.parts),
+        schema=None if feed is None else feed_contract(workspace, feed, decision.source_splits),
         feed=feed,
         existing=version if decision.kind is DecisionKind.APPEND else None,
         existing_first=decision.is_later,

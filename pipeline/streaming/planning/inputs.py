@@ -14,7 +14,7 @@ from pipeline.batch.work import RowProducer
 from pipeline.core.epochs import Epoch, InputProgress
 from pipeline.core.event_time import EventTime
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Log, PartReader
+from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Log, SplitReader
 from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.engine import empty
 
@@ -59,12 +59,12 @@ class StreamInput:
         """SQL for the URI of the partition of a row."""
         return SOURCE
 
-    def producer(self, reader: PartReader | None, at: str) -> RowProducer:
+    def producer(self, reader: SplitReader | None, at: str) -> RowProducer:
         """Return the producer of rows from ranges of `reader`, or else of the log. `at` is the ingestion time."""
         kept = set(self.read_columns)
         loose = Schema(tuple(c if c.name in kept else Column(c.name, "VARCHAR") for c in self.schema.columns))
         return SourceProducer(
-            cast("PartReader", self.log) if reader is None else reader, loose, at, event_time=self.time
+            cast("SplitReader", self.log) if reader is None else reader, loose, at, event_time=self.time
         )
 
     def empty_rows(self, con: duckdb.DuckDBPyConnection) -> pa.Table:

@@ -16,7 +16,7 @@ from pipeline.connectors.direct_tail import DirectTail
 from pipeline.core.epochs import Epoch, InputProgress
 from pipeline.core.errors import NewColumnsError, RequestError, SourceError, StorageError
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Extent, LogTraits, PartReader, Tail
+from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Extent, LogTraits, SplitReader, Tail
 from pipeline.kernel.engine import empty
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.sql_text import literal
@@ -132,7 +132,7 @@ class TableInput(StreamInput):
         """The URI of the only partition."""
         return literal(f"lake://{self.name}")
 
-    def producer(self, reader: PartReader | None, at: str) -> RowProducer:
+    def producer(self, reader: SplitReader | None, at: str) -> RowProducer:
         """Return the producer of the rows in the files of versions."""
         del reader, at
         return _VersionProducer(self)
@@ -156,8 +156,8 @@ class _VersionProducer:
     @contextmanager
     def _input_query(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         del con
-        (part,) = split.parts
-        schema, files = self.stream_input.table.added_files(part.begin, part.end or 0)
+        (source_split,) = split.source_splits
+        schema, files = self.stream_input.table.added_files(source_split.begin, source_split.end or 0)
         self._require_columns(schema)
         scan = Scan(self.stream_input.schema, files)
         names = {name.lower() for name in self.stream_input.schema.names}

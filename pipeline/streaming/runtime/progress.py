@@ -104,7 +104,9 @@ def splits_to_take(
 def offsets_after(progress: StreamProgress, name: str, splits: Sequence[Splits]) -> dict[str, int]:
     """Return the next offset of each partition of an input after these splits."""
     offsets = dict(progress.inputs[name].offsets)
-    return offsets | {split.piece.uri: split.end or 0 for task_splits in splits for split in task_splits.get(name, ())}
+    return offsets | {
+        split.source_object.uri: split.end or 0 for task_splits in splits for split in task_splits.get(name, ())
+    }
 
 
 def advance(progress: StreamProgress, inputs: Sequence[StreamInput], arrivals: Arrivals) -> StreamProgress:

@@ -51,7 +51,7 @@ class SourceGroup:
         started = [
             task.submit(SourceTask.take, request)
             for task, request in zip(self.tasks, requests, strict=True)
-            if any(request.parts.values())
+            if any(request.source_splits.values())
         ]
         return [batch for batches in results(started) for batch in batches]
 

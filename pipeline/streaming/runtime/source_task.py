@@ -61,7 +61,7 @@ class SourceBatch:
 class SourceRequest:
     """What a source task must read in a micro-batch, and how it prepares the rows."""
 
-    parts: Mapping[str, tuple[SourceSplit, ...]]
+    source_splits: Mapping[str, tuple[SourceSplit, ...]]
     """By input."""
     prepared: Mapping[str, Prepared]
     shards: int
@@ -132,9 +132,15 @@ class SourceTask:
     def take(self, request: SourceRequest) -> list[SourceBatch]:
         """Read the splits of each input and prepare their rows."""
         try:
-            return [self._take(self._inputs[name], parts, request) for name, parts in request.parts.items() if parts]
+            return [
+                self._take(self._inputs[name], source_splits, request)
+                for name, source_splits in request.source_splits.items()
+                if source_splits
+            ]
         except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
-            ranges = ", ".join(str(part) for parts in request.parts.values() for part in parts)
+            ranges = ", ".join(
+                str(source_split) for source_splits in request.source_splits.values() for source_split in source_splits
+            )
             raise DefinitionError(
                 "a row cannot be converted as the definition requires",
                 got=first_line(error),
@@ -142,10 +148,12 @@ class SourceTask:
                 place=self._config.place,
             ) from error
 
-    def _take(self, stream_input: StreamInput, parts: tuple[SourceSplit, ...], request: SourceRequest) -> SourceBatch:
+    def _take(
+        self, stream_input: StreamInput, source_splits: tuple[SourceSplit, ...], request: SourceRequest
+    ) -> SourceBatch:
         at = datetime.fromtimestamp(request.now / 1e6, UTC).isoformat()
-        producer = stream_input.producer(self._tails[stream_input.name].reader(parts), at)
-        split = Split(0, parts=parts)
+        producer = stream_input.producer(self._tails[stream_input.name].reader(source_splits), at)
+        split = Split(0, source_splits=source_splits)
         input_query = self._read(stream_input, producer, split)
         prepared = request.prepared[stream_input.name]
         taken = self._classify(stream_input, prepared, request, input_query)

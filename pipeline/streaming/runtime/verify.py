@@ -205,7 +205,7 @@ def _splits(stream_input: StreamInput, reached: InputProgress) -> list[Split]:
         is_whole = stream_input.log.traits.has_whole_partitions
         cuts = [begin, end] if is_whole else [*range(begin, end, _PIECE_ROWS), end]
         splits += [OffsetRanges({uri: (a, b)}).splits(reached.stamps) for a, b in itertools.pairwise(cuts) if b > a]
-    return [Split(number, parts=parts) for number, parts in enumerate(splits)]
+    return [Split(number, source_splits=source_splits) for number, source_splits in enumerate(splits)]
 
 
 def _create_batch_result(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> None:

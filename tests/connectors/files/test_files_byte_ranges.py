@@ -9,11 +9,11 @@ from pipeline.core.splits import SourceObject
 
 def cuts(text: str, target: int, *, head: int = 0, quotes: bool = True):
     data = np.frombuffer(text.encode(), np.uint8)
-    parts = splits_of(SourceObject("f", len(data), ""), data, target, head=head, quotes=quotes)
-    is_whole = len(parts) == 1
-    assert is_whole or sum(part.lines for part in parts) == text.count("\n") + (not text.endswith("\n"))
-    assert is_whole or [part.first + part.lines for part in parts[:-1]] == [part.first for part in parts[1:]]
-    return [(part.begin, part.end, part.first) for part in parts]
+    splits = splits_of(SourceObject("f", len(data), ""), data, target, head=head, quotes=quotes)
+    is_whole = len(splits) == 1
+    assert is_whole or sum(split.lines for split in splits) == text.count("\n") + (not text.endswith("\n"))
+    assert is_whole or [split.first + split.lines for split in splits[:-1]] == [split.first for split in splits[1:]]
+    return [(split.begin, split.end, split.first) for split in splits]
 
 
 # byte   0   2   4      8

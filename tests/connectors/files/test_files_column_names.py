@@ -17,15 +17,15 @@ from pipeline.kernel.engine import arrow, connect
 
 
 def inferred(reader):
-    piece = reader.pieces()[0]
-    schema = reader.schema(piece)
-    return schema, reader.read(SourceSplit(piece), schema)
+    source_object = reader.source_objects()[0]
+    schema = reader.schema(source_object)
+    return schema, reader.read(SourceSplit(source_object), schema)
 
 
 def scanned(reader, schema):
     """The rows of the fast path, or `None` if it is not usable."""
-    part = SourceSplit(reader.pieces()[0])
-    with connect() as con, reader.scan(con, part, schema) as flow:
+    split = SourceSplit(reader.source_objects()[0])
+    with connect() as con, reader.scan(con, split, schema) as flow:
         if flow is None:
             return None
         rows = arrow(con, flow.query)
@@ -89,7 +89,7 @@ def test_file_with_short_header_is_not_split(tmp_path):
     (tmp_path / "a.csv").write_text("a,b\n" + "".join(f"r{i},{i},{i}\n" for i in range(5000)))
     reader = files(tmp_path / "a.csv")
 
-    assert len(reader.parts(reader.pieces()[0], 1000)) == 1
+    assert len(reader.splits(reader.source_objects()[0], 1000)) == 1
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_positions_in_a_split_without_header(tmp_path):
     reader = files(tmp_path / "a.csv", header=False, names=["id", "v"])
     schema = Schema.of({"id": "bigint", "v": "bigint"})
 
-    parts = reader.parts(reader.pieces()[0], 5000)
-    readings = [reader.read(part, schema) for part in parts]
+    splits = reader.splits(reader.source_objects()[0], 5000)
+    readings = [reader.read(split, schema) for split in splits]
 
-    assert len(parts) > 3
+    assert len(splits) > 3
     assert all(r.rows["id"].to_pylist() == r.rows[POSITION].to_pylist() for r in readings)
     assert sum(r.rows.num_rows for r in readings) == 4999
     assert [p for r in readings for p in r.rejected[POSITION].to_pylist()] == [4000]
@@ -139,8 +139,8 @@ def test_small_files_without_header_share_a_scan(tmp_path):
         (tmp_path / f"{number}.csv").write_text(f"{number},a\n{number},b\n")
     for options in ({"names": ["id", "v"]}, {"rename": {"column0": "id", "column1": "v"}}):
         reader = files(tmp_path / "*.csv", header=False, **options)
-        parts = [SourceSplit(piece) for piece in reader.pieces()]
-        with connect() as con, reader.scan_together(con, parts, Schema.of({"id": "bigint", "v": "varchar"})) as flow:
+        splits = [SourceSplit(source_object) for source_object in reader.source_objects()]
+        with connect() as con, reader.scan_together(con, splits, Schema.of({"id": "bigint", "v": "varchar"})) as flow:
             rows = arrow(con, flow.query).to_pylist()
         assert [(r["id"], r["v"], r[POSITION]) for r in rows] == [
             (n, v, p) for n in range(3) for v, p in (("a", 1), ("b", 2))
@@ -160,7 +160,7 @@ def test_rename_columns_in_every_format(tmp_path, format):  # noqa: A002 - the u
     reader = files(path, rename={"P95": "p95_upper", "Größe": "size"})
     schema = Schema.of({"p95": "bigint", "size": "varchar", "p95_upper": "double"})
 
-    reading = reader.read(SourceSplit(reader.pieces()[0]), schema)
+    reading = reader.read(SourceSplit(reader.source_objects()[0]), schema)
 
     row = {"p95": 1, "size": "a", "p95_upper": 2.5}
     assert [{k: v for k, v in r.items() if k != POSITION} for r in reading.rows.to_pylist()] == [row]
@@ -186,7 +186,7 @@ def test_error_on_case_insensitive_duplicates_names_the_option(tmp_path, format)
     reader = files(path)
 
     with pytest.raises(SourceError, match=r"differ only in case; .*files\(…, rename=\{'(P|p)95': '…'\}\)"):
-        reader.schema(reader.pieces()[0])
+        reader.schema(reader.source_objects()[0])
 
     assert set(inferred(files(path, rename={"P95": "upper"}))[0].names) == {"p95", "upper"}
 
@@ -196,7 +196,7 @@ def test_duplicate_name_is_replaced_by_position(tmp_path):
     reader = files(tmp_path / "a.csv")
 
     with pytest.raises(SourceError, match=r"two columns named 'v'; .*header=True, names="):
-        reader.schema(reader.pieces()[0])
+        reader.schema(reader.source_objects()[0])
 
     assert inferred(files(tmp_path / "a.csv", header=True, names=["v", "w"]))[1].rows.to_pylist() == [
         {"v": 1, "w": 2, POSITION: 2}
@@ -225,7 +225,7 @@ def test_names_must_cover_every_column_of_the_header(tmp_path):
     reader = files(tmp_path / "a.csv", header=True, names=["x"])
 
     with pytest.raises(SourceError, match="got 1, and 3 columns in the first line; pass one name per column"):
-        reader.schema(reader.pieces()[0])
+        reader.schema(reader.source_objects()[0])
 
 
 def test_fingerprint_depends_on_names_only_if_given():
@@ -260,7 +260,7 @@ def test_ambiguous_dates_are_text_with_a_note(tmp_path, values, advice, format):
     (tmp_path / f"a.{format}").write_text("\n".join([*head, *lines]) + "\n")
     reader = files(tmp_path / f"a.{format}")
 
-    (column,) = reader.schema(reader.pieces()[0]).select(("d",)).columns
+    (column,) = reader.schema(reader.source_objects()[0]).select(("d",)).columns
 
     assert advice is None or column.type == "VARCHAR"
     assert column.note == "" if advice is None else advice in column.note

@@ -21,7 +21,7 @@ def read(tmp_path):
         path = tmp_path / "a.csv"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         reader = files(path, **options)
-        return reader.read(SourceSplit(reader.pieces()[0]), schema)
+        return reader.read(SourceSplit(reader.source_objects()[0]), schema)
 
     return call
 
@@ -32,7 +32,7 @@ def infer(tmp_path):
         path = tmp_path / "a.csv"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         reader = files(path)
-        return reader.schema(reader.pieces()[0]).as_dict()
+        return reader.schema(reader.source_objects()[0]).as_dict()
 
     return call
 
@@ -223,15 +223,15 @@ def test_type_inference_fails_after_an_open_quote(infer):
 def test_type_inference_in_groups_of_columns(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text("a,b,c,d,e,f\n1,x,2.5,2024-01-01,7,\nx,,y,,8,new\n3,z,1,2024-13-01,9,\n4,w,5,,1,\n")
     reader = files(tmp_path / "a.csv").evolving("set aside")
-    part, schema = (
-        SourceSplit(reader.pieces()[0]),
+    split, schema = (
+        SourceSplit(reader.source_objects()[0]),
         Schema.of({"a": "bigint", "b": "varchar", "c": "double", "d": "date", "e": "tinyint"}),
     )
-    at_once = reader.read(part, schema)
+    at_once = reader.read(split, schema)
 
     for number in (1, 2, 4):
         monkeypatch.setattr(contract, "COLUMNS_PER_STATEMENT", number)
-        some = reader.read(part, schema)
+        some = reader.read(split, schema)
         assert some.rows.equals(at_once.rows)
         assert some.rejected.equals(at_once.rejected)
 
@@ -250,16 +250,16 @@ def test_type_inference_over_lists_of_columns(tmp_path, monkeypatch, column, bad
     rows = [names, list(fields.values()), list((fields | {column: bad}).values()), list(fields.values())]
     (tmp_path / "a.csv").write_text("".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
     reader, schema = files(tmp_path / "a.csv"), Schema.of(kinds)
-    part = SourceSplit(reader.pieces()[0])
+    split = SourceSplit(reader.source_objects()[0])
 
     def misfits():
-        with connect(Limits(threads=1)) as con, reader.scan(con, part, schema) as scan:
+        with connect(Limits(threads=1)) as con, reader.scan(con, split, schema) as scan:
             return con.execute(f"select {POSITION} from ({scan.query}) where _misfit").fetchall()
 
     in_lists = misfits()
     monkeypatch.setattr(contract, "_LIST_TEST_COLUMNS", len(names) + 1)
 
-    assert in_lists == misfits() == [(line,) for line in reader.read(part, schema).rejected[POSITION].to_pylist()]
+    assert in_lists == misfits() == [(line,) for line in reader.read(split, schema).rejected[POSITION].to_pylist()]
     assert (in_lists == []) is (bad in {"", "é"})
 
 

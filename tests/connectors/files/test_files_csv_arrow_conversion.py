@@ -80,14 +80,14 @@ def both_passes(path, schema, head_bytes, monkeypatch):
     monkeypatch.setattr(arrow_conversion, "_HEAD_BYTES", head_bytes)
     monkeypatch.setattr(arrow_conversion, "_CHUNK_BYTES", 16)
     reader = files(path)
-    part = SourceSplit(reader.pieces()[0])
+    split = SourceSplit(reader.source_objects()[0])
     try:
-        reading = reader.read(part, schema)
+        reading = reader.read(split, schema)
     except SourceError:
         reading = None
     with connect(Limits(threads=1)) as con:
         try:
-            with reader.scan(con, part, schema) as scanned:
+            with reader.scan(con, split, schema) as scanned:
                 if scanned is None:
                     return None, reading
                 rows = con.sql(scanned.query).to_arrow_table()

@@ -33,18 +33,18 @@ def test_read_text_in_any_encoding(tmp_path, name, format, packed):  # noqa: A00
     path.write_bytes(gzip.compress(content) if packed else content)
     reader = files(path, encoding=name)
 
-    (piece,) = reader.pieces()
-    reading = reader.read(SourceSplit(piece), SCHEMA)
+    (source_object,) = reader.source_objects()
+    reading = reader.read(SourceSplit(source_object), SCHEMA)
 
     first = 2 if format == "csv" else 1
-    assert reader.parts(piece, 1) == (SourceSplit(piece),) or (name.startswith("utf-8") and not packed)
+    assert reader.splits(source_object, 1) == (SourceSplit(source_object),) or (name.startswith("utf-8") and not packed)
     assert reading.rows.to_pylist() == [
         {"id": 1, "name": text, POSITION: first},
         {"id": 3, "name": text, POSITION: first + 3},
     ]
     assert reading.rejected[POSITION].to_pylist() == [first + 1]
     assert text in reading.rejected["row"][0].as_py()
-    assert reader.schema(piece).as_dict()["name"] == "VARCHAR"
+    assert reader.schema(source_object).as_dict()["name"] == "VARCHAR"
 
 
 @pytest.mark.parametrize("format", ["csv", "json"])
@@ -59,7 +59,7 @@ def test_only_the_undecodable_record_is_rejected(tmp_path, format, name, bad):  
     (tmp_path / f"a.{format}").write_bytes(b"".join([*encoded[:3], bad, *encoded[3:]]))
     reader = files(tmp_path / f"a.{format}", encoding=name)
 
-    reading = reader.read(SourceSplit(reader.pieces()[0]), SCHEMA)
+    reading = reader.read(SourceSplit(reader.source_objects()[0]), SCHEMA)
 
     assert reading.rows["id"].to_pylist() == [1, 3]
     shown = {"windows-1252": "cp1252"}.get(name, name)
@@ -75,10 +75,10 @@ def test_error_suggests_an_encoding_that_works(tmp_path, name, format):  # noqa:
     reader = files(tmp_path / f"a.{format}")
 
     with pytest.raises(SourceError, match=f'encoding="{name}"'):
-        reader.schema(reader.pieces()[0])
+        reader.schema(reader.source_objects()[0])
 
     advised = files(tmp_path / f"a.{format}", encoding=name)
-    assert text in advised.schema(advised.pieces()[0]).names
+    assert text in advised.schema(advised.source_objects()[0]).names
 
 
 @pytest.mark.parametrize("name", ["rot13", "hex", "nope", ""])

@@ -15,20 +15,20 @@ SCHEMA = Schema.of({"id": "BIGINT", "name": "VARCHAR"})
 
 
 @pytest.fixture
-def piece(tmp_path):
+def json_source(tmp_path):
     def call(text: str | bytes):
         path = tmp_path / "a.ndjson"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         reader = files(path)
-        return reader, reader.pieces()[0]
+        return reader, reader.source_objects()[0]
 
     return call
 
 
 @pytest.fixture
-def read(piece):
+def read(json_source):
     def call(text: str | bytes, schema: Schema = SCHEMA):
-        reader, source_object = piece(text)
+        reader, source_object = json_source(text)
         return reader.read(SourceSplit(source_object), schema)
 
     return call
@@ -54,10 +54,10 @@ def test_line_without_an_object_is_rejected(read, line):
 @pytest.mark.parametrize(
     "line", ['{"id": 1, "id": 2}', '{"id": 1, "name": "b", "name": "b"}', '{"name": "", "id": null, "id": 3}']
 )
-def test_object_with_duplicate_key_is_rejected(read, piece, line):
+def test_object_with_duplicate_key_is_rejected(read, json_source, line):
     text = f'{{"id":1}}\n{line}\n{{"id":3}}\n'
     reading = read(text)
-    reader, source_object = piece(text)
+    reader, source_object = json_source(text)
     with connect() as con, reader.scan(con, SourceSplit(source_object), SCHEMA) as scanned:
         flags = con.sql(f"select _misfit from ({scanned.query})").fetchall()
 
@@ -125,16 +125,16 @@ def test_line_of_40_mb(read):
     assert len(rows.column("name")[0].as_py()) == 40_000_000
 
 
-def test_type_inference_uses_only_objects(piece):
-    reader, source_object = piece('{"id":1,"x":1}\n[1]\n{bad\n{"id":2,"x":1.5,"t":"2024-01-01"}\n')
+def test_type_inference_uses_only_objects(json_source):
+    reader, source_object = json_source('{"id":1,"x":1}\n[1]\n{bad\n{"id":2,"x":1.5,"t":"2024-01-01"}\n')
 
     assert reader.schema(source_object).as_dict() == {"id": "BIGINT", "x": "DOUBLE", "t": "DATE"}
 
 
 @pytest.mark.parametrize(("objects", "keys"), [(30, 1), (250, 1), (2, 250)])
-def test_rare_and_numerous_keys_become_columns(piece, objects, keys):
+def test_rare_and_numerous_keys_become_columns(json_source, objects, keys):
     rows = [{f"k{number}": number for number in range(n * keys, n * keys + keys)} for n in range(objects)]
-    reader, source_object = piece("".join(json.dumps(row) + "\n" for row in rows))
+    reader, source_object = json_source("".join(json.dumps(row) + "\n" for row in rows))
 
     schema = reader.schema(source_object)
 
@@ -143,22 +143,24 @@ def test_rare_and_numerous_keys_become_columns(piece, objects, keys):
     assert [{key: value for key, value in row.items() if value is not None} for row in read] == rows
 
 
-def test_nested_object_with_many_keys_becomes_a_map(piece):
-    reader, source_object = piece(json.dumps({"id": 1, "of": {f"k{number}": number for number in range(250)}}) + "\n")
+def test_nested_object_with_many_keys_becomes_a_map(json_source):
+    reader, source_object = json_source(
+        json.dumps({"id": 1, "of": {f"k{number}": number for number in range(250)}}) + "\n"
+    )
 
     assert reader.schema(source_object).as_dict() == {"id": "BIGINT", "of": "MAP(VARCHAR, BIGINT)"}
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "[]", "\n", "{bad\n"])
-def test_type_inference_fails_without_objects(piece, text):
-    reader, source_object = piece(text)
+def test_type_inference_fails_without_objects(json_source, text):
+    reader, source_object = json_source(text)
 
     with pytest.raises(SourceError, match="no line contains a JSON object; write one object per line"):
         reader.schema(source_object)
 
 
-def test_fields_that_differ_only_in_case_are_rejected(piece):
-    reader, source_object = piece('{"id":1,"ID":2}\n')
+def test_fields_that_differ_only_in_case_are_rejected(json_source):
+    reader, source_object = json_source('{"id":1,"ID":2}\n')
 
     with pytest.raises(SourceError, match="columns 'ID' and 'id', which differ only in case"):
         reader.schema(source_object)

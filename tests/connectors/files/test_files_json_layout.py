@@ -23,7 +23,7 @@ def opened(tmp_path):
     def call(text):
         (tmp_path / "a.json").write_text(text, encoding="utf-8")
         reader = files(tmp_path / "a.json")
-        return reader, reader.pieces()[0]
+        return reader, reader.source_objects()[0]
 
     return call
 
@@ -40,10 +40,10 @@ def opened(tmp_path):
     ids=["array", "pretty array", "after a mark", "pretty objects", "lines"],
 )
 def test_objects_in_any_layout(opened, text):
-    reader, piece = opened(text)
+    reader, source_object = opened(text)
 
-    (part,) = reader.parts(piece, 10)[:1] if "\n{" not in text else (SourceSplit(piece),)
-    reading = reader.read(part, SCHEMA)
+    (split,) = reader.splits(source_object, 10)[:1] if "\n{" not in text else (SourceSplit(source_object),)
+    reading = reader.read(split, SCHEMA)
 
     assert [(row[POSITION], row["a"], row["b"]) for row in reading.rows.to_pylist()] == [
         (1, 1, "x\n[{,"),
@@ -55,9 +55,9 @@ def test_objects_in_any_layout(opened, text):
 
 @pytest.mark.parametrize("text", ["[]", "[ ]\n"])
 def test_empty_array_has_no_rows(opened, text):
-    reader, piece = opened(text)
+    reader, source_object = opened(text)
 
-    assert reader.read(SourceSplit(piece), SCHEMA).rows.num_rows == 0
+    assert reader.read(SourceSplit(source_object), SCHEMA).rows.num_rows == 0
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,10 @@ def test_empty_array_has_no_rows(opened, text):
     ids=["lines after", "two arrays", "cut after a comma", "cut", "cut object"],
 )
 def test_mixed_layouts_are_rejected_with_the_file_name(opened, text):
-    reader, piece = opened(text)
+    reader, source_object = opened(text)
 
     with pytest.raises(SourceError, match=r"begins as .* in JSON but has another layout later.*a\.json"):
-        reader.read(SourceSplit(piece), SCHEMA)
+        reader.read(SourceSplit(source_object), SCHEMA)
 
 
 def test_large_array_is_read_in_bounded_memory(tmp_path):

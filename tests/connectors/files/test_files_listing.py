@@ -34,7 +34,7 @@ def plan(project: Path, pattern: str | Path, cursor: Cursor | None = None, **bou
 
 
 def named(plan: ReadPlan) -> list[str]:
-    return [part.piece.uri for part in plan.parts]
+    return [split.source_object.uri for split in plan.splits]
 
 
 PATTERNS = [
@@ -60,7 +60,7 @@ def test_identity_is_independent_of_the_pattern(project, first, pattern):
     after = plan(project, pattern.replace("PROJECT", str(project)), before.cursor)
 
     assert named(before) == ["data/f1.csv", "data/f2.csv"]
-    assert (after.parts, after.changed, after.lost, after.notes) == ((), "", (), ())
+    assert (after.splits, after.changed, after.lost, after.notes) == ((), "", (), ())
 
 
 @pytest.mark.parametrize("transfer", ["moved", "copied", "copied with its times"])
@@ -77,7 +77,7 @@ def test_moved_project_has_no_new_files(project, tmp_path, transfer):
 
     after = plan(other, f"{other}/data/f*.csv", before.cursor)
 
-    assert (after.parts, after.changed, after.lost) == ((), "", ())
+    assert (after.splits, after.changed, after.lost) == ((), "", ())
 
 
 def test_file_outside_the_project_is_identified_by_its_absolute_path(project, tmp_path):
@@ -93,10 +93,10 @@ def test_renamed_file_is_not_read_again(project):
 
     after = plan(project, "data/f*.csv", before.cursor)
 
-    assert (after.parts, after.lost) == ((), ())
+    assert (after.splits, after.lost) == ((), ())
     assert after.notes == ("data/f1_done.csv is data/f1.csv, renamed",)
     again = plan(project, "data/f*.csv", after.cursor)
-    assert (again.parts, again.notes, again.cursor) == ((), (), after.cursor)
+    assert (again.splits, again.notes, again.cursor) == ((), (), after.cursor)
 
 
 def test_new_file_with_the_content_of_a_deleted_one_is_read_and_reported(project):
@@ -194,10 +194,10 @@ def test_each_file_is_read_once_after_any_changes(tmp_path_factory, steps, bound
             contents.pop(chosen)
         plan = reader.plan(cursor, Bound(size_bytes=bound))
         assert plan.changed == ""
-        read += [contents[part.piece.uri] for part in plan.parts]
+        read += [contents[split.source_object.uri] for split in plan.splits]
         cursor = plan.cursor
-    while (plan := reader.plan(cursor)).parts:
-        read += [contents[part.piece.uri] for part in plan.parts]
+    while (plan := reader.plan(cursor)).splits:
+        read += [contents[split.source_object.uri] for split in plan.splits]
         cursor = plan.cursor
     assert len(read) == len(set(read))
     assert set(read) >= set(contents.values())

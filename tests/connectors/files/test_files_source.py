@@ -22,7 +22,7 @@ SCHEMA = Schema.of({"id": "BIGINT"})
 
 def read(path, schema=SCHEMA, **options):
     reader = files(path, **options)
-    return reader.read(SourceSplit(reader.pieces()[0]), schema)
+    return reader.read(SourceSplit(reader.source_objects()[0]), schema)
 
 
 def test_objects_are_sorted_by_name_without_folders(tmp_path):
@@ -30,7 +30,7 @@ def test_objects_are_sorted_by_name_without_folders(tmp_path):
         (tmp_path / name).write_text("id\n1\n")
     (tmp_path / "0.csv").mkdir()
 
-    assert [piece.uri for piece in files(tmp_path / "*.csv").pieces()] == [
+    assert [source_object.uri for source_object in files(tmp_path / "*.csv").source_objects()] == [
         str(tmp_path / "a.csv"),
         str(tmp_path / "b.csv"),
     ]
@@ -41,19 +41,19 @@ def test_no_match_is_an_error(name, tmp_path):
     (tmp_path / "folder.csv").mkdir()
 
     with pytest.raises(SourceError, match="no file matches"):
-        files(tmp_path / name).pieces()
+        files(tmp_path / name).source_objects()
 
 
 def test_content_change_changes_the_stamp(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id\n1\n")
-    before = files(path).pieces()
-    assert files(path).pieces() == before
+    before = files(path).source_objects()
+    assert files(path).source_objects() == before
 
     path.write_text("id\n2\n")
     os.utime(path, ns=(1, 1))
 
-    assert files(path).pieces() != before
+    assert files(path).source_objects() != before
 
 
 def test_name_without_a_known_format_is_rejected():
@@ -168,7 +168,7 @@ def test_unreadable_file_is_rejected(name, tmp_path):
     (tmp_path / "readable.csv").write_text("id\n1\n")
     code = (
         "import os, sys; from pipeline.connectors import files; from pipeline.core.schema import Schema; from pipeline.core.splits import SourceSplit\n"
-        "def read(path): reader = files(path); reader.read(SourceSplit(reader.pieces()[0]), Schema.of({'id': 'BIGINT'}))\n"
+        "def read(path): reader = files(path); reader.read(SourceSplit(reader.source_objects()[0]), Schema.of({'id': 'BIGINT'}))\n"
         "read(sys.argv[2])  # what is imported late is imported now\n"
         "os.seteuid(65534)\n"
         "read(sys.argv[1])"

@@ -120,8 +120,8 @@ def test_fallback_to_the_python_client_without_the_symbols(kafka_cluster, monkey
         with caplog.at_level("WARNING", "headwater.connectors"):
             assert not is_available()
             log = kafka(name, servers=kafka_cluster.bootstrap)
-            (piece,) = (part.piece for part in log.plan(None).parts)
-            rows = log.read(SourceSplit(piece, 0, 5), Schema.of({"id": "BIGINT"})).rows
+            (source_object,) = (split.source_object for split in log.plan(None).splits)
+            rows = log.read(SourceSplit(source_object, 0, 5), Schema.of({"id": "BIGINT"})).rows
         assert rows["id"].to_pylist() == [0, 1, 2, 3, 4]
         assert "slower client in Python" in caplog.text
     finally:

@@ -20,7 +20,7 @@ from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION, Extent
 from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import connect
-from tests.rigs.logs import pieces
+from tests.rigs.logs import source_objects
 
 IDS = Schema.of({"id": "BIGINT"})
 SOON_S = 20.0
@@ -63,8 +63,8 @@ def rows(reading):
     return reading.rows.column("id").to_pylist()
 
 
-def part(log, begin, end, number=0):
-    return SourceSplit(pieces(log)[number], begin, end, first=begin)
+def split_of(log, begin, end, number=0):
+    return SourceSplit(source_objects(log)[number], begin, end, first=begin)
 
 
 # --- retention, and topics that are created, deleted or extended
@@ -73,7 +73,7 @@ def part(log, begin, end, number=0):
 def test_retention_of_a_range_is_an_error(cluster, topic, send):
     log = kafka(topic, servers=cluster.bootstrap)
     send(topic, ids(range(10)))
-    split = part(log, 0, 10)
+    split = split_of(log, 0, 10)
     delete_before(cluster, topic, 4)
 
     assert log.extents() == {f"kafka://{topic}/0": Extent(4, 10)}
@@ -81,10 +81,10 @@ def test_retention_of_a_range_is_an_error(cluster, topic, send):
         log.read(split, IDS)
     with (
         pytest.raises(SourceError, match=r"got offset 0, but the partition begins at 4"),
-        log.tail({split.piece.uri: 0}),
+        log.tail({split.source_object.uri: 0}),
     ):
         pass
-    assert rows(log.read(part(log, 4, 10), IDS)) == list(range(4, 10))
+    assert rows(log.read(split_of(log, 4, 10), IDS)) == list(range(4, 10))
 
 
 def test_retention_ahead_of_a_tail_is_an_error(cluster, topic, send):
@@ -105,8 +105,8 @@ def test_retention_ahead_of_a_tail_is_an_error(cluster, topic, send):
 def test_recreated_topic_is_detected_by_range_and_tail(cluster, topic, send):
     log = kafka(topic, servers=cluster.bootstrap)
     send(topic, ids(range(5)))
-    old = part(log, 0, 3)
-    with log.tail({old.piece.uri: 0}) as tail:
+    old = split_of(log, 0, 3)
+    with log.tail({old.source_object.uri: 0}) as tail:
         assert tail.ready(SOON_S).rows
         assert rows(tail.reader().read(old, IDS)) == [0, 1, 2]
         delete(cluster, topic)
@@ -114,8 +114,8 @@ def test_recreated_topic_is_detected_by_range_and_tail(cluster, topic, send):
         send(topic, ids(range(100, 120)))
 
         with pytest.raises(SourceError, match="was deleted or recreated"):
-            drain(log, tail, old.piece.uri, 20)
-    assert pieces(log)[0].stamp != old.piece.stamp
+            drain(log, tail, old.source_object.uri, 20)
+    assert source_objects(log)[0].stamp != old.source_object.stamp
     with pytest.raises(SourceError, match=r"its offsets now identify other records"):
         log.read(old, IDS)
 
@@ -140,7 +140,7 @@ def test_new_partitions_and_topics_are_read_from_the_beginning(cluster, send):
         while min((ready := tail.ready(SOON_S)).offsets.values()) < 1:
             assert ready.rows
         reader = tail.reader()
-        assert sorted(n for p in pieces(log) for n in rows(reader.read(SourceSplit(p, 0, 1), IDS))) == [1, 2, 3]
+        assert sorted(n for p in source_objects(log) for n in rows(reader.read(SourceSplit(p, 0, 1), IDS))) == [1, 2, 3]
 
 
 # --- transactions
@@ -157,14 +157,14 @@ def test_aborted_records_are_skipped_and_do_not_block_a_range(cluster, topic):
     extent = log.extents()[uri]
     assert extent == Extent(0, 16)  # four times three records and a transaction marker
 
-    reading = log.read(part(log, 0, 16), IDS)
+    reading = log.read(split_of(log, 0, 16), IDS)
     assert rows(reading) == [0, 1, 2, 3, 4, 5]
     assert reading.rows[POSITION].to_pylist() == [0, 1, 2, 8, 9, 10]
-    assert [rows(log.read(part(log, a, a + 1), IDS)) for a in (3, 4, 7, 11, 15)] == [[]] * 5
+    assert [rows(log.read(split_of(log, a, a + 1), IDS)) for a in (3, 4, 7, 11, 15)] == [[]] * 5
     with log.tail({uri: 0}) as tail:
         while tail.ready(SOON_S).offsets[uri] < 16:
             pass
-        assert rows(tail.reader().read(part(log, 0, 16), IDS)) == [0, 1, 2, 3, 4, 5]
+        assert rows(tail.reader().read(split_of(log, 0, 16), IDS)) == [0, 1, 2, 3, 4, 5]
 
 
 def test_open_transaction_blocks_a_partition_and_is_reported(cluster, topic, send):
@@ -183,7 +183,7 @@ def test_open_transaction_blocks_a_partition_and_is_reported(cluster, topic, sen
         producer.commit_transaction(SOON_S)
         while (ready := tail.ready(SOON_S)).offsets[uri] < 4:
             assert ready.rows
-        assert rows(tail.reader().read(part(log, 0, 4), IDS)) == [1, 2, 3]
+        assert rows(tail.reader().read(split_of(log, 0, 4), IDS)) == [1, 2, 3]
     assert log.held_back() == {uri: 0}
 
 
@@ -192,7 +192,7 @@ def test_uncommitted_range_is_rejected_completely(cluster, topic, send, monkeypa
     log = kafka(topic, servers=cluster.bootstrap)
     send(topic, ids([1]))
     with pytest.raises(SourceError, match=r"the records of a range were not received: got those up to 1 of 0 to 2"):
-        log.read(part(log, 0, 2), IDS)
+        log.read(split_of(log, 0, 2), IDS)
 
 
 # --- tails
@@ -209,7 +209,7 @@ def test_full_tail_pauses_and_resumes(cluster, topic, send):
         while at < 40:
             ready = tail.ready(SOON_S)
             assert tail.waiting_bytes < 12 << 20  # the limit, plus one fetch
-            reading = tail.reader().read(SourceSplit(pieces(log)[0], at, ready.offsets[uri]), blob)
+            reading = tail.reader().read(SourceSplit(source_objects(log)[0], at, ready.offsets[uri]), blob)
             seen, at = seen + reading.rows.num_rows, ready.offsets[uri]
         assert seen == 40
 
@@ -221,8 +221,8 @@ def test_tail_scans_its_partitions_in_one_query(cluster, send):
         send(name, ids(range(10 * number, 10 * number + 4)), partition=number)
     log = kafka(name, servers=cluster.bootstrap, metadata=("topic", "partition", "offset"))
     schema = Schema.of({"id": "BIGINT", "_topic": "VARCHAR", "_partition": "INTEGER", "_offset": "BIGINT"})
-    splits = [part(log, 0, 4, 2), part(log, 1, 3, 0), part(log, 0, 0, 1), part(log, 2, 4, 1)]
-    with log.tail({split.piece.uri: 0 for split in splits}) as tail:
+    splits = [split_of(log, 0, 4, 2), split_of(log, 1, 3, 0), split_of(log, 0, 0, 1), split_of(log, 2, 4, 1)]
+    with log.tail({split.source_object.uri: 0 for split in splits}) as tail:
         while tail.ready(SOON_S).rows < 12:
             pass
         with connect() as con, tail.reader().scan_together(con, splits, schema) as scan:
@@ -276,12 +276,12 @@ def test_record_timestamp(cluster, topic, send):
             "_key": "BLOB",
         }
     )
-    first, second = log.read(part(log, 0, 2), schema).rows.to_pylist()
+    first, second = log.read(split_of(log, 0, 2), schema).rows.to_pylist()
     assert second["_timestamp"] == noon
     assert (first["_key"], second["_key"]) == (b"\xff", None)
     assert dict(first["_headers"]) == {"h": b"2", "n": None}
     assert (first["_topic"], first["_partition"], first["id"]) == (topic, 0, 1)
-    keyed = log.read(part(log, 0, 2), Schema.of({"id": "BIGINT", "_key": "VARCHAR"}))
+    keyed = log.read(split_of(log, 0, 2), Schema.of({"id": "BIGINT", "_key": "VARCHAR"}))
     assert keyed.rejected["reason"].to_pylist() == ["the key is not UTF-8"]
 
 
@@ -290,7 +290,7 @@ def test_keys_and_values_of_any_length_or_null(cluster, topic, send):
     values = [b"", None, b"a", b"x" * 12, b"x" * 13, b"y" * 5000]
     for value in values:
         send(topic, [value], key=value)
-    rows = log.read(part(log, 0, len(values)), Schema.of({"v": "BLOB", "_key": "BLOB"})).rows
+    rows = log.read(split_of(log, 0, len(values)), Schema.of({"v": "BLOB", "_key": "BLOB"})).rows
     assert rows["v"].to_pylist() == values
     assert rows["_key"].to_pylist() == values
 
@@ -299,15 +299,15 @@ def test_metadata_that_is_not_fetched_is_rejected(cluster, topic, send):
     send(topic, ids([1]))
     log = kafka(topic, servers=cluster.bootstrap)
     with pytest.raises(SchemaError, match=r"'_key' is message metadata that is not fetched.*metadata=\('key',\)"):
-        log.read(part(log, 0, 1), Schema.of({"_key": "BLOB"}))
+        log.read(split_of(log, 0, 1), Schema.of({"_key": "BLOB"}))
 
 
 def test_infer_columns_from_existing_records(cluster, topic, send):
     log = kafka(topic, servers=cluster.bootstrap, metadata=("key",))
     with pytest.raises(SourceError, match="no record contains a JSON object"):
-        log.schema(pieces(log)[0])
+        log.schema(source_objects(log)[0])
     send(topic, [b'{"id": 1,\n "at": "2024-01-01 10:00:00"}', b"nothing", None, b'{"tags": ["a"]}'])
-    assert log.schema(pieces(log)[0]) == Schema.of(
+    assert log.schema(source_objects(log)[0]) == Schema.of(
         {"id": "BIGINT", "at": "TIMESTAMP", "tags": "VARCHAR[]", "_key": "BLOB"}
     )
 
@@ -414,5 +414,5 @@ def drain(log, tail, uri, end):
     while at < end:
         ready = tail.ready(SOON_S)
         assert ready.rows
-        tail.reader().read(SourceSplit(pieces(log)[0], at, ready.offsets[uri]), raw)
+        tail.reader().read(SourceSplit(source_objects(log)[0], at, ready.offsets[uri]), raw)
         at = ready.offsets[uri]

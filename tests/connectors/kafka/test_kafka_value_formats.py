@@ -28,7 +28,7 @@ from pipeline.core.sources import MISFIT, POSITION
 from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
-from tests.rigs.logs import pieces
+from tests.rigs.logs import source_objects
 from tests.rigs.proofs import examples
 
 HERE = Partition("t", 0)
@@ -214,7 +214,7 @@ def test_message_of_20_mb(kafka_cluster):
         producer.produce(name, value)
     assert producer.flush(30) == 0
     log = kafka(name, servers=kafka_cluster.bootstrap)
-    reading = log.read(SourceSplit(pieces(log)[0], 0, 4), ORDER)
+    reading = log.read(SourceSplit(source_objects(log)[0], 0, 4), ORDER)
     assert reading.rows[POSITION].to_pylist() == [0, 1, 3]
     assert reasons(reading) == {2: "not UTF-8"}
 

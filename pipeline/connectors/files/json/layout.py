@@ -51,8 +51,8 @@ def in_lines(path: str, place: Place) -> Iterator[str]:
     if file_layout == "newline_delimited":
         yield path
         return
-    with scratch.folder("piece") as folder, connect(Limits(threads=1)) as con:
-        lines = str(Path(folder) / "piece")
+    with scratch.folder("source") as folder, connect(Limits(threads=1)) as con:
+        lines = str(Path(folder) / "source")
         objects = f"read_json_objects({literal(path)}, format = '{file_layout}', maximum_object_size = {LONGEST_BYTES})"
         try:
             _require_closed(path, file_layout)
