@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from pipeline.batch.validating_pass import stage_rejects
+from pipeline.batch.validating_pass import stage_quarantine
 from pipeline.batch.work import Outcome, Split, TaskSpec
 from pipeline.core.definitions import UNIQUE
 from pipeline.core.sources import POSITION, SOURCE
@@ -41,7 +41,7 @@ def combine_outcomes(work: TaskSpec, outcomes: Sequence[Outcome]) -> Outcome | N
         if not work.are_splits_ranked:
             return None
         files = _without_duplicates(con, work, combined.files, len(outcomes))
-        quarantined = stage_rejects(con, work, Split(len(outcomes)), [_duplicate_rows(work, combined)])
+        quarantined = stage_quarantine(con, work, Split(len(outcomes)), [_duplicate_rows(work, combined)])
     flow = replace(
         combined.flow, rows_out=combined.flow.rows_out - count, quarantined=combined.flow.quarantined + count
     )

@@ -58,7 +58,7 @@ def is_complete(con: duckdb.DuckDBPyConnection, query: InputQuery, profile: Prof
     """Return whether the last pass read every record of the split, and rejected none."""
     if query.scanned is not None and profile.scanned.get("READ_CSV", query.scanned) != query.scanned:
         return False
-    return not any(one(con, odd)[0] for odd in query.rejects)
+    return not any(one(con, count)[0] for count in query.error_counts)
 
 
 def _guard(work: TaskSpec) -> str:

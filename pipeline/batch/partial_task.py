@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.batch.duckdb_errors import translate_errors
 from pipeline.batch.fast_path import is_complete
-from pipeline.batch.validating_pass import stage_rejected
+from pipeline.batch.validating_pass import stage_rejected_rows
 from pipeline.batch.work import InputQuery, Split, TaskSpec
 from pipeline.core.staging import StagedFile
 from pipeline.kernel.engine import Stop, arrow_within, connect, watched
@@ -51,7 +51,7 @@ def run_states(
             with work.producer.for_validation(con, split) as query:
                 rows = arrow_within(con, query.query, MOST_BYTES)
                 profile = Profile() if rows is None else last_profile(con)
-                quarantined = stage_rejected(con, work, split, query)
+                quarantined = stage_rejected_rows(con, work, split, query)
                 return PartialStates(rows, query.rows_in, query.bytes_in, query.rejected, quarantined, profile)
 
 

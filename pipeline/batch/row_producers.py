@@ -94,7 +94,7 @@ class SourceProducer:
                 if scan is None:
                     return None
                 rows = arrow(con, scan.query)
-                return None if rows.num_rows != scan.rows or one(con, scan.rejects)[0] else rows
+                return None if rows.num_rows != scan.rows or one(con, scan.errors_query)[0] else rows
         except (duckdb.InterruptException, duckdb.OutOfMemoryException):
             raise
         except (duckdb.Error, SourceError, SchemaError):
@@ -140,16 +140,16 @@ class SourceProducer:
                 stack.enter_context(self._scan_of(con, source_splits))
                 for source_splits in self.groups(split.source_splits)
             ]
-            flows = [flow for flow in opened if flow is not None]
-            if len(flows) < len(opened) or not flows:
+            scans = [scan for scan in opened if scan is not None]
+            if len(scans) < len(opened) or not scans:
                 yield None
                 return
-            rows = sum(flow.rows for flow in flows)
+            rows = sum(scan.rows for scan in scans)
             yield InputQuery(
-                " union all ".join(flow.query for flow in flows),
+                " union all ".join(scan.query for scan in scans),
                 rows_in=rows,
                 bytes_in=split.size_bytes,
-                rejects=tuple(dict.fromkeys(flow.rejects for flow in flows)),
+                error_counts=tuple(dict.fromkeys(scan.errors_query for scan in scans)),
                 scanned=rows,
                 schema=self.all_columns,
                 again=False,
@@ -161,15 +161,14 @@ class SourceProducer:
     ) -> Iterator[ScanQuery | None]:
         """Yield one query of all columns over the source splits, which aborts at a rejected row."""
         if len(source_splits) > 1 and isinstance(self.reader, ScannableTogether):
-            flow, source = self.reader.scan_together(con, source_splits, self._contract), SOURCE
+            opening, source = self.reader.scan_together(con, source_splits, self._contract), SOURCE
         elif isinstance(self.reader, Scannable):
-            flow, source = (
-                self.reader.scan(con, source_splits[0], self._contract),
-                literal(source_splits[0].source_object.uri),
-            )
+            (source_split,) = source_splits
+            opening = self.reader.scan(con, source_split, self._contract)
+            source = literal(source_split.source_object.uri)
         else:
             raise TypeError(type(self.reader).__name__)
-        with flow as scan:
+        with opening as scan:
             if scan is None:
                 yield None
             else:

@@ -63,21 +63,21 @@ def _staged(
         dropped=dropped,
         bytes_in=query.bytes_in,
     )
-    return Outcome(schema, flow, files, stage_rejects(con, work, split, queries))
+    return Outcome(schema, flow, files, stage_quarantine(con, work, split, queries))
 
 
-def stage_rejected(
+def stage_rejected_rows(
     con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery
 ) -> tuple[StagedFile, ...]:
     """Stage the rows that the reader rejected, for a split without other quarantined rows."""
-    return stage_rejects(con, work, split, _rejected(query))
+    return stage_quarantine(con, work, split, _rejected(query))
 
 
 def _rejected(query: InputQuery) -> list[str]:
     return [f"select reasons, _source, _position, row from {REJECTED}"] if query.rejected else []
 
 
-def stage_rejects(
+def stage_quarantine(
     con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, queries: Sequence[str]
 ) -> tuple[StagedFile, ...]:
     """Stage rows with `reasons`, `_source`, `_position` and `row` for the quarantine."""

@@ -65,7 +65,7 @@ class InputQuery:
     """Columns that are used for validation and not stored."""
     rejected: int = 0
     """The number of rows in the table `_rejected`, which do not match the contract."""
-    rejects: tuple[str, ...] = ()
+    error_counts: tuple[str, ...] = ()
     """Queries that must return 0 after the fast path; otherwise the validating pass is required."""
     scanned: int | None = None
     """The number of rows that the source's scans must return in the fast path; otherwise the validating pass is required."""

@@ -101,7 +101,7 @@ class _Streams(Collector):
         )
         for stream in self._streams:
             latency.add_metric((stream.name,), _buckets(stream.latency), stream.latency.sum_s)
-            commits.add_metric((stream.name,), _buckets(stream.epochs), stream.epochs.sum_s)
+            commits.add_metric((stream.name,), _buckets(stream.commit_durations), stream.commit_durations.sum_s)
         yield from (latency, commits)
 
     def _of_sinks(self) -> Iterator[Metric]:

@@ -75,8 +75,8 @@ class StreamMetrics:
     phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     """Seconds by phase. `commit` runs in parallel to the other phases."""
     latency: Histogram = field(default_factory=Histogram)
-    epochs: Histogram = field(default_factory=Histogram)
-    """The durations of epochs, from the start of staging to the end of the commit."""
+    commit_durations: Histogram = field(default_factory=Histogram)
+    """The durations of commits, from the start of staging to the end of the commit."""
     _lapped: float = 0.0
     _offered: float = 0.0
     _pending: list[tuple[float, int]] = field(default_factory=list)
@@ -123,7 +123,7 @@ class StreamMetrics:
             for offered, rows in sent.rows:
                 self.latency.add(now - offered, rows)
             self.phases["commit"] += now - sent.sent_at
-            self.epochs.add(now - sent.staging_at, 1)
+            self.commit_durations.add(now - sent.staging_at, 1)
             self.commits += 1
 
     def restarted(self) -> None:
@@ -184,7 +184,7 @@ class StreamStatus:
     commits: int = 0
     phases_s: Mapping[str, float] = field(default_factory=dict)
     latency: Histogram = field(default_factory=Histogram)
-    epochs: Histogram = field(default_factory=Histogram)
+    commit_durations: Histogram = field(default_factory=Histogram)
     waits_for: Sequence[str] = ()
     """If the stream has state: the partitions or inputs that hold the watermark back."""
     error: str = ""

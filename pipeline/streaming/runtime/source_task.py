@@ -180,7 +180,9 @@ class SourceTask:
             rows = one(
                 self._con, f"create or replace temp table {_BLOCK} as select {columns} from ({input_query.query})"
             )[0]
-            return rows == input_query.rows_in and not any(one(self._con, odd)[0] for odd in input_query.rejects)
+            return rows == input_query.rows_in and not any(
+                one(self._con, count)[0] for count in input_query.error_counts
+            )
         except (duckdb.InterruptException, duckdb.OutOfMemoryException):
             raise
         except duckdb.Error:

@@ -35,7 +35,7 @@ def status_of(stream: Stream, metrics: StreamMetrics, status: RunStatus, now: da
         commits=metrics.commits,
         phases_s=dict(metrics.phases),
         latency=_copy(metrics.latency),
-        epochs=_copy(metrics.epochs),
+        commit_durations=_copy(metrics.commit_durations),
     )
 
 

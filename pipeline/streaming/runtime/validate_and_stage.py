@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline.batch.duckdb_errors import translate_errors
 from pipeline.batch.fast_path import fast_path
 from pipeline.batch.row_producers import ArrowProducer
-from pipeline.batch.validating_pass import stage_rejects, validating_pass
+from pipeline.batch.validating_pass import stage_quarantine, validating_pass
 from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
 from pipeline.commit.commit_plan import definition_to_validate
 from pipeline.core.logs import logger
@@ -132,7 +132,7 @@ class EpochStager:
         quarantined = outcome.quarantined
         if pending.quarantined:
             self._con.register("_set_aside", pa.concat_tables(pending.quarantined))
-            quarantined += stage_rejects(
+            quarantined += stage_quarantine(
                 self._con, work, Split(1), ["select reasons, _source, _position, row from _set_aside"]
             )
             self._con.unregister("_set_aside")
