@@ -53,6 +53,17 @@ def test_objects_in_any_layout(opened, text):
     assert reading.rejected[POSITION].to_pylist() == [3]
 
 
+@pytest.mark.parametrize("line", ["{bad", '{"a":1} {"a":2}', '{"a":"x', "{1", '{"a":1e}', "{" + "[" * 50_000])
+@pytest.mark.parametrize("second", ["[1]", "5", '"x"', '{"a":2}', "bad"])
+def test_invalid_first_line_is_rejected_and_does_not_change_the_layout(opened, line, second):
+    reader, source_object = opened(f'{line}\n{second}\n{{"a":7}}\n')
+
+    reading = reader.read(SourceSplit(source_object), SCHEMA)
+
+    assert reading.rows["a"].to_pylist() == ([2, 7] if second.startswith("{") else [7])
+    assert reading.rejected[POSITION].to_pylist() == ([1] if second.startswith("{") else [1, 2])
+
+
 @pytest.mark.parametrize("text", ["[]", "[ ]\n"])
 def test_empty_array_has_no_rows(opened, text):
     reader, source_object = opened(text)

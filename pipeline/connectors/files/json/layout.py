@@ -37,7 +37,7 @@ def layout(path: str) -> Layout:
         rest = lines[1] if len(lines) > 1 else b""
         # a line that is a complete array is one of several lines, not an array that spans the file
         return "newline_delimited" if rest.startswith(b"{") and _is_whole(lines[0]) else "array"
-    is_cut = head.startswith(b"{") and len(lines) > 1 and not _is_whole(lines[0])
+    is_cut = head.startswith(b"{") and len(lines) > 1 and _is_cut(lines[0])
     return "unstructured" if is_cut and not lines[1].startswith(b"{") else "newline_delimited"
 
 
@@ -84,6 +84,18 @@ def _require_closed(path: str, file_layout: Layout) -> None:
 def _is_whole(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
+
+
+def _is_cut(line: bytes) -> bool:
+    """Return whether a line is valid JSON up to its end, but incomplete. An invalid line is rejected on its own."""
+    try:
+        text = line.decode()
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(text)
+    except (UnicodeDecodeError, RecursionError):
+        pass
+    return False
