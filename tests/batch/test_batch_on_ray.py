@@ -263,6 +263,7 @@ def test_each_of_many_tasks_returns_once(cluster):
     assert sorted((split.index, answer) for split, answer in answers) == [(n, n) for n in range(20)]
 
 
+@pytest.mark.proof
 def test_a_split_that_crashes_every_worker_is_named(step, scan):
     @table()
     def deadly(numbers: pa.Table) -> pa.Table:

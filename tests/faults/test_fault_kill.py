@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 
+import pytest
+
 from pipeline.commit.moments import Moment
 from pipeline.project.project import load
 from pipeline.runner.dry_run import RunOptions
@@ -98,6 +100,7 @@ def test_merge_killed_anywhere(crm, tmp_path):
     assert kill_and_repeat(Folder(crm, tmp_path / "backup")) >= {Moment.STAGED, Moment.COMMITTED}
 
 
+@pytest.mark.proof
 def test_repeated_kills_still_reach_the_end(shop, tmp_path):
     """The run is killed one step later each time and never restored; it still completes."""
     folder = Folder(shop, tmp_path / "backup")

@@ -204,6 +204,7 @@ def test_failed_partitions_can_be_retried_alone(web):
     assert fill(web, failed=True) == {}
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("name", ["by_day", "lengths"])
 def test_concurrent_partitions_give_the_same_result(web, name):
     before = rows_of(web)
@@ -294,6 +295,7 @@ def fill_and_die(folder, after, *, before_aside=False):
     )
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("before_aside", [False, True])
 def test_killed_backfill_resumes(web, before_aside):
     change(web, "seconds * 1 as", "seconds * 2 as")

@@ -73,6 +73,7 @@ def topic(kafka) -> Topic:
     return Topic(kafka)
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("stored", [True, False])
 def test_kafka_run_reads_records_since_the_last_run(project, topic, stored):
     folder = project(

@@ -172,6 +172,7 @@ def test_replayed_row_is_merged_not_appended(crm):
     assert run(crm)["customers"].decision == "skip"
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning")  # warnings inside Ray

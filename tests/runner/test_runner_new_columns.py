@@ -27,7 +27,7 @@ from pipeline.runner.runner import Runner
 from tests.rigs.proofs import examples
 from tests.runner.conftest import TOML
 
-EXAMPLES = int(os.environ.get("HEADWATER_EXAMPLES", examples(2, 20)))
+EXAMPLES = int(os.environ.get("HEADWATER_EXAMPLES", examples(1, 20)))
 OPTIONS: Any = {"phases": [Phase.generate]} if os.environ.get("HEADWATER_NO_SHRINK") else {}
 HEAD = "import pyarrow as pa\nfrom pipeline import dimension, files, mart, quarantine, source, sql, table\n"
 READERS = """
@@ -139,6 +139,7 @@ def test_incrementally_widened_table_equals_a_full_run(kind: str, tmp_path_facto
     check()
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
 def test_added_column_is_null_in_older_rows_and_part_of_a_star(tmp_path, kind):
     folder = project(tmp_path / "p", kind)

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.core.errors import DefinitionError, RequestError
 from serve.check import check
+from tests.rigs.proofs import examples
 
 with warnings.catch_warnings():
     # the settings classes of Ray Serve use a deprecated form of pydantic's extra arguments
@@ -26,17 +27,24 @@ from pipeline.project.project import load
 from serve.check import check
 from serve.deploy import start, stop
 
-endpoint = start(sys.argv[1], port=int(sys.argv[2]), replicas=2)
+endpoint = start(sys.argv[1], port=int(sys.argv[2]), replicas=int(sys.argv[4]))
 print(json.dumps([vars(answer) for answer in check(endpoint.url, load(sys.argv[1]))]), flush=True)
 sys.stdin.readline()
-for root, port in ((sys.argv[1], int(sys.argv[3])), (sys.argv[4], int(sys.argv[2]))):
-    try:
-        start(root, port=port)
-    except Exception as error:
-        print(type(error).__name__, error, flush=True)
-    if port == int(sys.argv[3]):
-        print(check(endpoint.url, load(sys.argv[1]))[0].status, flush=True)
-        stop()
+try:
+    start(sys.argv[1], port=int(sys.argv[3]))
+except Exception as error:
+    print(type(error).__name__, error, flush=True)
+print(check(endpoint.url, load(sys.argv[1]))[0].status, flush=True)
+stop()
+"""
+FAILING = """
+import sys
+from serve.deploy import start
+
+try:
+    start(sys.argv[1], port=int(sys.argv[2]))
+except Exception as error:
+    print(type(error).__name__, error)
 """
 
 
@@ -50,6 +58,9 @@ from pipeline import files, source
 
 raw_nothing = source(files("nothing.csv"))
 """
+
+
+REPLICAS = str(examples(1, 2))
 
 
 def free_port() -> int:
@@ -68,13 +79,18 @@ def hasty(tmp_path) -> Path:
     return root
 
 
+@pytest.fixture
+def environ() -> dict[str, str]:
+    """The environment of a process that starts its own Ray."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+
+
 @pytest.mark.ray
-def test_a_project_is_served_by_ray(cafe, hasty):
+def test_a_project_is_served_by_ray(cafe, environ):
     """In a separate process, so that Ray leaves nothing behind in this one."""
     port = free_port()
-    environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with subprocess.Popen(
-        [sys.executable, "-c", SERVE, cafe.root, str(port), str(free_port()), hasty],
+        [sys.executable, "-c", SERVE, cafe.root, str(port), str(free_port()), REPLICAS],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -86,7 +102,7 @@ def test_a_project_is_served_by_ray(cafe, hasty):
         following = httpx.get(url + page["next"]).json()
         with pytest.raises(RequestError, match=f"cannot listen on 127.0.0.1:{port}: got Address already in use"):
             start(cafe.root, port=port)
-        elsewhere, still_there, too_late = process.communicate("go on\n", timeout=120)[0].splitlines()
+        elsewhere, still_there = process.communicate("go on\n", timeout=120)[0].splitlines()
     assert [(a["method"], a["path"], a["status"]) for a in answers] == [
         ("GET", "/health", 200),
         ("GET", "/tables/cafe_orders?limit=3", 200),
@@ -94,9 +110,19 @@ def test_a_project_is_served_by_ray(cafe, hasty):
     assert [row["order_id"] for row in page["rows"] + following["rows"]] == [2, 3]
     assert elsewhere.startswith("RequestError Ray Serve does not listen on 127.0.0.1:")
     assert still_there == "200", "the running application continues"
-    assert too_late.startswith("SettingsError the replicas do not start: got ")
-    assert "too late" in too_late
     assert process.returncode == 0
+    with closing(socket.socket()) as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "nothing listens on the port"
+
+
+@pytest.mark.proof
+@pytest.mark.ray
+def test_replicas_that_do_not_start_are_reported(hasty, environ):
+    port = free_port()
+    command = [sys.executable, "-c", FAILING, hasty, str(port)]
+    output = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=120, check=True).stdout
+    assert output.startswith("SettingsError the replicas do not start: got ")
+    assert "too late" in output
     with closing(socket.socket()) as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "nothing listens on the port"
 

@@ -320,7 +320,7 @@ RUNS = st.builds(
 )
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", [name for name in STATEMENTS if "group" not in name])
 @fixed
 @given(run=RUNS)

@@ -85,6 +85,7 @@ def test_windows_of_a_log_equal_those_of_batch(project):
     assert (result.rows_read, result.rows_there, result.rows_remembered) == (400, 12, 0)
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("shards", [1, 3])
 def test_a_stream_resumes_with_any_number_of_shards(project, shards):
     workspace = project("ticks = events(generated(2000))\n" + MINUTES)

@@ -92,6 +92,7 @@ def test_batch_computes_the_same_times(tmp_path):
     assert quarantined_rows(workspace, "last")["reasons"].to_pylist() == ["not a time: epoch_ms(at)"]
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("function", FACTORS)
 def test_a_tombstone_has_the_timestamp_of_its_message_as_a_number(kafka, tmp_path, function):
     topic = Topic(kafka)

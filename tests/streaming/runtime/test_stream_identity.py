@@ -156,6 +156,7 @@ def test_only_semantic_changes_are_reported(project, what):
 FAST = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commit_s=0.01))
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("what", ["lateness of the source", "having", "an expectation"])
 def test_a_stream_resumes_after_an_irrelevant_change(project, what):
     before, after, _ = NEIGHBOURS[what]

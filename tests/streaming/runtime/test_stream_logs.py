@@ -218,6 +218,7 @@ def test_dead_letters_of_kafka_are_replayed(kafka, tmp_path):
 # -- tombstones
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("kind", ["timestamp", "timestamptz", "date"])
 def test_a_tombstone_has_the_time_of_its_message(kafka, tmp_path, kind):
     topic = Topic(kafka)

@@ -54,7 +54,7 @@ def counts(state: pa.Table, ticks: pa.Table) -> tuple[pa.Table, pa.Table]:
 FAST = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commit_s=0.01))
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize("name", ["firsts", "rises", "pairs", "counts"])
 def test_a_resumed_stream_with_state_equals_batch(tmp_path, name):
     (tmp_path / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')

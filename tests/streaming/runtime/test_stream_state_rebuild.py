@@ -98,7 +98,7 @@ def pending(workspace):
     return {n: sorted(json.dumps(row, default=str) for row in table.to_pylist()) for n, table in kept.items()}
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_rebuilt_state_equals_the_committed_state(tmp_path, name):
     workspace = partly_read(project(tmp_path / "p", DEFINITIONS[name][0]))
@@ -150,6 +150,7 @@ class Crash(Exception):  # noqa: N818
     """Simulates a crash of the process."""
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("step", ["staged", "saved"])
 def test_a_killed_rebuild_keeps_the_last_commit(tmp_path, step):
     workspace = partly_read(project(tmp_path / "p", DEFINITIONS["join"][0]))

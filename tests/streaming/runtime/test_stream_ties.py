@@ -142,6 +142,7 @@ def test_files_with_equal_times_after_restarts_with_other_shards(tmp_path, store
     assert rows(batch) == RIGHT
 
 
+@pytest.mark.proof
 def test_offsets_of_a_topic_order_rows_with_equal_times(kafka, tmp_path):
     topic = Topic(kafka, partitions=1)
     folder = project(tmp_path / "stream", kafka_of(topic), stored=False)
