@@ -9,12 +9,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 import sqlalchemy as sa
 import typer
+from packaging.requirements import Requirement
 
 from cluster.cli.console import grid, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
@@ -28,9 +28,10 @@ from pipeline.project.forgotten import forgotten_tables
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 
-_NEEDED = ("ray", "duckdb", "deltalake", "pyarrow", "sqlglot", "sqlalchemy")
-_EXTRAS = {"ml": ("mlflow", "sklearn", "pandas"), "serve": ("fastapi",), "s3": ("s3fs",), "polars": ("polars",)}
-_EXTRAS |= {"kafka": ("confluent_kafka", "kafka"), "avro": ("fastavro",), "protobuf": ("google.protobuf",)}
+_PACKAGE = "headwater"
+_COLLECTIONS = frozenset({"all", "dev"})
+"""Extras that only combine others, or are not for users."""
+_SHOWN_PACKAGES = ("ray", "duckdb", "deltalake", "pyarrow")
 _LEAST_FREE_BYTES = 1 << 30
 _SECRET_FILE = re.compile(r"\$\{file:([^}]+)\}")
 _OTHERS = 0o077
@@ -53,17 +54,44 @@ def doctor(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> Non
 
 def _machine() -> Iterator[Finding]:
     yield Finding("python", OK, f"{platform.python_version()} on {platform.system()}, {os.cpu_count()} cores")
-    for package in _NEEDED:
-        try:
-            yield Finding(package, OK, version(package))
-        except PackageNotFoundError:
-            yield Finding(package, BAD, f"missing: {sys.executable} -m pip install headwater")
-    for extra, modules in _EXTRAS.items():
-        missing = [module for module in modules if find_spec(module) is None]
-        state, detail = (NOTE, f"not installed: pip install 'headwater[{extra}]'") if missing else (OK, "installed")
-        yield Finding(f"extra {extra}", state, detail)
+    yield from _packages()
     address = os.environ.get("RAY_ADDRESS")
     yield Finding("ray cluster", OK, address or "none given: a local one is started when work is large")
+
+
+def _packages() -> Iterator[Finding]:
+    """Compare the installed packages with those that Headwater and its extras require."""
+    required: dict[str, list[Requirement]] = {"": []}
+    if _problem(Requirement(_PACKAGE)):
+        yield Finding("packages", NOTE, f"{_PACKAGE} is imported from a folder: its requirements are unknown")
+        return
+    extras = [extra for extra in metadata(_PACKAGE).get_all("Provides-Extra") or () if extra not in _COLLECTIONS]
+    for requirement in map(Requirement, requires(_PACKAGE) or ()):
+        marker = requirement.marker
+        for extra in ("", *extras) if requirement.name != _PACKAGE else ():
+            if (marker is None and not extra) or (marker is not None and marker.evaluate({"extra": extra})):
+                required.setdefault(extra, []).append(requirement)
+    problems = [problem for requirement in required[""] if (problem := _problem(requirement))]
+    shown = ", ".join(f"{name} {version(name)}" for name in _SHOWN_PACKAGES if not _problem(Requirement(name)))
+    if problems:
+        detail = f"{'; '.join(problems)}: {sys.executable} -m pip install --upgrade {_PACKAGE}"
+        yield Finding("packages", BAD, detail)
+    else:
+        yield Finding("packages", OK, f"all {len(required[''])} are installed: {shown} and others")
+    for extra in extras:
+        problems = [problem for requirement in required.get(extra, ()) if (problem := _problem(requirement))]
+        detail = f"{'; '.join(problems)}: pip install '{_PACKAGE}[{extra}]'" if problems else "installed"
+        yield Finding(f"extra {extra}", NOTE if problems else OK, detail)
+
+
+def _problem(requirement: Requirement) -> str:
+    """Return why an installed package does not meet a requirement; empty if it does."""
+    try:
+        installed = version(requirement.name)
+    except PackageNotFoundError:
+        return f"{requirement.name} is not installed"
+    is_met = requirement.specifier.contains(installed, prereleases=True)
+    return "" if is_met else f"{requirement.name} {installed} is installed, {requirement.specifier} is required"
 
 
 def _project(folder: Path, env: str | None) -> Iterator[Finding]:
@@ -165,7 +193,7 @@ def _warehouse(workspace: Workspace) -> Iterator[Finding]:
 
 def _tables(workspace: Workspace) -> Iterator[Finding]:
     made = sum(workspace.version(name) is not None for name in workspace.table_names)
-    yield Finding("tables", OK, f"{made} of {len(workspace.table_names)} are made and can be read")
+    yield Finding("tables", OK, f"{made} of {len(workspace.table_names)} exist and can be read")
 
 
 def _temporary() -> Iterator[Finding]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 
 import pytest
+
+from tests.rigs.command import BIN
 
 DEFINITIONS = """\
 from pathlib import Path
@@ -47,9 +51,28 @@ def test_project_without_problems(findings, headwater, project):
     assert code == 0
     assert {state for name, state, _ in results if not name.startswith("extra")} == {"ok"}
     assert of(results, "source rows") == [("ok", f"{project}/data/*.csv: 1 file, 0.0 MB")]
-    assert of(results, "tables") == [("ok", "2 of 2 are made and can be read")]
+    assert of(results, "tables") == [("ok", "2 of 2 exist and can be read")]
     assert of(results, "warehouse") == [("ok", f"{project}/.headwater/warehouse.duckdb: 1 table")]
     assert not (project / ".headwater" / "lake" / ".headwater-doctor").exists()
+
+
+def test_missing_and_outdated_packages(project, tmp_path):
+    """The package metadata on the path is read first."""
+    for name, installed in (("polars", "0.1"), ("duckdb", "1.0")):
+        folder = tmp_path / "site" / f"{name}-{installed}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {installed}\n")
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    command = [str(BIN / "headwater"), "doctor", "--json"]
+    result = subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, check=False)
+    details = {finding["what"]: (finding["state"], finding["detail"]) for finding in json.loads(result.stdout)}
+    state, detail = details["packages"]
+    assert (state, result.returncode) == ("bad", 1)
+    assert re.search(r"^duckdb 1.0 is installed, <2.1,>=2.0 is required: .*pip install --upgrade headwater", detail)
+    state, detail = details["extra polars"]
+    assert state == "note"
+    assert re.search(r"^polars 0.1 is installed, >=1.30 is required: pip install 'headwater\[polars\]'", detail)
+    assert details["extra ml"] == ("ok", "installed")
 
 
 def test_missing_empty_and_unreadable_data_files(findings, project):
