@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 
+from pipeline.core.settings import FILE, Settings
+from pipeline.core.settings import load as load_settings
 from pipeline.project import load
 from tests.rigs.command import CommandServer, ConsoleScript, environment
 
@@ -114,3 +116,18 @@ class Shell:
 def flat(text: str) -> str:
     """Return a text with runs of spaces replaced by one, because the width of columns depends on their cells."""
     return re.sub(r"[ \t]+", " ", re.sub(r"[ \t]+\n", "\n", text)).strip("\n ")
+
+
+def test_settings_page_describes_every_key(tmp_path):
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    keys = {field.name for field in fields(Settings)} - {"name", "root", "definitions", "env", "ray_address"}
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == keys
+
+    (tmp_path / FILE).write_text(re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1])
+    settings = load_settings(tmp_path / FILE, environ={"CATALOG_PASSWORD": "p"}, env="prod")
+    assert (settings.lake, settings.execution, settings.storage) == (
+        "s3://acme-lake/shop",
+        "ray",
+        {"region": "eu-central-1"},
+    )
+    assert load_settings(tmp_path / FILE, environ={}).memory_bytes == 4_000_000_000
