@@ -183,11 +183,8 @@ class Files:
         `SchemaError` for other columns, `SourceError` for a file that cannot be read, and its subclass `SplitError` for
         a split that does not end at the end of a record.
         """
-        place, split, schema = (
-            Place(split.source_object.uri),
-            self._require_unchanged(split),
-            self._with_file_names(schema),
-        )
+        place, schema = Place(split.source_object.uri), self._with_file_names(schema)
+        split = self._require_unchanged(split)
         try:
             with self._translated_errors(place), self._path(split) as path, connect() as con:
                 expect_columns(con, len(schema.columns))
@@ -242,10 +239,8 @@ class Files:
 
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
         """
-        uris, schema = (
-            [self._require_unchanged(split).source_object.uri for split in splits],
-            self._with_file_names(schema),
-        )
+        schema = self._with_file_names(schema)
+        uris = [self._require_unchanged(split).source_object.uri for split in splits]
         files = [small_files.SmallFile(self.listing.path(uri), uri) for uri in uris]
         rejects = f"rejects_{secrets.token_hex(8)}"
         with self._translated_errors(Place(f"{files[0].source} and {len(files) - 1} more")):
@@ -323,14 +318,15 @@ class Files:
         """
         if split.begin != 0 or split.end is None or split.end != split.source_object.size_bytes:
             return split
-        path = Path(self.listing.path(split.source_object.uri))
-        size = path.stat().st_size if path.is_file() else None
+        place, path = Place(split.source_object.uri), Path(self.listing.path(split.source_object.uri))
+        with self._translated_errors(place):
+            size = path.stat().st_size if path.is_file() else None
         if size != split.end:
             raise SourceError(
                 "the file changed after it was listed",
                 got="it was removed" if size is None else f"{size} bytes, previously {split.end}",
                 do="move files into the folder when they are complete, and do not change them afterwards",
-                place=Place(split.source_object.uri),
+                place=place,
             )
         return replace(split, end=None, first=1)
 

@@ -185,6 +185,28 @@ def test_unreadable_file_is_rejected(name, tmp_path):
     assert "Permission denied" in process.stderr
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody who may not read")
+def test_file_in_a_folder_that_became_unreadable_is_rejected(tmp_path):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    (folder / "a.csv").write_text("id\n1\n")
+    for parent in (tmp_path, *tmp_path.parents[:3]):
+        parent.chmod(0o755)
+    code = (
+        "import os, sys; from pipeline.connectors import files; from pipeline.core.schema import Schema; from pipeline.core.splits import SourceSplit\n"
+        "reader = files(sys.argv[1] + '/a.csv'); (listed,) = reader.source_objects()\n"
+        "split = SourceSplit(listed, 0, listed.size_bytes)\n"
+        "reader.read(split, Schema.of({'id': 'BIGINT'}))\n"
+        "os.chmod(sys.argv[1], 0); os.seteuid(65534)\n"
+        "reader.read(split, Schema.of({'id': 'BIGINT'}))"
+    )
+
+    process = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+
+    assert "SourceError: the file cannot be" in process.stderr
+    assert "Permission denied" in process.stderr
+
+
 def test_line_numbers_with_quoted_line_breaks_and_open_quotes():
     schema = Schema.of({"id": "BIGINT", "two\nlines": "VARCHAR"})
 
