@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from pipeline.core.errors import HeadwaterError, ModelError, RequestError, StorageError
-from serve.refusals import HttpError
+from serve.http_errors import HttpError
 
 _LOG = logging.getLogger("headwater.serve")
 _SERVER_ERROR = 500

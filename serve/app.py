@@ -20,9 +20,9 @@ from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
 from serve.answers import answer_errors
 from serve.engine import Engine
+from serve.http_errors import TooLargeError
 from serve.models import Champions, predict, rows_of
 from serve.openapi import document
-from serve.refusals import TooLargeError
 from serve.rows import read_rows
 from serve.status import describe, health
 from serve.tables import Tables

@@ -14,7 +14,7 @@ from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import literal
 from pipeline.lake import Storage
-from serve.refusals import OverloadError
+from serve.http_errors import OverloadError
 from serve.select import Statement
 
 

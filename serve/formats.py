@@ -12,8 +12,8 @@ import pyarrow.csv
 from pipeline.core.schema import Schema
 from pipeline.kernel.types import arrow_schema
 from serve.engine import Engine
+from serve.http_errors import UnacceptableError
 from serve.query import shown
-from serve.refusals import UnacceptableError
 from serve.select import Statement, as_json, as_text
 
 JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"

@@ -12,8 +12,8 @@ from typing import Any
 from ml.models import Predictor, load_champion
 from pipeline.core.definitions import Artifact
 from pipeline.core.errors import ModelError, RequestError, StorageError, did_you_mean
+from serve.http_errors import RowsError, TooLargeError, UnknownError
 from serve.query import shown
-from serve.refusals import RowsError, TooLargeError, UnknownError
 
 FRESH_S = 3.0
 """How long a champion is used before the store is checked for a new one."""

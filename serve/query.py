@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.core.errors import did_you_mean
 from pipeline.core.schema import Column, Schema
-from serve.refusals import HttpError
+from serve.http_errors import HttpError
 
 DEFAULT_LIMIT, MOST_ROWS = 100, 10_000
 MOST_OFFSET = 1 << 40

@@ -10,8 +10,8 @@ from starlette.responses import Response
 from pipeline.core.errors import StorageError
 from serve.engine import Engine
 from serve.formats import JSON, Page, envelope, negotiate, read_page
+from serve.http_errors import TooLongError
 from serve.query import Filter, Parameters, Query, bad_value, parse
-from serve.refusals import TooLongError
 from serve.select import misfits, page
 from serve.tables import Tables, gone
 

@@ -12,8 +12,8 @@ from pipeline.core.definitions import Layer, StoredDefinition
 from pipeline.core.errors import StorageError, did_you_mean
 from pipeline.lake import Version
 from pipeline.project.workspace import Workspace
+from serve.http_errors import GoneError, UnknownError
 from serve.query import shown
-from serve.refusals import GoneError, UnknownError
 
 FRESH_S = 1.0
 """How long a version is used as the newest before the lake is read again, in seconds."""

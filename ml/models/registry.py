@@ -102,8 +102,8 @@ class Registry:
             champion = _champion(self._client(), name)
             return None if champion is None else Origin.of(champion.tags)
 
-    def refusal(self, name: str, origin: Origin) -> Verdict | None:
-        """Return the newest refusal of a model of exactly this origin, or `None` if there is none. Writes nothing."""
+    def refused_verdict(self, name: str, origin: Origin) -> Verdict | None:
+        """Return the verdict of the newest refused model of exactly this origin, or `None` if there is none. Writes nothing."""
         with self._translating():
             runs = self._finished_runs(name) if self._is_database else self._refused_runs_on_server(name)
             for run, tags in runs:

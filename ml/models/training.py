@@ -32,8 +32,8 @@ def verdict(model: Model, context: BuildContext) -> Verdict | None:
     origin, store = _origin(model, context), Registry(context.store)
     if store.origin(model.name) == origin:
         return Verdict(accepted=True, reason="up to date")
-    refusal = store.refusal(model.name, origin)
-    return None if refusal is None else replace(refusal, rows=int(sum(refusal.metrics.get(name, 0) for name in _ROWS)))
+    refused = store.refused_verdict(model.name, origin)
+    return None if refused is None else replace(refused, rows=int(sum(refused.metrics.get(name, 0) for name in _ROWS)))
 
 
 def build(model: Model, context: BuildContext) -> Verdict:

@@ -10,7 +10,7 @@ from datetime import timedelta
 import duckdb
 import pytest
 
-from serve.refusals import OverloadError
+from serve.http_errors import OverloadError
 from serve.select import Statement
 
 INJECTIONS = [

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.project.workspace import Workspace
-from serve.refusals import UnknownError
+from serve.http_errors import UnknownError
 from serve.tables import FRESH_S, Tables
 
 

@@ -16,8 +16,8 @@ from pipeline.project.project import load
 from pipeline.runner.runner import Runner
 from serve import create_app
 from serve.check import check
+from serve.http_errors import RowsError
 from serve.models import FRESH_S, Champions, rows_of
-from serve.refusals import RowsError
 
 TOML = '[project]\nname = "bar"\ndefinitions = "bar.py"\n'
 BAR = """\

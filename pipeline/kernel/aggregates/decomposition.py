@@ -21,7 +21,7 @@ from pipeline.kernel.engine import schema_of
 from pipeline.kernel.syntax.function_calls import aggregates_of, is_aggregate, is_known, own, with_modifiers
 from pipeline.kernel.syntax.scope import tables_of
 
-__all__ = ["STATES", "CallTypes", "Decomposition", "decompose", "has_groups", "refusal"]
+__all__ = ["STATES", "CallTypes", "Decomposition", "decompose", "decomposition_obstacle", "has_groups"]
 
 MERGED = "_merged"
 _COLUMNS = "_headwater_columns_"
@@ -110,7 +110,7 @@ def has_groups(tree: exp.Select) -> bool:
     return bool(tree.args.get("group") or tree.args.get("distinct")) or next(aggregates_of(tree), None) is not None
 
 
-def refusal(tree: exp.Select) -> str | None:
+def decomposition_obstacle(tree: exp.Select) -> str | None:
     """Return why a grouped SELECT cannot be decomposed, or `None` if it can."""
     tree = _grouped(tree)
     obstacle = _unknown_clause(tree) or _unmerged_call(tree) or _unsplit_part(tree) or unclear_name(tree)
@@ -122,7 +122,7 @@ def refusal(tree: exp.Select) -> str | None:
 
 
 def decompose(tree: exp.Select) -> Decomposition:
-    """Decompose a grouped SELECT, for which `refusal` must have returned `None`.
+    """Decompose a grouped SELECT, for which `decomposition_obstacle` must have returned `None`.
 
     Column names are spelled as in the statement.
     """

@@ -15,7 +15,7 @@ from sqlglot import exp
 
 from pipeline.core.refusal import Refusal
 from pipeline.core.schema import Schema
-from pipeline.kernel.aggregates.decomposition import has_groups, refusal
+from pipeline.kernel.aggregates.decomposition import decomposition_obstacle, has_groups
 from pipeline.kernel.planner.canonical import common_type, expression_type, family_of, is_column
 from pipeline.kernel.planner.distribution import NotPartitionableError
 from pipeline.kernel.planner.order_and_limit import split_order_and_limit
@@ -103,7 +103,7 @@ class _Search:
         """Return the exchange that partitions the fewest inputs, by as many keys as possible."""
         merged = (
             self.tree
-            if isinstance(self.tree, exp.Select) and has_groups(self.tree) and not refusal(self.tree)
+            if isinstance(self.tree, exp.Select) and has_groups(self.tree) and not decomposition_obstacle(self.tree)
             else None
         )
         classes = self._classes()

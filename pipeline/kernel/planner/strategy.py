@@ -19,7 +19,7 @@ from typing import Literal
 
 from sqlglot import exp
 
-from pipeline.kernel.aggregates.decomposition import has_groups, refusal
+from pipeline.kernel.aggregates.decomposition import decomposition_obstacle, has_groups
 from pipeline.kernel.syntax.function_calls import is_aggregate, is_volatile, needs_more_than_a_row
 from pipeline.kernel.syntax.scope import Scope, driving_of, relation
 
@@ -48,7 +48,7 @@ def choose_strategy(tree: exp.Query) -> StrategyChoice:
         return StrategyChoice("gather", next(iter(scope.inputs), ""), "its first input is not a table")
     obstacle = _obstacle_in(scope, driving)
     if obstacle is None and isinstance(tree, exp.Select) and has_groups(tree):
-        obstacle = refusal(tree) or _from(tree, scope, driving)
+        obstacle = decomposition_obstacle(tree) or _from(tree, scope, driving)
         if obstacle is None:
             return StrategyChoice("partial", driving, f"states per split of {driving!r}, merged once")
     obstacle = obstacle or _row_by_row(tree, scope, driving)

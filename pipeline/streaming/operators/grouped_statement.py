@@ -13,7 +13,7 @@ from pipeline.core.definitions import Emit, Streaming
 from pipeline.core.refusal import Refusal
 from pipeline.core.schema import Schema
 from pipeline.core.state_identity import columns_part
-from pipeline.kernel.aggregates.decomposition import decompose, has_groups, refusal
+from pipeline.kernel.aggregates.decomposition import decompose, decomposition_obstacle, has_groups
 from pipeline.kernel.aggregates.grouping import normalised, unclear_name
 from pipeline.kernel.aggregates.mergeable import state_of
 from pipeline.kernel.planner.projection import used_columns
@@ -128,7 +128,7 @@ def _mergeable(tree: exp.Select, name: str) -> str | None:
     chosen = choose_strategy(tree)
     if chosen.driving.lower() != name.lower():
         return f"the streamed input {name!r} must be the first table after FROM"
-    why = refusal(tree)
+    why = decomposition_obstacle(tree)
     if chosen.strategy != "partial" or why is not None:
         return f"{why or chosen.reason}: it cannot be streamed"
     states = (state_of(with_modifiers(call), "", in_order=False) for call in aggregates_of(tree))
