@@ -27,6 +27,8 @@ log = logger(__name__)
 T = TypeVar("T")
 PATIENCE_S = 30.0
 """How long a request is retried while no broker answers."""
+REPLACE_AFTER_S = 10.0
+"""How long a client may be without an answer before it is replaced by a new one."""
 _ATTEMPT_S = 2.0
 """Time limit of one attempt; the next one may go to another broker."""
 _METADATA_DELAY_S = 1.5
@@ -60,22 +62,28 @@ class Client:
     def __init__(self, options: Mapping[str, str], place: Place) -> None:
         """Prepare the client; it connects at the first request."""
         self._place = place
+        self._options = options
         self._last: KafkaError | None = None
+        self._silent_since: float | None = None
+        """Since when no request has succeeded; `None` if the last one did."""
+        self._admin = self._new_admin()
+
+    def _new_admin(self) -> AdminClient:
+        settings: dict[str, Any] = {**self._options, "error_cb": self._on_error}
         try:
-            settings: dict[str, Any] = {**options, "error_cb": self._on_error}
-            self._admin = AdminClient(settings, logger=_LOG)
+            return AdminClient(settings, logger=_LOG)
         except KafkaException as error:
-            raise SourceError("Kafka's client cannot be set up", got=_text(error), place=place) from error
+            raise SourceError("Kafka's client cannot be set up", got=_text(error), place=self._place) from error
 
     def topics(self, names: Sequence[str], pattern: str | None) -> Mapping[str, Topic]:
         """Return the named topics, or all that match `pattern` fully, sorted by name; raise if one does not exist."""
         if pattern is not None:
-            known = self._request(lambda limit: self._admin.list_topics(timeout=limit)).topics
+            known = self._request(lambda admin, limit: admin.list_topics(timeout=limit)).topics
             names = sorted(name for name in known if re.fullmatch(pattern, name) and not name.startswith("__"))
         if not names:
             return {}
         descriptions = self._request_each(
-            lambda limit: self._admin.describe_topics(TopicCollection(list(names)), request_timeout=limit)
+            lambda admin, limit: admin.describe_topics(TopicCollection(list(names)), request_timeout=limit)
         )
         return {
             name: Topic(name, str(descriptions[name].topic_id), len(descriptions[name].partitions))
@@ -105,9 +113,9 @@ class Client:
         deadline, trusted_after = time.monotonic() + limit_s, time.monotonic() + min(limit_s / 2, _METADATA_DELAY_S)
 
         def ask() -> Mapping[str, str]:
-            limit = _attempt(deadline - time.monotonic())
+            limit, admin = _attempt(deadline - time.monotonic()), self._admin  # it must outlive its futures
             try:
-                futures = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=limit)
+                futures = admin.describe_topics(TopicCollection(list(names)), request_timeout=limit)
                 return {name: str(future.result().topic_id) for name, future in futures.items()}
             except KafkaException as error:
                 if error.args[0].code() in _MISSING_CODES and time.monotonic() > trusted_after:
@@ -115,7 +123,7 @@ class Client:
                 raise
 
         try:
-            return self._retrying(limit_s, lambda _: True)(ask)
+            return self._retried(limit_s, lambda _: True, ask)
         except KafkaException:
             return None
 
@@ -123,13 +131,13 @@ class Client:
         if not partitions:
             return {}
         specs = {TopicPartition(p.topic, p.number): spec for p in partitions}
-        results = self._request_each(lambda limit: self._admin.list_offsets(specs, request_timeout=limit, **options))
+        results = self._request_each(lambda admin, limit: admin.list_offsets(specs, request_timeout=limit, **options))
         return {Partition(at.topic, at.partition): int(result.offset) for at, result in results.items()}
 
-    def _request_each(self, ask: Callable[[float], Mapping[Any, Future[Any]]]) -> dict[Any, Any]:
-        return self._request(lambda limit: {name: future.result() for name, future in ask(limit).items()})
+    def _request_each(self, ask: Callable[[AdminClient, float], Mapping[Any, Future[Any]]]) -> dict[Any, Any]:
+        return self._request(lambda admin, limit: {name: future.result() for name, future in ask(admin, limit).items()})
 
-    def _request(self, ask: Callable[[float], T]) -> T:
+    def _request(self, ask: Callable[[AdminClient, float], T]) -> T:
         """Send a request until it succeeds, fails permanently, or reaches the time limit."""
         started = time.monotonic()
 
@@ -138,15 +146,15 @@ class Client:
             return may_be_new and not self._is_rejection(error)
 
         try:
-            return self._retrying(PATIENCE_S, is_transient)(
-                lambda: ask(_attempt(started + PATIENCE_S - time.monotonic()))
+            return self._retried(
+                PATIENCE_S, is_transient, lambda: ask(self._admin, _attempt(started + PATIENCE_S - time.monotonic()))
             )
         except KafkaException as error:
             raise self._translated(error) from error
 
-    def _retrying(self, limit_s: float, is_transient: Callable[[KafkaException], bool]) -> Retrying:
-        """Return a retry policy: it repeats calls that fail with a transient Kafka error, up to a time limit."""
-        return Retrying(
+    def _retried(self, limit_s: float, is_transient: Callable[[KafkaException], bool], ask: Callable[[], T]) -> T:
+        """Repeat a call that fails with a transient Kafka error, up to a time limit."""
+        retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and is_transient(error)),
             stop=stop_after_delay(limit_s),
             wait=wait_fixed(_RETRY_WAIT_S),
@@ -154,6 +162,14 @@ class Client:
             before=self._refresh_brokers,
             reraise=True,
         )
+        try:
+            result = retrying(ask)
+        except KafkaException as error:
+            if is_transient(error):
+                self._replace_if_silent()
+            raise
+        self._silent_since = None
+        return result
 
     def _log_first_retry(self, state: RetryCallState) -> None:
         error = None if state.outcome is None else state.outcome.exception()
@@ -163,8 +179,21 @@ class Client:
     def _refresh_brokers(self, state: RetryCallState) -> None:
         """Refresh the list of brokers before a retry: otherwise requests still go to a broker that has just died."""
         if state.attempt_number > 1:
+            self._replace_if_silent()
             with contextlib.suppress(KafkaException):
                 self._admin.list_topics(timeout=_ATTEMPT_S)
+
+    def _replace_if_silent(self) -> None:
+        """Replace the client if no request has succeeded for some time.
+
+        After a long outage, librdkafka may not use a broker that is back.
+        """
+        now = time.monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+        elif now - self._silent_since > REPLACE_AFTER_S:
+            log.info("Kafka client is replaced: it has not answered", place=str(self._place))
+            self._admin, self._silent_since = self._new_admin(), now
 
     def _is_rejection(self, error: KafkaException) -> bool:
         return error.args[0].code() in _REJECTED_CODES or (

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
+import socket
 import threading
+import time
 import uuid
 from datetime import UTC, datetime
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from pipeline.connectors.kafka import Avro, Sasl, Tls, client, kafka, ranges
 from pipeline.connectors.kafka import tail as tail_module
@@ -247,6 +250,20 @@ def test_full_tail_returns_its_records_once_the_brokers_answer(cluster, topic, s
             assert ready.is_unanswered
         assert ready.rows == 1
     assert next(answers, None) is None
+
+
+def test_client_that_does_not_answer_is_replaced(cluster, topic, monkeypatch):
+    monkeypatch.setattr(client, "REPLACE_AFTER_S", 1.0)
+    kafka_client = kafka(topic, servers=cluster.bootstrap).client
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(kafka_client, "_admin", AdminClient({"bootstrap.servers": address, "log_level": 0}))
+        assert kafka_client.ids([topic], 0.5) is None
+        deadline = time.monotonic() + 60
+        while (ids := kafka_client.ids([topic], 0.5)) is None:
+            assert time.monotonic() < deadline
+    assert list(ids) == [topic]
+    assert kafka_client.topics([topic], None)[topic].id == ids[topic]
 
 
 def test_closing_a_tail_stops_its_thread(cluster, topic):
