@@ -142,9 +142,9 @@ def _credentials(settings: Settings) -> Iterator[Finding]:
 
 
 def _store_credentials(settings: Settings) -> tuple[FindingState, str]:
-    key = "AWS_ACCESS_KEY_ID"
-    if key in settings.storage:
-        return OK, f"access key {_masked(settings.storage[key])} of [env.{settings.env}.storage]"
+    keys = [v for name, v in settings.storage.items() if name.lower().removeprefix("aws_") == "access_key_id"]
+    if keys:
+        return OK, f"access key {_masked(keys[0])} of [env.{settings.env}.storage]"
     try:
         from botocore.session import Session  # noqa: PLC0415 - of the extra for S3
     except ImportError:

@@ -370,7 +370,7 @@ def _create_quarantine(place: TableDescription, schema: DeltaSchema) -> DeltaTab
 def conflict(name: str) -> ConflictError:
     """Return the error for a concurrent commit by another writer."""
     return ConflictError(
-        f"another process committed {name!r} concurrently", do="this process did not change the table; start it again"
+        f"another process committed {name!r} concurrently", do="this process did not change the table; run again"
     )
 
 

@@ -266,13 +266,14 @@ def _fsync(path: Path) -> None:
 def _fsspec_options(protocol: str, options: Mapping[str, str]) -> dict[str, Any]:
     if protocol not in {"s3", "s3a"}:
         return {}
-    client = {"region_name": options["AWS_REGION"]} if "AWS_REGION" in options else {}
+    aws = {name.lower().removeprefix("aws_"): value for name, value in options.items()}
+    client = {"region_name": aws["region"]} if "region" in aws else {}
     tries = 1 + int(options.get("max_retries", _RETRIES))
     return {
-        "key": options.get("AWS_ACCESS_KEY_ID"),
-        "secret": options.get("AWS_SECRET_ACCESS_KEY"),
-        "token": options.get("AWS_SESSION_TOKEN"),
-        "endpoint_url": options.get("AWS_ENDPOINT_URL"),
+        "key": aws.get("access_key_id"),
+        "secret": aws.get("secret_access_key"),
+        "token": aws.get("session_token"),
+        "endpoint_url": aws.get("endpoint_url", aws.get("endpoint")),
         "client_kwargs": client,
         "config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": tries}},
         "use_listings_cache": False,  # other processes write too

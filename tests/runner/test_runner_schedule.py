@@ -233,6 +233,24 @@ def test_command_reports_failed_and_skipped_steps_and_exits_with_1(broken, headw
     assert report["status"] == "failed"
 
 
+@pytest.mark.parametrize("code", ["0", "4", "''"])
+def test_sys_exit_in_a_function_fails_its_table_only(tmp_path, headwater_command, code):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "p"\ndefinitions = "p.py"\n')
+    (tmp_path / "a.csv").write_text("id\n1\n")
+    (tmp_path / "p.py").write_text(
+        "import sys\nimport pyarrow as pa\nfrom pipeline import files, source, sql, table\n"
+        'raw = source(files("a.csv"), schema={"id": "bigint"})\n'
+        f"@table()\ndef ends(raw: pa.Table) -> pa.Table:\n    sys.exit({code})\n"
+        'after = sql("select * from ends")\nother = sql("select id + 1 as id from raw")\n'
+    )
+    result = headwater_command.run("run", cwd=tmp_path, env=environment(), timeout=240)
+    assert result.returncode == 1
+    assert "table 'ends' raised SystemExit" in result.stderr + result.stdout
+    workspace = Workspace(load(tmp_path))
+    assert (workspace.version("ends"), workspace.version("after")) == (None, None)
+    assert workspace.query("select id from other").to_pylist() == [{"id": 2}]
+
+
 def test_concurrent_run_equals_a_sequential_run(shop):
     for threads in (1, 4):
         Runner(load(shop), RunOptions(full=True, threads=threads)).run()
