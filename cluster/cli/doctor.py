@@ -24,6 +24,7 @@ from pipeline.core.errors import HeadwaterError, few
 from pipeline.core.findings import Finding, FindingState
 from pipeline.core.settings import FILE, Settings
 from pipeline.core.sources import Checkable
+from pipeline.lake.storage import aws_options
 from pipeline.project.forgotten import forgotten_tables
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
@@ -142,9 +143,9 @@ def _credentials(settings: Settings) -> Iterator[Finding]:
 
 
 def _store_credentials(settings: Settings) -> tuple[FindingState, str]:
-    keys = [v for name, v in settings.storage.items() if name.lower().removeprefix("aws_") == "access_key_id"]
-    if keys:
-        return OK, f"access key {_masked(keys[0])} of [env.{settings.env}.storage]"
+    key = aws_options(settings.storage).get("access_key_id")
+    if key is not None:
+        return OK, f"access key {_masked(key)} of [env.{settings.env}.storage]"
     try:
         from botocore.session import Session  # noqa: PLC0415 - of the extra for S3
     except ImportError:

@@ -14,7 +14,7 @@ from ml.models.evaluation import baseline_probability, gate, measure
 from ml.models.registry import REFUSED, Origin, Registry, Trained
 from ml.models.rows import LabelledRows, TrainTestSplit, split
 from pipeline.core.definitions import BuildContext, Verdict
-from pipeline.core.errors import DefinitionError, ModelError, Place
+from pipeline.core.errors import USER_CODE_ERRORS, DefinitionError, ModelError, Place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +85,7 @@ def fitted(model: Model, train: LabelledRows) -> Any:
     with _seeded():
         try:
             estimator = model.function(rows)
-        except Exception as error:
+        except USER_CODE_ERRORS as error:
             place = _line(error, model.function) or model.place
             problem = f"model {model.name!r} could not be trained: {type(error).__name__}"
             raise ModelError(problem, got=str(error) or None, place=place) from error
@@ -148,7 +148,7 @@ def _excluded(parts: TrainTestSplit, label: str) -> str:
     return "".join(f"; {rows:,} rows {why} were excluded" for rows, why in excluded if rows)
 
 
-def _line(error: Exception, function: Callable[..., Any]) -> Place | None:
+def _line(error: BaseException, function: Callable[..., Any]) -> Place | None:
     """Return the innermost line of the function's own file in an error's traceback."""
     file, place, step = function.__code__.co_filename, None, error.__traceback__
     while step is not None:

@@ -15,7 +15,7 @@ from pipeline.batch.splits import (
     Slots,
     divided,
     splits_of_scan,
-    splits_of_source_splits,
+    splits_of_source,
 )
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Split
@@ -82,7 +82,7 @@ def splits_of(spec: StepSpec, executor: Executor, *, whole_files: bool = False) 
     most = MOST_BYTES_PARTITIONED if spec.definition.partition_by else MOST_BYTES
     slots = Slots(1, sys.maxsize) if alone else Slots(executor.budget.slots, most)
     if spec.reader is not None:
-        return splits_of_source_splits(
+        return splits_of_source(
             divided(spec.reader, spec.source_splits, sys.maxsize if whole_files else SPLIT_BYTES), slots
         )
     driving = spec.scans.get(spec.execution_plan.driving)

@@ -58,7 +58,7 @@ def is_complete(con: duckdb.DuckDBPyConnection, query: InputQuery, profile: Prof
     """Return whether the last pass read every record of the split, and rejected none."""
     if query.scanned is not None and profile.scanned.get("READ_CSV", query.scanned) != query.scanned:
         return False
-    return not any(one(con, count)[0] for count in query.error_counts)
+    return not any(one(con, errors)[0] for errors in query.error_queries)
 
 
 def _guard(work: TaskSpec) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import ray
 
+from pipeline.core.errors import UnavailableError
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -22,14 +24,24 @@ def join() -> None:
     Ray's ports listen on all addresses of the machine, regardless of the address of the cluster.
 
     Does nothing if this process is already connected. Without an explicit address, Ray would connect to any cluster that is
-    running on this machine.
+    running on this machine. Raises `UnavailableError` if Ray does not start, or if the cluster cannot be used.
     """
     if ray.is_initialized():
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not has_address():
-        ray.init(address="local", _node_ip_address=LOOPBACK, include_dashboard=False, **quiet)
-    elif os.environ["RAY_ADDRESS"].startswith((f"{LOOPBACK}:", "localhost:")):
-        ray.init(_node_ip_address=LOOPBACK, **quiet)  # otherwise Ray uses the machine's external address
-    else:
-        ray.init(**quiet)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        options |= {"address": "local", "_node_ip_address": LOOPBACK, "include_dashboard": False}
+    elif address.startswith((f"{LOOPBACK}:", "localhost:")):
+        options["_node_ip_address"] = LOOPBACK  # otherwise Ray uses the machine's external address
+    try:
+        ray.init(**options)
+    except Exception as error:  # Ray raises exceptions of many types here, also plain ones
+        ray.shutdown()
+        raise UnavailableError(
+            f"the Ray cluster {address!r} cannot be used" if address else "Ray cannot be started",
+            got=str(error).partition("\n")[0],
+            do="check RAY_ADDRESS"
+            if address
+            else "try again when the machine is less busy, or set HEADWATER_EXECUTION=inline",
+        ) from error

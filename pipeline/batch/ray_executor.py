@@ -25,7 +25,7 @@ from pipeline.batch.retries import result_or_failure
 from pipeline.batch.splits import SPLIT_BYTES
 from pipeline.batch.work import Split
 from pipeline.core import scratch
-from pipeline.core.errors import DefinitionError, Place
+from pipeline.core.errors import USER_CODE_ERRORS, DefinitionError, Place
 from pipeline.core.functions import place_of
 from pipeline.kernel.budget import Budget
 from pipeline.kernel.engine import arrow, connect
@@ -126,7 +126,7 @@ def dataset_rows(
             result = function(**datasets)
             if isinstance(result, ray.data.Dataset):
                 files, schemas = _write_blocks(result, Path(folder))
-        except Exception as error:  # raised by the user's code, here or on a worker
+        except USER_CODE_ERRORS as error:  # here or on a worker
             kind, text = _raised(error)
             raise DefinitionError(f"table {function.__name__!r} raised {kind}", got=text, place=place) from error
         if not isinstance(result, ray.data.Dataset):
@@ -135,7 +135,7 @@ def dataset_rows(
         yield _combined_reader(function.__name__, files, schemas, place)
 
 
-def _raised(error: Exception) -> tuple[str, str]:
+def _raised(error: BaseException) -> tuple[str, str]:
     """Return the class and the message of the user's error, extracted from Ray's report if it was raised on a worker."""
     if not isinstance(error, ray.exceptions.RayTaskError):
         return type(error).__name__, str(error)

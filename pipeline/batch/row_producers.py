@@ -94,7 +94,7 @@ class SourceProducer:
                 if scan is None:
                     return None
                 rows = arrow(con, scan.query)
-                return None if rows.num_rows != scan.rows or one(con, scan.errors_query)[0] else rows
+                return None if rows.num_rows != scan.rows or one(con, scan.error_query)[0] else rows
         except (duckdb.InterruptException, duckdb.OutOfMemoryException):
             raise
         except (duckdb.Error, SourceError, SchemaError):
@@ -149,7 +149,7 @@ class SourceProducer:
                 " union all ".join(scan.query for scan in scans),
                 rows_in=rows,
                 bytes_in=split.size_bytes,
-                error_counts=tuple(dict.fromkeys(scan.errors_query for scan in scans)),
+                error_queries=tuple(dict.fromkeys(scan.error_query for scan in scans)),
                 scanned=rows,
                 schema=self.all_columns,
                 again=False,

@@ -47,7 +47,7 @@ def splits_of_scan(scan: Scan, slots: Slots) -> tuple[Split, ...]:
     return tuple(Split(n, replace(scan, files=tuple(files))) for n, files in enumerate(groups)) or (Split(0, scan),)
 
 
-def splits_of_source_splits(source_splits: Sequence[SourceSplit], slots: Slots) -> tuple[Split, ...]:
+def splits_of_source(source_splits: Sequence[SourceSplit], slots: Slots) -> tuple[Split, ...]:
     """Group source splits into splits for tasks; at least one."""
     total = sum(map(_weight, source_splits))
     groups = _even(source_splits, _weight, slots.target(total))
@@ -65,10 +65,7 @@ def divided(reader: Reader, source_splits: Sequence[SourceSplit], target_bytes: 
         return list(source_splits)
     with ThreadPoolExecutor(cores()) as pool:
         cut = pool.map(
-            lambda source_split: (
-                reader.splits(source_split.source_object, target_bytes) if source_split.is_whole else [source_split]
-            ),
-            source_splits,
+            lambda each: reader.splits(each.source_object, target_bytes) if each.is_whole else [each], source_splits
         )
         return list(itertools.chain.from_iterable(cut))
 

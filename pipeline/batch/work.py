@@ -43,9 +43,7 @@ class Split:
     def size_bytes(self) -> int:
         """The number of bytes to read."""
         scans = [*self.beside.values(), *([] if self.scan is None else [self.scan])]
-        return sum(source_split.size_bytes for source_split in self.source_splits) + sum(
-            scan.size_bytes for scan in scans
-        )
+        return sum(split.size_bytes for split in self.source_splits) + sum(scan.size_bytes for scan in scans)
 
     def __str__(self) -> str:
         """Return the files and ranges of the split, for messages."""
@@ -65,7 +63,7 @@ class InputQuery:
     """Columns that are used for validation and not stored."""
     rejected: int = 0
     """The number of rows in the table `_rejected`, which do not match the contract."""
-    error_counts: tuple[str, ...] = ()
+    error_queries: tuple[str, ...] = ()
     """Queries that must return 0 after the fast path; otherwise the validating pass is required."""
     scanned: int | None = None
     """The number of rows that the source's scans must return in the fast path; otherwise the validating pass is required."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.core.errors import SinkError
+from pipeline.core.errors import USER_CODE_ERRORS, SinkError
 from pipeline.core.sinks import Delivery, SinkContext, SinkPosition, is_delivered
 
 Function = Callable[[int, pa.Table], object]
@@ -87,7 +87,7 @@ class CallbackTarget:
             return
         try:
             function(version, rows)
-        except Exception as error:
+        except USER_CODE_ERRORS as error:
             raise SinkError(
                 f"{self.to} failed on version {version}",
                 got=f"{type(error).__name__}: {error}",

@@ -158,6 +158,10 @@ class OutcomeUnknownError(HeadwaterError):
     """A commit was sent and its response was lost. Reload and compare before doing anything else."""
 
 
+USER_CODE_ERRORS = (Exception, SystemExit)
+"""What code of the project may raise: `sys.exit` in a function must fail its table, and not end the run as if it had succeeded."""
+
+
 def few(names: Iterable[str], most: int = 5) -> str:
     """Return the first names and the number of remaining names, to keep a message short."""
     listed = list(names)

@@ -42,7 +42,7 @@ class ScanQuery:
     """A query that returns the rows of a split in order. Run it once, on the connection it was created for, with one thread.
 
     The result is valid only if the query raised no error, its scan returned exactly `rows` rows, no row had `_misfit`,
-    and the first value of `errors_query` is 0; otherwise call `read`. Columns that are not selected are not validated, so
+    and the first value of `error_query` is 0; otherwise call `read`. Columns that are not selected are not validated, so
     select all of them.
     """
 
@@ -50,7 +50,7 @@ class ScanQuery:
     """A SELECT of the contract's columns with their types, followed by `_position` (BIGINT) and `_misfit` (BOOLEAN)."""
     rows: int
     """The number of records in the split, if every line is one record."""
-    errors_query: str
+    error_query: str
     """A query for the number of errors of the scan; run it after `query` on the same connection."""
 
 

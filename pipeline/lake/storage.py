@@ -32,7 +32,7 @@ DRAFT_PREFIX = ".draft-"
 
 @dataclass(frozen=True)
 class Storage:
-    """A location: a local path or a URI, with the options of the object store under Delta's names (`AWS_*`)."""
+    """A location: a local path or a URI, with the options of the object store under Delta's names."""
 
     uri: str
     options: Mapping[str, str] = field(default_factory=dict)
@@ -263,10 +263,15 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
+def aws_options(options: Mapping[str, str]) -> dict[str, str]:
+    """Return storage options by names in lower case without `aws_`: Delta accepts `AWS_REGION`, `aws_region` and `region`."""
+    return {name.lower().removeprefix("aws_"): value for name, value in options.items()}
+
+
 def _fsspec_options(protocol: str, options: Mapping[str, str]) -> dict[str, Any]:
     if protocol not in {"s3", "s3a"}:
         return {}
-    aws = {name.lower().removeprefix("aws_"): value for name, value in options.items()}
+    aws = aws_options(options)
     client = {"region_name": aws["region"]} if "region" in aws else {}
     tries = 1 + int(options.get("max_retries", _RETRIES))
     return {

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from pipeline.core.errors import DefinitionError
 from pipeline.kernel.engine import Stop, stopped_by
 
 T = TypeVar("T")
@@ -105,12 +104,6 @@ class Schedule(Generic[T]):
 def _next(finished: SimpleQueue[tuple[str, T | BaseException]]) -> tuple[str, T | Exception]:
     """Wait for a step to end and return its result; raise errors that end the run."""
     name, outcome = finished.get()
-    if isinstance(outcome, SystemExit):  # by the project's code; it must not end the run as if it had succeeded
-        problem = DefinitionError(
-            f"the code of {name!r} called sys.exit", got=repr(outcome.code), do="raise an error instead"
-        )
-        problem.__cause__ = outcome
-        return name, problem
     if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
         raise outcome
     return name, outcome

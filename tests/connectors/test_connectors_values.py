@@ -71,7 +71,7 @@ def _scanned(flow, results, first):
             rows = None if scanned is None else con.sql(scanned.query).to_arrow_table()
         except duckdb.Error:
             rows = None
-        if rows is None or con.execute(scanned.errors_query).fetchall()[0][0]:
+        if rows is None or con.execute(scanned.error_query).fetchall()[0][0]:
             return [], set()  # a record is missing, so positions do not match: the fast path is not used
     kept = rows.filter(pc.invert(rows[IS_MISFIT])).to_pylist()
     return [row for row in kept if not same(row["x"], results[row[POSITION] - first])], {row[POSITION] for row in kept}

@@ -130,7 +130,7 @@ def read_range(reader: Reader, split: SourceSplit, schema: Schema) -> ReadResult
         if scanned is not None:
             try:
                 rows = con.sql(scanned.query).to_arrow_table()
-                odd = con.execute(scanned.errors_query).fetchall()[0][0]
+                odd = con.execute(scanned.error_query).fetchall()[0][0]
             except duckdb.Error:
                 odd, rows = 1, None
             if not odd and rows.num_rows == scanned.rows and not pc.any(rows[MISFIT]).as_py():

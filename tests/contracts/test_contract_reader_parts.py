@@ -44,7 +44,7 @@ def fast_path_rows(reader: Files, split: SourceSplit, schema: Schema) -> pa.Tabl
         except duckdb.Error:
             return None
         assert rows.column_names == [*schema.names, POSITION, MISFIT]
-        odd = con.execute(scanned.errors_query).fetchall()[0][0]
+        odd = con.execute(scanned.error_query).fetchall()[0][0]
         if odd or rows.num_rows != scanned.rows or pc.any(rows[MISFIT]).as_py():
             return None
         return rows.drop_columns(MISFIT)
@@ -328,7 +328,7 @@ def test_connection_is_reused_for_several_splits(tmp_path):
         for split in reader.splits(reader.source_objects()[0], 1):
             with reader.scan(con, split, SCHEMA) as scanned:
                 con.sql(scanned.query).to_arrow_table()
-                odd.append(con.execute(scanned.errors_query).fetchall()[0][0])
+                odd.append(con.execute(scanned.error_query).fetchall()[0][0])
         assert con.execute("from duckdb_tables()").fetchall() == []
     assert odd == [0, 1, 0]
 

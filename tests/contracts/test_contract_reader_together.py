@@ -95,7 +95,7 @@ def by_scan(reader: Files, splits: list[SourceSplit]):
             rows = con.sql(query.query).fetchall()
         except duckdb.Error:
             return None
-        if len(rows) != query.rows_in or any(con.execute(odd).fetchall()[0][0] for odd in query.error_counts):
+        if len(rows) != query.rows_in or any(con.execute(odd).fetchall()[0][0] for odd in query.error_queries):
             return None
         return [(source, position, a, b) for a, b, source, position, _ in rows]
 

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from pipeline.core.errors import DefinitionError, Place, did_you_mean
+from pipeline.core.errors import USER_CODE_ERRORS, DefinitionError, Place, did_you_mean
 from pipeline.core.event_time import format_duration
 from pipeline.core.fingerprint import of_function
 from pipeline.core.schema import Column, Schema
@@ -215,7 +215,7 @@ class KeyedStateOperator:
     def _call(self, state: pa.Table, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
         try:
             result = self.function(state, rows)
-        except Exception as error:  # user code
+        except USER_CODE_ERRORS as error:
             raise DefinitionError(
                 f"stateful {self.spec.name!r} raised {type(error).__name__}",
                 got=str(error),

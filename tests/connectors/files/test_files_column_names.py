@@ -29,7 +29,7 @@ def scanned(reader, schema):
         if flow is None:
             return None
         rows = arrow(con, flow.query)
-        is_whole = rows.num_rows == flow.rows and not con.execute(flow.errors_query).fetchall()[0][0]
+        is_whole = rows.num_rows == flow.rows and not con.execute(flow.error_query).fetchall()[0][0]
         return rows.drop_columns(["_misfit"]).to_pylist() if is_whole else None
 
 

@@ -91,7 +91,7 @@ def both_passes(path, schema, head_bytes, monkeypatch):
                 if scanned is None:
                     return None, reading
                 rows = con.sql(scanned.query).to_arrow_table()
-                is_usable = rows.num_rows == scanned.rows and not con.execute(scanned.errors_query).fetchall()[0][0]
+                is_usable = rows.num_rows == scanned.rows and not con.execute(scanned.error_query).fetchall()[0][0]
         except (duckdb.Error, SourceError):
             return None, reading
     return rows if is_usable and not pc.any(rows[IS_MISFIT]).as_py() else None, reading
