@@ -16,7 +16,8 @@ from fastapi import FastAPI
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from pipeline.batch.ray_cluster import has_address, join
+from pipeline.batch.ray_address import has_address
+from pipeline.batch.ray_cluster import join
 from pipeline.core.errors import RequestError, SettingsError
 from pipeline.project.project import load
 from serve.app import create_app

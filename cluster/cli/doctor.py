@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 
 from cluster.cli.console import grid, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
+from pipeline.batch.ray_address import require_reachable
 from pipeline.core import scratch
 from pipeline.core.definitions import SourceDefinition
 from pipeline.core.errors import HeadwaterError, few
@@ -56,7 +57,12 @@ def doctor(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> Non
 def _machine() -> Iterator[Finding]:
     yield Finding("python", OK, f"{platform.python_version()} on {platform.system()}, {os.cpu_count()} cores")
     yield from _packages()
-    address = os.environ.get("RAY_ADDRESS")
+    yield from _until_error("ray cluster", _ray())
+
+
+def _ray() -> Iterator[Finding]:
+    address = os.environ.get("RAY_ADDRESS", "")
+    require_reachable(address)
     yield Finding("ray cluster", OK, address or "none given: a local one is started when work is large")
 
 

@@ -8,14 +8,10 @@ from typing import Any
 
 import ray
 
+from pipeline.batch.ray_address import require_reachable
 from pipeline.core.errors import UnavailableError
 
 LOOPBACK = "127.0.0.1"
-
-
-def has_address() -> bool:
-    """Return whether `RAY_ADDRESS` is set, as it is in a Ray job."""
-    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def join() -> None:
@@ -34,6 +30,8 @@ def join() -> None:
         options |= {"address": "local", "_node_ip_address": LOOPBACK, "include_dashboard": False}
     elif address.startswith((f"{LOOPBACK}:", "localhost:")):
         options["_node_ip_address"] = LOOPBACK  # otherwise Ray uses the machine's external address
+    if address:
+        require_reachable(address)
     try:
         ray.init(**options)
     except Exception as error:  # Ray raises exceptions of many types here, also plain ones

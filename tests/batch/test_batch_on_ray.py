@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pandas as pd
 import polars as pl
@@ -206,9 +207,10 @@ def test_an_empty_dataset_keeps_its_columns(scan):
             lambda numbers: numbers.nothing(),
             "raised AttributeError: got 'MaterializedDataset|raised AttributeError: got 'Dataset'",
         ),
+        (lambda numbers: sys.exit(f"{numbers.count()} rows"), "raised SystemExit: got 10 rows"),
         (lambda numbers: numbers.map_batches(lambda block: block["none"]), "raised KeyError: got 'none'"),
     ],
-    ids=["columns", "types", "empty", "no dataset", "raises here", "raises on a worker"],
+    ids=["columns", "types", "empty", "no dataset", "raises here", "exits", "raises on a worker"],
 )
 def test_errors_of_dataset_functions_have_a_place(scan, function, problem):
     with pytest.raises(DefinitionError, match=problem) as error:

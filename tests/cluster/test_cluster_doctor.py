@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 
 import pytest
@@ -73,6 +74,20 @@ def test_missing_and_outdated_packages(project, tmp_path):
     assert state == "note"
     assert re.search(r"^polars 0.1 is installed, >=1.30 is required: pip install 'headwater\[polars\]'", detail)
     assert details["extra ml"] == ("ok", "installed")
+
+
+def test_ray_cluster_that_is_not_there(findings, project, headwater):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert of(findings({"RAY_ADDRESS": address})[0], "ray cluster") == [("ok", address)]
+    results, code = findings({"RAY_ADDRESS": address})
+    ((state, detail),) = of(results, "ray cluster")
+    assert (state, code) == ("bad", 1)
+    assert detail.startswith(f"the Ray cluster {address!r} cannot be reached: got ")
+    environ = {"RAY_ADDRESS": address, "HEADWATER_EXECUTION": "ray"}
+    result = headwater("run", cwd=project, env=environ, check=1)
+    assert f"the Ray cluster {address!r} cannot be reached" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_missing_empty_and_unreadable_data_files(findings, project):

@@ -77,11 +77,13 @@ def test_invalid_options_of_the_online_store(home, tmp_path):
         to_online("text.db", key="id").open(home)
 
 
-def test_exception_of_a_callback_becomes_a_sink_error(home):
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+def test_exception_of_a_callback_becomes_a_sink_error(home, kind):
     def page(version, rows):
-        raise ValueError(f"{rows.num_rows} rows of {version}")
+        raise kind(f"{rows.num_rows} rows of {version}")
 
-    with pytest.raises(SinkError, match="failed on version 0: got ValueError: 1 rows of 0; the delivery is retried"):
+    problem = f"failed on version 0: got {kind.__name__}: 1 rows of 0; the delivery is retried"
+    with pytest.raises(SinkError, match=problem):
         to_callback(page).open(home).write(first(pa.table({"id": [1]})))
 
 

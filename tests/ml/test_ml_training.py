@@ -184,6 +184,12 @@ def lateness(trips):
             r"is trained on 'raw_trips', which is not a feature view: got a source",
         ),
         ('"hour", ', '"our", ', ModelError, r"'lateness' could not be trained: ValueError.*our.*trips_project.py:\d+"),
+        (
+            "return make",
+            "raise SystemExit(0)\n    return make",
+            ModelError,
+            r"'lateness' could not be trained: SystemExit",
+        ),
         ("return make", "return 'a', make", ModelError, r"did not return a classifier: got tuple.*predict_proba"),
         (".fit(trips, late)", "", ModelError, r"the estimator cannot score these rows: NotFittedError"),
         ('label="late"', 'label="load"', ModelError, r"label 'load' is neither a boolean nor 0 and 1: got double"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 
 import pyarrow as pa
 import pytest
@@ -177,6 +178,7 @@ NONE = pa.table({"n": pa.array([], pa.int64())})
             lambda _s, c: c["nowhere"],
             r"stateful 'odd' raised KeyError: got .*nowhere.*test_operators_stateful.py:\d+\)",
         ),
+        (lambda _s, _c: sys.exit(), r"stateful 'odd' raised SystemExit"),
         (lambda _s, c: c, "stateful 'odd' must return a tuple of two Arrow tables"),
         (lambda _s, _c: (KEPT.drop(["n"]), NONE), "returned states without the column 'n'"),
         (lambda _s, _c: (KEPT, NONE.rename_columns(["m"])), "returned rows without the column 'n'"),
