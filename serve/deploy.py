@@ -152,5 +152,5 @@ def _require_free(host: str, port: int) -> None:
             raise RequestError(
                 f"cannot listen on {host}:{port}",
                 got=getattr(error, "strerror", None) or str(error),
-                do="choose another port, or stop the process that listens there",
+                do="choose another address or port, or stop the process that listens there",
             ) from error

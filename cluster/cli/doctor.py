@@ -6,11 +6,13 @@ import os
 import platform
 import re
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 import typer
@@ -21,7 +23,7 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.batch.ray_address import require_reachable
 from pipeline.core import scratch
 from pipeline.core.definitions import SourceDefinition
-from pipeline.core.errors import HeadwaterError, few
+from pipeline.core.errors import HeadwaterError, SettingsError, StorageError, few
 from pipeline.core.findings import Finding, FindingState
 from pipeline.core.settings import FILE, Settings
 from pipeline.core.sources import Checkable
@@ -35,6 +37,7 @@ _COLLECTIONS = frozenset({"all", "dev"})
 """Extras that only combine others, or are not for users."""
 _SHOWN_PACKAGES = ("ray", "duckdb", "deltalake", "pyarrow")
 _LEAST_FREE_BYTES = 1 << 30
+_CONNECT_S = 5.0
 _SECRET_FILE = re.compile(r"\$\{file:([^}]+)\}")
 _OTHERS = 0o077
 """The permissions of a file for anybody but its owner."""
@@ -109,10 +112,16 @@ def _project(folder: Path, env: str | None) -> Iterator[Finding]:
         return
     settings = project.settings
     yield Finding("project", OK, f"{settings.name} ({settings.env}): {len(project.graph.definitions)} definitions")
-    workspace = Workspace(project)
-    yield from _credentials(settings)
-    for name, check in (("lake", _lake), ("catalog", _catalog), ("warehouse", _warehouse), ("tables", _tables)):
+    try:
+        workspace = Workspace(project)
+    except HeadwaterError as error:
+        yield Finding("stores", BAD, str(error))
+        return
+    yield from _until_error("credentials", _credentials(settings))
+    checks = {"lake": _lake, "catalog": _catalog, "warehouse": _warehouse, "tables": _tables, "old tables": _forgotten}
+    for name, check in checks.items():
         yield from _until_error(name, check(workspace))
+    yield from _until_error("models", _models(settings))
     for source in project.graph.definitions:
         if isinstance(source, SourceDefinition) and isinstance(source.reader, Checkable):
             yield from _until_error(f"source {source.name}", _source(source.name, source.reader))
@@ -141,7 +150,11 @@ def _credentials(settings: Settings) -> Iterator[Finding]:
     for name in ("catalog", "models"):
         url = str(getattr(settings, name))
         if "@" in url:
-            yield Finding(f"credentials of the {name}", OK, sa.make_url(url).render_as_string(hide_password=True))
+            try:
+                shown = sa.make_url(url).render_as_string(hide_password=True)
+            except (sa.exc.ArgumentError, ValueError) as error:
+                raise SettingsError(f"{name!r} is not a URL", do="check it in headwater.toml") from error
+            yield Finding(f"credentials of the {name}", OK, shown)
     for path in _SECRET_FILE.findall((settings.root / FILE).read_text(encoding="utf-8")):
         file = settings.root / path
         if file.is_file() and file.stat().st_mode & _OTHERS:
@@ -172,6 +185,9 @@ def _lake(workspace: Workspace) -> Iterator[Finding]:
     storage.write_text(".headwater-doctor", "ok")
     storage.remove([".headwater-doctor"])
     yield Finding("lake", OK, f"{workspace.settings.lake} can be written to")
+
+
+def _forgotten(workspace: Workspace) -> Iterator[Finding]:
     tables = forgotten_tables(workspace)
     for name in dict.fromkeys(table.name for table in tables):
         places = few((table.place for table in tables if table.name == name), _SHOWN)
@@ -186,6 +202,7 @@ def _catalog(workspace: Workspace) -> Iterator[Finding]:
 
 def _warehouse(workspace: Workspace) -> Iterator[Finding]:
     """Compare the versions of the warehouse with those of the lake."""
+    workspace.warehouse.require_writable()
     loaded = workspace.warehouse.loaded()
     behind = []
     for name, (number, _) in loaded.items():
@@ -196,6 +213,29 @@ def _warehouse(workspace: Workspace) -> Iterator[Finding]:
     yield Finding("warehouse", OK, f"{workspace.settings.warehouse}: {count}")
     if behind:
         yield Finding("warehouse", NOTE, f"older versions of {few(behind, _SHOWN)}: `headwater run` loads the newest")
+
+
+def _models(settings: Settings) -> Iterator[Finding]:
+    """Connect to the model store, if the project has one: a SQLite file is created by the first model."""
+    url, http_port = urlsplit(settings.models), {"http": 80, "https": 443}
+    path = settings.models.removeprefix("sqlite:///")
+    if url.scheme == "sqlite" and not Path(path).is_file():
+        yield Finding("models", OK, f"{path} does not exist yet: the first model creates it")
+    elif url.scheme in http_port:
+        try:
+            port = url.port or http_port[url.scheme]
+            socket.create_connection((url.hostname or "", port), timeout=_CONNECT_S).close()
+        except (OSError, ValueError) as error:
+            raise StorageError("the model store cannot be reached", got=str(error), do="check `models`") from error
+        yield Finding("models", OK, f"{url.hostname}:{port} accepts connections")
+    else:
+        try:
+            with sa.create_engine(settings.models).connect():
+                pass
+        except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
+            text = str(error).partition("\n")[0]
+            raise StorageError("the model store cannot be opened", got=text, do="check `models`") from error
+        yield Finding("models", OK, "can be opened")
 
 
 def _tables(workspace: Workspace) -> Iterator[Finding]:

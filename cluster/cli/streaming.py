@@ -189,7 +189,7 @@ def _sum_up(running: StreamJob, *, as_json: bool) -> None:
         out.print(f"{mark} {facts.name}: {facts.status} at epoch {text(facts.epoch)}, {', '.join([counts, *away])}")
         if facts.waits_for and facts.status in {"ended", "stopped"}:
             out.print(
-                f"  {text(facts.state_rows)} rows are in the state: event time waits for {few(facts.waits_for, 3)}; "
+                f"  {text(facts.state_rows)} rows of state are kept: event time waits for {few(facts.waits_for, 3)}; "
                 "idle_after= on the source excludes idle partitions, --drain closes open windows"
             )
         if facts.status == "failed" and len(running.errors) > 1:

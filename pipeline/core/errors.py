@@ -181,5 +181,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean {near[0]!r}?"
     if not names:
-        return "nothing is defined yet"
+        return "none is defined yet"
     return f"known: {few(map(repr, names), 12)}"

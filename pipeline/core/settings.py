@@ -67,7 +67,8 @@ class Settings:
 
 
 _KEYS = tuple(f.name for f in fields(Settings) if f.name not in {"name", "root", "definitions", "env", "ray_address"})
-_TEXT = ("lake", "warehouse", "catalog", "models")
+_URLS = ("catalog", "models")
+_TEXT = ("lake", "warehouse", *_URLS)
 
 
 def find(start: Path) -> Path:
@@ -196,7 +197,14 @@ def _known(
 def _checked(setting: _Value) -> Any:
     key, value, place = setting.key, setting.value, setting.place
     if key in _TEXT:
-        return _secretless(setting, _typed(key, value, str, "text", place))
+        text = _secretless(setting, _typed(key, value, str, "text", place))
+        if not text:
+            raise SettingsError(f"{key!r} is empty", do="remove it to use the default", place=place)
+        if key in _URLS and "://" not in text:
+            raise SettingsError(
+                f"{key!r} must be a URL", got=repr(text), do=f'for a local file: {key} = "sqlite:///FILE"', place=place
+            )
+        return text
     if key == "execution":
         if value not in get_args(Execution):
             known = ", ".join(repr(word) for word in get_args(Execution))

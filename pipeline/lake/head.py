@@ -91,7 +91,10 @@ class TableHead:
     @property
     def epoch(self) -> int | None:
         """The number of the last committed epoch, or `None` if there is none."""
-        return None if self.table is None else self.table.transaction_version(_stream(self.place.name))
+        try:
+            return None if self.table is None else self.table.transaction_version(_stream(self.place.name))
+        except (DeltaError, OSError) as error:
+            raise _unreadable(self.place, None, error) from error
 
     @property
     def manifest(self) -> Manifest | None:
@@ -337,9 +340,13 @@ def open_table(place: TableDescription, number: int | None = None) -> DeltaTable
             do="read a newer version: this one is no longer available",
         ) from error
     except (DeltaError, OSError) as error:
-        which = "" if number is None else f" at version {number}"
-        raise storage.failed(f"table {place.name!r}{which} cannot be read", error, f"check {storage.uri}") from error
+        raise _unreadable(place, number, error) from error
     return table
+
+
+def _unreadable(place: TableDescription, number: int | None, error: Exception) -> StorageError:
+    which = "" if number is None else f" at version {number}"
+    return place.storage.failed(f"table {place.name!r}{which} cannot be read", error, f"check {place.storage.uri}")
 
 
 def schema_of_table(table: DeltaTable) -> Schema:

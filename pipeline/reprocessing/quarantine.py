@@ -70,6 +70,8 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
     work = task_spec_of(spec, workspace.lake, workspace.settings, producer)
     outcome = run_task(work, Split(0, source_splits=spec.source_splits))
     require_same(definition, Decision(DecisionKind.APPEND, "replay"), version, outcome.schema)
+    if not outcome.flow.rows_out and not outcome.flow.dropped and outcome.flow.quarantined == rows.num_rows:
+        return outcome.flow  # nothing has changed: a version would only make readers compute again
     commit = plan_commit(workspace, StagedRows(definition, outcome, run_id, version))
     manifest = replace(
         version.manifest,

@@ -5,6 +5,7 @@ Delivery: exactly once; each version of a table is loaded in the same transactio
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,20 @@ class DuckDBWarehouse:
             except duckdb.Error as error:
                 raise self._unusable(error) from error
 
+    def require_writable(self) -> None:
+        """Raise `StorageError` if the folder of the file cannot be written to."""
+        folder = Path(self.path).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"ok")
+        except OSError as error:
+            raise StorageError(
+                f"the folder of the warehouse {self.path} cannot be written to",
+                got=error.strerror or str(error),
+                do="set `warehouse` to a file in another folder",
+            ) from error
+
     def drop(self, name: str) -> None:
         """Drop a table; raise `StorageError` if the file cannot be written, or is locked by another process."""
         if name not in self.loaded():
@@ -93,11 +108,11 @@ class DuckDBWarehouse:
                 leave(con, _DATABASE)
 
     def _unusable(self, error: Exception) -> StorageError:
-        return StorageError(
-            f"the warehouse {self.path} cannot be used",
-            got=first_line(error),
-            do="close other processes that use it, check the free space, and run again; the lake contains all data",
-        )
+        text = first_line(error)
+        do = "close other processes that use it, check the free space, and run again; the lake contains all data"
+        if "not a valid DuckDB database" in text:
+            do = "delete the file: the next run loads all tables from the lake again"
+        return StorageError(f"the warehouse {self.path} cannot be used", got=text, do=do)
 
 
 def _load(con: duckdb.DuckDBPyConnection, load: Load) -> None:

@@ -30,6 +30,9 @@ class Load:
 class Warehouse(Protocol):
     """A database with the gold tables. Each version of a table is loaded exactly once."""
 
+    def require_writable(self) -> None:
+        """Raise `StorageError` if tables cannot be loaded; nothing is changed."""
+
     def loaded(self) -> dict[str, tuple[int, int]]:
         """Return the version and the manifest id of each table in the warehouse."""
 

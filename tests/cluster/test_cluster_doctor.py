@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 
 import pytest
@@ -123,6 +124,35 @@ def test_outdated_warehouse_and_invalid_warehouse_file(findings, headwater, proj
     assert code == 1
     assert of(results, "warehouse")[0][0] == "bad"
     assert "cannot be used" in of(results, "warehouse")[0][1]
+    assert "delete the file: the next run loads all tables from the lake again" in of(results, "warehouse")[0][1]
+    assert of(results, "lake") == [("ok", f"{project}/.headwater/lake can be written to")]
+
+
+@pytest.mark.parametrize(
+    ("line", "what", "text"),
+    [
+        ('warehouse = "postgres://x"', "stores", "unsupported warehouse: got postgres://x"),
+        ('warehouse = "/proc/none/x.duckdb"', "warehouse", "the folder of the warehouse .* cannot be written to"),
+        ('models = "nothing://x"', "models", "the model store cannot be opened"),
+        ('models = "http://127.0.0.1:1"', "models", "the model store cannot be reached"),
+        ('models = "nothing://u@x:y"', "credentials", "'models' is not a URL"),
+    ],
+)
+def test_unusable_stores(findings, project, line, what, text):
+    with (project / "headwater.toml").open("a") as file:
+        file.write(f"[env.dev]\n{line}\n")
+    results, code = findings()
+    assert code == 1
+    assert any(state == "bad" and re.search(text, detail) for state, detail in of(results, what)), results
+
+
+def test_model_store_of_a_project(findings, project):
+    path = project / ".headwater" / "mlflow.db"
+    assert of(findings()[0], "models") == [("ok", f"{path} does not exist yet: the first model creates it")]
+    path.parent.mkdir(exist_ok=True)
+    sqlite3.connect(path).close()
+    path.touch()
+    assert of(findings()[0], "models") == [("ok", "can be opened")]
 
 
 def test_unwritable_temporary_folder(findings, project):

@@ -55,7 +55,7 @@ def test_message_combines_all_parts(parts, text):
     [
         ("flight", ["flights", "weather"], "did you mean 'flights'?"),
         ("zzz", ["flights", "weather", "flights"], "known: 'flights', 'weather'"),
-        ("zzz", [], "nothing is defined yet"),
+        ("zzz", [], "none is defined yet"),
         (
             "zzz",
             [f"t{i:02}" for i in range(20)],

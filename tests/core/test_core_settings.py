@@ -113,6 +113,8 @@ def test_secrets_from_files(project, tmp_path):
         ("[env]\ndev = 3\n", 5, "'dev' must be a table: got 3"),
         ("env = 3\n", None, "unknown key 'env'"),  # it belongs to [project]
         ("[env.dev]\ncatalog = 'postgresql://[u@db/x'\n", 5, "'catalog' is not a URL: got "),
+        ("[env.dev]\nlake = ''\n", 5, "'lake' is empty; remove it to use the default"),
+        ("[env.dev]\nmodels = 'mlruns'\n", 5, "'models' must be a URL: got 'mlruns'; for a local file: models = \"sqlite"),
     ],
 )  # fmt: skip
 def test_errors_name_their_line(project, tmp_path, text, line, words):
@@ -184,7 +186,7 @@ def test_an_error_in_a_variable_names_the_variable(project):
 def test_unknown_environment(project):
     with pytest.raises(SettingsError, match=r"there is no environment 'prd'; did you mean 'prod'\?"):
         project(PROD, env="prd")
-    with pytest.raises(SettingsError, match="there is no environment 'prod'; nothing is defined yet"):
+    with pytest.raises(SettingsError, match="there is no environment 'prod'; none is defined yet"):
         project(env="prod")
 
 

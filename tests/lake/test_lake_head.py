@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 
 import pyarrow as pa
 import pytest
@@ -82,6 +83,13 @@ def test_second_of_two_heads_always_gets_a_conflict(stream):
             zombie.epoch(number)
     assert stream.epoch(2) == 2
     assert feed(stream.table) == [0, 1, 2]
+
+
+def test_deleted_table_folder_is_a_storage_error(stream):
+    stream.epoch(0)
+    shutil.rmtree(stream.table.storage.uri)
+    with pytest.raises((StorageError, ConflictError), match="'t'"):
+        stream.epoch(1)
 
 
 def test_incremental_reader_reads_no_row_twice_across_a_compaction(stream):

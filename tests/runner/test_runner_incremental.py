@@ -163,6 +163,18 @@ def test_replay_after_a_fix_recovers_rows(shop):
         replay(workspace, "sales")
 
 
+def test_replay_without_a_fix_changes_nothing(shop):
+    run(shop)
+    workspace = Workspace(load(shop))
+    for name in ("raw_orders", "orders"):
+        before, rejected = workspace.version(name).number, quarantined_rows(workspace, name)
+        flow = replay(workspace, name)
+        assert (flow.rows_in, flow.rows_out, flow.quarantined) == (rejected.num_rows, 0, rejected.num_rows)
+        assert workspace.version(name).number == before
+        assert quarantined_rows(workspace, name) == rejected
+    assert {step.decision for step in run(shop).values()} == {"skip"}
+
+
 def test_replay_of_a_source_without_its_file(shop):
     run(shop)
     (shop / "data" / "orders1.csv").rename(shop / "gone.csv")

@@ -134,7 +134,9 @@ def test_errors_are_reported_before_ray_is_started(cafe, monkeypatch):
     monkeypatch.setattr("ray.init", refuse)
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(RequestError, match=rf"cannot listen on 127.0.0.1:{port}: got .*; choose another port"):
+        with pytest.raises(
+            RequestError, match=rf"cannot listen on 127.0.0.1:{port}: got .*; choose another address or port"
+        ):
             start(cafe.root, port=port)
     with pytest.raises(RequestError, match="there must be at least one replica: got 0"):
         start(cafe.root, port=free_port(), replicas=0)

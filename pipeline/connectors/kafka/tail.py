@@ -29,7 +29,7 @@ _FETCH_ROWS = 50_000
 _BUSY_WAIT_S, _IDLE_WAIT_S = 0.01, 0.1
 _BUSY_CHECK_S, _IDLE_CHECK_S = 0.05, 0.5
 """The interval of topic checks: while records arrive and no caller waits for them, and while none arrive."""
-_ANSWER_S, _CHECK_S = 0.5, 5.0
+_ANSWER_S, _CHECK_S = 3.0, 5.0
 """Time limits of this check: while fetching, and after the fetch has failed."""
 
 

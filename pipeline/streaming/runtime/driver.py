@@ -159,7 +159,8 @@ class StreamDriver:
         self._set_status(RunStatus.WAITING if is_away else RunStatus.RESTARTING, f"{since}{error}")
         log.info("stream restarts", wait_s=wait_s, error=str(error))
         lately = f"restart {len(self._restarts)} in {wait_s:g} s"
-        context.on_restart(self.name, f"{error}; resumes from the last commit: {lately}")
+        reason = f"another process has committed to {self.name!r}" if is_taken_over else str(error)
+        context.on_restart(self.name, f"{reason}; resumes from the last commit: {lately}")
         context.stop.wait(wait_s)
         return True
 

@@ -85,7 +85,7 @@ def test_empty_array_has_no_rows(opened, text):
 def test_mixed_layouts_are_rejected_with_the_file_name(opened, text):
     reader, source_object = opened(text)
 
-    with pytest.raises(SourceError, match=r"begins as .* in JSON but has another layout later.*a\.json"):
+    with pytest.raises(SourceError, match=r"begins as .* in JSON, but cannot be read as such.*a\.json"):
         reader.read(SourceSplit(source_object), SCHEMA)
 
 

@@ -70,7 +70,7 @@ def test_lease_holder_survives_a_commit_of_the_previous_owner(plant, streams):
                 previous_owner.save()
         commits = running.statuses["readings"].commits
         until(lambda: running.statuses["readings"].commits > commits + 1)
-    assert re.search(r"another process committed 'readings'.*resumes from the last commit", messages[0])
+    assert re.search(r"another process has committed to 'readings'; resumes from the last commit", messages[0])
     assert verify(streams.opened(folder), "readings").holds
 
 

@@ -64,7 +64,7 @@ def in_lines(path: str, place: Place) -> Iterator[str]:
             kind = "one array" if file_layout == "array" else "objects that span lines"
             where = re.search(r"at byte \d+ .*", first_line(error))
             raise SourceError(
-                f"the file begins as {kind} in JSON but has another layout later",
+                f"the file begins as {kind} in JSON, but cannot be read as such",
                 got=where[0] if where else first_line(error),
                 do="write one array, or one object per line",
                 place=place,
