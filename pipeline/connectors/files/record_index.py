@@ -52,6 +52,11 @@ class RecordIndex:
         ends -= self._is(ends - 1, _RETURN) & (ends > begins)
         return ends <= begins
 
+    def returns(self) -> Flags:
+        """Return which lines end with a carriage return and a line feed."""
+        ends = self.bounds[1:]
+        return self._is(ends - 1, _FEED) & self._is(ends - 2, _RETURN)
+
     def quoted(self) -> Numbers:
         """Return the indexes of the lines that contain a double quote."""
         has_quote = np.zeros(self.count, np.bool_)
@@ -87,6 +92,11 @@ def records(lines: RecordIndex, delimiter: str, expected: int, *, blank_counts: 
     if np.count_nonzero(counted) != expected:
         counted &= ~_starts_inside_quotes(lines, delimiter)
     return np.flatnonzero(counted) + 1
+
+
+def record_ends(lines: RecordIndex, delimiter: str) -> Flags:
+    """Return which lines end outside quotes, so that a record ends with them."""
+    return np.append(~_starts_inside_quotes(lines, delimiter)[1:], True)
 
 
 def _starts_inside_quotes(lines: RecordIndex, delimiter: str) -> Flags:

@@ -448,6 +448,6 @@ def _short_message(error: duckdb.Error) -> str:
     """Return the first line of DuckDB's message without error class and file names."""
     text = str(error).strip().partition("\n")[0]
     if "state machine" in text or "sniffing" in text or "CSV Error" in text:
-        return "unbalanced quotes, inconsistent line ends, or a very long line"
+        return "unbalanced quotes, a carriage return inside a line, or a very long line"
     kind, _, rest = text.partition(" Error: ")
     return (rest if rest and len(kind.split()) <= 2 else text).partition(" '/")[0].partition(' "/')[0]  # noqa: PLR2004 - two words

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -155,7 +157,7 @@ def test_unusual_column_names(read):
         ("id,id,x\n1,2,3\n", "two columns named 'id'"),
         ("id,ID,x\n1,2,3\n", "columns 'id' and 'ID', which differ only in case"),
         ("id,name,x\r1,a,1\r", "carriage returns only"),
-        ("id,name,x\n1,a,1\r\n2,b,2\n", "inconsistent line ends"),
+        ("id,name,x\n1,a,1\n2,b\rc,2\n", "a carriage return inside a line"),
         (f"id,{'n' * 200_000}\n1,2\n", "the first line cannot be read"),
         (b"id,caf\xe9\n1,2\n", r'not UTF-8 \(maybe latin-1: files\(…, encoding="latin-1"\)'),
         ("id,name\n".encode("utf-16"), "not UTF-8 .maybe utf-16:"),
@@ -165,6 +167,19 @@ def test_unusual_column_names(read):
 def test_inconsistent_file_is_rejected_completely(read, text, problem):
     with pytest.raises(SourceError, match=problem):
         read(text)
+
+
+@pytest.mark.parametrize("ends", [*itertools.product(["\n", "\r\n"], repeat=4)])
+def test_mixed_line_ends_change_no_row_and_no_line_number(read, ends):
+    lines = ["id,name,x", "1,a,1", '2,"b\r\nc\nd",2', "3,e,bad"]
+
+    reading = read("".join(line + end for line, end in zip(lines, ends, strict=True)))
+
+    assert reading.rows.to_pylist() == [
+        {"id": 1, "name": "a", "x": 1.0, POSITION: 2},
+        {"id": 2, "name": "b\r\nc\nd", "x": 2.0, POSITION: 3},
+    ]
+    assert reading.rejected.select([POSITION, "row"]).to_pylist() == [{POSITION: 6, "row": "3,e,bad"}]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

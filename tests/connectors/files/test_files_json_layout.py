@@ -72,20 +72,27 @@ def test_empty_array_has_no_rows(opened, text):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "line", "problem"),
     [
-        '[{"a":1},\n{"a":2}]\n{"a":3}\n',
-        '[{"a":1}]\n[{"a":2}]\n',
-        '[{"a":1},',
-        '[{"a":1}',
-        '{\n"a":1}\n{"a":',
+        ('[{"a":1},\n{"a":2}]\n{"a":3}\n', 3, "text after the end of the array at column 1"),
+        ('[{"a":1}]\n[{"a":2}]\n', 2, "text after the end of the array at column 1"),
+        ('[{"a":1}]]\n', 1, "text after the end of the array at column 10"),
+        ('[{"a":1},', 1, "no closing bracket at the end of the array"),
+        ('[{"a":1}', 1, "no closing bracket at the end of the array"),
+        ('[{"a":1},\n{"a":', 2, "the file ends inside a value"),
+        ('[\n{"a":1}\n{"a":2}\n]', 3, "no comma between two values at column 1"),
+        ('[{"a":1},{"a":}]', 1, "expecting value at column 15"),
+        ('[{"a":1},\n{"a":"x\x01y"}]', 2, "invalid control character at column 8"),
+        ('{\n"a":"x\x01y"}\n{"a":2}\n', 2, "invalid control character at column 7"),
+        ('{\n"a":1}\n{"a":', 3, "the file ends inside a value"),
+        ('{\n"a":1\n},\n{\n"a":2\n}\n', 3, "expecting value at column 2"),
+        ('{"a":\n1 "b":2}\n{"a":2}', 2, "expecting ',' delimiter at column 3"),
     ],
-    ids=["lines after", "two arrays", "cut after a comma", "cut", "cut object"],
 )
-def test_mixed_layouts_are_rejected_with_the_file_name(opened, text):
+def test_invalid_json_that_is_not_in_lines_is_named_with_its_line(opened, text, line, problem):
     reader, source_object = opened(text)
 
-    with pytest.raises(SourceError, match=r"begins as .* in JSON, but cannot be read as such.*a\.json"):
+    with pytest.raises(SourceError, match=rf"begins as .*, but is not valid JSON: {problem};.*a\.json:{line}\)"):
         reader.read(SourceSplit(source_object), SCHEMA)
 
 

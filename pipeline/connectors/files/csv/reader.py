@@ -25,6 +25,7 @@ from pipeline.connectors.contract import (
 )
 from pipeline.connectors.files.byte_ranges import Bytes, head_bytes
 from pipeline.connectors.files.column_names import ColumnNames, numbered
+from pipeline.connectors.files.csv import line_ends
 from pipeline.connectors.files.encoding import not_decodable
 from pipeline.connectors.files.record_index import BOM, Numbers, RecordIndex, lines_of, records
 from pipeline.connectors.inference import infer_types
@@ -91,6 +92,11 @@ class CsvReader:
 
 def infer(con: duckdb.DuckDBPyConnection, file: CsvReader) -> Schema:
     """Return the columns with the narrowest types that represent all values; malformed lines are ignored."""
+    with line_ends.uniform(file.path, file.dialect.delimiter) as path:
+        return _infer(con, replace(file, path=path))
+
+
+def _infer(con: duckdb.DuckDBPyConnection, file: CsvReader) -> Schema:
     head = read_header(file)
     names = head.names
     expect_columns(con, len(names))
@@ -127,6 +133,11 @@ def read(con: duckdb.DuckDBPyConnection, file: CsvReader, schema: Schema) -> Rea
     Raises `SourceError` if lines are unaccounted for, for example after a quote that is never closed, and, for a file
     that `continues` elsewhere, if the last record is incomplete.
     """
+    with line_ends.uniform(file.path, file.dialect.delimiter) as path:
+        return _read(con, replace(file, path=path), schema)
+
+
+def _read(con: duckdb.DuckDBPyConnection, file: CsvReader, schema: Schema) -> ReadResult:
     lines, names, head = lines_of(file.path), column_names(file), file.dialect.header_lines
     undeclared = check_columns(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")

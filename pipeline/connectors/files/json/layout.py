@@ -25,6 +25,7 @@ from pipeline.kernel.sql_text import literal
 LONGEST_BYTES = 32 << 20
 """Maximum size of an object; the reader needs twice as much memory, for any file size."""
 _HEAD_BYTES = 1 << 16
+_SPACE = re.compile(r"[ \t\n\r]*")
 Layout = Literal["newline_delimited", "array", "unstructured"]
 
 
@@ -55,30 +56,82 @@ def in_lines(path: str, place: Place) -> Iterator[str]:
         lines = str(Path(folder) / "source")
         objects = f"read_json_objects({literal(path)}, format = '{file_layout}', maximum_object_size = {LONGEST_BYTES})"
         try:
-            _require_closed(path, file_layout)
             con.execute(
                 f"copy (select translate(json, e'\\n\\r', '  ') from {objects}) to {literal(lines)} "
                 "(format csv, header false, quote '', escape '', delimiter '\x01')"
             )
-        except (duckdb.Error, ValueError) as error:
-            kind = "one array" if file_layout == "array" else "objects that span lines"
-            where = re.search(r"at byte \d+ .*", first_line(error))
-            raise SourceError(
-                f"the file begins as {kind} in JSON, but cannot be read as such",
-                got=where[0] if where else first_line(error),
-                do="write one array, or one object per line",
-                place=place,
-            ) from error
+        except duckdb.Error as error:
+            raise _invalid(path, file_layout, place, first_line(error)) from error
+        if file_layout == "array" and not _is_closed(path):  # DuckDB accepts this
+            raise _invalid(path, file_layout, place, "no closing bracket")
         if not Path(lines).stat().st_size:
             Path(lines).write_bytes(b"\n")  # a blank line is not a row
         yield lines
 
 
-def _require_closed(path: str, file_layout: Layout) -> None:
+def _invalid(path: str, file_layout: Layout, place: Place, otherwise: str) -> SourceError:
+    """Return the error for a file that does not have its layout, with the place of its first invalid character."""
+    kind = "one array" if file_layout == "array" else "objects that span lines"
+    line, problem = _first_error(path, file_layout) or (None, otherwise)
+    return SourceError(
+        f"the file begins as {kind}, but is not valid JSON: {problem}",
+        do="correct it, or write one object per line: then only invalid lines are rejected",
+        place=Place(place.file, line),
+    )
+
+
+def _is_closed(path: str) -> bool:
     with Path(path).open("rb") as file:
         file.seek(max(Path(path).stat().st_size - _HEAD_BYTES, 0))
-        if file_layout == "array" and not file.read().rstrip().endswith(b"]"):
-            raise ValueError("no closing bracket at its end")
+        return file.read().rstrip().endswith(b"]")
+
+
+def _first_error(path: str, file_layout: Layout) -> tuple[int, str] | None:
+    """Return the line of the first error and a description; None if there is none in the first bytes of the file."""
+    with Path(path).open("rb") as file:
+        data = file.read(LONGEST_BYTES)
+        is_all = not file.read(1)
+    text = data.removeprefix(BOM).decode(errors="replace")
+    position, problem = _parse(text, is_array=file_layout == "array")
+    if not problem or (position >= len(text) and not is_all):
+        return None
+    line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
+    return line, problem if position >= len(text) else f"{problem} at column {column}"
+
+
+def _parse(text: str, *, is_array: bool) -> tuple[int, str]:
+    """Return where a sequence of JSON values ends or is invalid, and why it is invalid, or an empty text."""
+    decoder, position, separator = json.JSONDecoder(), _after_space(text, 0), ""
+    if is_array:
+        position, separator = _after_space(text, position + 1), ","
+        if text[position : position + 1] == "]":
+            return position, ""
+    while position < len(text):
+        try:
+            _, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            return error.pos, "the file ends inside a value" if error.pos >= len(text) else _lower(error.msg)
+        except RecursionError:
+            return position, ""
+        position = _after_space(text, position)
+        if is_array and text[position : position + 1] == "]":
+            position = _after_space(text, position + 1)
+            return position, "text after the end of the array" if position < len(text) else ""
+        if separator and position < len(text):
+            if text[position] != separator:
+                return position, "no comma between two values"
+            position = _after_space(text, position + 1)
+    return position, "no closing bracket at the end of the array" if is_array else ""
+
+
+def _after_space(text: str, position: int) -> int:
+    """Return the position of the first character from a position on that is not white space."""
+    match = _SPACE.match(text, position)
+    return match.end() if match else position
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:].removesuffix(" at").removesuffix(" starting at")
 
 
 def _is_whole(line: bytes) -> bool:

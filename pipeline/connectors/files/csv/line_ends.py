@@ -1,0 +1,31 @@
+"""Makes the line ends of delimited text uniform: DuckDB fails if only some lines have a carriage return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.connectors.files.record_index import lines_of, record_ends
+from pipeline.core import scratch
+
+
+@contextmanager
+def uniform(path: str, delimiter: str) -> Iterator[str]:
+    """Yield a path with the same records on the same lines: the file itself, or a copy if its line ends are mixed.
+
+    In the copy all records end with line feeds; line ends inside quoted fields are unchanged.
+    """
+    lines = lines_of(path)
+    returns = lines.returns()
+    if not returns.any() or returns.all():
+        yield path
+        return
+    with scratch.folder("source") as folder:
+        copy = Path(folder) / "source"
+        kept = np.ones(len(lines.data), np.bool_)
+        kept[lines.bounds[1:][returns & record_ends(lines, delimiter)] - 2] = False
+        lines.data[kept].tofile(copy)
+        yield str(copy)
