@@ -12,6 +12,7 @@ from pipeline.batch.planning import ExecutionPlan, tree_of
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
 from pipeline.core.definitions import StoredDefinition, Table
+from pipeline.core.errors import counted
 from pipeline.core.event_time import format_duration
 from pipeline.kernel.aggregates.decomposition import decompose
 from pipeline.project.workspace import Workspace
@@ -154,8 +155,8 @@ def _print_actual(expected: Estimate, outcome: Outcome, seconds: float) -> None:
 
 
 def _size(rows: int, size_bytes: int, files: int) -> str:
-    return f"{rows:,} rows, {size_bytes / 1e6:,.1f} MB in {_files(files)}"
+    return f"{counted(rows, 'row')}, {size_bytes / 1e6:,.1f} MB in {_files(files)}"
 
 
 def _files(count: int) -> str:
-    return f"{count} file{'s' if count != 1 else ''}"
+    return counted(count, "file")

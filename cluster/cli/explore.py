@@ -13,7 +13,7 @@ from cluster.cli.console import as_objects, grid, open_workspace, out, print_jso
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.reporting import update_report
 from cluster.cli.summary import print_summary
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import RequestError, counted
 from pipeline.kernel.sql_text import quoted
 from pipeline.project.workspace import Workspace
 from pipeline.quality import score
@@ -56,7 +56,7 @@ def show(
         return
     out.print(f"[bold]{name}[/]  {definition.description}")
     out.print(
-        f"[dim]{definition.kind}, {definition.layer}, version {version.number}, {version.rows:,} rows,[/] {definition.place}"
+        f"[dim]{definition.kind}, {definition.layer}, version {version.number}, {counted(version.rows, 'row')},[/] {definition.place}"
     )
     grid("Columns", ("name", "type"), [(c.name, c.type) for c in version.schema.columns])
     versions = [(m.version, m.at[:19], m.rows, m.run_id, _inputs(m.inputs)) for m in history[:5]]
@@ -70,7 +70,7 @@ def query(
     limit: Annotated[int, typer.Option(help="Number of rows to show.", min=1)] = 50,
     timeout: Annotated[
         float | None,
-        typer.Option(help="Time limit per statement in seconds (default: query_seconds of headwater.toml).", min=0),
+        typer.Option(help="Time limit per statement in seconds (default: query_seconds of headwater.toml).", min=0.001),
     ] = None,
     env: Env = None,
     as_json: Json = False,
@@ -171,7 +171,8 @@ def _grow(workspace: Workspace, tree: Tree, name: str, *, up: bool) -> None:
     near = graph[name].inputs if up else [d.name for d in graph.definitions if name in d.inputs]
     for other in near:
         shown = handler_of(graph[other]).describe(workspace, graph[other])
-        known = "" if shown.version is None else f" [dim]version {shown.version}, {shown.rows:,} rows[/]"
+        rows = "" if shown.rows is None else f", {counted(shown.rows, 'row')}"
+        known = "" if shown.version is None else f" [dim]version {shown.version}{rows}[/]"
         _grow(workspace, tree.add(f"{other}{known}"), other, up=up)
 
 

@@ -21,7 +21,7 @@ from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.event_time import EventTime, event_time_of, parse_duration
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
-from pipeline.core.sources import Evolvable, NewColumns, OverTables, Reader, Timed
+from pipeline.core.sources import PROVENANCE, Evolvable, NewColumns, OverTables, Reader, Timed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -428,6 +428,13 @@ def _bound(most_rows: int | None, most_bytes: int | None, place: Place) -> Bound
 def _contract(schema: Mapping[str, str] | None, time: EventTime | None, place: Place) -> Schema | None:
     """Return the columns of a source's rows; a number that `event_time=` converts is a timestamp there."""
     contract = None if schema is None else Schema.of(schema)
+    taken = next((name for name in schema or () if name.lower() in PROVENANCE), None)
+    if taken is not None:
+        raise DefinitionError(
+            f"the column name {taken!r} is reserved for the origin of a row",
+            do="remove it from schema=, or rename it in the data",
+            place=place,
+        )
     return contract if contract is None or time is None else time.in_rows(contract, place)
 
 

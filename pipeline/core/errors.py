@@ -162,6 +162,11 @@ USER_CODE_ERRORS = (Exception, SystemExit)
 """What code of the project may raise: `sys.exit` in a function must fail its table, and not end the run as if it had succeeded."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 row`, `1,234 rows`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def few(names: Iterable[str], most: int = 5) -> str:
     """Return the first names and the number of remaining names, to keep a message short."""
     listed = list(names)

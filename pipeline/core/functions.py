@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, overload
 
 from pipeline.core.definitions import Chart, Expectation, Layer, Table, checks, merge_of, names, streaming_of
 from pipeline.core.errors import DefinitionError, Place
@@ -49,6 +49,11 @@ class FunctionTransform:
         return self.function(*args, **tables)
 
 
+@overload
+def table(function: Callable[..., Any], /) -> Table: ...
+
+
+@overload
 def table(
     *,
     key: str | Sequence[str] | None = None,
@@ -60,8 +65,24 @@ def table(
     chart: Chart | None = None,
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
-) -> Callable[[Callable[..., Any]], Table]:
-    """Define a table as a function. Its parameters are named after its inputs.
+) -> Callable[[Callable[..., Any]], Table]: ...
+
+
+def table(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    key: str | Sequence[str] | None = None,
+    sequence_by: str | None = None,
+    apply_as_deletes: str | None = None,
+    partition_by: str | Sequence[str] | None = None,
+    expect: Sequence[Expectation] = (),
+    layer: Layer = "silver",
+    chart: Chart | None = None,
+    event_time: str | None = None,
+    lateness: str | timedelta | None = None,
+) -> Table | Callable[[Callable[..., Any]], Table]:
+    """Define a table as a function, by `@table` or `@table(…)`. Its parameters are named after its inputs.
 
     The annotations determine how the function is called. `pyarrow.Table`, `polars.DataFrame` and `pandas.DataFrame`
     functions are called once per block of the first input, and must be row-wise in it; other inputs are passed
@@ -103,7 +124,7 @@ def table(
             streaming=streaming_of(None, None, event_time, lateness, place),
         )
 
-    return decorate
+    return decorate if function is None else decorate(function)
 
 
 def place_of(function: Callable[..., Any]) -> Place:

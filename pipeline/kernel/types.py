@@ -37,6 +37,8 @@ _STORED_AS = {
     '"NULL"': "INTEGER",
     "NULL": "INTEGER",
 }
+_UNTYPED = {'"NULL"', "NULL"}
+"""The type of a column of nulls in a query; a declared column cannot have it."""
 _ARROW = {
     "BOOLEAN": pa.bool_(),
     "TINYINT": pa.int8(),
@@ -56,12 +58,18 @@ _ARROW = {
 def require_types(schema: Schema, place: Place | None) -> None:
     """Raise `DefinitionError` for a column with an unknown type."""
     for column in schema.columns:
-        try:
-            duckdb.sqltype(column.type)
-        except duckdb.Error as error:
-            known = did_you_mean(column.type, (*_ARROW, *_STORED_AS))
+        if not _is_type(column.type):
+            known = did_you_mean(column.type, {*_ARROW, *_STORED_AS} - _UNTYPED)
             problem = f"column {column.name!r} has an unknown type"
-            raise DefinitionError(problem, got=column.type, do=known, place=place) from error
+            raise DefinitionError(problem, got=column.type, do=known, place=place)
+
+
+def _is_type(kind: str) -> bool:
+    try:
+        duckdb.sqltype(kind)
+    except duckdb.Error:
+        return False
+    return kind not in _UNTYPED
 
 
 def stored(schema: Schema) -> Schema:

@@ -193,7 +193,7 @@ def test_renamed_table_is_reported_and_removed_on_request(findings, headwater, p
 
     refused = headwater("lake", "forget", "total", cwd=project)
     assert refused.returncode == 1
-    assert "forgetting 'total' removes 1 rows for good; confirm it with --yes" in refused.stderr
+    assert "forgetting 'total' removes 1 row for good; confirm it with --yes" in refused.stderr
     headwater("lake", "forget", "total", "--yes", cwd=project, check=0)
     assert of(findings()[0], "table total") == []
     assert headwater("lake", "forgotten", cwd=project, check=0).stdout == "every table of the lake has a definition\n"

@@ -169,7 +169,7 @@ def test_state_dead_letters_and_savepoints_between_runs(here, plant):
         here("stream", "--from", "earliest", "--restore", "mark")
     with pytest.raises(RequestError, match="--key must have the form COLUMN=VALUE: got 'n'"):
         here("state", "show", "by_minute", "--key", "n")
-    assert "1 rows in" in here("state", "export", "by_minute", str(folder / "open.parquet"))
+    assert "1 row in" in here("state", "export", "by_minute", str(folder / "open.parquet"))
     assert pq.read_table(folder / "open.parquet").column_names == ["minute", "n"]
 
 

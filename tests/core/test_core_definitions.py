@@ -128,6 +128,16 @@ def test_a_function_is_a_table():
     assert flights.place.file == __file__
 
 
+def test_a_table_function_without_options_needs_no_parentheses():
+    @table
+    def plain(rows: pa.Table) -> pa.Table: ...
+
+    @table()
+    def called(rows: pa.Table) -> pa.Table: ...
+
+    assert (plain.name, plain.inputs, plain.layer) == ("plain", called.inputs, called.layer)
+
+
 def test_invalid_table_functions():
     with pytest.raises(DefinitionError, match="table 'none' has no inputs; name a parameter after a source or a table"):
 

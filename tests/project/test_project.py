@@ -87,6 +87,8 @@ def test_module_that_shadows_headwater_or_python_is_rejected(tmp_path, name):
             "column 'id' has an unknown type: got BIGINTT; did you mean 'BIGINT'",
         ),
         ("schema={'id': 'decimal(50,2)'}", "column 'id' has an unknown type: got DECIMAL"),
+        ("schema={'id': 'null'}", "column 'id' has an unknown type: got NULL; known: 'BIGINT', 'BIGNUM'"),
+        ("schema={'_Source': 'varchar'}", "the column name '_Source' is reserved for the origin of a row; remove it"),
         ("schema={'id': 'bigint'}, stored='no'", "stored= must be True or False: got 'no'"),
     ],
 )

@@ -91,6 +91,8 @@ def _copy(stream: IO[bytes], plain: Path, encoding: str | None) -> None:
 
 
 def _decompress(uri: str, suffix: str, plain: Path, encoding: str | None) -> None:
+    with Path(uri).open("rb"):
+        pass  # a file that cannot be opened is not a damaged file
     try:
         with _opened(uri, suffix) as packed:
             _copy(packed, plain, encoding)

@@ -21,13 +21,15 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from pipeline.core.cursors import Bound, Cursor, ReadPlan
-from pipeline.core.errors import Place, SourceError
+from pipeline.core.errors import Place, SourceError, counted, few
 from pipeline.core.splits import SourceObject, SourceSplit
 
 KIND = "files"
 _CHECKED_BYTES = 64 << 20
 """Files up to this size have a checksum, so that copies are recognized. Larger files are recognized by their time."""
 _AT_ONCE = 4
+_SHOWN = 3
+"""Number of paths in an error."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,19 @@ class Listing:
         """Return the files ordered by location; raise `SourceError` if there are none."""
         real = functools.cache(os.path.realpath)
         objects: dict[str, SourceObject] = {}
-        for path in self._paths():
+        paths = self._paths()
+        for path in paths:
             with contextlib.suppress(FileNotFoundError):  # the file was removed in the meantime
                 stat = Path(path).stat()
                 if S_ISREG(stat.st_mode):
                     location = self.location(path, real)
                     objects[location] = SourceObject(location, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
         if not objects:
-            raise SourceError(f"no file matches {self.pattern!r}", do="check the path", place=Place(self.pattern))
+            problem, got = (
+                f"no file matches {self.pattern!r}",
+                few([_kind(path) for path in paths if os.path.lexists(path)], _SHOWN),
+            )
+            raise SourceError(problem, got=got or None, do="check the path", place=Place(self.pattern))
         return tuple(objects[location] for location in sorted(objects))
 
     def location(self, path: str, real: Callable[[str], str] = os.path.realpath) -> str:
@@ -78,6 +85,12 @@ class Listing:
             return [self.path(pattern)]
         matches = glob.glob(pattern, root_dir=self.folder, recursive=True)  # noqa: PTH207 - accepts any path
         return [self.path(each) for each in matches]
+
+
+def _kind(path: str) -> str:
+    """Return what a path is that is not a file, with its name."""
+    kind = "folder" if Path(path).is_dir() else "broken link" if Path(path).is_symlink() else "special file"
+    return f"the {kind} {Path(path).name}"
 
 
 def checksum(content: bytes) -> str:
@@ -125,7 +138,7 @@ def plan_files(listing: Listing, cursor: Cursor | None, bound: Bound) -> ReadPla
     return ReadPlan(
         splits=tuple(SourceSplit(now[location]) for location in taken),
         cursor=_cursor(consumed),
-        new=f"{len(taken)} new file{'s' * (len(taken) != 1)}{', more are left' * has_more}" if taken else "",
+        new=f"{counted(len(taken), 'new file')}{', more are left' * has_more}" if taken else "",
         changed=f"{changed[0].rpartition(os.sep)[2]} changed" if changed else "",
         lost=tuple(location for location in missing if location not in renamed.values()),
         is_later=not known or not taken or min(taken) > max(known),

@@ -79,7 +79,7 @@ def test_position_is_the_first_line_of_the_record(read, text, good, bad):
         ("1.5,b,1", "column 'id' is not BIGINT: 1.5"),
         ("1,b,1,9,9", "5 columns in place of 3"),
         ("1,b", "2 columns in place of 3"),
-        ("1", "1 columns in place of 3"),
+        ("1", "1 column in place of 3"),
         ('1,"b"c,1', "a quote is not closed, or text follows it"),
         ('1,"b,1', "a quote is not closed, or text follows it"),
         (f"1,{'a' * 2_100_000},1", "longer than 2,000,000 bytes"),

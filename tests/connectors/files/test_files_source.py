@@ -36,12 +36,33 @@ def test_objects_are_sorted_by_name_without_folders(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["nope.csv", "*.none.csv", "folder.csv"])
-def test_no_match_is_an_error(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "got"),
+    [
+        ("nope.csv", "; check"),
+        ("*.none.csv", "; check"),
+        ("folder.csv", ": got the folder folder.csv; check"),
+        ("lin*.csv", ": got the broken link link.csv; check"),
+    ],
+)
+def test_no_match_is_an_error(name, got, tmp_path):
     (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "nowhere")
 
-    with pytest.raises(SourceError, match="no file matches"):
+    with pytest.raises(SourceError, match=rf"no file matches '[^']*'{got}"):
         files(tmp_path / name).source_objects()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.zst", "a.csv.zip", "a.ndjson", "a.parquet"])
+def test_a_file_that_vanishes_is_named(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(b"id\n1\n")
+    reader = files(path)
+    (source_object,) = reader.source_objects()
+    path.unlink()
+
+    with pytest.raises(SourceError, match=rf"the file cannot be read: got No such file or directory \({path}\)"):
+        reader.schema(source_object)
 
 
 def test_content_change_changes_the_stamp(tmp_path):

@@ -30,7 +30,7 @@ from pipeline.connectors.files.encoding import not_decodable
 from pipeline.connectors.files.record_index import BOM, Numbers, RecordIndex, lines_of, records
 from pipeline.connectors.inference import infer_types
 from pipeline.connectors.values import ConversionRule, TextTraits
-from pipeline.core.errors import Place, SourceError
+from pipeline.core.errors import Place, SourceError, counted
 from pipeline.core.schema import Column, Schema
 from pipeline.core.sources import POSITION, NewColumns, ReadResult
 from pipeline.kernel.engine import arrow, expect_columns, schema_of
@@ -212,7 +212,7 @@ def _named(dialect: Dialect, fields: list[str], is_short: bool, place: Place) ->
 
 
 def _not_all_named(names: int, columns: int, place: Place) -> SourceError:
-    got = f"{names}, and {columns} columns in the first line"
+    got = f"{names}, and {counted(columns, 'column')} in the first line"
     return SourceError("names= must name every column", got=got, do="pass one name per column", place=place)
 
 
@@ -257,12 +257,16 @@ def dates_of(schema: Schema) -> frozenset[str]:
 def _rejects_query(expected: int) -> str:
     """Return a query of the records that DuckDB rejected: the byte offset of the record, and a readable reason."""
     actual = "try_cast(regexp_extract(error_message, 'Found: (\\d+)', 1) as int)"
+
+    def counted_columns(aggregate: str, error: str) -> str:
+        number = f"{aggregate}({actual}) filter (error_type = {literal(error)})"
+        return f"{number} || case {number} when 1 then ' column' else ' columns' end || ' in place of {expected}'"
+
     return (
         # DuckDB's offset includes preceding line ends, if lines end with two bytes or are blank
         "select (min(line_byte_position) - 1 + len(any_value(csv_line)) - len(ltrim(any_value(csv_line), e'\\r\\n')))"
         "::bigint as begins, concat_ws('; ', "
-        f"max({actual}) filter (error_type = 'TOO MANY COLUMNS') || ' columns in place of {expected}', "
-        f"min({actual}) filter (error_type = 'MISSING COLUMNS') || ' columns in place of {expected}', "
+        f"{counted_columns('max', 'TOO MANY COLUMNS')}, {counted_columns('min', 'MISSING COLUMNS')}, "
         f"any_value({literal(_BYTES)}) filter (error_type = 'INVALID ENCODING'), "
         "any_value('a quote is not closed, or text follows it') filter (error_type = 'UNQUOTED VALUE'), "
         f"any_value('longer than {LONGEST_BYTES:,} bytes') filter (error_type = 'LINE SIZE OVER MAXIMUM')"
