@@ -13,18 +13,21 @@ from typing import Any
 import ray
 import ray.serve
 from fastapi import FastAPI
-from ray.serve.config import HTTPOptions
+from ray.serve.config import ControllerOptions, HTTPOptions
 from ray.serve.schema import LoggingConfig
 
 from pipeline.batch.ray_address import has_address
 from pipeline.batch.ray_cluster import join
-from pipeline.core.errors import RequestError, SettingsError
+from pipeline.core.errors import RequestError, SettingsError, UnavailableError
+from pipeline.kernel.engine import first_line
 from pipeline.project.project import load
 from serve.app import create_app
 from serve.select import Statement
 
 APP = "headwater"
 """The name of the Serve application."""
+_PATIENT = ControllerOptions(runtime_env={"env_vars": {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50"}})
+"""Serve kills a proxy that has not started after 5 s, which it may not on a busy machine, and gives up after 60 s."""
 _QUIET = LoggingConfig(log_level=logging.WARNING, enable_access_log=False)
 
 
@@ -97,7 +100,19 @@ def _listen(host: str, port: int) -> None:
     """Start Serve's proxy; raise `RequestError` if the cluster's Serve already runs on another port."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     options = HTTPOptions(host=host, port=port)
-    ray.serve.start(proxy_location="HeadOnly", http_options=options, logging_config=_QUIET)
+    try:
+        ray.serve.start(
+            proxy_location="HeadOnly",
+            http_options=options,
+            controller_options=_PATIENT,
+            logging_config=_QUIET,
+        )
+    except (TimeoutError, ray.exceptions.RayActorError) as error:
+        raise UnavailableError(
+            f"Ray Serve's proxy does not start on {host}:{port}",
+            got=first_line(error),
+            do="try again when the machine is less busy; Ray's logs name the cause",
+        ) from error
     where = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     try:
         socket.create_connection((where, port), timeout=10).close()

@@ -159,7 +159,7 @@ def report(env: Env = None, folder: Folder = HERE) -> None:
 def _show_run(workspace: Workspace, *, as_json: bool) -> None:
     run = workspace.catalog.run()
     if run is None:
-        raise RequestError("no runs recorded yet", do="run `headwater run` first")
+        raise RequestError("no runs recorded yet", do="run `headwater run`; `headwater streams` lists streams")
     if as_json:
         print_json(run)
     else:

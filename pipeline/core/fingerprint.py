@@ -12,6 +12,7 @@ import re
 import sys
 import sysconfig
 import textwrap
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from typing import Any
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), dt.date, dt.time, dt.timedelta, decimal.Decimal)
 _INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_PARSE_ATTEMPTS = 100
+_PARSING = threading.Lock()
 _OURS = Path(__file__).parents[1]
 
 
@@ -162,10 +165,15 @@ def _class_source(kind: type) -> str:
 
 
 def _parsed(value: CodeType | type) -> ast.Module | None:
-    try:
-        return ast.parse(textwrap.dedent(inspect.getsource(value)))
-    except (OSError, TypeError, SyntaxError):  # defined at a prompt
-        return None
+    for _ in range(_PARSE_ATTEMPTS):
+        try:
+            with _PARSING:
+                return ast.parse(textwrap.dedent(inspect.getsource(value)))
+        except (OSError, TypeError, SyntaxError):  # defined at a prompt
+            return None
+        except SystemError:  # Python 3.11 confuses the recursion depths of two threads that parse at the same time
+            continue
+    raise RuntimeError(f"the source of {value!r} cannot be parsed")
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

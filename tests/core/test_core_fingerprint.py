@@ -199,3 +199,20 @@ def test_fingerprint_of_a_function_without_source_uses_its_bytecode():
 def test_fingerprint_separates_its_parts():
     assert fingerprint("a", "bc") != fingerprint("ab", "c")
     assert len(fingerprint()) == 16
+
+
+def test_threads_may_compute_fingerprints_at_once(tmp_path):
+    """`ast.parse` of Python 3.11 may fail if two threads call it, if the garbage collector calls Python code."""
+    methods = "".join(f"    def m{i}(self, x):\n        return [x + {i}, (x, {{x: {i}}})]\n" for i in range(100))
+    (tmp_path / "p.py").write_text(f"class Wide:\n{methods}\ndef f(x):\n    return Wide().m1(x)\n")
+    program = (
+        "import gc, sys, p\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from pipeline.core.fingerprint import of_function\n"
+        "sys.setswitchinterval(1e-5)\n"
+        "gc.callbacks.append(lambda *event: None)\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    print(len(set(pool.map(lambda _: of_function(p.f), range(8)))))"
+    )
+    process = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (process.stdout, process.stderr) == ("1\n", "")
