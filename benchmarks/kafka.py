@@ -29,7 +29,7 @@ _HERE = Path(__file__).parent
 _CLUSTER_ID = base64.urlsafe_b64encode(b"headwater-kafka!").decode().rstrip("=")
 _STARTED = "Kafka Server started"
 _MAIN, _FORMAT = "kafka.Kafka", "kafka.tools.StorageTool"
-_START_S, _STOP_S, _FETCH_S = 60, 30, 900
+_START_S, _STOP_S, _FETCH_S = 180, 30, 900
 _QUIET = (
     "-XX:+UseSerialGC",
     "-Xshare:auto",
