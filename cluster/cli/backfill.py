@@ -11,7 +11,7 @@ import typer
 from cluster.cli.console import err, open_workspace, out, print_json, text
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.running import INTERRUPTED, REFUSED
-from pipeline.core.errors import RequestError, counted
+from pipeline.core.errors import RequestError, quantity
 from pipeline.governance import BackfillRecord
 from pipeline.runner.backfill import Backfill, BackfillOptions, parallelism, plan_backfill
 from pipeline.runner.backfill import backfill as fill
@@ -73,7 +73,7 @@ class _Shown:
             return
         where, of = text(_word(filled.partition)), f"[dim]({self._count} of {self._total})[/]"
         if filled.error is None:
-            rows = counted(filled.rows, "row")
+            rows = quantity(filled.rows, "row")
             err.print(f"[green]✓[/] {where}: {rows}, {filled.seconds:.2f} s {of}")
         else:
             err.print(f"[red]✗[/] {where}: {text(filled.error)} {of}")

@@ -23,7 +23,7 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.batch.ray_address import require_reachable
 from pipeline.core import scratch
 from pipeline.core.definitions import SourceDefinition
-from pipeline.core.errors import HeadwaterError, SettingsError, StorageError, counted, few
+from pipeline.core.errors import HeadwaterError, SettingsError, StorageError, few, quantity
 from pipeline.core.findings import Finding, FindingState
 from pipeline.core.settings import FILE, Settings
 from pipeline.core.sources import Checkable
@@ -209,7 +209,7 @@ def _warehouse(workspace: Workspace) -> Iterator[Finding]:
         version = workspace.version(name) if name in workspace.table_names else None
         if version is not None and version.number != number:
             behind.append(f"{name} ({number}, the lake has {version.number})")
-    count = counted(len(loaded), "table")
+    count = quantity(len(loaded), "table")
     yield Finding("warehouse", OK, f"{workspace.settings.warehouse}: {count}")
     if behind:
         yield Finding("warehouse", NOTE, f"older versions of {few(behind, _SHOWN)}: `headwater run` loads the newest")

@@ -12,7 +12,7 @@ from pipeline.batch.planning import ExecutionPlan, tree_of
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
 from pipeline.core.definitions import StoredDefinition, Table
-from pipeline.core.errors import counted
+from pipeline.core.errors import quantity
 from pipeline.core.event_time import format_duration
 from pipeline.kernel.aggregates.decomposition import decompose
 from pipeline.project.workspace import Workspace
@@ -155,8 +155,8 @@ def _print_actual(expected: Estimate, outcome: Outcome, seconds: float) -> None:
 
 
 def _size(rows: int, size_bytes: int, files: int) -> str:
-    return f"{counted(rows, 'row')}, {size_bytes / 1e6:,.1f} MB in {_files(files)}"
+    return f"{quantity(rows, 'row')}, {size_bytes / 1e6:,.1f} MB in {_files(files)}"
 
 
 def _files(count: int) -> str:
-    return counted(count, "file")
+    return quantity(count, "file")

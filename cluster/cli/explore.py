@@ -13,7 +13,7 @@ from cluster.cli.console import as_objects, grid, open_workspace, out, print_jso
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.reporting import update_report
 from cluster.cli.summary import print_summary
-from pipeline.core.errors import RequestError, counted
+from pipeline.core.errors import RequestError, quantity
 from pipeline.kernel.sql_text import quoted
 from pipeline.project.workspace import Workspace
 from pipeline.quality import score
@@ -56,7 +56,7 @@ def show(
         return
     out.print(f"[bold]{name}[/]  {definition.description}")
     out.print(
-        f"[dim]{definition.kind}, {definition.layer}, version {version.number}, {counted(version.rows, 'row')},[/] {definition.place}"
+        f"[dim]{definition.kind}, {definition.layer}, version {version.number}, {quantity(version.rows, 'row')},[/] {definition.place}"
     )
     grid("Columns", ("name", "type"), [(c.name, c.type) for c in version.schema.columns])
     versions = [(m.version, m.at[:19], m.rows, m.run_id, _inputs(m.inputs)) for m in history[:5]]
@@ -171,7 +171,7 @@ def _grow(workspace: Workspace, tree: Tree, name: str, *, up: bool) -> None:
     near = graph[name].inputs if up else [d.name for d in graph.definitions if name in d.inputs]
     for other in near:
         shown = handler_of(graph[other]).describe(workspace, graph[other])
-        rows = "" if shown.rows is None else f", {counted(shown.rows, 'row')}"
+        rows = "" if shown.rows is None else f", {quantity(shown.rows, 'row')}"
         known = "" if shown.version is None else f" [dim]version {shown.version}{rows}[/]"
         _grow(workspace, tree.add(f"{other}{known}"), other, up=up)
 

@@ -9,7 +9,7 @@ import typer
 
 from cluster.cli.console import err, grid, open_workspace, out, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
-from pipeline.core.errors import RequestError, counted
+from pipeline.core.errors import RequestError, quantity
 from pipeline.project.forgotten import WAREHOUSE, ForgottenTable, forget, forgotten_tables, remains_of
 
 app = typer.Typer(help="List tables that no definition has any more, and forget them.", no_args_is_help=True)
@@ -44,7 +44,7 @@ def forget_(
         if as_json or not err.is_terminal:
             rows = sum(table.rows or 0 for table in tables)
             raise RequestError(
-                f"forgetting {name!r} removes {counted(rows, 'row')} for good", do="confirm it with --yes"
+                f"forgetting {name!r} removes {quantity(rows, 'row')} for good", do="confirm it with --yes"
             )
         grid(None, _COLUMNS, [_row(table) for table in tables], right="rows, bytes")
         typer.confirm("Remove this for good?", abort=True, err=True)

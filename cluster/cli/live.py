@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.cli.console import text
-from pipeline.core.errors import counted, few
+from pipeline.core.errors import few, quantity
 from pipeline.streaming.runtime.job import StreamJob
 from pipeline.streaming.runtime.metrics import PHASES, TROUBLED, StreamStatus
 
@@ -177,7 +177,7 @@ def delay(seconds: float | None) -> str:
 
 def state(facts: StreamStatus) -> str:
     """Return the size of the state in rows."""
-    return counted(facts.state_rows, "row") if facts.state_rows or facts.state_bytes else "-"
+    return quantity(facts.state_rows, "row") if facts.state_rows or facts.state_bytes else "-"
 
 
 def quarantined(facts: StreamStatus) -> str:

@@ -18,7 +18,7 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.reporting import try_update_report, update_report
 from cluster.cli.summary import print_summary
 from pipeline.commit.moments import Moment
-from pipeline.core.errors import HeadwaterError, counted
+from pipeline.core.errors import HeadwaterError, quantity
 from pipeline.governance import Catalog, RunRecord, StepRecord
 from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
@@ -142,7 +142,7 @@ class _Watcher:
         speed = work.share * work.size_bytes / 1e6 / elapsed if elapsed else 0
         left = elapsed * (1 - work.share) / work.share if work.share else 0
         others = sum(seconds for other, seconds in self._expected.items() if other != name)
-        rows = f"{counted(int(work.share * work.rows), 'row')}, " if work.rows else ""
+        rows = f"{quantity(int(work.share * work.rows), 'row')}, " if work.rows else ""
         self._working[name] = (begun, f"{name}: {work.share:.0%}, {rows}{speed:,.0f} MB/s")
         self._show(left + others)
 
@@ -158,7 +158,7 @@ class _Watcher:
             self._progress.console.print(f"[red]✗[/] {step.name}: {escape(words)}")
             return
         rows_out = step.flow.rows_out
-        rows = "" if step.verdict else f"{counted(rows_out, 'row')}, "
+        rows = "" if step.verdict else f"{quantity(rows_out, 'row')}, "
         flow = step.flow
         away = [f"{text(n)} {word}" for n, word in ((flow.quarantined, "quarantined"), (flow.dropped, "dropped")) if n]
         rows += "".join(f"[yellow]{part}[/], " for part in away)

@@ -12,7 +12,7 @@ import typer
 from cluster.cli.console import grid, open_workspace, out, print_json, print_rows, text
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.epochs import BEGINNING, END
-from pipeline.core.errors import RequestError, counted
+from pipeline.core.errors import RequestError, quantity
 from pipeline.streaming.runtime.control import stream_summaries
 from pipeline.streaming.runtime.state_query import committed_state, where
 from pipeline.streaming.runtime.status import state_rows
@@ -92,7 +92,7 @@ def export(
         pq.write_table(rows, file)
     except OSError as error:
         raise RequestError(f"cannot write {file}", got=str(error)) from error
-    out.print(f"[green]✓[/] {counted(rows.num_rows, 'row')} in {file}", soft_wrap=True)
+    out.print(f"[green]✓[/] {quantity(rows.num_rows, 'row')} in {file}", soft_wrap=True)
 
 
 def _pairs(keys: list[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from cluster.cli.metrics import metrics_at
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.reporting import try_update_report
 from cluster.cli.stopping import stoppable
-from pipeline.core.errors import RequestError, counted, few
+from pipeline.core.errors import RequestError, few, quantity
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.runtime.exposition import exposition
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
@@ -155,8 +155,8 @@ def verify(
         mark = "[green]✓[/]" if comparison.holds else "[red]✗[/]"
         out.print(
             f"{mark} {name} at epoch {comparison.epoch}: "
-            f"{counted(comparison.rows_read, 'row')} read, {text(comparison.rows_aside)} rejected; "
-            f"{counted(comparison.rows_there, 'row')} in the table and {text(comparison.rows_remembered)} in the state, "
+            f"{quantity(comparison.rows_read, 'row')} read, {text(comparison.rows_aside)} rejected; "
+            f"{quantity(comparison.rows_there, 'row')} in the table and {text(comparison.rows_remembered)} in the state, "
             f"{text(comparison.rows_expected)} in batch: {text(comparison.missing)} missing, {text(comparison.unexpected)} unexpected"
             + (f", {text(comparison.doubled)} duplicate keys" if comparison.doubled else "")
         )
@@ -181,15 +181,15 @@ def _sum_up(running: StreamJob, *, as_json: bool) -> None:
         return
     for facts in known:
         mark = "[red]✗[/]" if facts.status == "failed" else "[green]✓[/]"
-        counts = f"{counted(facts.totals.get('rows_in', 0), 'row')} in, {text(facts.totals.get('rows_out', 0))} out"
+        counts = f"{quantity(facts.totals.get('rows_in', 0), 'row')} in, {text(facts.totals.get('rows_out', 0))} out"
         away = [f"{quarantined(facts)} quarantined"] if facts.totals.get("quarantined") else []
         away += [f"{text(facts.totals['dropped'])} dropped"] if facts.totals.get("dropped") else []
-        away += [counted(facts.restarts, "restart")] if facts.restarts else []
+        away += [quantity(facts.restarts, "restart")] if facts.restarts else []
         away += [f"latency {latency(facts)}"] if facts.latency.count else []
         out.print(f"{mark} {facts.name}: {facts.status} at epoch {text(facts.epoch)}, {', '.join([counts, *away])}")
         if facts.waits_for and facts.status in {"ended", "stopped"}:
             out.print(
-                f"  {counted(facts.state_rows, 'row')} of state {'is' if facts.state_rows == 1 else 'are'} kept: event time waits for {few(facts.waits_for, 3)}; "
+                f"  {quantity(facts.state_rows, 'row')} of state {'is' if facts.state_rows == 1 else 'are'} kept: event time waits for {few(facts.waits_for, 3)}; "
                 "idle_after= on the source excludes idle partitions, --drain closes open windows"
             )
         if facts.status == "failed" and len(running.errors) > 1:
@@ -198,7 +198,7 @@ def _sum_up(running: StreamJob, *, as_json: bool) -> None:
         sink = follower.status
         mark = "[red]✗[/]" if sink.status == "failed" else "[green]✓[/]"
         out.print(
-            f"{mark} {sink.name}: {sink.status} at version {text(sink.version)}, {counted(sink.rows, 'row')} delivered"
+            f"{mark} {sink.name}: {sink.status} at version {text(sink.version)}, {quantity(sink.rows, 'row')} delivered"
         )
 
 

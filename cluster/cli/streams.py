@@ -11,7 +11,7 @@ from cluster.cli.console import grid, open_workspace, out, print_json, text
 from cluster.cli.live import span
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.epochs import BEGINNING, END
-from pipeline.core.errors import counted
+from pipeline.core.errors import quantity
 from pipeline.governance import DesiredState
 from pipeline.streaming.runtime.control import StreamSummary, request, stream_summaries
 from pipeline.streaming.runtime.metrics import TROUBLED
@@ -104,7 +104,7 @@ def savepoint(
     if as_json:
         print_json({"stream": name, "label": saved.label, "epoch": saved.epoch, "version": saved.version})
     else:
-        out.print(f"[green]✓[/] {name}: savepoint {saved.label} at epoch {saved.epoch}, {counted(saved.rows, 'row')}")
+        out.print(f"[green]✓[/] {name}: savepoint {saved.label} at epoch {saved.epoch}, {quantity(saved.rows, 'row')}")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from datetime import datetime
 from rich.markup import escape
 
 from cluster.cli.console import grid, out
-from pipeline.core.errors import counted
+from pipeline.core.errors import quantity
 from pipeline.governance import RunRecord, StepRecord
 
 _DONE = {
@@ -53,7 +53,7 @@ def _total(run: RunRecord) -> str:
         return f"nothing new: all {len(run.steps)} are up to date"
     parts = [f"{count} {word}" for word, count in counts.items() if count or word in {"done", "up to date"}]
     rows = sum(step.flow.rows_out for step in computed)
-    return ", ".join([*parts, f"{counted(rows, 'row')} written", f"{_seconds(run):.1f} s"])
+    return ", ".join([*parts, f"{quantity(rows, 'row')} written", f"{_seconds(run):.1f} s"])
 
 
 def _row(step: StepRecord, counted: Sequence[str]) -> tuple[object, ...]:

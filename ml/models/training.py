@@ -14,7 +14,7 @@ from ml.models.evaluation import baseline_probability, gate, measure
 from ml.models.registry import REFUSED, Origin, Registry, Trained
 from ml.models.rows import LabelledRows, TrainTestSplit, split
 from pipeline.core.definitions import BuildContext, Verdict
-from pipeline.core.errors import USER_CODE_ERRORS, DefinitionError, ModelError, Place, counted
+from pipeline.core.errors import USER_CODE_ERRORS, DefinitionError, ModelError, Place, quantity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,7 +146,7 @@ def _shares(parts: TrainTestSplit) -> dict[str, float]:
 def _excluded(parts: TrainTestSplit, label: str) -> str:
     excluded = [(parts.unlabelled, f"without {label!r}"), (parts.undated, "without an event time")]
     return "".join(
-        f"; {counted(rows, 'row')} {why} {'was' if rows == 1 else 'were'} excluded" for rows, why in excluded if rows
+        f"; {quantity(rows, 'row')} {why} {'was' if rows == 1 else 'were'} excluded" for rows, why in excluded if rows
     )
 
 

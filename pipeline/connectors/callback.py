@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.core.errors import USER_CODE_ERRORS, SinkError, counted
+from pipeline.core.errors import USER_CODE_ERRORS, SinkError, quantity
 from pipeline.core.sinks import Delivery, SinkContext, SinkPosition, is_delivered
 
 Function = Callable[[int, pa.Table], object]
@@ -71,7 +71,7 @@ class CallbackTarget:
         if delivery.gone.num_rows and self.to.gone is None:
             raise SinkError(
                 f"rows were deleted from the table, and {self.to} does not handle deletes",
-                got=f"{counted(delivery.gone.num_rows, 'row')} up to version {delivery.to.version}",
+                got=f"{quantity(delivery.gone.num_rows, 'row')} up to version {delivery.to.version}",
                 do="pass a function for deleted rows: to_callback(…, gone=)",
             )
         self._call(self.to.function, delivery.to.version, delivery.rows.read_all())

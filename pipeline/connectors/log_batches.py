@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from pipeline.core.cursors import Bound, Cursor, Gap, ReadPlan
-from pipeline.core.errors import SourceError, counted
+from pipeline.core.errors import SourceError, quantity
 from pipeline.core.sources import Extent
 from pipeline.core.splits import SourceObject, SourceSplit
 
@@ -52,7 +52,7 @@ def plan_log(log: _Log, cursor: Cursor | None, bound: Bound, *, row_bytes: int) 
     return ReadPlan(
         splits=tuple(_parts(extents, begins, ends, row_bytes)),
         cursor=_cursor({**known, **consumed}),
-        new=f"{counted(count, 'new offset')}{', more are left' * has_more}" if count else "",
+        new=f"{quantity(count, 'new offset')}{', more are left' * has_more}" if count else "",
         changed=next(
             (text for uri in known if uri in extents and (text := _change(uri, known[uri], extents[uri]))), ""
         ),

@@ -162,7 +162,7 @@ USER_CODE_ERRORS = (Exception, SystemExit)
 """What code of the project may raise: `sys.exit` in a function must fail its table, and not end the run as if it had succeeded."""
 
 
-def counted(number: int, noun: str) -> str:
+def quantity(number: int, noun: str) -> str:
     """Return a number with its noun: `1 row`, `1,234 rows`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.core.definitions import Chart, Definition, StoredDefinition, Table, layer_of
-from pipeline.core.errors import StorageError, did_you_mean
+from pipeline.core.errors import StorageError, did_you_mean, quantity
 from pipeline.core.logs import logger
 from pipeline.core.staging import RowCounts
 from pipeline.governance import Catalog, RunRecord, StepRecord
@@ -20,7 +20,6 @@ from pipeline.kernel.engine import connect, one
 from pipeline.kernel.sql_text import literal, quoted
 from pipeline.lake import Lake, LakeTable, Storage
 from pipeline.project.project import Project
-from pipeline.report.words import quantity
 from pipeline.runner.decide import DecisionKind
 from pipeline.runner.handlers import handler_of
 

@@ -10,11 +10,12 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from pipeline.core.definitions import LAYERS
+from pipeline.core.errors import quantity
 from pipeline.report.facts import TableSummary
 from pipeline.report.grid import Node, Spacing
 from pipeline.report.layout import Band, Box, GraphLayout, Line, lay_out
 from pipeline.report.svg import element, picture, shortened, text, width_of
-from pipeline.report.words import count, quantity
+from pipeline.report.words import count
 
 BANDS = (*LAYERS, "model", "sink")
 NAME_PX, NOTE_PX = 12.0, 11.0

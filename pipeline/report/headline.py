@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.core.definitions import Source
+from pipeline.core.errors import quantity
 from pipeline.quality import score
 from pipeline.report import words
 from pipeline.report.facts import ReportData, TableSummary
@@ -80,23 +81,22 @@ def _rows_read(facts: ReportData) -> Figure:
     read = sum(t.built.flow.rows_in for t in sources if t.built is not None)
     now = sum(t.step.flow.rows_in for t in sources if t.step is not None)
     size = sum(t.built.flow.bytes_in for t in sources if t.built is not None)
-    what = f"{words.size(size)} from {words.quantity(len(sources), 'source')}"
+    what = f"{words.size(size)} from {quantity(len(sources), 'source')}"
     return Figure("Rows read", words.count(read), what if now or not read else f"{what}, none in this run")
 
 
 def _quarantined(facts: ReportData) -> Figure:
     total = sum(aside.rows for aside in facts.quarantines)
     now = sum(t.step.flow.quarantined for t in facts.tables if t.step is not None)
-    tables = f"of {words.quantity(len(facts.quarantines), 'table')}, " if total else ""
+    tables = f"of {quantity(len(facts.quarantines), 'table')}, " if total else ""
     return Figure("Rows in quarantine", words.count(total), f"{tables}{words.count(now)} by this run", alarm=total > 0)
 
 
 def _quality(facts: ReportData) -> Figure:
     checks = [check for t in facts.tables if t.built is not None for check in t.built.checks]
-    met = sum(not check.violations for check in checks)
-    note = (
-        f"{met:,} of {words.quantity(len(checks), 'expectation')} satisfied by every row"
-        if checks
-        else "no expectations"
-    )
-    return Figure("Quality score", scored(score_of(facts.tables)), note)
+    checked = [check for check in checks if check.rows]
+    met = sum(not check.violations for check in checked)
+    parts = [f"{met:,} of {quantity(len(checked), 'expectation')} satisfied by every row"] if checked else []
+    if len(checks) > len(checked):
+        parts.append(f"{quantity(len(checks) - len(checked), 'expectation')} without rows")
+    return Figure("Quality score", scored(score_of(facts.tables)), ", ".join(parts) or "no expectations")

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.core.definitions import StoredDefinition
+from pipeline.core.errors import quantity
 from pipeline.core.sources import PROVENANCE
 from pipeline.governance import CheckRecord
 from pipeline.report import headline, words
@@ -165,7 +166,7 @@ _FILTERS: tuple[Callable[..., object], ...] = (
     words.speed,
     words.moment,
     words.minute,
-    words.quantity,
+    quantity,
     cells,
     condition,
     worded,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
+from pipeline.core.errors import quantity
+
 ABSENT = "\N{EN DASH}"
 _UNITS = {
     "s": "seconds",
@@ -30,11 +32,6 @@ SHARES = ("share", "rate", "ratio", "fraction")
 def count(number: int) -> str:
     """Format an integer with thousands separators."""
     return f"{number:,}"
-
-
-def quantity(number: int, noun: str) -> str:
-    """Format a count with its noun, in the plural unless the count is one."""
-    return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
 def figure(number: float) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from pipeline.core.cursors import ReadPlan
-from pipeline.core.errors import SourceError, counted, few
+from pipeline.core.errors import SourceError, few, quantity
 from pipeline.core.splits import SourceSplit
 from pipeline.core.staging import Manifest
 from pipeline.kernel.scan import DataFile
@@ -200,7 +200,7 @@ def _take_new(inputs: InputFacts, added: tuple[DataFile, ...]) -> Decision:
     """Append or merge new rows; replace rows with the keys in removed files, unless these are most of the input."""
     if not inputs.removed:
         rows = sum(file.rows for file in added)
-        reason = f"{counted(rows, 'new row')} in {inputs.driving!r}"
+        reason = f"{quantity(rows, 'new row')} in {inputs.driving!r}"
         return Decision(
             DecisionKind.MERGE if inputs.merges else DecisionKind.APPEND, reason, added=added, is_later=inputs.is_later
         )

@@ -190,6 +190,23 @@ def test_run_with_nothing_to_do_shows_the_previous_run(corner, report):
     assert f"Quality score {score}" in text
 
 
+def test_expectations_without_rows_are_not_counted_as_satisfied(tmp_path, report):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "p"\ndefinitions = "p.py"\n')
+    (tmp_path / "p.py").write_text(
+        "from pipeline import files, source, warn\n"
+        "columns = {'id': 'bigint'}\n"
+        "one = source(files('one.csv'), schema=columns, expect=[warn('positive', 'id > 0')])\n"
+        "none = source(files('none.csv'), schema=columns, expect=[warn('positive', 'id > 0')])\n"
+    )
+    (tmp_path / "one.csv").write_text("id\n1\n")
+    (tmp_path / "none.csv").write_text("id\n")
+    Runner(load(tmp_path)).run()
+
+    text = read(report(tmp_path)).text
+
+    assert "Quality score 100 % 1 of 1 expectation satisfied by every row, 1 expectation without rows" in text
+
+
 def test_failed_run_is_shown_with_its_error_and_completed_steps(corner, report):
     path = corner / "data" / "orders.csv"
     path.write_text(path.read_text() + "9,,cup,1,1.0\n")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.errors import quantity
 from pipeline.report import words
 from pipeline.report.scales import Scale, apart, inside, spread, ticks
 from pipeline.report.svg import element, picture, shortened, text
@@ -88,7 +89,7 @@ def test_numbers_have_thousands_separators_and_few_digits(number, expected):
 
 
 def test_quantities_speeds_and_sizes_have_units():
-    assert (words.quantity(1, "row"), words.quantity(336776, "row")) == ("1 row", "336,776 rows")
+    assert (quantity(1, "row"), quantity(336776, "row")) == ("1 row", "336,776 rows")
     assert (words.speed(25_000_000, 2), words.speed(10, 1), words.speed(0, 1)) == ("12.5", "< 0.1", words.ABSENT)
     assert [words.size(n) for n in (1, 512, 40_100, 10_900_000, 3 * 10**9)] == [
         "1 byte",

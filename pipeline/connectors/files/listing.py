@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from pipeline.core.cursors import Bound, Cursor, ReadPlan
-from pipeline.core.errors import Place, SourceError, counted, few
+from pipeline.core.errors import Place, SourceError, few, quantity
 from pipeline.core.splits import SourceObject, SourceSplit
 
 KIND = "files"
@@ -138,7 +138,7 @@ def plan_files(listing: Listing, cursor: Cursor | None, bound: Bound) -> ReadPla
     return ReadPlan(
         splits=tuple(SourceSplit(now[location]) for location in taken),
         cursor=_cursor(consumed),
-        new=f"{counted(len(taken), 'new file')}{', more are left' * has_more}" if taken else "",
+        new=f"{quantity(len(taken), 'new file')}{', more are left' * has_more}" if taken else "",
         changed=f"{changed[0].rpartition(os.sep)[2]} changed" if changed else "",
         lost=tuple(location for location in missing if location not in renamed.values()),
         is_later=not known or not taken or min(taken) > max(known),

@@ -35,7 +35,7 @@ from pipeline.connectors.files.parquet import ParquetFile
 from pipeline.connectors.files.rejected_rows import RejectedTexts
 from pipeline.core import scratch
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
-from pipeline.core.errors import Place, SourceError, SplitError, counted, few
+from pipeline.core.errors import Place, SourceError, SplitError, few, quantity
 from pipeline.core.findings import Finding, FindingState
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
@@ -118,7 +118,7 @@ class Files:
         """Yield the number and size of the matching files, and those that are unreadable or empty."""
         source_objects = self.source_objects()
         size = sum(source_object.size_bytes for source_object in source_objects)
-        detail = f"{counted(len(source_objects), 'file')}, {size / 1e6:,.1f} MB"
+        detail = f"{quantity(len(source_objects), 'file')}, {size / 1e6:,.1f} MB"
         yield Finding(self.pattern, FindingState.OK, detail)
         unreadable = [
             source_object.uri

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.errors import SourceError, counted
+from pipeline.core.errors import SourceError, quantity
 from pipeline.core.findings import Finding, FindingState
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def topics(kafka: Kafka) -> tuple[TopicSettings, ...]:
 def check(kafka: Kafka) -> Iterator[Finding]:
     """Yield the findings of `Kafka.check`; raise `SourceError` if no broker answers."""
     for topic in topics(kafka):
-        partitions = counted(topic.partitions, "partition")
+        partitions = quantity(topic.partitions, "partition")
         state = FindingState.NOTE if topic.warnings else FindingState.OK
         yield Finding(f"topic {topic.name}", state, "; ".join([partitions, *topic.warnings]))
     for uri, offsets in kafka.held_back().items():

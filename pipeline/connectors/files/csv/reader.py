@@ -30,7 +30,7 @@ from pipeline.connectors.files.encoding import not_decodable
 from pipeline.connectors.files.record_index import BOM, Numbers, RecordIndex, lines_of, records
 from pipeline.connectors.inference import infer_types
 from pipeline.connectors.values import ConversionRule, TextTraits
-from pipeline.core.errors import Place, SourceError, counted
+from pipeline.core.errors import Place, SourceError, quantity
 from pipeline.core.schema import Column, Schema
 from pipeline.core.sources import POSITION, NewColumns, ReadResult
 from pipeline.kernel.engine import arrow, expect_columns, schema_of
@@ -212,7 +212,7 @@ def _named(dialect: Dialect, fields: list[str], is_short: bool, place: Place) ->
 
 
 def _not_all_named(names: int, columns: int, place: Place) -> SourceError:
-    got = f"{names}, and {counted(columns, 'column')} in the first line"
+    got = f"{names}, and {quantity(columns, 'column')} in the first line"
     return SourceError("names= must name every column", got=got, do="pass one name per column", place=place)
 
 
