@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 from contextlib import suppress
@@ -44,6 +45,7 @@ def test_compaction_and_vacuum_while_streams_run(tmp_path, undisturbed, seed):
 
 
 def _writer(folder: str, writer: int, commits: int) -> None:
+    os.nice(15)  # ten writers would slow down the brokers and clusters of other tests
     table = Lake(Storage(folder)).table("silver", "t")
     head = table.head()
     for number in range(commits):
