@@ -196,8 +196,10 @@ class _Points:
         path = str(args[0])
         if event == "open" and "w" not in str(args[1] or ""):
             return
-        if path.startswith(self.orders.folder) and "/lake/" in path:
-            self.reached(path.removeprefix(self.orders.folder).split("/lake/")[1].split("/")[1], event)
+        _, _, inside = path.partition(f"{self.orders.folder}/.headwater/lake/")
+        layer, _, below = inside.partition("/")
+        if layer and below:
+            self.reached(below.partition("/")[0], event)
 
 
 def _child(orders: Orders, pipe: Any) -> None:
