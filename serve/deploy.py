@@ -26,7 +26,7 @@ from serve.select import Statement
 
 APP = "headwater"
 """The name of the Serve application."""
-_PATIENT = ControllerOptions(runtime_env={"env_vars": {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50"}})
+_CONTROLLER = ControllerOptions(runtime_env={"env_vars": {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50"}})
 """Serve kills a proxy that has not started after 5 s, which it may not on a busy machine, and gives up after 60 s."""
 _QUIET = LoggingConfig(log_level=logging.WARNING, enable_access_log=False)
 
@@ -104,7 +104,7 @@ def _listen(host: str, port: int) -> None:
         ray.serve.start(
             proxy_location="HeadOnly",
             http_options=options,
-            controller_options=_PATIENT,
+            controller_options=_CONTROLLER,
             logging_config=_QUIET,
         )
     except (TimeoutError, ray.exceptions.RayActorError) as error:

@@ -115,7 +115,7 @@ def _print_stream(plan: StreamPlan) -> None:
 
 def _print_expected(expected: Estimate) -> None:
     passed = expected.files_in_all - expected.files
-    skipped = f"; {_files(passed)} skipped by the log's statistics" if passed else ""
+    skipped = f"; {quantity(passed, 'file')} skipped by the log's statistics" if passed else ""
     size = f"{expected.bytes_in / 1e6 / max(expected.splits, 1):,.1f} MB"
     buckets = f", then {expected.buckets} buckets" if expected.buckets else ""
     out.print(f"  splits    {expected.splits} of about {size}{buckets}, {expected.at_once} at a time{skipped}")
@@ -155,8 +155,4 @@ def _print_actual(expected: Estimate, outcome: Outcome, seconds: float) -> None:
 
 
 def _size(rows: int, size_bytes: int, files: int) -> str:
-    return f"{quantity(rows, 'row')}, {size_bytes / 1e6:,.1f} MB in {_files(files)}"
-
-
-def _files(count: int) -> str:
-    return quantity(count, "file")
+    return f"{quantity(rows, 'row')}, {size_bytes / 1e6:,.1f} MB in {quantity(files, 'file')}"

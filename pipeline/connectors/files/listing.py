@@ -51,11 +51,9 @@ class Listing:
                     location = self.location(path, real)
                     objects[location] = SourceObject(location, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
         if not objects:
-            problem, got = (
-                f"no file matches {self.pattern!r}",
-                few([_kind(path) for path in paths if os.path.lexists(path)], _SHOWN),
-            )
-            raise SourceError(problem, got=got or None, do="check the path", place=Place(self.pattern))
+            others = few([_kind(path) for path in paths if os.path.lexists(path)], _SHOWN)
+            problem = f"no file matches {self.pattern!r}"
+            raise SourceError(problem, got=others or None, do="check the path", place=Place(self.pattern))
         return tuple(objects[location] for location in sorted(objects))
 
     def location(self, path: str, real: Callable[[str], str] = os.path.realpath) -> str:

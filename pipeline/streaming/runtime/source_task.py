@@ -181,7 +181,7 @@ class SourceTask:
                 self._con, f"create or replace temp table {_BLOCK} as select {columns} from ({input_query.query})"
             )[0]
             return rows == input_query.rows_in and not any(
-                one(self._con, count)[0] for count in input_query.error_queries
+                one(self._con, errors)[0] for errors in input_query.error_queries
             )
         except (duckdb.InterruptException, duckdb.OutOfMemoryException):
             raise

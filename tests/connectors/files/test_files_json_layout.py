@@ -96,6 +96,22 @@ def test_invalid_json_that_is_not_in_lines_is_named_with_its_line(opened, text, 
         reader.read(SourceSplit(source_object), SCHEMA)
 
 
+@pytest.mark.parametrize("cut", ['"', "[tr", '["\\u00'])
+def test_an_error_beyond_the_examined_text_has_no_line(opened, cut):
+    """The value that crosses the end of the examined 32 MB is not reported as an error."""
+    long = "x" * (4 << 20)
+    text = "[" + f'{{"a":1,"b":"{long}"}},\n' * 7
+    text += f'{{"a":1,"b":"{"x" * ((32 << 20) - len(text) - 18 - len(cut))}","c":'
+    whole = {'"': f'"{long}"', "[tr": "[true]", '["\\u00': '["\\u0041"]'}[cut]
+    assert len(text) + len(cut) in range((32 << 20) - 8, (32 << 20) + 1)
+    reader, source_object = opened(text + whole + "},\n nothing]")
+
+    with pytest.raises(SourceError, match="is not valid JSON") as raised:
+        reader.read(SourceSplit(source_object), SCHEMA)
+
+    assert raised.value.place.line is None
+
+
 def test_large_array_is_read_in_bounded_memory(tmp_path):
     row = json.dumps({"a": 1, "b": "x" * 1000})
     with (tmp_path / "a.json").open("w") as file:

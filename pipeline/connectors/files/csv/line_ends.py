@@ -8,24 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.connectors.files.record_index import lines_of, record_ends
+from pipeline.connectors.files.record_index import RecordIndex, lines_of, record_ends
 from pipeline.core import scratch
 
 
 @contextmanager
-def uniform(path: str, delimiter: str) -> Iterator[str]:
-    """Yield a path with the same records on the same lines: the file itself, or a copy if its line ends are mixed.
+def uniform(path: str, lines: RecordIndex, delimiter: str) -> Iterator[tuple[str, RecordIndex]]:
+    """Yield the same records on the same lines: the file itself, or a copy if its line ends are mixed.
 
     In the copy all records end with line feeds; line ends inside quoted fields are unchanged.
     """
-    lines = lines_of(path)
     returns = lines.returns()
     if not returns.any() or returns.all():
-        yield path
+        yield path, lines
         return
     with scratch.folder("source") as folder:
-        copy = Path(folder) / "source"
+        copy = str(Path(folder) / "source")
         kept = np.ones(len(lines.data), np.bool_)
         kept[lines.bounds[1:][returns & record_ends(lines, delimiter)] - 2] = False
         lines.data[kept].tofile(copy)
-        yield str(copy)
+        yield copy, lines_of(copy)

@@ -92,8 +92,13 @@ class CsvReader:
 
 def infer(con: duckdb.DuckDBPyConnection, file: CsvReader) -> Schema:
     """Return the columns with the narrowest types that represent all values; malformed lines are ignored."""
-    with line_ends.uniform(file.path, file.dialect.delimiter) as path:
-        return _infer(con, replace(file, path=path))
+    try:
+        return _infer(con, file)
+    except duckdb.Error:
+        with line_ends.uniform(file.path, lines_of(file.path), file.dialect.delimiter) as (path, _):
+            if path == file.path:
+                raise
+            return _infer(con, replace(file, path=path))
 
 
 def _infer(con: duckdb.DuckDBPyConnection, file: CsvReader) -> Schema:
@@ -133,12 +138,12 @@ def read(con: duckdb.DuckDBPyConnection, file: CsvReader, schema: Schema) -> Rea
     Raises `SourceError` if lines are unaccounted for, for example after a quote that is never closed, and, for a file
     that `continues` elsewhere, if the last record is incomplete.
     """
-    with line_ends.uniform(file.path, file.dialect.delimiter) as path:
-        return _read(con, replace(file, path=path), schema)
+    with line_ends.uniform(file.path, lines_of(file.path), file.dialect.delimiter) as (path, lines):
+        return _read(con, replace(file, path=path), lines, schema)
 
 
-def _read(con: duckdb.DuckDBPyConnection, file: CsvReader, schema: Schema) -> ReadResult:
-    lines, names, head = lines_of(file.path), column_names(file), file.dialect.header_lines
+def _read(con: duckdb.DuckDBPyConnection, file: CsvReader, lines: RecordIndex, schema: Schema) -> ReadResult:
+    names, head = column_names(file), file.dialect.header_lines
     undeclared = check_columns(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
     rows, reasons = convert_rows(con, schema, cells(schema, names), scan, {name: quoted(name) for name in undeclared})

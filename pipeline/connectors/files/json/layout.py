@@ -25,6 +25,8 @@ from pipeline.kernel.sql_text import literal
 LONGEST_BYTES = 32 << 20
 """Maximum size of an object; the reader needs twice as much memory, for any file size."""
 _HEAD_BYTES = 1 << 16
+_LONGEST_TOKEN = 16
+"""More characters than a literal or an escape of JSON has: an error this near to the end of the text may come from the cut."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 Layout = Literal["newline_delimited", "array", "unstructured"]
 
@@ -87,13 +89,14 @@ def _is_closed(path: str) -> bool:
 
 
 def _first_error(path: str, file_layout: Layout) -> tuple[int, str] | None:
-    """Return the line of the first error and a description; None if there is none in the first bytes of the file."""
+    """Return the line of the first error and a description; None if there is none in the first 32 MB of the file."""
     with Path(path).open("rb") as file:
         data = file.read(LONGEST_BYTES)
         is_all = not file.read(1)
     text = data.removeprefix(BOM).decode(errors="replace")
     position, problem = _parse(text, is_array=file_layout == "array")
-    if not problem or (position >= len(text) and not is_all):
+    may_be_cut = problem.startswith("unterminated") or position > len(text) - _LONGEST_TOKEN
+    if not problem or (may_be_cut and not is_all):
         return None
     line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
     return line, problem if position >= len(text) else f"{problem} at column {column}"
