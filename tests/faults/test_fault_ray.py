@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,9 +107,7 @@ def test_a_lost_node_loses_no_commit(tmp_path, nodes):
             nodes.remove_node(second, allow_graceful=False)
             nodes.add_node(num_cpus=2)
 
-    begun = time.monotonic()
     running.run(take_away, every_s=0.01)
 
     assert removed.is_set()
-    assert time.monotonic() - begun < 120
     held(running, 40_000)
