@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import time
 from contextlib import suppress
 
 import pytest
@@ -47,7 +48,7 @@ def test_compaction_and_vacuum_while_streams_run(tmp_path, undisturbed, seed):
 def _writer(folder: str, writer: int, commits: int) -> None:
     os.nice(15)  # ten writers would slow down the brokers and clusters of other tests
     table = Lake(Storage(folder)).table("silver", "t")
-    head = table.head()
+    head, dice = table.head(), random.Random(writer)  # noqa: S311 - a seed for waiting times
     for number in range(commits):
         run_id = f"w{writer}-{number}"
         with connect() as con:
@@ -59,6 +60,7 @@ def _writer(folder: str, writer: int, commits: int) -> None:
                 version = head.commit(Manifest("t", run_id, "f", "append"), files, ROW)
                 break
             except ConflictError:
+                time.sleep(dice.uniform(0, 0.3))  # as any client does: otherwise, nine of ten attempts are in vain
                 head = table.head()
         if version and version % 50 == 0:  # as streams do: otherwise, a commit takes longer with each file and version
             with suppress(ConflictError):
