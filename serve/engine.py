@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import timedelta
 
 import duckdb
 import pyarrow as pa
 
 from pipeline.core.errors import StorageError
-from pipeline.kernel.engine import connect
+from pipeline.kernel.engine import connect, interrupted_after
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import literal
 from pipeline.lake import Storage
@@ -42,11 +42,9 @@ class Engine:
         read.
         """
         cursor = self._connection().cursor()
-        watch = threading.Timer(self._patience.total_seconds(), _interrupt, (cursor,))
-        watch.daemon = True
-        watch.start()
         try:
-            return cursor.sql(statement.sql, params=list(statement.values)).to_arrow_table()
+            with interrupted_after(cursor, self._patience.total_seconds()):
+                return cursor.sql(statement.sql, params=list(statement.values)).to_arrow_table()
         except duckdb.InterruptException as error:
             raise _too_much(f"more than {self._patience.total_seconds():g} s") from error
         except duckdb.OutOfMemoryException as error:
@@ -54,7 +52,6 @@ class Engine:
         except (duckdb.IOException, duckdb.HTTPException, OSError) as error:
             raise StorageError("the table's files cannot be read", got=str(error).partition("\n")[0]) from error
         finally:
-            watch.cancel()
             cursor.close()
 
     def close(self) -> None:
@@ -73,11 +70,6 @@ class Engine:
                 con.execute("set enable_external_access = false; set lock_configuration = true")
                 self._con = con
             return self._con
-
-
-def _interrupt(cursor: duckdb.DuckDBPyConnection) -> None:
-    with suppress(duckdb.ConnectionException):  # the statement has just finished and the cursor is closed
-        cursor.interrupt()
 
 
 def _too_much(got: str) -> OverloadError:

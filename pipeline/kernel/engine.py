@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _WATCH_EVERY_S = 0.5
+_INTERRUPT_EVERY_S = 0.05
 _BATCH_ROWS = 1 << 17
 WIDE = 256
 """The number of columns above which some optimizers are disabled."""
@@ -150,7 +151,7 @@ def interrupted_after(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterato
             return
         is_up.set()
         con.interrupt()
-        while not ended.wait(_WATCH_EVERY_S):  # an interrupt between two statements is lost
+        while not ended.wait(_INTERRUPT_EVERY_S):  # an interrupt before the statement runs is lost
             con.interrupt()
 
     watcher = threading.Thread(target=watch, daemon=True)

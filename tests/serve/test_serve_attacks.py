@@ -133,10 +133,17 @@ def test_concurrent_readers_get_the_same_rows(client):
     assert len(set(answers)) == 1
 
 
+ENDLESS = Statement("select count(*) from range(100000000000) t(x) where x % 7 = 9")
+
+
+def test_query_whose_time_is_over_before_it_runs_is_cancelled(cafe):
+    with cafe.client(patience=timedelta(microseconds=1)) as client, pytest.raises(OverloadError):
+        client.app.state.backend.engine.rows(ENDLESS)
+
+
 def test_cancelled_query_does_not_affect_others(cafe):
-    slow = Statement("select count(*) from range(100000000000) t(x) where x % 7 = 9")
     with cafe.client(patience=timedelta(seconds=0.5)) as client, ThreadPoolExecutor(1) as pool:
-        hopeless = pool.submit(client.app.state.backend.engine.rows, slow)
+        hopeless = pool.submit(client.app.state.backend.engine.rows, ENDLESS)
         answers = 0
         while not hopeless.done():
             assert client.get("/tables/guests").status_code == 200
