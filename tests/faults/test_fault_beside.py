@@ -45,7 +45,7 @@ def test_compaction_and_vacuum_while_streams_run(tmp_path, undisturbed, seed):
     assert oracle(clicks, names)["kept"] == driven_by_the_log(undisturbed)["kept"]
 
 
-def _writer(folder: str, writer: int, commits: int) -> None:
+def _writer(folder: str, writer: int, commits: int, wait_s: float) -> None:
     os.nice(15)  # ten writers would slow down the brokers and clusters of other tests
     table = Lake(Storage(folder)).table("silver", "t")
     head, dice = table.head(), random.Random(writer)  # noqa: S311 - a seed for waiting times
@@ -60,7 +60,7 @@ def _writer(folder: str, writer: int, commits: int) -> None:
                 version = head.commit(Manifest("t", run_id, "f", "append"), files, ROW)
                 break
             except ConflictError:
-                time.sleep(dice.uniform(0, 0.3))  # as any client does: otherwise, nine of ten attempts are in vain
+                time.sleep(dice.uniform(0, wait_s))  # otherwise, ten writers need four times the attempts and CPU time
                 head = table.head()
         if version and version % 50 == 0:  # as streams do: otherwise, a commit takes longer with each file and version
             with suppress(ConflictError):
@@ -73,7 +73,10 @@ def _writer(folder: str, writer: int, commits: int) -> None:
     ("writers", "commits"), [(3, 6), pytest.param(10, 2000, marks=[pytest.mark.proof, pytest.mark.timeout(7200)])]
 )
 def test_no_commit_of_concurrent_writers_is_lost(tmp_path, writers, commits):
-    running = [PROCESSES.Process(target=_writer, args=(str(tmp_path), number, commits)) for number in range(writers)]
+    wait_s = 0.3 * writers
+    running = [
+        PROCESSES.Process(target=_writer, args=(str(tmp_path), number, commits, wait_s)) for number in range(writers)
+    ]
     for process in running:
         process.start()
     for process in running:
