@@ -12,7 +12,7 @@ from ml.models.evaluation import HIGHER_IS_BETTER, Evaluation
 from pipeline.core.definitions import Artifact, BuildContext, Verdict, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.fingerprint import fingerprint, of_function
-from pipeline.core.functions import place_of
+from pipeline.core.functions import place_of_decorated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def model(  # noqa: PLR0913 - options of a decorator, all keyword-only
     """
 
     def decorate(function: Callable[..., Any]) -> Model:
-        place = place_of(function)
+        place = place_of_decorated(function, "model")
         parameters = tuple(inspect.signature(function).parameters)
         if len(parameters) != 1:
             raise DefinitionError(

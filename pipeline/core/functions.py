@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, overload
 
-from pipeline.core.definitions import Chart, Expectation, Layer, Table, checks, merge_of, names, streaming_of
+from pipeline.core.definitions import Chart, Expectation, Layer, Table, caller, checks, merge_of, names, streaming_of
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import of_function
 
@@ -94,7 +94,7 @@ def table(
     """
 
     def decorate(function: Callable[..., Any]) -> Table:
-        place = place_of(function)
+        place = place_of_decorated(function, "table")
         parameters = tuple(inspect.signature(function).parameters.values())
         if not parameters:
             raise DefinitionError(
@@ -131,6 +131,18 @@ def place_of(function: Callable[..., Any]) -> Place:
     """Return the file and line where a function is defined."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return Place("<unknown>") if code is None else Place(code.co_filename, code.co_firstlineno)
+
+
+def place_of_decorated(function: Callable[..., Any], decorator: str) -> Place:
+    """Return the file and line of a function; raise `DefinitionError` if a decorator is called with something else."""
+    if not inspect.isroutine(function):
+        raise DefinitionError(
+            f"{decorator} is a decorator for functions",
+            got=repr(function),
+            do=f"write @{decorator} above a function, or name = sql(…) for a query",
+            place=caller(),
+        )
+    return place_of(function)
 
 
 def _language(name: str, parameter: inspect.Parameter, place: Place) -> str:

@@ -39,6 +39,7 @@ def values(outcome):
     return [tuple(row.values()) for row in outcome.rows]
 
 
+@pytest.mark.proof
 @settings(
     max_examples=examples(2, 20),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

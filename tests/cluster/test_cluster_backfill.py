@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.runner.test_runner_backfill import change
 from tests.runner.test_runner_backfill import web as web  # noqa: PLC0414 - the fixture
 
@@ -23,6 +25,7 @@ def test_partitions_are_listed_computed_and_skipped(headwater, web):
     assert "one after the other" in headwater("backfill", "visits", "--parallel", "2", cwd=web, check=0).stderr
 
 
+@pytest.mark.proof
 def test_failed_partitions_are_reported_and_can_be_retried_alone(headwater, web):
     change(web, "expect=[quarantine", "expect=[fail('short', 'seconds <> 9'), quarantine")
     process = headwater("backfill", "visits", cwd=web, check=3)

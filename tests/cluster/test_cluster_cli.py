@@ -110,6 +110,7 @@ def test_broken_settings_and_definitions_name_file_and_line(headwater, teashop):
     assert "form a cycle: orders -> sales_by_day -> orders" in headwater("run", cwd=teashop, check=1).stderr
 
 
+@pytest.mark.proof
 def test_unwritable_lake_is_a_single_message(headwater, teashop):
     (teashop / "file").write_text("not a folder")
     stderr = headwater("run", cwd=teashop, env={"HEADWATER_LAKE": str(teashop / "file")}, check=1).stderr
@@ -151,6 +152,7 @@ def slow(orders: pa.Table) -> pa.Table:
     assert "2 up to date" in later.stdout or "orders        up to date" in later.stdout
 
 
+@pytest.mark.proof
 def test_several_queries_run_in_order(headwater, teashop):
     headwater("run", cwd=teashop, check=0)
     process = headwater(
@@ -159,7 +161,7 @@ def test_several_queries_run_in_order(headwater, teashop):
     assert json.loads(process.stdout) == [[{"a": 1}], [{"b": 2}]]
 
 
-@pytest.mark.share(1)
+@pytest.mark.proof
 @pytest.mark.parametrize("how", ["before the command", "after the command", "environment"])
 def test_project_can_be_run_from_any_folder(headwater, teashop, tmp_path, how):
     words = {"before the command": ["-C", str(teashop), "run"], "after the command": ["run", "--project", str(teashop)]}

@@ -77,6 +77,7 @@ def test_missing_and_outdated_packages(project, tmp_path):
     assert details["extra ml"] == ("ok", "installed")
 
 
+@pytest.mark.proof
 def test_ray_cluster_that_is_not_there(findings, project, headwater):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
@@ -109,6 +110,7 @@ def test_data_file_without_read_permission(findings, project):
     assert (state, "cannot be read: data/a.csv" in detail) == ("bad", True)
 
 
+@pytest.mark.proof
 def test_outdated_warehouse_and_invalid_warehouse_file(findings, headwater, project):
     headwater("run", cwd=project, check=0)
     warehouse = project / ".headwater" / "warehouse.duckdb"
@@ -128,6 +130,7 @@ def test_outdated_warehouse_and_invalid_warehouse_file(findings, headwater, proj
     assert of(results, "lake") == [("ok", f"{project}/.headwater/lake can be written to")]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("line", "what", "text"),
     [

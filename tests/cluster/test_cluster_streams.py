@@ -123,6 +123,7 @@ def test_a_stream_runs_until_ctrl_c_and_commits_what_is_pending(here, plant):
     assert (listed["readings"]["status"], listed["by_minute"]["status"]) == ("stopped", "stopped")
 
 
+@pytest.mark.proof
 def test_sigterm_ends_a_stream_like_ctrl_c(here, plant):
     folder = plant("per_second=2000")
     with started(folder, "readings") as running:

@@ -106,6 +106,7 @@ def test_csv_value_is_lossless_or_rejected(reads, tmp_path, kind):
 FORMS = [*((kind, "string") for kind in TYPES), *((kind, "number") for kind in NUMBERS)]
 
 
+@pytest.mark.share(15)
 @pytest.mark.parametrize(("kind", "form"), FORMS)
 def test_json_value_is_lossless_or_rejected(reads, kind, form):
     inputs = [text for text in texts(kind, EACH, SEED) if form == "string" or _is_json_number(text)]
@@ -119,7 +120,7 @@ def test_json_value_is_lossless_or_rejected(reads, kind, form):
     assert scanned(flow, results, 1) == []
 
 
-@pytest.mark.share(15)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize(
     ("nested", "around", "inside"),
@@ -144,7 +145,7 @@ def test_nested_json_value_is_lossless_or_rejected(reads, kind, nested, around, 
     assert scanned(flow, outer, 1) == []
 
 
-@pytest.mark.share(20)
+@pytest.mark.share(10)
 @pytest.mark.parametrize(("kind", "form"), [*FORMS, *((kind, "text") for kind in TYPES)])
 def test_message_value_is_lossless_or_rejected(kind, form):
     inputs = [text for text in texts(kind, EACH, SEED) if form != "number" or _is_json_number(text)]
@@ -200,7 +201,7 @@ CASES = [
 ]
 
 
-@pytest.mark.share(20)
+@pytest.mark.share(10)
 @pytest.mark.parametrize(("text", "kind", "value"), CASES)
 @pytest.mark.parametrize("form", ["csv", "json"])
 def test_text_that_would_lose_information_is_rejected(reads, text, kind, value, form):
@@ -257,7 +258,7 @@ JSON_CASES = [
 ]
 
 
-@pytest.mark.share(20)
+@pytest.mark.share(10)
 @pytest.mark.parametrize(("value", "kind", "right"), JSON_CASES)
 @pytest.mark.parametrize("form", ["file", "message"])
 def test_json_value_is_complete_or_rejected(reads, value, kind, right, form):
@@ -318,6 +319,7 @@ INFERRED = [
 ]
 
 
+@pytest.mark.share(15)
 @pytest.mark.parametrize(("values", "kind"), INFERRED)
 @pytest.mark.parametrize("form", ["csv", "json"])
 def test_inferred_type_can_read_its_sample(tmp_path, values, kind, form):
@@ -365,6 +367,7 @@ def test_narrowing_parquet_columns_is_lossless(tmp_path, column, kind, right):
     assert reading.rows.num_rows + reading.rejected.num_rows == len(column)
 
 
+@pytest.mark.share(10)
 @pytest.mark.parametrize(
     "name", ["i", "j", "m", "s", "x", "y", "z", "line", "texts", "r0", "t0", "v0", "__t0", "___v0", "file_index"]
 )

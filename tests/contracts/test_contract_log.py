@@ -193,6 +193,7 @@ def test_extents_grow_and_existing_records_stay(world):
         assert again[uri].rejected.equals(reading.rejected)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("seed", range(3))
 def test_rows_are_independent_of_the_offset_ranges(world, seed):
     world.more()

@@ -6,6 +6,8 @@ import inspect
 import json
 import textwrap
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -136,6 +138,15 @@ def test_a_table_function_without_options_needs_no_parentheses():
     def called(rows: pa.Table) -> pa.Table: ...
 
     assert (plain.name, plain.inputs, plain.layer) == ("plain", called.inputs, called.layer)
+
+
+@pytest.mark.parametrize("other", ["select 1", partial(print), Path])
+def test_a_decorator_is_for_functions(other):
+    with pytest.raises(
+        DefinitionError, match=r"table is a decorator for functions: got .*; write @table above"
+    ) as error:
+        table(other)
+    assert str(error.value.place).startswith(__file__)
 
 
 def test_invalid_table_functions():

@@ -81,6 +81,7 @@ def kill_and_repeat(folder):
     return {moment for moment, _ in moments}
 
 
+@pytest.mark.proof
 def test_first_run_killed_anywhere(shop, tmp_path):
     assert kill_and_repeat(Folder(shop, tmp_path / "backup")) == set(Moment) - {Moment.WORKING}
 
@@ -91,6 +92,7 @@ def test_incremental_run_killed_anywhere(shop, tmp_path):
     assert kill_and_repeat(Folder(shop, tmp_path / "backup")) == set(Moment) - {Moment.WORKING}
 
 
+@pytest.mark.proof
 def test_merge_killed_anywhere(crm, tmp_path):
     (crm / "crm.py").write_text(CRM[: CRM.index("@table")])  # the source and one merged table
     run_in_child(crm)

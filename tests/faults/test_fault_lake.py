@@ -21,6 +21,7 @@ def lake(folder, *parts):
     return folder.joinpath(".headwater", "lake", *parts)
 
 
+@pytest.mark.proof
 def test_a_deleted_and_recreated_table_is_a_different_table(shop):
     run(shop)
     shutil.rmtree(lake(shop, "silver", "orders"))
@@ -32,6 +33,7 @@ def test_a_deleted_and_recreated_table_is_a_different_table(shop):
     assert rows_of(shop) == remade
 
 
+@pytest.mark.proof
 def test_rows_of_a_recreated_source_reach_its_readers(shop):
     run(shop)
     shutil.rmtree(lake(shop, "bronze", "raw_orders"))
@@ -63,6 +65,7 @@ def test_a_truncated_data_file_is_not_reported_as_a_conversion_error(shop):
         run(shop)
 
 
+@pytest.mark.proof
 def test_lost_manifests_are_reported_and_full_repairs_them(shop):
     run(shop)
     before = rows_of(shop)
@@ -75,6 +78,7 @@ def test_lost_manifests_are_reported_and_full_repairs_them(shop):
     assert rows_of(shop) == before
 
 
+@pytest.mark.proof
 def test_a_lost_quarantine_is_reported_and_full_repairs_it(shop):
     run(shop)
     before = rows_of(shop)

@@ -50,6 +50,7 @@ def test_a_suspended_coordinator_fails_when_it_resumes(clicks, undisturbed, step
     assert oracle(clicks, (name,))[name] == undisturbed[name]
 
 
+@pytest.mark.proof
 @pytest.mark.fault(7)
 def test_rows_quarantined_by_a_suspended_coordinator_are_not_quarantined_twice(clicks, undisturbed):
     """The first is suspended after its commit and before post-commit; the second runs post-commit and continues."""

@@ -64,6 +64,7 @@ def test_a_zombie_is_fenced_and_nothing_is_lost_or_duplicated(kafka, topic, home
     assert sent(kafka, topic) == expected(5)
 
 
+@pytest.mark.proof
 @pytest.mark.fault(18)
 def test_a_process_suspended_beyond_its_transaction_timeout_is_fenced(kafka, topic, home):
     """No other process took over: the broker aborted the transaction, and the process restarts."""

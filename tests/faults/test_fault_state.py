@@ -61,6 +61,7 @@ def reused(files, number):
     shutil.copy(files[number - 1], files[number])
 
 
+@pytest.mark.proof
 @pytest.mark.fault(24)
 def test_a_modified_state_file_is_rejected(clicks, undisturbed):
     """Each file, in each way: the error names it, the file is not used, and --from earliest rebuilds the table."""
@@ -121,6 +122,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.proof
 @pytest.mark.fault(23)
 def test_a_full_disk_keeps_the_last_commit(small_disk, undisturbed):
     """The disk becomes full at a different step each time: staging, saving state, writing a manifest, or committing."""
@@ -178,6 +180,7 @@ told = sql("select id, drawn from dice")
 """
 
 
+@pytest.mark.proof
 @pytest.mark.fault(9)
 def test_results_of_random_user_code_are_committed_once(clicks):
     """The random results of a killed epoch are never visible; all readers see the committed ones."""

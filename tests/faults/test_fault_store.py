@@ -211,6 +211,7 @@ def test_a_hundred_commits_with_store_errors(table, proxy):
     assert changes(table) == [(n, n) for n in range(100)]
 
 
+@pytest.mark.proof
 def test_a_stream_continues_during_compaction_and_lost_responses(table, proxy):
     """Row 29 on an object store: another process compacts between the epochs, and responses to both are lost."""
     head = table.head()

@@ -84,6 +84,7 @@ def test_killed_at_random_from_outside(clicks, undisturbed, seed):
     assert driven_by_the_log(oracle(clicks)) == driven_by_the_log(undisturbed)
 
 
+@pytest.mark.proof
 @pytest.mark.fault(3)
 def test_orphans_are_invisible_and_a_full_vacuum_removes_only_them(clicks, undisturbed):
     names = ("minutes",)
@@ -108,6 +109,7 @@ seconds = sql("select tumble(happened, interval '10 seconds') as ten, count(*) a
 """
 
 
+@pytest.mark.proof
 def test_verify_knows_late_rows_of_a_table_without_positions(tmp_path):
     clicks = Clicks(tmp_path / "project", step=10).write()
     (clicks.folder / "clicks.py").write_text(PROJECT.format(partitions=3, count=160, step=10) + PLAIN)

@@ -145,6 +145,7 @@ def test_epochs_and_their_state(project, version):
         assert opened(folder).query("select sum(readings)::int as n from by_minute").to_pylist() == [{"n": rows_in}]
 
 
+@pytest.mark.share(1)
 @every("epoch")
 def test_states_of_another_engine_are_refused_with_the_way_out(project, version):
     folder = project("epoch", version)
@@ -158,6 +159,7 @@ def test_states_of_another_engine_are_refused_with_the_way_out(project, version)
     go_on(folder, "by_minute", begin="earliest")
 
 
+@pytest.mark.share(1)
 @every("savepoint")
 def test_savepoints(project, version):
     folder = project("savepoint", version)
@@ -171,6 +173,7 @@ def test_savepoints(project, version):
 # -- quarantines
 
 
+@pytest.mark.share(2)
 @every("quarantine")
 @pytest.mark.parametrize("is_settled", [True, False])
 def test_quarantines(project, version, is_settled):

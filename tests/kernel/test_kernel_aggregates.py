@@ -70,7 +70,7 @@ HELD = [
 """Calls that are repeated over values kept by each split."""
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize("kind", VALUES)
 def test_every_aggregate_of_a_type_over_splits(splits, kind):
     values = " union all ".join(f"select {v} as v" for v in [*VALUES[kind], *VALUES[kind][:1]])

@@ -118,7 +118,7 @@ def last_rows(events):
     return sorted(e for e in kept.values() if e[2] != "D")
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize(("seed", "partition_by"), [(0, ()), (1, ()), (2, ()), (3, ("op",)), (4, ("id",))])
 def test_any_distribution_over_merges_gives_the_last_row_per_key(merging, seed, partition_by):
     chance = random.Random(seed)  # noqa: S311 - not for security
@@ -259,6 +259,7 @@ def test_rows_that_cannot_be_merged_are_rejected(merging, fields, select, messag
         merging(**fields).merge(select)
 
 
+@pytest.mark.proof
 def test_merge_larger_than_memory_spills(merging):
     t = merging(limits=Limits(memory_bytes=120 << 20, threads=2))
     rows = "select (i * 7919) % 1500000 as id, {}::bigint as seq, 'I' as op, md5(i::varchar) as v from range({}) t(i)"

@@ -1,4 +1,4 @@
-"""Which tests share a worker: those that use the same server, and those of a file with fixtures of module scope."""
+"""Which tests share a worker: those that use the same server or models, and those of a file with its own fixtures."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from xdist.scheduler import LoadScopeScheduling
 
 SERVERS = ("kafka", "s3")
 """The fixtures of servers. All tests of a server run on one worker, which starts it once."""
+MODELS = {"empty_store", "trained"}
+"""Fixtures of models. All their tests run on one worker, because MLflow creates a store in seconds."""
 
 
 def group_of(item: pytest.Item) -> str:
-    """Return the group of an item: its server, Ray, or its file; otherwise its own id."""
+    """Return the group of an item: its server, Ray, models, or its file; otherwise its own id."""
     if item.get_closest_marker("ray") is not None:
         return "ray"
     fixtures = set(getattr(item, "fixturenames", ()))
     server = next((name for name in SERVERS if name in fixtures), None)
     if server is not None:
         return server
+    if fixtures & MODELS:
+        return "models"
     definitions: dict[str, Any] = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
     of_file = any(each.scope in {"module", "class"} for fixture in definitions.values() for each in fixture)
     return str(item.path) if of_file else item.nodeid

@@ -91,6 +91,7 @@ def seconds(folder):
     return {row["id"]: row["seconds"] for row in rows}
 
 
+@pytest.mark.proof
 def test_backfill_of_an_up_to_date_table_changes_nothing(web):
     before = rows_of(web)
     records = fill(web)
@@ -134,6 +135,7 @@ def test_only_the_files_of_a_partition_are_replaced(web):
     assert len(before - after) == len(after - before) == 1
 
 
+@pytest.mark.proof
 def test_changed_definition_is_applied_partition_by_partition(web):
     recomputed = rows_of(web)["visits"]
     change(web, "seconds * 1 as", "seconds * 2 as")
@@ -150,6 +152,7 @@ def test_changed_definition_is_applied_partition_by_partition(web):
     assert filled["visits"] != recomputed
 
 
+@pytest.mark.proof
 def test_run_recomputes_a_partial_backfill_even_if_the_definition_is_restored(web):
     change(web, "seconds * 1 as", "seconds * 2 as")
     fill(web, partitions="2026-01-01")
@@ -158,6 +161,7 @@ def test_run_recomputes_a_partial_backfill_even_if_the_definition_is_restored(we
     assert seconds(web) == {1: 10, 3: 5, 5: 9, 6: 11, 7: 3}
 
 
+@pytest.mark.proof
 def test_quarantine_of_a_partition_is_replaced(web):
     change(web, "seconds > 0", "seconds > -5")
     fill(web, partitions="2026-01-01")
@@ -169,6 +173,7 @@ def test_quarantine_of_a_partition_is_replaced(web):
     assert [row["_position"] for row in rows] == [5]  # the second row of key 3
 
 
+@pytest.mark.proof
 def test_inputs_are_read_in_the_consumed_versions(web):
     (web / "data" / "visits2.csv").write_text(MORE)
     run(web, select=("raw",))
@@ -204,7 +209,7 @@ def test_failed_partitions_can_be_retried_alone(web):
     assert fill(web, failed=True) == {}
 
 
-@pytest.mark.share(1)
+@pytest.mark.proof
 @pytest.mark.parametrize("name", ["by_day", "lengths"])
 def test_concurrent_partitions_give_the_same_result(web, name):
     before = rows_of(web)
@@ -214,6 +219,7 @@ def test_concurrent_partitions_give_the_same_result(web, name):
     assert run(web)[name].decision == "skip"
 
 
+@pytest.mark.proof
 def test_partition_without_rows_is_removed(web):
     change(
         web,
@@ -295,7 +301,7 @@ def fill_and_die(folder, after, *, before_aside=False):
     )
 
 
-@pytest.mark.share(1)
+@pytest.mark.proof
 @pytest.mark.parametrize("before_aside", [False, True])
 def test_killed_backfill_resumes(web, before_aside):
     change(web, "seconds * 1 as", "seconds * 2 as")

@@ -87,6 +87,7 @@ def test_changed_file_is_read_again(shop):
     assert quarantined_rows(Workspace(load(shop)), "raw_orders").num_rows == 0
 
 
+@pytest.mark.proof
 def test_changed_file_is_rejected_if_another_is_missing(shop, rows):
     (shop / "data" / "orders2.csv").write_text(MORE)
     run(shop)
@@ -163,6 +164,7 @@ def test_replay_after_a_fix_recovers_rows(shop):
         replay(workspace, "sales")
 
 
+@pytest.mark.proof
 def test_replay_without_a_fix_changes_nothing(shop):
     run(shop)
     workspace = Workspace(load(shop))

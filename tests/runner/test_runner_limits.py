@@ -87,6 +87,7 @@ def test_limits_must_be_positive_numbers(tmp_path, key):
         load_settings(tmp_path / "headwater.toml")
 
 
+@pytest.mark.proof
 def test_temporary_files_of_a_killed_run_are_removed_by_the_next_command(tmp_path):
     folder = project(tmp_path)
     (folder / "p.py").write_text(

@@ -287,6 +287,7 @@ def test_changes_of_a_merged_table_are_applied_by_key(following, rows):
     assert rows(following) == followed
 
 
+@pytest.mark.proof
 def test_large_change_of_an_input_recomputes(following):
     changes = "".join(f"{i},2026-03-01 08:00,U,AT\n" for i in range(1000, 2000))
     add(following, 3, "customer,at,op,country\n" + changes)
@@ -294,6 +295,7 @@ def test_large_change_of_an_input_recomputes(following):
     assert (steps["customers"].decision, steps["near"].decision) == ("merge", "rebuild")
 
 
+@pytest.mark.proof
 def test_changes_are_not_applied_if_old_files_are_missing(following, rows):
     before = Workspace(load(following)).version("customers")
     add(following, 3, SECOND)

@@ -114,7 +114,7 @@ FILES = st.lists(
 )
 
 
-@pytest.mark.share(1)
+@pytest.mark.proof
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
 def test_incrementally_widened_table_equals_a_full_run(kind: str, tmp_path_factory: pytest.TempPathFactory):
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), **OPTIONS)
@@ -209,6 +209,7 @@ def test_earlier_file_determines_the_type(tmp_path):
     assert Workspace(load(folder)).query("select v from raw order by v").to_pylist() == [{"v": "1"}, {"v": "x"}]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
 def test_row_with_a_value_in_an_undeclared_column_is_rejected(tmp_path, kind, stored):
@@ -259,6 +260,7 @@ def test_columns_removed_renamed_in_case_or_reordered(tmp_path, policy, kind, co
             run(folder)
 
 
+@pytest.mark.proof
 def test_run_killed_after_adding_the_column_is_completed_by_the_next(tmp_path):
     folder = project(tmp_path / "p")
     write(folder, "f1.csv", [{"id": 1, "v": 1}], ("id", "v"))

@@ -305,6 +305,7 @@ def test_negative_zero_nan_and_infinity_as_groups_and_keys(project):
 # --- event time (the corresponding streams are in tests/streaming/runtime and tests/streaming/operators)
 
 
+@pytest.mark.proof
 def test_join_at_the_end_of_its_interval_in_batch_and_stream(project):
     """flink 33524: a row exactly at the watermark was treated as late. Interval ends are inclusive in both clocks."""
     from pipeline.streaming.runtime.job import catch_up  # noqa: PLC0415 - only used here

@@ -256,6 +256,7 @@ def test_incremental_runs_equal_a_full_run(name: str, tmp_path_factory: pytest.T
     check()
 
 
+@pytest.mark.proof
 def test_late_file_with_an_earlier_name_has_the_first_row(tmp_path: Path):
     ground = Ground(tmp_path / "ours", written(["keyed", "fed_keyed", "raw_keyed"]))
     ground.take("write", 2, HEADER + "1,a,10,2026-01-01,I\n")
@@ -271,6 +272,7 @@ def test_late_file_with_an_earlier_name_has_the_first_row(tmp_path: Path):
     ground.compare(tmp_path / "other")
 
 
+@pytest.mark.proof
 def test_corrected_time_is_corrected_in_the_history(tmp_path: Path):
     ground = Ground(tmp_path / "ours", written(["dim_past", "dim_fed"]))
     ground.take("write", 1, HEADER + "1,a,1,2026-01-01,I\n1,a,2,2026-01-02,I\n")

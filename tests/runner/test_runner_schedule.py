@@ -233,6 +233,7 @@ def test_command_reports_failed_and_skipped_steps_and_exits_with_1(broken, headw
     assert report["status"] == "failed"
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("code", ["0", "4", "''"])
 def test_sys_exit_in_a_function_fails_its_table_only(tmp_path, headwater_command, code):
     (tmp_path / "headwater.toml").write_text('[project]\nname = "p"\ndefinitions = "p.py"\n')

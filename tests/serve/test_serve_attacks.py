@@ -153,6 +153,7 @@ def test_cancelled_query_does_not_affect_others(cafe):
     assert answers > 0
 
 
+@pytest.mark.proof
 def test_pages_agree_while_new_versions_are_committed(cafe):
     """A reader requests pages of two rows; between any two of them, the table may be replaced.
 

@@ -57,11 +57,20 @@ class RecordIndex:
         ends = self.bounds[1:]
         return self._is(ends - 1, _FEED) & self._is(ends - 2, _RETURN)
 
+    def lone_returns(self) -> Numbers:
+        """Return the offsets of the carriage returns that no line feed follows."""
+        offsets = _offsets(self.data, _RETURN)
+        return offsets[~self._is(np.minimum(offsets + 1, len(self.data) - 1), _FEED)]
+
     def quoted(self) -> Numbers:
         """Return the indexes of the lines that contain a double quote."""
         has_quote = np.zeros(self.count, np.bool_)
         has_quote[self.numbers_at(_offsets(self.data, _QUOTE)) - 1] = True
         return np.flatnonzero(has_quote)
+
+    def quotes_before(self, offsets: Numbers) -> Numbers:
+        """Return the number of double quotes before each of these offsets."""
+        return np.searchsorted(_offsets(self.data, _QUOTE), offsets).astype(np.int64)
 
     def _cut(self, bounds: Numbers) -> pa.LargeBinaryArray:
         buffers = [None, pa.py_buffer(bounds), pa.py_buffer(self.data)]

@@ -13,7 +13,7 @@ from pipeline.core.definitions import Expectation, Layer, Table, checks, names, 
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.event_time import parse_duration
 from pipeline.core.fingerprint import fingerprint, of_function
-from pipeline.core.functions import place_of
+from pipeline.core.functions import place_of_decorated
 from pipeline.core.schema import Schema
 from pipeline.streaming.operators.batch_form import StreamedInput, batch_result, require_columns, required, schemas_of
 from pipeline.streaming.operators.keyed_state import TIMER, KeyedStateOperator, StateSpec
@@ -62,7 +62,7 @@ def stateful(  # noqa: PLR0913 - options of a definition
     """
 
     def decorate(function: Callable[..., Any]) -> Table:
-        place = place_of(function)
+        place = place_of_decorated(function, "stateful")
         name = getattr(function, "__name__", "")
         table = _input_of(function, name, place)
         columns, defaults = _declared(state)

@@ -157,7 +157,7 @@ def test_unusual_column_names(read):
         ("id,id,x\n1,2,3\n", "two columns named 'id'"),
         ("id,ID,x\n1,2,3\n", "columns 'id' and 'ID', which differ only in case"),
         ("id,name,x\r1,a,1\r", "carriage returns only"),
-        ("id,name,x\n1,a,1\n2,b\rc,2\n", "a carriage return inside a line"),
+        ("id,name\r,x\n1,a,1\n", "a carriage return inside a line"),
         (f"id,{'n' * 200_000}\n1,2\n", "the first line cannot be read"),
         (b"id,caf\xe9\n1,2\n", r'not UTF-8 \(maybe latin-1: files\(…, encoding="latin-1"\)'),
         ("id,name\n".encode("utf-16"), "not UTF-8 .maybe utf-16:"),
@@ -180,6 +180,23 @@ def test_mixed_line_ends_change_no_row_and_no_line_number(read, ends):
         {"id": 2, "name": "b\r\nc\nd", "x": 2.0, POSITION: 3},
     ]
     assert reading.rejected.select([POSITION, "row"]).to_pylist() == [{POSITION: 6, "row": "3,e,bad"}]
+
+
+@pytest.mark.parametrize("ends", [("\n", "\n"), ("\r\n", "\r\n"), ("\n", "\r\n")])
+@pytest.mark.parametrize("row", ["2,b\rc,2", "\r2,b,2", "2,b,2\r\r", '2,"b\nc",2\r3,"d",3', '2,"b\r",\r2'])
+def test_a_carriage_return_inside_a_line_rejects_its_row_only(read, row, ends):
+    text = f'id,name,x{ends[0]}1,a,1{ends[0]}{row}{ends[1]}3,"c\rd",3{ends[0]}4,d,no{ends[0]}'
+
+    reading = read(text)
+
+    after = 4 + row.count("\n")
+    assert places(reading)[0] == [2, after]
+    assert reading.rows.column("name").to_pylist() == ["a", "c\rd"]
+    assert reading.rejected.select([POSITION, "reason"]).to_pylist()[0] == {
+        POSITION: 3,
+        "reason": "a carriage return inside a line",
+    }
+    assert reading.rejected.column("row").to_pylist() == [row.rstrip("\r"), "4,d,no"]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

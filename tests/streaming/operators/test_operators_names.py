@@ -247,7 +247,7 @@ def test_windows_take_columns_of_any_name(name, drive, proof):
     any_name()
 
 
-@pytest.mark.share(1)
+@pytest.mark.proof
 @pytest.mark.parametrize("side", ["", "left", "full"])
 def test_joins_take_columns_of_any_name(side, drive, proof):
     def streamed(names):
@@ -280,6 +280,7 @@ def test_joins_take_columns_of_any_name(side, drive, proof):
     any_name()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["first", "once", "last", "matches"])
 def test_keys_may_be_bytes(name, drive):
     rows = table(PLAIN, BLOBS)

@@ -479,6 +479,7 @@ def equal(left, right):
     return left == right
 
 
+@pytest.mark.proof
 @settings(max_examples=5 * EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     epochs=st.lists(
@@ -514,7 +515,7 @@ TIES = (
 )
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize("window", ["", "tumble(at, interval '10 minutes') as w, "])
 @pytest.mark.parametrize("shards", [1, 3])
 def test_ties_have_the_same_result_for_any_arrival_order_and_shards(drive, window, shards):

@@ -380,6 +380,7 @@ def test_a_merged_table_is_streamed_and_verified(project):
     assert verify(workspace, "last").holds
 
 
+@pytest.mark.proof
 def test_a_downstream_stream_waits_as_long_as_its_upstream(project):
     """The upstream stream pauses for an hour; rows that continue from there are not late."""
     workspace = project(

@@ -168,7 +168,7 @@ def test_a_stream_resumes_after_an_irrelevant_change(project, what):
     assert what == "having" or verify(changed, "t").holds
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize(
     "what", ["bounds of a join", "within of a deduplication", "condition of a pattern", "code of a function"]
 )
@@ -257,6 +257,7 @@ def begun(workspace):
             stream.save()
 
 
+@pytest.mark.proof
 def test_rows_read_from_an_upstream_table_are_not_changed_later(project):
     first = project(ABOVE + BELOW)
     begun(first)

@@ -119,6 +119,7 @@ def test_a_start_at_the_end_survives_an_immediate_crash(kafka, tmp_path):
 # -- rows missing from the log
 
 
+@pytest.mark.proof
 def test_rows_deleted_by_retention_are_reported_and_can_be_accepted(kafka, tmp_path):
     topic = Topic(kafka)
     folder = project(tmp_path, kafka_of(topic), ROWS)
@@ -270,6 +271,7 @@ def test_a_tombstone_after_its_delete_changes_nothing_more(kafka, tmp_path):
 # -- unavailable systems
 
 
+@pytest.mark.proof
 def test_a_stream_waits_for_an_unavailable_broker(tmp_path):
     try:
         cluster = Cluster(tmp_path / "kafka")

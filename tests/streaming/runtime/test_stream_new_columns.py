@@ -46,6 +46,7 @@ def holds(folder, streams):
         assert result.holds, (name, result)
 
 
+@pytest.mark.proof
 def test_a_new_column_is_added_at_the_next_start(grown, streams):
     folder = grown()
     put(folder, "f1.csv", OLD)
@@ -79,6 +80,7 @@ def test_a_new_column_is_added_while_the_stream_runs(grown, streams):
 COUNT = 8 if PROOFS else 3
 
 
+@pytest.mark.proof
 def test_any_number_of_columns_may_be_added_while_a_stream_runs(grown, streams):
     folder = grown()
     put(folder, "f00.csv", OLD)
@@ -90,6 +92,7 @@ def test_any_number_of_columns_may_be_added_while_a_stream_runs(grown, streams):
     assert streams.rows(folder, "raw", ", ".join(f"count(c{n})" for n in range(COUNT))) == [(1,) * COUNT]
 
 
+@pytest.mark.proof
 def test_rows_with_unexpected_values_are_quarantined_as_in_batch(grown, streams):
     folder = grown('new_columns="set aside"')
     put(folder, "f1.csv", OLD)
@@ -113,6 +116,7 @@ def test_a_rejected_column_ends_the_stream_with_advice(grown, streams):
     assert streams.rows(folder, "raw", "id, b") == [(1, None), (2, "x")]
 
 
+@pytest.mark.proof
 def test_state_of_a_star_is_rejected_and_can_be_rebuilt(grown, streams):
     text = TEXT.replace("import files", "import deduplicate, files")
     text += 'once = deduplicate("raw", key="id", event_time="at", within="1 hour")\n'

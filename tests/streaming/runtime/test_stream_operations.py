@@ -50,6 +50,7 @@ def test_a_running_stream_is_rejected_and_can_be_taken_over(plant, streams):
     assert verify(streams.opened(folder), "readings").holds
 
 
+@pytest.mark.proof
 def test_lease_holder_survives_a_commit_of_the_previous_owner(plant, streams):
     folder = plant(count=None, speed=2000)
     messages = []
@@ -168,7 +169,7 @@ def failing(times: int, step: str, error: Exception):
     return hook, raised
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize("step", ["staged", "saved", "committed", "settled"])
 def test_a_stream_resumes_after_a_transient_error(plant, streams, step):
     folder = plant(count=3000)

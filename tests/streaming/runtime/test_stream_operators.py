@@ -75,7 +75,7 @@ def test_a_resumed_stream_with_state_equals_batch(tmp_path, name):
     assert result.rows_there > 10
 
 
-@pytest.mark.share(1)
+@pytest.mark.proof
 @pytest.mark.parametrize("shards", [2, 3])
 def test_a_changed_state_declaration_keeps_the_state(tmp_path, shards):
     """A column with a default is added, one is dropped, and one gets wider: the counts are kept."""

@@ -65,6 +65,7 @@ def quarantine_of(streams, folder):
     return sorted(quarantined_rows(streams.opened(folder), "by_minute")["row"].to_pylist())
 
 
+@pytest.mark.proof
 def test_restoring_and_resuming_equals_an_uninterrupted_run(drops, streams):
     #  files    1   2   |   3   4              |   3   4
     #               savepoint            restore

@@ -113,6 +113,7 @@ def test_dead_letters_are_counted_by_reason(limited, streams):
     assert counts == {"no event time": 10, "is_small": sum(i % 7 >= 5 and i % 10 < 9 for i in range(100))}
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("stored", [True, False])
 def test_dead_letters_are_replayed_once_with_the_current_definition(limited, streams, stored):
     name = "readings" if stored else "small"

@@ -113,7 +113,7 @@ def test_rebuilt_state_equals_the_committed_state(tmp_path, name):
     assert verify(workspace, "t").holds
 
 
-@pytest.mark.share(1)
+@pytest.mark.proof
 @pytest.mark.parametrize("name", ["tumble", "join", "deduplicate", "pattern", "stateful"])
 def test_rebuilt_state_equals_that_of_a_stream_with_the_new_definition(tmp_path, name):
     text, *changes = DEFINITIONS[name]
@@ -134,6 +134,7 @@ def test_rebuilt_state_equals_that_of_a_stream_with_the_new_definition(tmp_path,
     assert pending(workspace) == always != old
 
 
+@pytest.mark.proof
 def test_groups_are_rebuilt_only_without_a_ttl(tmp_path):
     text = 't = sql("select k, count(*) as n from ticks group by k", key="k")'
     workspace = partly_read(project(tmp_path / "p", text))
@@ -150,7 +151,7 @@ class Crash(Exception):  # noqa: N818
     """Simulates a crash of the process."""
 
 
-@pytest.mark.share(1)
+@pytest.mark.proof
 @pytest.mark.parametrize("step", ["staged", "saved"])
 def test_a_killed_rebuild_keeps_the_last_commit(tmp_path, step):
     workspace = partly_read(project(tmp_path / "p", DEFINITIONS["join"][0]))
@@ -186,6 +187,7 @@ ticks = source(files("in/*.csv"), schema=SCHEMA, event_time="at", lateness="2 se
 """
 
 
+@pytest.mark.proof
 def test_missing_rows_of_the_log_are_reported_and_can_be_ignored(tmp_path):
     text = FILES + "t = sql(\"select tumble(at, interval '1 hour') as m, sum(v) as n from ticks group by all\")"
     folder = tmp_path / "p" / "in"

@@ -56,6 +56,7 @@ def gate(s3) -> Iterator[Gate]:
         yield s3_gate
 
 
+@pytest.mark.proof
 def test_a_stream_waits_for_an_unavailable_store(gate, tmp_path):
     folder = project(tmp_path, f"http://127.0.0.1:{gate.port}")
     put(folder, 0)

@@ -114,7 +114,7 @@ def put(folder: Path, file: str, values: tuple[int, ...], *, at: str = "2026-01-
     draft.rename(folder / f"{file}.csv")
 
 
-@pytest.mark.share(1)
+@pytest.mark.proof
 @pytest.mark.parametrize(
     ("stored", "between"),
     [

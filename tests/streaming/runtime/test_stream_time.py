@@ -61,7 +61,7 @@ def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
 HOURS = 'hours = sql("select tumble(at, interval \'1 hour\') as hour, k, count(*) as n from ticks group by all", key=["hour", "k"])\n'
 
 
-@pytest.mark.share(1)
+@pytest.mark.proof
 @pytest.mark.parametrize("window", ["tumble(at, interval '1 hour')", "session(at, interval '10 minutes')"])
 def test_a_file_a_day_drained_every_night(tmp_path, window):
     text = f'hours = sql("select {window} as hour, k, count(*) as n from ticks group by all", key=["hour", "k"])\n'
@@ -125,7 +125,7 @@ VISITS = (
 )
 
 
-@pytest.mark.share(1)
+@pytest.mark.proof
 @pytest.mark.parametrize(
     ("first", "then", "sessions"),
     [
@@ -149,6 +149,7 @@ def test_a_late_row_of_a_session_is_quarantined_and_sessions_never_overlap(tmp_p
     assert workspace.require("visits").manifest.epoch.totals["late"] == len(first) + 1 - sum(n for *_, n in sessions)
 
 
+@pytest.mark.proof
 def test_a_stream_downstream_of_a_drained_one_continues(tmp_path):
     below = 'per_day = sql("select tumble(at, interval \'1 day\') as day, count(*) as n from kept group by all", key="day")\n'
     folder = project(
@@ -161,6 +162,7 @@ def test_a_stream_downstream_of_a_drained_one_continues(tmp_path):
     assert Workspace(load(folder)).require("per_day").manifest.epoch.watermark < END
 
 
+@pytest.mark.proof
 def test_repeated_catch_up_closes_windows_of_idle_partitions(kafka, tmp_path):
     topic = Topic(kafka, partitions=3)
     minutes = 'minutes = sql("select tumble(at, interval \'1 minute\') as minute, count(*) as n from ticks group by all", key="minute")\n'
@@ -193,6 +195,7 @@ LEFT = (
 HOUR = [(f"2026-01-01 00:{minute:02}:00", f"k{minute}") for minute in range(30)]
 
 
+@pytest.mark.proof
 def test_a_left_join_with_an_empty_right_side_continues_after_idle_after(tmp_path):
     idle = ', idle_after="1 second"'
     folder = project(tmp_path, events("lefts", options=idle) + events("rights", options=idle) + LEFT)
@@ -244,6 +247,7 @@ def test_a_stream_on_an_empty_folder_waits(tmp_path):
 HOPS = "hops = sql(\"select hop(at, interval '5 minutes', interval '10 minutes') as w, count(*) as n from ticks group by all\", key=\"w\")\n"
 
 
+@pytest.mark.proof
 def test_verify_handles_rows_that_are_late_for_some_windows(tmp_path):
     #            55   0    5    10   15   20        watermark 12 when 8 arrives
     #   w(0)          |---------|                   closed

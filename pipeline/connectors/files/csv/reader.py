@@ -26,6 +26,7 @@ from pipeline.connectors.contract import (
 from pipeline.connectors.files.byte_ranges import Bytes, head_bytes
 from pipeline.connectors.files.column_names import ColumnNames, numbered
 from pipeline.connectors.files.csv import line_ends
+from pipeline.connectors.files.csv.line_ends import UniformText
 from pipeline.connectors.files.encoding import not_decodable
 from pipeline.connectors.files.record_index import BOM, Numbers, RecordIndex, lines_of, records
 from pipeline.connectors.inference import infer_types
@@ -40,6 +41,7 @@ _HEADER_BYTES = 1 << 20
 _SAMPLED, _LEAST_SAMPLED = 20, 2
 """Number of records that are checked to detect a header without a name for the first column."""
 _BYTES = "not UTF-8"
+_RETURN = "a carriage return inside a line"
 LONGEST_BYTES = 2_000_000
 """Maximum length of a line; longer ones are rejected."""
 
@@ -95,10 +97,10 @@ def infer(con: duckdb.DuckDBPyConnection, file: CsvReader) -> Schema:
     try:
         return _infer(con, file)
     except duckdb.Error:
-        with line_ends.uniform(file.path, lines_of(file.path), file.dialect.delimiter) as (path, _):
-            if path == file.path:
+        with line_ends.uniform(file.path, lines_of(file.path), file.dialect.delimiter) as text:
+            if text.path == file.path:
                 raise
-            return _infer(con, replace(file, path=path))
+            return _infer(con, replace(file, path=text.path))
 
 
 def _infer(con: duckdb.DuckDBPyConnection, file: CsvReader) -> Schema:
@@ -138,11 +140,12 @@ def read(con: duckdb.DuckDBPyConnection, file: CsvReader, schema: Schema) -> Rea
     Raises `SourceError` if lines are unaccounted for, for example after a quote that is never closed, and, for a file
     that `continues` elsewhere, if the last record is incomplete.
     """
-    with line_ends.uniform(file.path, lines_of(file.path), file.dialect.delimiter) as (path, lines):
-        return _read(con, replace(file, path=path), lines, schema)
+    with line_ends.uniform(file.path, lines_of(file.path), file.dialect.delimiter) as text:
+        return _read(con, replace(file, path=text.path), text, schema)
 
 
-def _read(con: duckdb.DuckDBPyConnection, file: CsvReader, lines: RecordIndex, schema: Schema) -> ReadResult:
+def _read(con: duckdb.DuckDBPyConnection, file: CsvReader, text: UniformText, schema: Schema) -> ReadResult:
+    lines = text.lines
     names, head = column_names(file), file.dialect.header_lines
     undeclared = check_columns(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
@@ -159,7 +162,9 @@ def _read(con: duckdb.DuckDBPyConnection, file: CsvReader, lines: RecordIndex, s
     rows = rows.append_column(POSITION, pa.array(row_lines))
     bad = pc.is_valid(reasons)
     rejected = pa.table({POSITION: rows.column(POSITION), "reason": reasons}).filter(bad)
-    rejected = pa.concat_tables([rejected, pa.table({POSITION: away, "reason": rejects.column("reason")})])
+    broken = np.isin(away, starts[np.searchsorted(starts, text.broken, side="right") - 1])
+    why = pc.if_else(pa.array(broken), _RETURN, rejects.column("reason"))
+    rejected = pa.concat_tables([rejected, pa.table({POSITION: away, "reason": why})])
     good = rows if rejected.num_rows == rejects.num_rows else rows.filter(pc.invert(bad))
     texts = _RecordTexts(lines, starts, names, schema.names, file.dialect)
     return ReadResult(good, texts.add_to(rejected))
@@ -188,11 +193,15 @@ def read_header(file: CsvReader) -> CsvHeader:
     dialect, first = file.dialect, Place(file.place.file, 1)
     if b"\r" in data and b"\n" not in data:
         raise SourceError("the lines end with carriage returns only", do="end them with line feeds", place=first)
-    reader = csv.reader(io.StringIO(data.decode(errors="replace"), newline=""), delimiter=dialect.delimiter)
+    text = io.StringIO(data.decode(errors="replace"), newline="")
+    reader = csv.reader(text, delimiter=dialect.delimiter)
     try:
         fields = next(reader, [])
+        has_return = text.getvalue()[: text.tell()].endswith("\r")  # it ends a line of the csv module
     except csv.Error as error:
         raise SourceError("the first line cannot be read", got=str(error), place=first) from error
+    if has_return and dialect.has_header:
+        raise SourceError(f"the first line cannot be read: {_RETURN}", place=first)
     if not fields and (dialect.has_header or not dialect.naming.names):
         raise SourceError("the first line is blank", do="remove it: the first line must name the columns", place=first)
     if any("\ufffd" in name or "\0" in name for name in fields) and dialect.has_header:
