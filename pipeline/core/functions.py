@@ -139,7 +139,7 @@ def place_of_decorated(function: Callable[..., Any], decorator: str) -> Place:
         raise DefinitionError(
             f"{decorator} is a decorator for functions",
             got=repr(function),
-            do=f"write @{decorator} above a function, or name = sql(…) for a query",
+            do=f"write @{decorator} above a function; a query is defined by sql(…)",
             place=caller(),
         )
     return place_of(function)

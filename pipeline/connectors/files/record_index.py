@@ -68,9 +68,12 @@ class RecordIndex:
         has_quote[self.numbers_at(_offsets(self.data, _QUOTE)) - 1] = True
         return np.flatnonzero(has_quote)
 
-    def quotes_before(self, offsets: Numbers) -> Numbers:
-        """Return the number of double quotes before each of these offsets."""
-        return np.searchsorted(_offsets(self.data, _QUOTE), offsets).astype(np.int64)
+    def quotes_between(self, begins: Numbers, ends: Numbers) -> Numbers:
+        """Return the number of double quotes in each of these ranges of bytes."""
+        if not len(begins):
+            return begins
+        quotes = _offsets(self.data, _QUOTE)
+        return (np.searchsorted(quotes, ends) - np.searchsorted(quotes, begins)).astype(np.int64)
 
     def _cut(self, bounds: Numbers) -> pa.LargeBinaryArray:
         buffers = [None, pa.py_buffer(bounds), pa.py_buffer(self.data)]

@@ -200,6 +200,21 @@ def test_a_carriage_return_inside_a_line_rejects_its_row_only(read, row, ends):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("names", [("id", "name", "x"), ()])
+def test_a_carriage_return_in_the_first_and_in_the_last_line(read, end, names):
+    schema = (
+        SCHEMA
+        if names
+        else Schema.of(dict(zip(("column0", "column1", "column2"), SCHEMA.as_dict().values(), strict=True)))
+    )
+
+    reading = read(f"1,a\rb,1{end}2,b,2{end}3,c,3\r", schema, header=False, names=names)
+
+    why = "a carriage return inside a line"
+    assert places(reading) == ([2], {1: why, 3: why})
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_positions_in_a_parallel_read(read, end):
     count = 600_000
     ids = np.arange(count)

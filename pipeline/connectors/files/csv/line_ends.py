@@ -22,43 +22,39 @@ class UniformText:
 
     path: str
     lines: RecordIndex
-    """The lines of the original text, with the line ends of the file."""
+    """The lines of the file, with the original carriage returns."""
     broken: Numbers
-    """The numbers of the lines that contain a carriage return outside quotes. In the file it is an invalid byte."""
+    """The numbers of the lines with a carriage return outside quotes, which is an invalid byte in the file."""
 
 
 @contextmanager
-def uniform(path: str, lines: RecordIndex, delimiter: str) -> Iterator[UniformText]:
-    """Yield the file itself, or a copy if line ends are mixed or a line contains a carriage return outside quotes.
+def uniform(path: str, lines: RecordIndex, delimiter: str, head: int) -> Iterator[UniformText]:
+    """Yield the file itself, or a copy if line ends are mixed or a record contains a carriage return outside quotes.
 
-    In the copy all records end with line feeds, or all as before; line ends inside quoted fields are unchanged.
+    In the copy all records end as before, or all with line feeds; line ends inside quoted fields are unchanged. `head` is
+    the number of lines before the first record.
     """
     returns, lone = lines.returns(), lines.lone_returns()
     is_mixed = returns.any() and not returns.all()
-    if not (is_mixed or len(lone)):
-        yield UniformText(path, lines, lone)
-        return
-    ends = record_ends(lines, delimiter)
-    broken = lone[_outside_quotes(lines, ends, lone)]
+    ends = record_ends(lines, delimiter) if is_mixed or len(lone) else returns
+    broken = lone[_is_outside_quotes(lines, ends, lone) & (lone >= lines.bounds[head])]
     if not (is_mixed or len(broken)):
         yield UniformText(path, lines, broken)
         return
-    kept = np.ones(len(lines.data), np.bool_)
-    if is_mixed:
-        kept[lines.bounds[1:][returns & ends] - 2] = False
+    removed = lines.bounds[1:][returns & ends] - 2 if is_mixed else broken[:0]
+    text = RecordIndex(np.delete(lines.data, removed), lines.bounds - np.searchsorted(removed, lines.bounds))
     with scratch.folder("source") as folder:
         copy = str(Path(folder) / "source")
-        data = np.array(lines.data)
-        data[broken] = _INVALID
-        data[kept].tofile(copy)
-        moved = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])[lines.bounds] if is_mixed else lines.bounds
-        yield UniformText(copy, RecordIndex(lines.data[kept], moved), np.unique(lines.numbers_at(broken)))
+        invalid = text.data.copy()
+        invalid[broken - np.searchsorted(removed, broken)] = _INVALID
+        invalid.tofile(copy)
+        del invalid
+        yield UniformText(copy, text, np.unique(lines.numbers_at(broken)))
 
 
-def _outside_quotes(lines: RecordIndex, ends: Flags, offsets: Numbers) -> Flags:
-    """Return which bytes are outside quotes; those of the first line, the header, count as inside."""
-    numbers = lines.numbers_at(offsets)
-    opened = np.append(False, ~ends[:-1])[numbers - 1]
-    quotes = lines.quotes_before(offsets) - lines.quotes_before(lines.bounds[numbers - 1])
-    outside: Flags = (numbers > 1) & ((quotes + opened) % 2 == 0)
+def _is_outside_quotes(lines: RecordIndex, ends: Flags, offsets: Numbers) -> Flags:
+    """Return which bytes are outside quotes; `ends` are the lines that end outside quotes."""
+    indexes = lines.numbers_at(offsets) - 1
+    is_open = ~ends[indexes - 1] & (indexes > 0)
+    outside: Flags = (lines.quotes_between(lines.bounds[indexes], offsets) + is_open) % 2 == 0
     return outside

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -97,10 +98,14 @@ def infer(con: duckdb.DuckDBPyConnection, file: CsvReader) -> Schema:
     try:
         return _infer(con, file)
     except duckdb.Error:
-        with line_ends.uniform(file.path, lines_of(file.path), file.dialect.delimiter) as text:
+        with _uniform(file) as text:
             if text.path == file.path:
                 raise
             return _infer(con, replace(file, path=text.path))
+
+
+def _uniform(file: CsvReader) -> AbstractContextManager[UniformText]:
+    return line_ends.uniform(file.path, lines_of(file.path), file.dialect.delimiter, file.dialect.header_lines)
 
 
 def _infer(con: duckdb.DuckDBPyConnection, file: CsvReader) -> Schema:
@@ -140,7 +145,7 @@ def read(con: duckdb.DuckDBPyConnection, file: CsvReader, schema: Schema) -> Rea
     Raises `SourceError` if lines are unaccounted for, for example after a quote that is never closed, and, for a file
     that `continues` elsewhere, if the last record is incomplete.
     """
-    with line_ends.uniform(file.path, lines_of(file.path), file.dialect.delimiter) as text:
+    with _uniform(file) as text:
         return _read(con, replace(file, path=text.path), text, schema)
 
 
