@@ -46,6 +46,10 @@ COMMANDS = {
     "quarantine": ("quarantine.app", "List, show and replay quarantined rows."),
     "lake": ("lake.app", "List tables that no definition has any more, and forget them."),
     "serve": ("serving.serve", "Serve tables and models over HTTP with Ray Serve, with an OpenAPI page at /docs."),
+    "submit": (
+        "submit.submit",
+        "Submit a command of this project to a Ray cluster, as a job with the project's files.",
+    ),
     "doctor": (
         "doctor.doctor",
         "Check packages, settings, credentials, data files, lake, warehouse, catalog and disk; say what to do about problems.",
@@ -53,6 +57,8 @@ COMMANDS = {
 }
 """For each command, its location in this package and its help text."""
 CONTEXT = {"help_option_names": ["-h", "--help"]}
+OF_OTHERS = {"submit"}
+"""The commands whose first argument is another command: the options after it belong to that command."""
 
 
 class CommandGroup(TyperGroup):
@@ -85,5 +91,6 @@ def load(name: str) -> Any:
     if isinstance(command, typer.Typer):
         alone.add_typer(command, name=name)
         return cast("TyperGroup", get_command(alone)).commands[name]
-    alone.command(name)(command)
+    settings = {**CONTEXT, "allow_interspersed_args": name not in OF_OTHERS}
+    alone.command(name, context_settings=settings)(command)
     return get_command(alone)

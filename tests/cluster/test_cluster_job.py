@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- headwater run`, against a running cluster with its dashboard."""
+"""`ray job submit --working-dir . -- headwater run` and `headwater submit run`, on a running cluster with its dashboard."""
 
 from __future__ import annotations
 
@@ -58,6 +58,32 @@ def test_a_project_runs_as_a_job(headwater, teashop, cluster, tmp_path):
     )
     rows = json.loads(headwater("query", "from sales_by_day order by day", "--json", cwd=teashop, env=variables).stdout)
     assert [row["orders"] for row in rows] == [2, 2, 1]
+
+    words = [word for name, value in variables.items() for word in ("--var", f"{name}={value}")]
+    token = {"RAY_AUTH_MODE": "disabled"}
+    again = headwater("submit", "--wait", "--address", cluster, *words, "run", cwd=teashop, env=token, check=0)
+    assert "nothing new: all 3 are up to date" in again.stdout
+    assert "job teashop-run-" in again.stderr
+    failed = headwater(
+        "submit", "--wait", "--address", cluster, *words, "query", "from nothing", cwd=teashop, env=token
+    )
+    assert failed.returncode == 1
+    assert "there is no table 'nothing'" in failed.stdout
+    assert "failed" in failed.stderr
+
+
+def test_usage_errors_of_submit_are_a_single_message(headwater, teashop):
+    for words, message in (
+        (("submit", "rum"), "there is no command 'rum'; did you mean 'run'?"),
+        (("submit", "run"), "the address of the cluster is not known; pass --address http://HOST:8265, or set"),
+        (("submit", "--address", "127.0.0.1:8265", "run"), "not an address of the Jobs API: got 127.0.0.1:8265"),
+        (("submit", "--address", "http://127.0.0.1:1", "run"), "the cluster http://127.0.0.1:1 cannot be reached"),
+        (("submit", "--address", "http://127.0.0.1:1", "--var", "x", "run"), "--var needs NAME=VALUE: got 'x'"),
+        (("submit", "--address", "http://10.0.0.1:8265", "run"), "cannot be used by a cluster on other machines"),
+    ):
+        process = headwater(*words, cwd=teashop, env={"RAY_API_SERVER_ADDRESS": ""})
+        assert process.returncode == 1, words
+        assert message in " ".join(process.stderr.split()), process.stderr
 
 
 def submit(folder, *words):

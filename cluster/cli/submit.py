@@ -1,0 +1,89 @@
+"""`headwater submit`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.cli.commands import COMMANDS
+from cluster.cli.console import err, open_project, out, print_json
+from cluster.cli.options import HERE, Env, Folder, Json
+from cluster.jobs import JobRequest, Jobs, address_of
+from pipeline.core.errors import RequestError, did_you_mean
+
+INTERRUPTED = 130
+
+
+def submit(
+    words: Annotated[
+        list[str], typer.Argument(help="The command and its options, for example `run --full`.", metavar="COMMAND...")
+    ],
+    address: Annotated[
+        str | None,
+        typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Address of the cluster's Jobs API: http://HOST:8265."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option(help="Show the output of the job until it ends, and exit with its result.")
+    ] = False,
+    variables: Annotated[
+        list[str] | None, typer.Option("--var", help="Environment variable of the job: NAME=VALUE (repeatable).")
+    ] = None,
+    pip: Annotated[
+        Path | None, typer.Option(help="Requirements file to install for the job.", exists=True, dir_okay=False)
+    ] = None,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Submit a command of this project to a Ray cluster, as a job with the project's files."""
+    if words[0] not in COMMANDS:
+        raise RequestError(f"there is no command {words[0]!r}", do=did_you_mean(words[0], COMMANDS))
+    request = JobRequest(open_project(folder, env).settings, words, _pairs(variables or []), pip)
+    request.local_stores(address_of(address))  # an error before the cluster is asked
+    jobs = Jobs(address_of(address))
+    job_id = jobs.submit(request)
+    if not wait:
+        if as_json:
+            print_json({"job": job_id, "address": jobs.address})
+        else:
+            out.print(f"submitted {job_id}", soft_wrap=True)
+            err.print(f"[dim]follow it: ray job logs --address {jobs.address} --follow {job_id}[/]", soft_wrap=True)
+        return
+    err.print(f"[dim]job {job_id}, dashboard {jobs.address}[/]", soft_wrap=True)
+    try:
+        status = jobs.follow(job_id, _write)
+    except KeyboardInterrupt:
+        _ask(jobs, job_id)
+        raise typer.Exit(INTERRUPTED) from None
+    if status != "SUCCEEDED":
+        err.print(
+            f"[bold red]error:[/] job {job_id} {status.lower()}: {jobs.message(job_id)}", markup=True, soft_wrap=True
+        )
+        raise typer.Exit(1)
+
+
+def _ask(jobs: Jobs, job_id: str) -> None:
+    """Ask whether to stop the job; without a terminal, it continues."""
+    if sys.stdin.isatty() and typer.confirm("Stop the job?", default=False, err=True):
+        jobs.stop(job_id)
+        err.print("stopped; committed tables are kept")
+        return
+    err.print(f"the job continues: ray job logs --address {jobs.address} --follow {job_id}", soft_wrap=True)
+
+
+def _write(lines: str) -> None:
+    sys.stdout.write(lines)
+    sys.stdout.flush()
+
+
+def _pairs(variables: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in variables:
+        name, is_pair, value = text.partition("=")
+        if not is_pair or not name:
+            raise RequestError("--var needs NAME=VALUE", got=repr(text))
+        pairs[name] = value
+    return pairs

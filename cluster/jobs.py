@@ -1,0 +1,179 @@
+"""Jobs on a Ray cluster: submit a command of a project, follow its output, and stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import secrets
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pipeline.core.errors import RequestError, UnavailableError
+from pipeline.core.settings import Settings
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+ADDRESS = "RAY_API_SERVER_ADDRESS"
+"""The environment variable with the address of the Jobs API."""
+NOT_SENT = (".headwater/", ".git/", ".venv/", "__pycache__/", "*.egg-info/")
+"""The files of a project that a job does not need, in the syntax of .gitignore."""
+_LOCAL_STORES = {"lake": "HEADWATER_LAKE", "warehouse": "HEADWATER_WAREHOUSE"}
+_LOCAL_URLS = {"catalog": "HEADWATER_CATALOG", "models": "HEADWATER_MODELS"}
+_POLL_S = 1.0
+_AGENT_S = 60.0
+"""How long a cluster that has just started may have no agent for jobs."""
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A command of `headwater` to run as a job in the folder of a project."""
+
+    settings: Settings
+    words: Sequence[str]
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the job. They are shown in Ray's dashboard: do not pass passwords."""
+    pip: Path | None = None
+    """A requirements file to install for the job."""
+
+    def runtime_env(self, address: str) -> dict[str, Any]:
+        """Return the job's environment: the files of the project, variables, and packages.
+
+        Raises `RequestError` if a store of the project is in its folder, which a cluster on other machines gets as a copy.
+        """
+        env: dict[str, Any] = {"working_dir": str(self.settings.root), "excludes": list(NOT_SENT)}
+        env["env_vars"] = {"HEADWATER_ENV": self.settings.env, **self.local_stores(address), **self.variables}
+        return env if self.pip is None else {**env, "pip": str(self.pip)}
+
+    def local_stores(self, address: str) -> dict[str, str]:
+        """Return the variables with the stores that are in the folder of the project; see `runtime_env`."""
+        settings, inside = self.settings, f"{self.settings.root}{os.sep}"
+        stores = {v: getattr(settings, key) for key, v in _LOCAL_STORES.items()}
+        urls = {v: getattr(settings, key) for key, v in _LOCAL_URLS.items()}
+        local = {v: place for v, place in stores.items() if str(place).startswith(inside)}
+        local |= {v: url for v, url in urls.items() if url.startswith(f"sqlite:///{inside}")}
+        missing = [variable for variable in local if variable not in self.variables]
+        if missing and not is_loopback(address):
+            raise RequestError(
+                "stores in the folder of the project cannot be used by a cluster on other machines",
+                got=", ".join(f"{v.removeprefix('HEADWATER_').lower()} = {local[v]}" for v in missing),
+                do=f'set them in headwater.toml for the environment {settings.env!r}, for example lake = "s3://bucket/lake"',
+            )
+        return local
+
+
+def address_of(address: str | None) -> str:
+    """Return the address of the Jobs API: the given one, or that of the environment."""
+    address = address or os.environ.get(ADDRESS) or ""
+    if not address.startswith(("http://", "https://")):
+        raise RequestError(
+            "the address of the cluster is not known" if not address else "not an address of the Jobs API",
+            got=address or None,
+            do=f"pass --address http://HOST:8265, or set {ADDRESS}",
+        )
+    return address.rstrip("/")
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether an address is of this machine."""
+    host = urlsplit(address).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Jobs:
+    """The jobs of a cluster."""
+
+    def __init__(self, address: str) -> None:
+        """Connect to the Jobs API.
+
+        Raises `UnavailableError` if it does not answer, and `RequestError` if it requires a token.
+        """
+        from ray.exceptions import AuthenticationError  # noqa: PLC0415 - importing Ray takes seconds
+        from ray.job_submission import JobSubmissionClient  # noqa: PLC0415 - likewise
+
+        self.address = address
+        try:
+            self._client: JobSubmissionClient = JobSubmissionClient(address)
+        except AuthenticationError as error:
+            raise RequestError(
+                f"the cluster {address} did not accept the token",
+                do="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token of the cluster",
+            ) from error
+        except (ConnectionError, OSError, RuntimeError) as error:
+            raise UnavailableError(
+                f"the cluster {address} cannot be reached",
+                got=str(error).partition("\n")[0],
+                do="start it, or check --address",
+            ) from error
+
+    def submit(self, request: JobRequest) -> str:
+        """Submit a job and return its id, which contains the name of the project and of the command.
+
+        Raises `UnavailableError` if the cluster does not accept the job.
+        """
+        name = f"{request.settings.name}-{request.words[0]}"
+        job_id = f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        until = time.monotonic() + _AGENT_S
+        while True:
+            try:
+                return self._client.submit_job(
+                    entrypoint=shlex.join(["headwater", *request.words]),
+                    submission_id=job_id,
+                    runtime_env=request.runtime_env(self.address),
+                    metadata={"job_name": name, "project": request.settings.name, "env": request.settings.env},
+                )
+            except (ConnectionError, RuntimeError) as error:
+                if "No available agent" not in str(error) or time.monotonic() > until:
+                    reason = str(error).partition("\n")[0]
+                    raise UnavailableError(f"the cluster {self.address} did not accept the job", got=reason) from error
+                time.sleep(_POLL_S)
+
+    def follow(self, job_id: str, write: Callable[[str], None]) -> str:
+        """Write the output of a job until it ends, and return its status: SUCCEEDED, FAILED or STOPPED.
+
+        Raises `UnavailableError` if the connection to the cluster is lost.
+        """
+        asyncio.run(self._tail(job_id, write))
+        while True:
+            try:
+                status = self._client.get_job_status(job_id)
+            except (ConnectionError, OSError, RuntimeError) as error:
+                raise self._lost(job_id, error) from error
+            if status.is_terminal():
+                return status.value
+            time.sleep(_POLL_S)
+
+    async def _tail(self, job_id: str, write: Callable[[str], None]) -> None:
+        try:
+            async for lines in self._client.tail_job_logs(job_id):
+                write(lines)
+        except (ConnectionError, OSError, RuntimeError) as error:
+            raise self._lost(job_id, error) from error
+
+    def stop(self, job_id: str) -> None:
+        """Stop a job; committed tables are kept."""
+        try:
+            self._client.stop_job(job_id)
+        except (ConnectionError, OSError, RuntimeError) as error:
+            raise self._lost(job_id, error) from error
+
+    def message(self, job_id: str) -> str:
+        """Return what Ray says about a job that ended."""
+        return self._client.get_job_info(job_id).message or ""
+
+    def _lost(self, job_id: str, error: Exception) -> UnavailableError:
+        return UnavailableError(
+            f"the connection to the cluster {self.address} was lost while job {job_id!r} was running",
+            got=str(error).partition("\n")[0] or type(error).__name__,
+            do="submit the command again: what the job has committed is kept, and the rest is computed",
+        )
