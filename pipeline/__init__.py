@@ -1,7 +1,8 @@
 """Headwater: the public API for defining sources, tables, dimensions, facts, marts and sinks."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pipeline.core.lazy import lazy
 
 if TYPE_CHECKING:
     from pipeline.connectors import connector, files, generate, kafka, replay, to_callback, to_kafka, to_online
@@ -51,47 +52,34 @@ __all__ = [
     "window",
 ]
 
-_NAMES = {
-    "pipeline.core.definitions": ("Chart", "source"),
-    "pipeline.core.functions": ("table",),
-    "pipeline.core.sinks": ("sink",),
-    "pipeline.kernel.sql": ("sql",),
-    "pipeline.kernel.window_definitions": ("hop", "session", "tumble", "window"),
-    "pipeline.quality": ("drop", "fail", "quarantine", "warn"),
-    "pipeline.connectors": (
-        "connector",
-        "files",
-        "generate",
-        "kafka",
-        "replay",
-        "to_callback",
-        "to_kafka",
-        "to_online",
-    ),
-    "pipeline.streaming.operators.deduplication": ("deduplicate",),
-    "pipeline.streaming.operators.stateful": ("stateful",),
-    "pipeline.streaming.operators.pattern": (
-        "directly_followed_by",
-        "event",
-        "followed_by",
-        "not_followed_by",
-        "pattern",
-    ),
-    "pipeline.warehouse": ("dimension", "fact", "lookup", "mart"),
-}
-"""The public names by module. A module is imported on first use of one of its names, to keep start-up fast."""
-_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first use."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_MODULE_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """Return the public names of the package."""
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "pipeline.core.definitions": ("Chart", "source"),
+        "pipeline.core.functions": ("table",),
+        "pipeline.core.sinks": ("sink",),
+        "pipeline.kernel.sql": ("sql",),
+        "pipeline.kernel.window_definitions": ("hop", "session", "tumble", "window"),
+        "pipeline.quality": ("drop", "fail", "quarantine", "warn"),
+        "pipeline.connectors": (
+            "connector",
+            "files",
+            "generate",
+            "kafka",
+            "replay",
+            "to_callback",
+            "to_kafka",
+            "to_online",
+        ),
+        "pipeline.streaming.operators.deduplication": ("deduplicate",),
+        "pipeline.streaming.operators.stateful": ("stateful",),
+        "pipeline.streaming.operators.pattern": (
+            "directly_followed_by",
+            "event",
+            "followed_by",
+            "not_followed_by",
+            "pattern",
+        ),
+        "pipeline.warehouse": ("dimension", "fact", "lookup", "mart"),
+    },
+)

@@ -15,8 +15,9 @@ from pipeline.batch.executor import Executor, cut_splits
 from pipeline.batch.job import StepExecution
 from pipeline.batch.partial_aggregation import run_partial
 from pipeline.batch.planning import EXPANSION, tree_of
+from pipeline.batch.retries import SplitTask
 from pipeline.batch.row_producers import SqlProducer
-from pipeline.batch.shuffle_write import MOST_BUCKETS, ShuffleSpec, by_bucket, write_buckets
+from pipeline.batch.shuffle_write import MOST_BUCKETS, BucketFiles, ShuffleSpec, by_bucket, write_buckets
 from pipeline.batch.work import Outcome, Split
 from pipeline.core.definitions import Table
 from pipeline.kernel.planner.exchange import BUCKETS, Exchange
@@ -33,10 +34,7 @@ def run_exchange(job: StepExecution, chosen: Exchange, lake: Lake) -> Outcome:
     place = lake.scratch(job.spec.run_id, job.spec.definition.name)
     try:
         splits = _write_buckets(job.with_progress(0, 0.5), chosen, place)
-        limits = job.executor.limits(max(2, len(splits)))
-        work = replace(
-            job.work, producer=replace(cast("SqlProducer", job.work.producer), text=chosen.statement), limits=limits
-        )
+        work = replace(job.work, producer=replace(cast("SqlProducer", job.work.producer), text=chosen.statement))
         outcome = _run_buckets(replace(job.with_progress(0.5, 1), work=work), chosen, splits, place)
     finally:
         place.clear()
@@ -46,28 +44,39 @@ def run_exchange(job: StepExecution, chosen: Exchange, lake: Lake) -> Outcome:
 
 def buckets_for(size_bytes: int, executor: Executor) -> int:
     """Return the number of buckets such that each fits the memory of a task, and all slots are busy."""
-    share = executor.limits(executor.budget.slots).memory_bytes or size_bytes
-    return min(MOST_BUCKETS, max(executor.budget.slots, -(-size_bytes * EXPANSION // share)))
+    share = executor.part(executor.slots).memory_bytes or size_bytes
+    return min(MOST_BUCKETS, max(executor.slots, -(-size_bytes * EXPANSION // share)))
 
 
 def _write_buckets(job: StepExecution, chosen: Exchange, place: Storage) -> list[Split]:
+    """Partition all inputs concurrently, and return the buckets as splits."""
     spec = job.spec
     tree = tree_of(cast("Table", spec.definition).transform)
     inputs = {name: spec.scans[name] for name in chosen.keys}
     buckets = buckets_for(sum(scan.size_bytes for scan in inputs.values()), job.executor)
-    bucketed: dict[str, dict[int, Scan]] = {}
-    for number, (name, scan) in enumerate(inputs.items()):
-        cut = ShuffleSpec(
+    limits = job.executor.part(job.executor.slots)
+    cuts = {
+        name: ShuffleSpec(
             keys=chosen.keys[name],
             buckets=buckets,
             schema=scan.schema.select(used_columns(tree, name, scan.schema)),
             folder=place.at(f"input-{number}").uri,
-            limits=job.executor.limits(job.executor.budget.slots),
+            limits=limits,
             filesystem=job.work.filesystem,
         )
-        part = job.with_progress(number / len(inputs), (number + 1) / len(inputs))
-        bucketed[name] = by_bucket(cut, part.run_each(partial(write_buckets, cut), cut_splits(scan, job.executor)))
-    return _splits(job, chosen, bucketed, buckets)
+        for number, (name, scan) in enumerate(inputs.items())
+    }
+    tasks: list[SplitTask] = []
+    read: list[str] = []
+    for name, cut in cuts.items():
+        write = partial(write_buckets, cut)
+        for split in cut_splits(inputs[name], job.executor):
+            tasks.append(SplitTask(write, replace(split, index=len(tasks))))
+            read.append(name)
+    pieces: dict[str, list[BucketFiles]] = {name: [] for name in inputs}
+    for name, written in zip(read, job.run_tasks(tasks, limits), strict=True):
+        pieces[name].append(written)
+    return _splits(job, chosen, {name: by_bucket(cut, pieces[name]) for name, cut in cuts.items()}, buckets)
 
 
 def _splits(

@@ -1,13 +1,16 @@
-"""The executor of a step's tasks, local threads or a Ray cluster, and the splits of its input."""
+"""The executors of a step's tasks: threads of this process, or a Ray cluster; and the splits of its input."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pipeline.batch.local_executor import run_local
+from pipeline.batch.planning import EXPANSION
+from pipeline.batch.ray_cluster import nodes
+from pipeline.batch.retries import OnProgress, SplitTask
 from pipeline.batch.splits import (
     MOST_BYTES,
     MOST_BYTES_PARTITIONED,
@@ -19,68 +22,137 @@ from pipeline.batch.splits import (
 )
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Split
+from pipeline.core.execution import Node
 from pipeline.core.settings import Settings
-from pipeline.kernel.budget import Budget, budget_here
+from pipeline.kernel.budget import LEAST_BYTES, Budget, budget_here
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
 
-OnProgress = Callable[[float], None]
+CPU_BYTES = 16 << 20
+"""The input per core of a task that runs alone on a cluster: with less, more cores do not make it faster."""
+
+
+class Executor(Protocol):
+    """Runs tasks with the resources of this process or of a cluster."""
+
+    @property
+    def slots(self) -> int:
+        """The number of tasks with one thread each that run concurrently."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory of all concurrent tasks together."""
+
+    @property
+    def is_one_machine(self) -> bool:
+        """Whether a task that runs alone can use all slots."""
+
+    def part(self, tasks: int) -> Limits:
+        """Return the limits of each of several concurrent tasks, which have one thread each."""
+
+    def whole(self, size_bytes: int) -> Limits:
+        """Return the limits of a task with this input that runs alone."""
+
+    def run(self, tasks: Sequence[SplitTask], limits: Limits, on_progress: OnProgress) -> Iterator[tuple[Split, Any]]:
+        """Run tasks concurrently, each with these limits, and yield each split with its result as it finishes."""
 
 
 @dataclass(frozen=True)
-class Executor:
-    """An executor and its resources."""
+class LocalExecutor:
+    """Runs tasks in this process; DuckDB works out of core if its input does not fit in memory."""
+
+    budget: Budget
+    is_one_machine = True
+
+    @property
+    def slots(self) -> int:
+        """See `Executor`."""
+        return self.budget.slots
+
+    @property
+    def memory_bytes(self) -> int:
+        """See `Executor`."""
+        return self.budget.memory_bytes
+
+    def part(self, tasks: int) -> Limits:
+        """See `Executor`."""
+        return self.budget.part(tasks)
+
+    def whole(self, size_bytes: int) -> Limits:
+        """See `Executor`; a single task gets the entire budget."""
+        del size_bytes
+        return self.budget.whole()
+
+    def run(self, tasks: Sequence[SplitTask], limits: Limits, on_progress: OnProgress) -> Iterator[tuple[Split, Any]]:
+        """See `Executor`."""
+        del limits  # the tasks themselves apply them
+        return run_local(tasks, self.slots, on_progress)
+
+
+@dataclass(frozen=True)
+class RayExecutor:
+    """Runs tasks on the nodes of a cluster."""
 
     name: str
-    """The name of the table, shown in the Ray dashboard."""
-    budget: Budget
-    here: Budget
-    """The budget of this process, even if tasks run on a cluster."""
-    on_ray: bool
+    """The project and the table, shown in the Ray dashboard."""
+    nodes: tuple[Node, ...]
 
-    def limits(self, tasks: int) -> Limits:
-        """Return the limits of each of this many tasks; a single local task gets the entire budget."""
-        return self.budget.whole() if tasks == 1 and not self.on_ray else self.budget.part(tasks)
+    @property
+    def slots(self) -> int:
+        """See `Executor`."""
+        return sum(node.cpus for node in self.nodes)
 
-    def run(
-        self, task: Callable[..., Any], splits: Sequence[Split], on_progress: OnProgress
-    ) -> Iterator[tuple[Split, Any]]:
-        """Run a task for every split concurrently, and yield each split with its result as it finishes."""
-        if not self.on_ray:
-            yield from run_local(task, splits, self.budget.slots, on_progress)
-            return
-        from pipeline.batch.ray_executor import run_tasks  # noqa: PLC0415 - importing Ray takes seconds
+    @property
+    def memory_bytes(self) -> int:
+        """See `Executor`."""
+        return sum(node.memory_bytes for node in self.nodes)
 
-        done_bytes, every = 0, sum(split.size_bytes for split in splits)
-        for split, answer in run_tasks(self.name, task, splits):
+    @property
+    def is_one_machine(self) -> bool:
+        """See `Executor`."""
+        return len(self.nodes) == 1
+
+    def part(self, tasks: int) -> Limits:
+        """See `Executor`; the memory is the same on every node."""
+        del tasks
+        return Limits(max(LEAST_BYTES, min(node.memory_bytes // node.cpus for node in self.nodes)), 1)
+
+    def whole(self, size_bytes: int) -> Limits:
+        """See `Executor`; a larger input gets more cores of the largest node, and their share of its memory."""
+        node = max(self.nodes)
+        share = -(-size_bytes * EXPANSION * node.cpus // max(node.memory_bytes, 1))
+        cpus = min(node.cpus, max(1, -(-size_bytes // CPU_BYTES), share))
+        return Limits(max(LEAST_BYTES, node.memory_bytes * cpus // node.cpus), cpus)
+
+    def run(self, tasks: Sequence[SplitTask], limits: Limits, on_progress: OnProgress) -> Iterator[tuple[Split, Any]]:
+        """See `Executor`; a task that crashed its workers is not yielded."""
+        from pipeline.batch.ray_tasks import run_tasks  # noqa: PLC0415 - importing Ray takes seconds
+
+        done_bytes, every = 0, sum(task.split.size_bytes for task in tasks)
+        for split, answer in run_tasks(self.name, tasks, limits):
             done_bytes += split.size_bytes
             on_progress(done_bytes / max(every, 1))
             yield split, answer
 
 
-def executor_of(spec: StepSpec, settings: Settings, *, starts: bool = True) -> Executor:
-    """Return the executor of a step according to its plan, with its budget.
+def executor_of(spec: StepSpec, settings: Settings, memory_bytes: int | None = None) -> Executor:
+    """Return the executor of a step according to its plan.
 
-    With `starts=False`, no local cluster is started; the budget of this machine is returned instead.
+    `memory_bytes` is the memory that the step may use in this process; the default is that of the settings.
     """
-    here, name = budget_here(settings.memory_bytes), spec.definition.name
-    on_ray = spec.execution_plan.executor == "ray" and spec.execution_plan.strategy != "gather" and not spec.is_dataset
-    if not on_ray or not (starts or settings.ray_address):
-        return Executor(name, here, here, on_ray)
-    from pipeline.batch.ray_executor import cluster_budget  # noqa: PLC0415 - importing Ray takes seconds
-
-    there = cluster_budget()
-    if settings.memory_bytes is not None:
-        there = replace(there, memory_bytes=settings.memory_bytes)
-    return Executor(name, there, here, on_ray)
+    if spec.execution_plan.executor != "ray" or spec.is_dataset:
+        return LocalExecutor(budget_here(memory_bytes or settings.memory_bytes))
+    most = sys.maxsize if settings.memory_bytes is None else settings.memory_bytes
+    name = f"{settings.name}.{spec.definition.name}"
+    return RayExecutor(name, tuple(Node(node.cpus, min(node.memory_bytes, most)) for node in nodes()))
 
 
 def splits_of(spec: StepSpec, executor: Executor, *, whole_files: bool = False) -> tuple[Split, ...]:
     """Divide a step's driving input into splits; with `whole_files`, files of a source are not divided."""
     strategy = spec.execution_plan.strategy
-    alone = strategy == "gather" or (strategy == "partial" and not executor.on_ray and not spec.source_splits)
+    is_alone = strategy == "gather" or (strategy == "partial" and executor.is_one_machine and not spec.source_splits)
     most = MOST_BYTES_PARTITIONED if spec.definition.partition_by else MOST_BYTES
-    slots = Slots(1, sys.maxsize) if alone else Slots(executor.budget.slots, most)
+    slots = Slots(1, sys.maxsize) if is_alone else Slots(executor.slots, most)
     if spec.reader is not None:
         return splits_of_source(
             divided(spec.reader, spec.source_splits, sys.maxsize if whole_files else SPLIT_BYTES), slots
@@ -91,7 +163,7 @@ def splits_of(spec: StepSpec, executor: Executor, *, whole_files: bool = False) 
 
 def cut_splits(scan: Scan, executor: Executor) -> tuple[Split, ...]:
     """Divide any input into splits."""
-    return splits_of_scan(scan, Slots(executor.budget.slots))
+    return splits_of_scan(scan, Slots(executor.slots))
 
 
 def combined_split(spec: StepSpec, splits: Sequence[Split]) -> Split:

@@ -8,41 +8,47 @@ from functools import partial
 from typing import Any
 
 from pipeline.batch.duplicate_keys import combine_outcomes
-from pipeline.batch.executor import Executor, OnProgress, combined_split
-from pipeline.batch.retries import run_with_retry
+from pipeline.batch.executor import Executor, combined_split
+from pipeline.batch.retries import OnProgress, SplitTask, run_with_retry
 from pipeline.batch.step import StepSpec
 from pipeline.batch.task import run_task
-from pipeline.batch.work import Outcome, Split, TaskSpec
-from pipeline.core.errors import SourceError, SplitError
+from pipeline.batch.work import Outcome, RowProducer, Split, TaskSpec
+from pipeline.kernel.pool import Limits
 
 
 @dataclass(frozen=True)
 class StepExecution:
-    """A step that is being executed."""
+    """A step that is being executed; the limits of `work` are those of a task that runs alone in this process."""
 
     spec: StepSpec
     work: TaskSpec
     executor: Executor
     on_progress: OnProgress
 
-    def run_each(self, task: Callable[..., Any], splits: Sequence[Split]) -> list[Any]:
-        """Run a task for every split, and return the results in the order of the splits."""
-        return run_with_retry(self.spec.definition, splits, self.executor, task, self.on_progress)
+    def run_each(self, run: Callable[..., Any], splits: Sequence[Split], limits: Limits) -> list[Any]:
+        """Call a function with every split, with these limits, and return the results in the order of the splits."""
+        return self.run_tasks([SplitTask(run, split) for split in splits], limits)
+
+    def run_tasks(self, tasks: Sequence[SplitTask], limits: Limits) -> list[Any]:
+        """Run tasks whose splits have different indexes, and return the results in order."""
+        return run_with_retry(self.spec.definition, tasks, limits, self.executor, self.on_progress)
 
     def run_alone(self, split: Split, **changes: Any) -> Outcome:
-        """Run the task with these changes on one split in this process, with the entire budget."""
-        work = replace(self.work, limits=self.executor.here.whole(), **changes)
-        try:
-            return run_task(work, split, self.on_progress)
-        except SourceError as error:
-            if isinstance(error, SplitError) or not split.source_splits:
-                raise
-            return run_task(work, replace(split, is_last_try=True), self.on_progress)
+        """Run the task with these changes on one split, which contains all rows."""
+        limits = self.executor.whole(max(split.size_bytes, self.spec.size_bytes))
+        work = replace(self.work, limits=limits, **changes)
+        outcome: Outcome = self.run_each(partial(run_task, work), [split], limits)[0]
+        return outcome
+
+    def run_here(self, split: Split, producer: RowProducer) -> Outcome:
+        """Run the task in this process on the rows of a producer, which may be produced only once."""
+        return run_task(replace(self.work, producer=producer), split, self.on_progress)
 
     def run_all(self, splits: Sequence[Split]) -> Outcome:
         """Run the task on every split, and return the combined outcome, with one row per key."""
-        outcomes = self.run_each(partial(run_task, self.work), splits)
-        combined = combine_outcomes(replace(self.work, limits=self.executor.here.whole()), outcomes)
+        limits = self.executor.part(len(splits))
+        outcomes = self.run_each(partial(run_task, replace(self.work, limits=limits)), splits, limits)
+        combined = combine_outcomes(self.work, outcomes)
         return self.run_alone(combined_split(self.spec, splits)) if combined is None else combined
 
     def with_progress(self, begin: float, end: float) -> StepExecution:

@@ -32,8 +32,9 @@ def run_partial(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
     """
     spec, producer = job.spec, cast("SqlProducer", job.work.producer)
     apart = decompose(cast("exp.Select", tree_of(cast("Table", spec.definition).transform)))
-    task = replace(job.work, producer=replace(producer, text=apart.partial()))
-    partials: list[PartialStates] = job.run_each(partial(run_states, task), splits)
+    limits = job.executor.part(len(splits))
+    task = replace(job.work, limits=limits, producer=replace(producer, text=apart.partial()))
+    partials: list[PartialStates] = job.run_each(partial(run_states, task), splits, limits)
     kept = [part.rows for part in partials if part.rows is not None]
     if len(kept) < len(partials) or sum(states.nbytes for states in kept) > MOST_BYTES_IN_ALL:
         return None
@@ -44,7 +45,7 @@ def run_partial(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
         answer = apart.answer(apart.types(con))
     rows_in, bytes_in = sum(p.rows_in for p in partials), sum(p.bytes_in for p in partials)
     merger = ArrowProducer(states, rows_in, bytes_in, {STATES: states}, answer)
-    return _with_rejected(job.run_alone(Split(len(splits)), producer=merger), partials)
+    return _with_rejected(job.run_here(Split(len(splits)), merger), partials)
 
 
 def _with_rejected(outcome: Outcome, partials: Sequence[PartialStates]) -> Outcome:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from sqlglot import exp
 
+from pipeline.batch.costs import gathered_s, in_buckets_s
 from pipeline.core.definitions import Source, StoredDefinition, Table
-from pipeline.core.execution import Execution, ExecutionLimits
+from pipeline.core.execution import Execution, ExecutionLimits, Node
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.refusal import Refusal
 from pipeline.core.splits import SourceSplit
@@ -56,7 +57,8 @@ def execution_plan(
     """Choose the strategy and the executor for a table; `scans` and `source_splits` are its inputs.
 
     Statements that combine rows by key run in this process if all inputs fit in memory, or if there is no cluster, in which
-    case DuckDB works out of core. Otherwise they run in buckets on Ray.
+    case DuckDB works out of core. Otherwise they run on Ray: in one worker or in buckets, whichever is estimated to be
+    faster.
     """
     chosen = strategy(definition)
     if definition.is_dataset_function:
@@ -70,16 +72,37 @@ def execution_plan(
     total_bytes = sum(scan.size_bytes for scan in scans.values())
     fits = limits.memory_bytes is None or total_bytes * EXPANSION <= limits.memory_bytes
     here = limits.execution == "inline" or (limits.execution == "auto" and (fits or not limits.has_cluster))
-    if source_splits or here or not _needs_exchange(direct, scans):
+    if source_splits or here or not _combines_large(direct, scans):
         return direct
     why = "execution is set to ray" if limits.execution == "ray" else _too_large(total_bytes, limits)
-    return _in_buckets(definition, direct, scans, why)
+    return _on_cluster(definition, replace(direct, executor="ray", why=why), scans, limits.nodes())
 
 
-def _needs_exchange(direct: ExecutionPlan, scans: Mapping[str, Scan]) -> bool:
+def _combines_large(direct: ExecutionPlan, scans: Mapping[str, Scan]) -> bool:
     """Return whether the plan gathers all rows, or broadcasts inputs that are too large."""
     others = (scan.size_bytes for name, scan in scans.items() if name != direct.driving)
     return direct.strategy == "gather" or any(size >= BROADCAST_BYTES for size in others)
+
+
+def _on_cluster(
+    definition: StoredDefinition, direct: ExecutionPlan, scans: Mapping[str, Scan], nodes: Sequence[Node]
+) -> ExecutionPlan:
+    """Return the faster plan: all rows in one worker, if they fit in its memory, or in buckets, if that is possible."""
+    size_bytes, node = sum(scan.size_bytes for scan in scans.values()), max(nodes)
+    alone = replace(direct, strategy="gather", reason=f"{direct.reason}; all rows in one worker")
+    fits = size_bytes * EXPANSION <= node.memory_bytes
+    if fits and len(nodes) == 1:
+        return alone
+    chosen = exchanged(definition, scans)
+    if isinstance(chosen, Refusal):
+        return replace(alone if fits else direct, reason=f"{direct.reason}; {chosen}")
+    buckets = replace(direct, strategy="exchange", reason=chosen.reason, exchange=chosen)
+    if not fits:
+        return buckets
+    cut_bytes = sum(scans[name].size_bytes for name in chosen.keys)
+    one_s, many_s = gathered_s(size_bytes, node), in_buckets_s(size_bytes, cut_bytes, nodes)
+    plan, words = (alone, "one worker") if one_s <= many_s else (buckets, "buckets")
+    return replace(plan, why=f"{plan.why}; {words}: {one_s:.1f} s in one worker, {many_s:.1f} s in buckets (estimated)")
 
 
 def exchanged(definition: StoredDefinition, scans: Mapping[str, Scan]) -> Exchange | Refusal:
@@ -91,15 +114,6 @@ def exchanged(definition: StoredDefinition, scans: Mapping[str, Scan]) -> Exchan
     tree = transform.tree_over({name: schema.names for name, schema in schemas.items()})
     sizes = {name: scan.size_bytes for name, scan in scans.items()}
     return exchange(tree, schemas, sizes, BROADCAST_BYTES)
-
-
-def _in_buckets(
-    definition: StoredDefinition, direct: ExecutionPlan, scans: Mapping[str, Scan], why: str
-) -> ExecutionPlan:
-    chosen = exchanged(definition, scans)
-    if isinstance(chosen, Refusal):
-        return replace(direct, reason=f"{direct.reason}; {chosen}")
-    return replace(direct, strategy="exchange", reason=chosen.reason, executor="ray", why=why, exchange=chosen)
 
 
 def _too_large(size_bytes: int, limits: ExecutionLimits) -> str:
@@ -164,7 +178,7 @@ def tree_of(transform: object) -> exp.Query:
 def choose_executor(chosen: str, size_bytes: int, limits: ExecutionLimits) -> tuple[Execution, str]:
     """Choose between this process and Ray by the settings, the strategy and the size of the input."""
     size = f"{size_bytes / 1e6:,.1f} MB"
-    if chosen == "gather":
+    if chosen == "gather" and limits.execution == "auto":
         return "inline", "gather runs in one process"
     if limits.execution != "auto":
         return limits.execution, f"execution is set to {limits.execution}"

@@ -10,9 +10,19 @@ from pipeline.batch.work import Split
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import HeadwaterError, SourceError, SplitError, StorageError
 from pipeline.core.logs import logger
+from pipeline.kernel.pool import Limits
 
 log = logger(__name__)
 Task = Callable[..., Any]
+OnProgress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class SplitTask:
+    """A task: a function and the split that it is called with."""
+
+    run: Task
+    split: Split
 
 
 @dataclass(frozen=True)
@@ -25,10 +35,8 @@ class FailedTask:
 class TaskRunner(Protocol):
     """Runs tasks."""
 
-    def run(
-        self, task: Task, splits: Sequence[Split], on_progress: Callable[[float], None]
-    ) -> Iterator[tuple[Split, Any]]:
-        """Run a task for every split, and yield each split with its result; a split whose worker crashed is omitted."""
+    def run(self, tasks: Sequence[SplitTask], limits: Limits, on_progress: OnProgress) -> Iterator[tuple[Split, Any]]:
+        """Run tasks, and yield each split with its result; a split whose worker crashed is omitted."""
 
 
 def result_or_failure(task: Callable[[], Any]) -> Any:
@@ -43,24 +51,25 @@ def result_or_failure(task: Callable[[], Any]) -> Any:
 
 def run_with_retry(
     definition: StoredDefinition,
-    splits: Sequence[Split],
+    tasks: Sequence[SplitTask],
+    limits: Limits,
     place: TaskRunner,
-    task: Task,
-    on_progress: Callable[[float], None],
+    on_progress: OnProgress,
 ) -> list[Any]:
-    """Run all splits, and return their results in order.
+    """Run tasks of a step, each with these limits, and return their results in order; their splits have different indexes.
 
     A split that could not read or write, or whose worker crashed, is retried separately. Raises the error of a second
     failure, and `StorageError` with the split's files and bytes if its worker crashes again.
     """
-    outcomes = _run(splits, place, task, on_progress)
-    for split in splits:
+    outcomes = _run(tasks, limits, place, on_progress)
+    for task in tasks:
+        split = task.split
         if not isinstance(outcomes.get(split.index), FailedTask | None):
             continue
         failure = outcomes.get(split.index)
         reason = str(failure.error) if isinstance(failure, FailedTask) else "its worker crashed"
         log.warning("retrying split", split=str(split), reason=reason)
-        outcomes |= _run([replace(split, is_last_try=True)], place, task, on_progress)
+        outcomes |= _run([replace(task, split=replace(split, is_last_try=True))], limits, place, on_progress)
         outcome = outcomes.get(split.index)
         if isinstance(outcome, FailedTask):
             raise outcome.error
@@ -71,10 +80,8 @@ def run_with_retry(
                 do="remove this input, or give the workers more memory; nothing was committed",
                 place=definition.place,
             )
-    return [outcomes[split.index] for split in splits]
+    return [outcomes[task.split.index] for task in tasks]
 
 
-def _run(
-    splits: Sequence[Split], place: TaskRunner, task: Task, on_progress: Callable[[float], None]
-) -> dict[int, Any]:
-    return {split.index: outcome for split, outcome in place.run(task, splits, on_progress)}
+def _run(tasks: Sequence[SplitTask], limits: Limits, place: TaskRunner, on_progress: OnProgress) -> dict[int, Any]:
+    return {split.index: outcome for split, outcome in place.run(tasks, limits, on_progress)}

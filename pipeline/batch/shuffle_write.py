@@ -12,11 +12,10 @@ from pipeline.batch.work import Split
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import Stop, connect, watched
-from pipeline.kernel.planner.exchange import bucket_of
 from pipeline.kernel.pool import Limits, configure
 from pipeline.kernel.profile import Profile, last_profile, start_profiling
 from pipeline.kernel.scan import DataFile, Scan
-from pipeline.kernel.sql_text import listed, literal
+from pipeline.kernel.sql_text import bucket_of, listed, literal
 
 if TYPE_CHECKING:
     import duckdb

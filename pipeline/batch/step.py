@@ -51,6 +51,12 @@ class StepSpec:
         return self.definition if isinstance(self.definition, Source) else self.feed
 
     @property
+    def size_bytes(self) -> int:
+        """The bytes of all inputs."""
+        split_bytes = sum(source_split.size_bytes for source_split in self.source_splits)
+        return split_bytes + sum(scan.size_bytes for scan in self.scans.values())
+
+    @property
     def is_dataset(self) -> bool:
         """Whether the definition is a function of Ray datasets."""
         return self.definition.is_dataset_function
@@ -63,8 +69,14 @@ class StepSpec:
         return self.scans[self.execution_plan.driving].schema
 
 
-def task_spec_of(spec: StepSpec, lake: Lake, settings: Settings, producer: RowProducer | None = None) -> TaskSpec:
-    """Return the task of a step; rows come from `producer`, by default from that of the definition."""
+def task_spec_of(
+    spec: StepSpec,
+    lake: Lake,
+    settings: Settings,
+    producer: RowProducer | None = None,
+    memory_bytes: int | None = None,
+) -> TaskSpec:
+    """Return the task of a step for this process; rows come from `producer`, by default from that of the definition."""
     definition = spec.definition
     table = lake.table(definition.layer, definition.name, partition_by=definition.partition_by)
     quarantined = lake.quarantine(definition.name)
@@ -81,7 +93,7 @@ def task_spec_of(spec: StepSpec, lake: Lake, settings: Settings, producer: RowPr
         existing=None if spec.existing is None else spec.existing.scan(),
         existing_first=spec.existing_first,
         are_splits_ranked=_are_splits_ranked(spec),
-        limits=budget_here(settings.memory_bytes).whole(),
+        limits=budget_here(memory_bytes or settings.memory_bytes).whole(),
         filesystem=lake.storage.filesystem(),
     )
 

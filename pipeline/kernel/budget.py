@@ -14,7 +14,7 @@ from pipeline.kernel.pool import Limits
 
 SHARE = 0.6
 """The default share of the machine's memory for a run; the rest is for memory that engines do not account for."""
-_LEAST_BYTES = 128 << 20
+LEAST_BYTES = 128 << 20
 """The minimum memory with which an engine can write a file."""
 
 
@@ -32,7 +32,7 @@ class Budget:
     def part(self, tasks: int) -> Limits:
         """Return the limits of each of several concurrent tasks, which have one thread each."""
         beside = max(1, min(tasks, self.slots))
-        return Limits(max(_LEAST_BYTES, self.memory_bytes // beside), 1)
+        return Limits(max(LEAST_BYTES, self.memory_bytes // beside), 1)
 
 
 class MemoryPool:
@@ -40,7 +40,7 @@ class MemoryPool:
 
     def __init__(self, budget: Budget, steps: int) -> None:
         """Create at most one share per concurrent step, each large enough for an engine on every core."""
-        self.shares = max(1, min(steps, budget.memory_bytes // (_LEAST_BYTES * budget.slots)))
+        self.shares = max(1, min(steps, budget.memory_bytes // (LEAST_BYTES * budget.slots)))
         self._memory_bytes = budget.memory_bytes
         self._free = self.shares
         self._queue: deque[object] = deque()

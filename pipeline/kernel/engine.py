@@ -37,6 +37,11 @@ class Stop:
         self._lock = threading.Lock()
         self._is_set = False
 
+    @property
+    def is_set(self) -> bool:
+        """Whether this stop, or an outer one, has been set."""
+        return self._is_set or (self._within is not None and self._within.is_set)
+
     def now(self) -> None:
         """Interrupt all watched connections, and every connection that is watched later."""
         with self._lock:

@@ -1,6 +1,8 @@
-"""Quoting of names and literals in SQL."""
+"""Pieces of SQL: quoted names and literals, and the bucket of a row."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 def quoted(name: str) -> str:
@@ -16,3 +18,11 @@ def literal(value: str) -> str:
 def listed(names: tuple[str, ...] | list[str]) -> str:
     """Return identifiers in double quotes, separated by commas."""
     return ", ".join(quoted(name) for name in names)
+
+
+def bucket_of(expressions: Iterable[str], buckets: int) -> str:
+    """Return the SQL of a row's bucket, 0 to `buckets` - 1, from its key expressions.
+
+    It uses the middle bits of the hash, because DuckDB's hash tables use the low and high bits.
+    """
+    return f"((hash({', '.join(expressions)}) >> 28) % {buckets})::integer"

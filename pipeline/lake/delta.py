@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
@@ -23,9 +21,8 @@ from pipeline.core.errors import OutcomeUnknownError, StorageError
 from pipeline.core.logs import logger
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, StagedFile
-from pipeline.kernel.engine import connect, is_file_error, schema_of
+from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import DataFile, Scan
-from pipeline.kernel.sql_text import listed, literal
 from pipeline.lake.changes import NetChange, VersionChange, net_change
 from pipeline.lake.head import (
     Commit,
@@ -39,11 +36,10 @@ from pipeline.lake.head import (
 )
 from pipeline.lake.log import APP, entries
 from pipeline.lake.manifests import manifest_name, read_manifest
-from pipeline.lake.stats import delta_stats, logged, partition_value
+from pipeline.lake.stager import DeltaStager
+from pipeline.lake.stats import logged
 from pipeline.lake.storage import Storage
 from pipeline.lake.tidy import TIDY_INTERVAL, tidy
-
-ROW_GROUP = 122_880
 
 log = logger(__name__)
 
@@ -278,65 +274,6 @@ class LakeTable:
             if newest is None or newest.transaction_version(APP) == manifest_id or newest.version() < table.version():
                 raise
             return None
-
-
-@dataclass(frozen=True)
-class DeltaStager:
-    """Writes Parquet files named after the run and the split, so that a retried split writes the same names."""
-
-    storage: Storage
-    run_id: str
-    partition_by: tuple[str, ...] = ()
-
-    def stage(
-        self, con: duckdb.DuckDBPyConnection, select: str, split: int, schema: Schema | None = None
-    ) -> tuple[StagedFile, ...]:
-        """Write the rows of a SELECT below the table; raise `StorageError` if that fails."""
-        self.storage.make()
-        kinds = (schema_of(con, select) if schema is None else schema).as_dict()
-        name = f"part-{self.run_id}-{split:05d}"
-        options = "format parquet, compression zstd, return_stats true"
-        if self.partition_by:
-            options += (
-                f", partition_by ({listed(self.partition_by)}), write_partition_columns true, "
-                f"filename_pattern {literal(name + '-{i}')}, overwrite_or_ignore true"
-            )
-            target = self.storage.uri
-        else:
-            options += f", row_group_size {ROW_GROUP}"
-            target = f"{self.storage.uri}/{name}.parquet"
-        try:
-            cursor = con.execute(f"copy ({select}) to {literal(target)} ({options})")
-        except (duckdb.Error, OSError) as error:
-            if not (is_file_error(error) or isinstance(error, OSError)):
-                raise
-            advice = "check its space and permissions; nothing was committed"
-            raise self.storage.failed(f"cannot write below {self.storage.uri}", error, advice) from error
-        columns = [column[0] for column in cursor.description or ()]
-        written = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
-        return tuple(self._staged(file, kinds) for file in written if file["count"])
-
-    def scan(self, files: Sequence[StagedFile]) -> str:
-        """Return a call of `read_parquet` on staged files."""
-        uris = ", ".join(literal(f"{self.storage.uri}/{file.path}") for file in files)
-        return f"read_parquet([{uris}], hive_partitioning = false)"
-
-    def _staged(self, file: Mapping[str, Any], kinds: Mapping[str, str]) -> StagedFile:
-        partition = {k: partition_value(v, kinds[k]) for k, v in (file["partition_keys"] or {}).items()}
-        if "" in partition.values():
-            raise StorageError(
-                f"empty text in a partition column below {self.storage.uri}",
-                got=", ".join(name for name, value in partition.items() if value == ""),
-                do="use null, which Delta does not distinguish from it, or do not partition by this column",
-            )
-        path = str(file["filename"]).partition(self.storage.uri.rstrip("/") + "/")[2]
-        return StagedFile(
-            path=path,
-            size_bytes=int(file["file_size_bytes"]),
-            rows=int(file["count"]),
-            partition=partition,
-            stats=delta_stats(int(file["count"]), file["column_statistics"], kinds, self.partition_by),
-        )
 
 
 @dataclass(frozen=True)

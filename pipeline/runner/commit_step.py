@@ -138,8 +138,9 @@ def _skipped(definition: StoredDefinition, decision: Decision, version: Version 
 
 def _staged(run: RunContext, spec: StepSpec, basis: StepBasis, memory_bytes: int) -> tuple[Outcome, CommitPlan]:
     workspace, decision = run.workspace, basis.decision
-    settings = replace(workspace.settings, memory_bytes=memory_bytes)
-    outcome = execute(spec, workspace.lake, settings, lambda share: run.notify_progress(spec, share))
+    outcome = execute(
+        spec, workspace.lake, workspace.settings, lambda share: run.notify_progress(spec, share), memory_bytes
+    )
     require_same(basis.definition, decision, basis.version, outcome.schema, may_rebuild=True)
     before = basis.version if decision.takes_new else None
     staged = StagedRows(basis.definition, outcome, run.run_id, before)
@@ -151,11 +152,10 @@ def _staged(run: RunContext, spec: StepSpec, basis: StepBasis, memory_bytes: int
 
 
 def _needed_bytes(spec: StepSpec, basis: StepBasis) -> int | None:
-    """Return the memory needed for all rows of a step; `None` for a step on the cluster."""
-    if spec.is_dataset or spec.execution_plan.executor == "ray":
+    """Return the memory that a step needs in this process; `None` for all of it."""
+    if spec.is_dataset:
         return None
-    read = sum(scan.size_bytes for scan in spec.scans.values()) + sum(
-        source_split.size_bytes for source_split in spec.source_splits
-    )
+    if spec.execution_plan.executor == "ray":
+        return 0
     before = 0 if basis.version is None else sum(file.size_bytes for file in basis.version.files)
-    return EXPANSION * (read + before)
+    return EXPANSION * (spec.size_bytes + before)

@@ -11,7 +11,8 @@ import duckdb
 
 from pipeline.batch.exchange import buckets_for
 from pipeline.batch.execute import execute
-from pipeline.batch.executor import Executor, OnProgress, executor_of, splits_of
+from pipeline.batch.executor import Executor, executor_of, splits_of
+from pipeline.batch.retries import OnProgress
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
 from pipeline.commit.commit_plan import CommitPlan, StagedRows, definition_to_validate, plan_commit
@@ -51,9 +52,10 @@ def full_spec(workspace: Workspace, definition: StoredDefinition) -> StepSpec:
 
 def estimate(workspace: Workspace, spec: StepSpec) -> Estimate:
     """Return the estimate for a step; only the log and the files' metadata are read."""
-    executor = executor_of(spec, workspace.settings, starts=False)
+    executor = executor_of(spec, workspace.settings)
     splits, buckets = _splits(spec, executor)
-    at_once = 1 if splits == 1 and not executor.on_ray else min(max(splits, buckets), executor.budget.slots)
+    tasks = max(splits, buckets)
+    limits = executor.whole(spec.size_bytes) if tasks == 1 else executor.part(tasks)
     versions = [workspace.require(name) for name in spec.scans]
     return Estimate(
         rows_in=spec.execution_plan.rows,
@@ -62,9 +64,9 @@ def estimate(workspace: Workspace, spec: StepSpec) -> Estimate:
         files=len(spec.source_splits) + sum(len(scan.files) for scan in spec.scans.values()),
         files_in_all=len(spec.source_splits) + sum(len(version.files) for version in versions),
         splits=splits,
-        at_once=at_once,
-        task_bytes=executor.limits(max(splits, buckets)).memory_bytes or executor.budget.memory_bytes,
-        memory_bytes=executor.budget.memory_bytes,
+        at_once=min(tasks, executor.slots),
+        task_bytes=limits.memory_bytes or executor.memory_bytes,
+        memory_bytes=executor.memory_bytes,
         buckets=buckets,
     )
 

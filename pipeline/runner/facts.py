@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.batch.planning import ExecutionPlan, carries_provenance, execution_plan, source_execution_plan, strategy
+from pipeline.batch.ray_cluster import nodes
 from pipeline.commit.commit_plan import key_passed_on
 from pipeline.core.cursors import UNBOUNDED, Bound, ReadPlan
 from pipeline.core.definitions import Definition, Feed, Source, Table
@@ -203,5 +204,5 @@ def _execution_limits(workspace: Workspace) -> ExecutionLimits:
     settings = workspace.settings
     memory_bytes = budget_here(settings.memory_bytes).memory_bytes
     return ExecutionLimits(
-        settings.execution, settings.inline_bytes, memory_bytes, has_cluster=bool(settings.ray_address)
+        settings.execution, settings.inline_bytes, memory_bytes, has_cluster=bool(settings.ray_address), nodes=nodes
     )

@@ -14,7 +14,7 @@ from pipeline.batch.planning import execution_plan, source_execution_plan
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
 from pipeline.core.definitions import Source, StoredDefinition
-from pipeline.core.execution import Execution, ExecutionLimits
+from pipeline.core.execution import Execution, ExecutionLimits, Node
 from pipeline.core.settings import Settings
 from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import DataFile, Scan
@@ -23,6 +23,10 @@ from pipeline.lake import Lake, Storage
 
 APART = 600 << 20
 """A pretended size that puts every file into a separate split, although the files are small. A single file has its real size."""
+
+
+SMALL_NODES = (Node(1, 1 << 20), Node(1, 1 << 20))
+"""A pretended cluster on which statements over files of a pretended size run in buckets."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def step(tmp_path) -> Callable[..., StepResult]:
                 **options,
             }
         else:
-            plan = execution_plan(definition, scans, limits=ExecutionLimits(execution))
+            plan = execution_plan(definition, scans, limits=ExecutionLimits(execution, nodes=lambda: SMALL_NODES))
         spec = StepSpec(definition, plan, scans, "run1", "2024-01-01T00:00:00+00:00", **options)
         settings = Settings("p", tmp_path, tmp_path)
         outcome = execute(spec, lake, settings)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pyarrow as pa
 import pytest
 
 from pipeline.batch.planning import execution_plan
-from pipeline.core.execution import ExecutionLimits
+from pipeline.core.execution import ExecutionLimits, Node
 from pipeline.kernel.sql import sql
 from pipeline.quality import quarantine
 
@@ -65,10 +67,38 @@ def test_the_plan_names_the_partitioned_inputs(scan):
     scans = {"orders": scan(*ORDERS), "customers": scan(*CUSTOMERS)}
     table = sql("select o.id, k.name from orders o full join customers k on o.c = k.c").named("t")
 
-    plan = execution_plan(table, scans, limits=ExecutionLimits("ray"))
+    plan = execution_plan(table, scans, limits=limits_of(Node(1, 1 << 30), Node(1, 1 << 30)))
 
     assert (plan.strategy, plan.executor) == ("exchange", "ray")
     assert plan.reason == "'customers' and 'orders' in buckets by \"c\""
+
+
+@pytest.mark.parametrize(
+    ("nodes", "strategy", "why"),
+    [
+        ([Node(2, 64 << 30)], "gather", "execution is set to ray"),
+        (
+            [Node(2, 64 << 30), Node(2, 64 << 30)],
+            "gather",
+            r"; one worker: \d+\.\d s in one worker, \d+\.\d s in buckets",
+        ),
+        ([Node(2, 64 << 30)] * 16, "exchange", r"; buckets: \d+\.\d s in one worker, \d+\.\d s in buckets"),
+        ([Node(2, 1 << 30)] * 2, "exchange", "execution is set to ray"),
+    ],
+    ids=["one node", "two nodes", "many nodes", "too little memory"],
+)
+def test_rows_are_gathered_or_partitioned_by_estimated_time(scan, nodes, strategy, why):
+    scans = {"orders": scan(*ORDERS), "customers": scan(*CUSTOMERS)}
+    table = sql("select o.id, k.name from orders o full join customers k on o.c = k.c").named("t")
+
+    plan = execution_plan(table, scans, limits=limits_of(*nodes))
+
+    assert (plan.strategy, plan.executor) == (strategy, "ray")
+    assert re.search(why, plan.why)
+
+
+def limits_of(*nodes: Node) -> ExecutionLimits:
+    return ExecutionLimits("ray", nodes=lambda: nodes)
 
 
 def test_expectations_and_keys_are_validated_across_buckets(step, scan):

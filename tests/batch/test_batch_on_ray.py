@@ -14,13 +14,16 @@ import ray
 import ray.data
 from ray.data.expressions import col
 
-from pipeline.batch.ray_executor import dataset_rows, run_tasks
+from pipeline.batch.ray_datasets import dataset_rows
+from pipeline.batch.ray_tasks import run_tasks
+from pipeline.batch.retries import SplitTask
 from pipeline.batch.work import Split
 from pipeline.connectors import files
 from pipeline.core.definitions import source
 from pipeline.core.errors import DefinitionError, ExpectationError, StorageError
 from pipeline.core.functions import table
 from pipeline.core.schema import Schema
+from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import sql
 from pipeline.quality import fail, quarantine, warn
@@ -236,7 +239,7 @@ def test_other_errors_keep_their_type():
         raise ZeroDivisionError(f"split {split.index}")
 
     with pytest.raises(ZeroDivisionError, match="split"):
-        list(run_tasks("t", boom, [Split(0), Split(1)]))
+        list(run_tasks("t", [SplitTask(boom, Split(n)) for n in range(2)], Limits(1 << 28, 1)))
 
 
 def test_a_crashed_worker_is_replaced_without_duplicate_rows(step, scan, tmp_path):
@@ -260,7 +263,10 @@ def test_each_of_many_tasks_returns_once(cluster):
     assert ray.is_initialized()
     assert ray.get_runtime_context().gcs_address == cluster
 
-    answers = list(run_tasks("t", lambda split: split.index, [Split(n) for n in range(20)]))
+    def index(split: Split) -> int:
+        return split.index
+
+    answers = list(run_tasks("t", [SplitTask(index, Split(n)) for n in range(20)], Limits(1 << 28, 1)))
 
     assert sorted((split.index, answer) for split, answer in answers) == [(n, n) for n in range(20)]
 

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, Phase, settings
 from pipeline.core.refusal import Refusal
 from pipeline.kernel.aggregates.decomposition import STATES, decompose
 from pipeline.kernel.engine import connect, schema_of
-from pipeline.kernel.planner.exchange import BUCKETS, Exchange, bucket_of, exchange
+from pipeline.kernel.planner.exchange import BUCKETS, Exchange, exchange
 from pipeline.kernel.planner.strategy import StrategyChoice, choose_strategy, driving_of
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql import parse, tables_of
-from pipeline.kernel.sql_text import quoted
+from pipeline.kernel.sql_text import bucket_of, quoted
 
 settings.register_profile(
     "fixed",

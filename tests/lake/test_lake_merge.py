@@ -23,7 +23,7 @@ from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.sql_text import literal
 from pipeline.kernel.types import stored
 from pipeline.lake import MergeSpec, Version, merge, replace_keys
-from pipeline.lake.merge import overlapping
+from pipeline.lake.merging import overlapping
 
 HOW = Merge("seq", "op = 'D'")
 

@@ -8,7 +8,7 @@ runs on each bucket, and its result is the union of their results; ORDER BY and 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sqlglot import exp
@@ -45,14 +45,6 @@ class Exchange:
     merges: bool
     """Whether groups span buckets, so that the statement is decomposed and the states of all buckets are merged."""
     reason: str
-
-
-def bucket_of(expressions: Iterable[str], buckets: int) -> str:
-    """Return the SQL of a row's bucket, 0 to `buckets` - 1, from its key expressions.
-
-    It uses the middle bits of the hash, because DuckDB's hash tables use the low and high bits.
-    """
-    return f"((hash({', '.join(expressions)}) >> 28) % {buckets})::integer"
 
 
 def exchange(

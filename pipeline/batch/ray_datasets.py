@@ -1,13 +1,11 @@
-"""Runs tasks as one Ray Data execution: one fused read task per split, which returns only metadata."""
+"""Functions of Ray datasets: the inputs as datasets, and the rows of the dataset that the function returns."""
 
 from __future__ import annotations
 
 import logging
-import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,93 +19,47 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.batch.ray_cluster import join
-from pipeline.batch.retries import result_or_failure
 from pipeline.batch.splits import SPLIT_BYTES
-from pipeline.batch.work import Split
 from pipeline.core import scratch
 from pipeline.core.errors import USER_CODE_ERRORS, DefinitionError, Place
 from pipeline.core.functions import place_of
-from pipeline.kernel.budget import Budget
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.scan import Scan
 
-MAX_ATTEMPTS = 3
-"""The maximum number of workers that a task may crash."""
 
+class ScanDatasource(Datasource):
+    """A Ray Data source with one read task per part of a scan."""
 
-@dataclass(frozen=True)
-class RayTask:
-    """A read task: the argument for `work`, and the expected rows and bytes of the result, if known."""
-
-    argument: Any
-    rows: int | None = None
-    size_bytes: int | None = None
-
-
-class TaskDatasource(Datasource):
-    """A Ray Data source with one read task per split; a task returns the Arrow block that `work` computes."""
-
-    def __init__(self, name: str, work: Callable[[Any], pa.Table], reads: Sequence[RayTask]) -> None:
+    def __init__(self, name: str, parts: Sequence[Scan]) -> None:
         """Create the source; nothing is read yet."""
         super().__init__()  # type: ignore[no-untyped-call]  # Ray is untyped
         self._name = name
-        self._work = work
-        self._reads = reads
+        self._parts = parts
 
     def get_name(self) -> str:
         """Return the name of the table, shown in the Ray dashboard."""
         return self._name
 
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Return the total bytes of all splits, if known."""
-        sizes = [read.size_bytes for read in self._reads if read.size_bytes is not None]
-        return sum(sizes) if len(sizes) == len(self._reads) else None
+    def estimate_inmemory_data_size(self) -> int:
+        """Return the bytes of all parts."""
+        return sum(part.size_bytes for part in self._parts)
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """Return one task per split, ignoring Ray's parallelism."""
+        """Return one task per part, ignoring Ray's parallelism."""
         del parallelism, data_context
-        return [self._task(read, per_task_row_limit) for read in self._reads]
+        return [self._task(part, per_task_row_limit) for part in self._parts]
 
-    def _task(self, read: RayTask, row_limit: int | None) -> ReadTask:
+    def _task(self, part: Scan, row_limit: int | None) -> ReadTask:
         # Ray answers count() from this metadata, without reading
-        metadata = BlockMetadata(num_rows=read.rows, size_bytes=read.size_bytes, input_files=None, exec_stats=None)
-        return ReadTask(partial(_blocks, self._work, read.argument), metadata, per_task_row_limit=row_limit)
+        metadata = BlockMetadata(num_rows=part.rows, size_bytes=part.size_bytes, input_files=None, exec_stats=None)
+        return ReadTask(partial(_read, part), metadata, per_task_row_limit=row_limit)
 
 
-def _blocks(work: Callable[[Any], pa.Table], argument: Any) -> list[pa.Table]:
-    return [work(argument)]
-
-
-def cluster_budget() -> Budget:
-    """Return the number of concurrent tasks of the cluster, and their total memory."""
-    join()
-    known = ray.nodes()  # type: ignore[no-untyped-call]  # Ray is untyped
-    nodes = [node["Resources"] for node in known if node["Alive"] and node["Resources"].get("CPU")]
-    slots = max(1, int(sum(node["CPU"] for node in nodes)))
-    least = min((node.get("memory", 0) / node["CPU"] for node in nodes), default=0)
-    return Budget(int(least * slots), slots)
-
-
-def run_tasks(name: str, task: Callable[[Split], Any], splits: Sequence[Split]) -> Iterator[tuple[Split, Any]]:
-    """Run a task for every split on the cluster, and yield each split with its result as it finishes.
-
-    Ray retries a task whose worker crashed. A split that crashes `MAX_ATTEMPTS` workers is not yielded. An error of the
-    task itself stops all tasks and is raised.
-    """
-    with _cluster():
-        size = sum(split.size_bytes for split in splits) // len(splits)
-        reads = [RayTask(split, rows=1, size_bytes=size) for split in splits]
-        source = TaskDatasource(name, partial(_pickled, cloudpickle.dumps(task)), reads)
-        answers = ray.data.read_datasource(source, override_num_blocks=len(splits), num_cpus=1)
-        for batch in answers.iter_batches(batch_format="pyarrow", batch_size=None):
-            for answer in batch.column("outcome").to_pylist():
-                index, outcome, error = pickle.loads(answer)  # noqa: S301 - the result of our task, over Ray's channel
-                if error is not None:
-                    raise error
-                if outcome is not None:  # otherwise it crashed too many workers
-                    yield next(split for split in splits if split.index == index), outcome
+def _read(part: Scan) -> list[pa.Table]:
+    with connect() as con:
+        return [arrow(con, part.query())]
 
 
 def dataset_rows(
@@ -192,42 +144,9 @@ def _combined_reader(
 
 
 def _dataset(name: str, scan: Scan, split_bytes: int) -> ray.data.Dataset:
-    reads = [RayTask(part, part.rows, part.size_bytes) for part in scan.splits(split_bytes)]
-    dataset: ray.data.Dataset = ray.data.read_datasource(
-        TaskDatasource(name, _read, reads), override_num_blocks=len(reads)
-    )
+    parts = scan.splits(split_bytes)
+    dataset: ray.data.Dataset = ray.data.read_datasource(ScanDatasource(name, parts), override_num_blocks=len(parts))
     return dataset
-
-
-def _read(scan: Scan) -> pa.Table:
-    with connect() as con:
-        return arrow(con, scan.query())
-
-
-def _pickled(task: bytes, split: Split) -> pa.Table:
-    """Run a task, and return the split's index with its outcome or error; with neither if the task is given up."""
-    outcome = error = None
-    try:
-        if _attempt_number() >= MAX_ATTEMPTS:
-            return _answer(split, None, None)
-        outcome = result_or_failure(partial(pickle.loads(task), split))  # noqa: S301 - our own task
-    except Exception as raised:  # noqa: BLE001 - it is raised again in the driver
-        error = raised
-    return _answer(split, outcome, error)
-
-
-def _answer(split: Split, outcome: object, error: Exception | None) -> pa.Table:
-    try:
-        answer = pickle.dumps((split.index, outcome, error))
-    except Exception:  # noqa: BLE001 - a user's error that cannot be pickled
-        answer = pickle.dumps((split.index, None, RuntimeError(f"{type(error).__name__}: {error}")))
-    return pa.table({"outcome": pa.array([answer], pa.binary())})
-
-
-def _attempt_number() -> int:
-    """Return the number of workers that this task has crashed; Ray Data itself retries without limit."""
-    worker: Any = ray._private.worker.global_worker  # noqa: SLF001 - Ray has no public API for it
-    return int(worker.core_worker.get_current_task_attempt_number())
 
 
 @contextmanager

@@ -21,7 +21,8 @@ from pipeline.kernel.engine import arrow, connect, first_line, one
 from pipeline.kernel.pool import Limits, configure
 from pipeline.kernel.scan import DataFile, Scan, no_rows
 from pipeline.kernel.sql_text import listed, literal, quoted
-from pipeline.lake.delta import DeltaStager, LakeTable, Version
+from pipeline.lake.delta import LakeTable, Version
+from pipeline.lake.stager import DeltaStager
 
 RANGES = 4096
 """Number of ranges that summarize the new keys, to find the files that can contain one of them."""

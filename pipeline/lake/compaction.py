@@ -26,9 +26,10 @@ from pipeline.core.staging import StagedFile
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import DataFile, Scan
-from pipeline.lake.delta import DeltaStager, LakeTable, Version
+from pipeline.lake.delta import LakeTable, Version
 from pipeline.lake.head import Commit, TableHead, conflict, open_table
 from pipeline.lake.log import COMPACTED
+from pipeline.lake.stager import DeltaStager
 
 TARGET_BYTES = 128 << 20
 """The target size of compacted files."""
