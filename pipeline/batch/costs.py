@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.core.execution import Node
+from pipeline.core.execution import NodeResources
 
 COMPUTE_S = 5.0
 """The seconds of a core for reading and combining 1 GB of files."""
@@ -17,12 +17,12 @@ ROUND_S = 0.2
 """The time until all tasks of a round have started and ended, without their work."""
 
 
-def gathered_s(size_bytes: int, node: Node) -> float:
+def gathered_s(size_bytes: int, node: NodeResources) -> float:
     """Return the seconds of a statement over all rows in one worker with all cores of a node."""
     return COMPUTE_S * size_bytes / 1e9 / node.cpus
 
 
-def in_buckets_s(size_bytes: int, cut_bytes: int, nodes: Sequence[Node]) -> float:
+def in_buckets_s(size_bytes: int, cut_bytes: int, nodes: Sequence[NodeResources]) -> float:
     """Return the seconds of a statement in buckets on all nodes, of which `cut_bytes` must be partitioned."""
     slots = sum(node.cpus for node in nodes)
     return (COMPUTE_S * size_bytes + CUT_S * cut_bytes) / 1e9 / slots + 2 * ROUND_S

@@ -22,7 +22,7 @@ from pipeline.batch.splits import (
 )
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Split
-from pipeline.core.execution import Node
+from pipeline.core.execution import NodeResources
 from pipeline.core.settings import Settings
 from pipeline.kernel.budget import LEAST_BYTES, Budget, budget_here
 from pipeline.kernel.pool import Limits
@@ -95,7 +95,7 @@ class RayExecutor:
 
     name: str
     """The project and the table, shown in the Ray dashboard."""
-    nodes: tuple[Node, ...]
+    nodes: tuple[NodeResources, ...]
 
     @property
     def slots(self) -> int:
@@ -144,7 +144,7 @@ def executor_of(spec: StepSpec, settings: Settings, memory_bytes: int | None = N
         return LocalExecutor(budget_here(memory_bytes or settings.memory_bytes))
     most = sys.maxsize if settings.memory_bytes is None else settings.memory_bytes
     name = f"{settings.name}.{spec.definition.name}"
-    return RayExecutor(name, tuple(Node(node.cpus, min(node.memory_bytes, most)) for node in nodes()))
+    return RayExecutor(name, tuple(NodeResources(node.cpus, min(node.memory_bytes, most)) for node in nodes()))
 
 
 def splits_of(spec: StepSpec, executor: Executor, *, whole_files: bool = False) -> tuple[Split, ...]:

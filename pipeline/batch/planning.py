@@ -10,7 +10,7 @@ from sqlglot import exp
 
 from pipeline.batch.costs import gathered_s, in_buckets_s
 from pipeline.core.definitions import Source, StoredDefinition, Table
-from pipeline.core.execution import Execution, ExecutionLimits, Node
+from pipeline.core.execution import Execution, ExecutionLimits, NodeResources
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.refusal import Refusal
 from pipeline.core.splits import SourceSplit
@@ -85,7 +85,7 @@ def _combines_large(direct: ExecutionPlan, scans: Mapping[str, Scan]) -> bool:
 
 
 def _on_cluster(
-    definition: StoredDefinition, direct: ExecutionPlan, scans: Mapping[str, Scan], nodes: Sequence[Node]
+    definition: StoredDefinition, direct: ExecutionPlan, scans: Mapping[str, Scan], nodes: Sequence[NodeResources]
 ) -> ExecutionPlan:
     """Return the faster plan: all rows in one worker, if they fit in its memory, or in buckets, if that is possible."""
     size_bytes, node = sum(scan.size_bytes for scan in scans.values()), max(nodes)

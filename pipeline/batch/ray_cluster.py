@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.batch.ray_address import has_address, require_reachable
 from pipeline.core.errors import UnavailableError
-from pipeline.core.execution import Node
+from pipeline.core.execution import NodeResources
 from pipeline.kernel.budget import budget_here
 
 LOOPBACK = "127.0.0.1"
@@ -56,7 +56,7 @@ def _join() -> None:
         ) from error
 
 
-def nodes() -> tuple[Node, ...]:
+def nodes() -> tuple[NodeResources, ...]:
     """Return the nodes on which tasks can run: those of the configured cluster, otherwise this machine.
 
     Connects to a configured cluster, but does not start a local one.
@@ -68,9 +68,11 @@ def nodes() -> tuple[Node, ...]:
 
     known = ray.nodes()  # type: ignore[no-untyped-call]  # Ray is untyped
     alive = [node["Resources"] for node in known if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
-    return tuple(sorted(Node(int(node["CPU"]), int(node.get("memory", 0))) for node in alive)) or (_this_machine(),)
+    return tuple(sorted(NodeResources(int(node["CPU"]), int(node.get("memory", 0))) for node in alive)) or (
+        _this_machine(),
+    )
 
 
-def _this_machine() -> Node:
+def _this_machine() -> NodeResources:
     here = budget_here()
-    return Node(here.slots, here.memory_bytes)
+    return NodeResources(here.slots, here.memory_bytes)

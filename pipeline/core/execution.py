@@ -12,7 +12,7 @@ it is not set. `auto` uses the cluster of `RAY_ADDRESS` for inputs of at least `
 
 
 @dataclass(frozen=True, order=True)
-class Node:
+class NodeResources:
     """A machine of a cluster, by its resources for tasks."""
 
     cpus: int
@@ -28,5 +28,5 @@ class ExecutionLimits:
     memory_bytes: int | None = None
     has_cluster: bool = True
     """Whether a cluster is configured."""
-    nodes: Callable[[], Sequence[Node]] = lambda: (Node(1, 1 << 30),)
+    nodes: Callable[[], Sequence[NodeResources]] = lambda: (NodeResources(1, 1 << 30),)
     """Returns the nodes of the cluster; called only if the plan depends on them."""

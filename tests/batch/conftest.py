@@ -14,7 +14,7 @@ from pipeline.batch.planning import execution_plan, source_execution_plan
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
 from pipeline.core.definitions import Source, StoredDefinition
-from pipeline.core.execution import Execution, ExecutionLimits, Node
+from pipeline.core.execution import Execution, ExecutionLimits, NodeResources
 from pipeline.core.settings import Settings
 from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import DataFile, Scan
@@ -25,7 +25,7 @@ APART = 600 << 20
 """A pretended size that puts every file into a separate split, although the files are small. A single file has its real size."""
 
 
-SMALL_NODES = (Node(1, 1 << 20), Node(1, 1 << 20))
+SMALL_NODES = (NodeResources(1, 1 << 20), NodeResources(1, 1 << 20))
 """A pretended cluster on which statements over files of a pretended size run in buckets."""
 
 

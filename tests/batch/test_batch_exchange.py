@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.batch.planning import execution_plan
-from pipeline.core.execution import ExecutionLimits, Node
+from pipeline.core.execution import ExecutionLimits, NodeResources
 from pipeline.kernel.sql import sql
 from pipeline.quality import quarantine
 
@@ -67,7 +67,7 @@ def test_the_plan_names_the_partitioned_inputs(scan):
     scans = {"orders": scan(*ORDERS), "customers": scan(*CUSTOMERS)}
     table = sql("select o.id, k.name from orders o full join customers k on o.c = k.c").named("t")
 
-    plan = execution_plan(table, scans, limits=limits_of(Node(1, 1 << 30), Node(1, 1 << 30)))
+    plan = execution_plan(table, scans, limits=limits_of(NodeResources(1, 1 << 30), NodeResources(1, 1 << 30)))
 
     assert (plan.strategy, plan.executor) == ("exchange", "ray")
     assert plan.reason == "'customers' and 'orders' in buckets by \"c\""
@@ -76,14 +76,14 @@ def test_the_plan_names_the_partitioned_inputs(scan):
 @pytest.mark.parametrize(
     ("nodes", "strategy", "why"),
     [
-        ([Node(2, 64 << 30)], "gather", "execution is set to ray"),
+        ([NodeResources(2, 64 << 30)], "gather", "execution is set to ray"),
         (
-            [Node(2, 64 << 30), Node(2, 64 << 30)],
+            [NodeResources(2, 64 << 30), NodeResources(2, 64 << 30)],
             "gather",
             r"; one worker: \d+\.\d s in one worker, \d+\.\d s in buckets",
         ),
-        ([Node(2, 64 << 30)] * 16, "exchange", r"; buckets: \d+\.\d s in one worker, \d+\.\d s in buckets"),
-        ([Node(2, 1 << 30)] * 2, "exchange", "execution is set to ray"),
+        ([NodeResources(2, 64 << 30)] * 16, "exchange", r"; buckets: \d+\.\d s in one worker, \d+\.\d s in buckets"),
+        ([NodeResources(2, 1 << 30)] * 2, "exchange", "execution is set to ray"),
     ],
     ids=["one node", "two nodes", "many nodes", "too little memory"],
 )
@@ -97,7 +97,7 @@ def test_rows_are_gathered_or_partitioned_by_estimated_time(scan, nodes, strateg
     assert re.search(why, plan.why)
 
 
-def limits_of(*nodes: Node) -> ExecutionLimits:
+def limits_of(*nodes: NodeResources) -> ExecutionLimits:
     return ExecutionLimits("ray", nodes=lambda: nodes)
 
 
