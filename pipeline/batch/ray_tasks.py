@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -22,6 +23,8 @@ MAX_ATTEMPTS = 3
 """The maximum number of workers that a task may crash."""
 _POLL_S = 0.2
 """How often a waiting driver checks whether its run has been interrupted."""
+_SETTLE_S = 0.1
+"""How long a driver waits before it cancels calls: Ray aborts the driver if a call that is just being started is cancelled."""
 _END_S = 5.0
 """How long an interrupted driver waits for its tasks to end."""
 _Answer = tuple[Any, Exception | None]
@@ -55,7 +58,8 @@ def run_tasks(name: str, tasks: Sequence[SplitTask], limits: Limits) -> Iterator
                 if result is not None:
                     yield split, result
     except BaseException:
-        for ref in waiting:
+        time.sleep(_SETTLE_S)
+        for ref in reversed(waiting):  # waiting ones first: others would make room for them
             ray.cancel(ref, force=True)
         ray.wait(list(waiting), num_returns=len(waiting), timeout=_END_S)
         raise
