@@ -17,6 +17,7 @@ from cluster.cli.reporting import try_update_report
 from cluster.cli.stopping import stoppable
 from pipeline.core.errors import RequestError, few, quantity
 from pipeline.project.workspace import Workspace
+from pipeline.streaming.runtime.autoscaling import parse_shards
 from pipeline.streaming.runtime.exposition import exposition
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.metrics import StreamStatus
@@ -39,7 +40,12 @@ Begin = Annotated[
 Anew = Annotated[bool, typer.Option("--anew", help="With a time or offsets: recreate an existing table.")]
 Restore = Annotated[str | None, typer.Option(help="Restore this savepoint first.")]
 Drain = Annotated[bool, typer.Option("--drain", help="Close all windows at the end.")]
-Shards = Annotated[int | None, typer.Option(help="Number of state shards (default: number of cores).", min=1)]
+Shards = Annotated[
+    str | None,
+    typer.Option(
+        help="Number of state shards (default: number of cores), or a range like 1..4 within which each stream scales itself."
+    ),
+]
 RebuildState = Annotated[
     bool,
     typer.Option(
@@ -86,7 +92,7 @@ def stream(
         until_caught_up=until_caught_up,
         drain=drain,
         stream_options=StreamOptions(
-            shards=shards,
+            shards=None if shards is None else parse_shards(shards),
             anew=anew,
             accept_gaps=accept_gaps,
             state=_state_mode(begin, rebuild=rebuild_state, keep=keep_state),
@@ -185,6 +191,7 @@ def _sum_up(running: StreamJob, *, as_json: bool) -> None:
         away = [f"{quarantined(facts)} quarantined"] if facts.totals.get("quarantined") else []
         away += [f"{text(facts.totals['dropped'])} dropped"] if facts.totals.get("dropped") else []
         away += [quantity(facts.restarts, "restart")] if facts.restarts else []
+        away += [f"workers lost and replaced {quantity(facts.recoveries, 'time')}"] if facts.recoveries else []
         away += [f"latency {latency(facts)}"] if facts.latency.count else []
         out.print(f"{mark} {facts.name}: {facts.status} at epoch {text(facts.epoch)}, {', '.join([counts, *away])}")
         if facts.waits_for and facts.status in {"ended", "stopped"}:

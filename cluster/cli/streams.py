@@ -14,11 +14,12 @@ from pipeline.core.epochs import BEGINNING, END
 from pipeline.core.errors import quantity
 from pipeline.governance import DesiredState
 from pipeline.streaming.runtime.control import StreamSummary, request, stream_summaries
+from pipeline.streaming.runtime.control import rescale as rescale_stream
 from pipeline.streaming.runtime.metrics import TROUBLED
 from pipeline.streaming.runtime.savepoints import save
 from pipeline.streaming.runtime.savepoints import savepoints as savepoints_of
 
-app = typer.Typer(help="List streams; pause, resume, drain or stop running streams; manage savepoints.")
+app = typer.Typer(help="List streams; pause, resume, rescale, drain or stop running streams; manage savepoints.")
 Name = Annotated[str, typer.Argument(help="Name of a stream's table.")]
 
 
@@ -92,6 +93,18 @@ def stop(name: Name, env: Env = None, folder: Folder = HERE) -> None:
 
 
 @app.command()
+def rescale(
+    name: Name,
+    shards: Annotated[int, typer.Option(help="The new number of state shards.", min=1)],
+    env: Env = None,
+    folder: Folder = HERE,
+) -> None:
+    """Change the number of shards of a running stream, at its next commit."""
+    lease = rescale_stream(open_workspace(folder, env), name, shards)
+    out.print(f"[green]✓[/] {name} has {quantity(shards, 'shard')}, at epoch {text(lease.facts.get('epoch'))}")
+
+
+@app.command()
 def savepoint(
     name: Name,
     label: Annotated[str | None, typer.Argument(help="Label of the savepoint (default: epoch-N).")] = None,
@@ -144,7 +157,9 @@ def _parts(stream: StreamSummary) -> dict[str, Any]:
         "rows_per_s": running.get("rows_per_s"),
         "watermark_delay_s": running.get("watermark_delay_s", delay),
         "holder": "" if lease is None else f"process {lease.pid} on {lease.host}",
+        "shards": running.get("shards"),
         "restarts": facts.get("restarts", 0),
+        "recoveries": facts.get("recoveries", 0),
         "sinks": facts.get("sinks", {}),
         "error": facts.get("error", ""),
     }

@@ -1,7 +1,7 @@
 """Catalog, lineage and leases."""
 
 from pipeline.governance.catalog import BackfillRecord, Catalog, CheckRecord, RunRecord, StepRecord, VersionRecord
-from pipeline.governance.leases import DesiredState, Lease, LeaseHolder, Leases, this_process
+from pipeline.governance.leases import DesiredState, Lease, LeaseHolder, Leases, StreamRequest, this_process
 
 __all__ = [
     "BackfillRecord",
@@ -13,6 +13,7 @@ __all__ = [
     "Leases",
     "RunRecord",
     "StepRecord",
+    "StreamRequest",
     "VersionRecord",
     "this_process",
 ]

@@ -51,6 +51,25 @@ class DesiredState(StrEnum):
 
 
 @dataclass(frozen=True)
+class StreamRequest:
+    """What is requested of the process that runs a stream."""
+
+    state: DesiredState = DesiredState.RUN
+    shards: int | None = None
+    """The requested number of shards; `None` leaves it to the process."""
+
+    def to_text(self) -> str:
+        """Return it as a lease stores it: the state and, if requested, the shards, as in `run shards=3`."""
+        return self.state.value if self.shards is None else f"{self.state.value} shards={self.shards}"
+
+    @classmethod
+    def from_text(cls, text: str) -> StreamRequest:
+        """Return it from its text in a lease."""
+        state, _, shards = text.partition(" shards=")
+        return cls(DesiredState(state), int(shards) if shards else None)
+
+
+@dataclass(frozen=True)
 class LeaseHolder:
     """A process that holds leases, identified by a unique token."""
 
@@ -77,7 +96,7 @@ class Lease:
     pid: int
     since: float
     until: float
-    desired_state: DesiredState = DesiredState.RUN
+    request: StreamRequest = field(default_factory=StreamRequest)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def is_living(self, now: float) -> bool:
@@ -127,25 +146,25 @@ class Leases:
                 return
         raise ConflictError(f"another process has just acquired the lease of stream {name!r}", do="try again")
 
-    def renew(self, me: LeaseHolder, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, DesiredState | None]:
-        """Renew leases, store the status of their streams, and return the desired states; `None` for a lost lease."""
+    def renew(self, me: LeaseHolder, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, StreamRequest | None]:
+        """Renew leases, store the status of their streams, and return what is requested; `None` for a lost lease."""
         now = self._clock()
-        states: dict[str, DesiredState | None] = {}
+        requests: dict[str, StreamRequest | None] = {}
         with self._catalog.transaction() as connection:
             for name, reported in facts.items():
                 mine = (_LEASES.c.name == name, _LEASES.c.holder == me.token)
                 values = {"until": now + LASTS_S, "facts_json": json.dumps(reported)}
                 if connection.execute(_LEASES.update().where(*mine).values(**values)).rowcount:
                     desired = connection.execute(sa.select(_LEASES.c.wish).where(*mine)).scalar_one()
-                    states[name] = DesiredState(desired)
+                    requests[name] = StreamRequest.from_text(desired)
                 elif connection.execute(sa.select(_LEASES.c.name).where(_LEASES.c.name == name)).first():
-                    states[name] = None
+                    requests[name] = None
                 else:  # the catalog was recreated
                     connection.execute(
                         _LEASES.insert().values({**_row(name, me, now), "facts_json": json.dumps(reported)})
                     )
-                    states[name] = DesiredState.RUN
-        return states
+                    requests[name] = StreamRequest()
+        return requests
 
     def release(self, name: str, me: LeaseHolder, facts: Mapping[str, Any]) -> None:
         """Release a lease, if it is still held, and store the final status of its stream."""
@@ -154,14 +173,19 @@ class Leases:
             values = {"until": 0.0, "wish": DesiredState.RUN, "facts_json": json.dumps(facts)}
             connection.execute(_LEASES.update().where(*mine).values(**values))
 
-    def request(self, name: str, state: DesiredState) -> Lease:
-        """Request a state of a running stream; raise `RequestError` if it is not running."""
+    def request(self, name: str, state: DesiredState | None = None, *, shards: int | None = None) -> Lease:
+        """Request a state or a number of shards of a running stream; raise `RequestError` if it is not running.
+
+        What is not given stays as requested before.
+        """
         lease = self.get(name)
         if lease is None or not lease.is_living(self._clock()):
             raise RequestError(f"stream {name!r} is not running", do=f"start it: headwater stream {name}")
+        before = lease.request
+        requested = StreamRequest(state or before.state, before.shards if shards is None else shards)
         mine = (_LEASES.c.name == name, _LEASES.c.holder == lease.holder)
         with self._catalog.transaction() as connection:
-            connection.execute(_LEASES.update().where(*mine).values(wish=state))
+            connection.execute(_LEASES.update().where(*mine).values(wish=requested.to_text()))
         return lease
 
     def _try_acquire(self, name: str, me: LeaseHolder, lease: Lease | None, now: float) -> bool:
@@ -199,5 +223,5 @@ def _row(name: str, me: LeaseHolder, now: float) -> dict[str, Any]:
 
 def _lease(row: sa.RowMapping) -> Lease:
     fields = dict(row)
-    desired = DesiredState(fields.pop("wish"))
-    return Lease(facts=json.loads(fields.pop("facts_json")), desired_state=desired, **fields)
+    request = StreamRequest.from_text(fields.pop("wish"))
+    return Lease(facts=json.loads(fields.pop("facts_json")), request=request, **fields)

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.core.errors import ConflictError, RequestError, StorageError
-from pipeline.governance import Catalog, DesiredState, Leases, this_process
+from pipeline.governance import Catalog, DesiredState, Leases, StreamRequest, this_process
 from pipeline.governance.leases import LASTS_S
 
 
@@ -44,7 +44,7 @@ def test_lease_has_one_holder_until_it_expires(leases, clock):
     ):
         leases.acquire("delays", second)
     clock.now += LASTS_S - 1
-    assert leases.renew(first, {"delays": {"status": "running"}}) == {"delays": "run"}
+    assert leases.renew(first, {"delays": {"status": "running"}}) == {"delays": StreamRequest()}
     clock.now += LASTS_S - 1
     with pytest.raises(ConflictError, match="stop it with"):
         leases.acquire("delays", second)
@@ -100,10 +100,10 @@ def test_renewal_returns_the_desired_state(leases):
         leases.request("delays", DesiredState.PAUSE)
     leases.acquire("delays", me)
     leases.request("delays", DesiredState.PAUSE)
-    assert leases.renew(me, {"delays": {"status": "running"}}) == {"delays": "pause"}
+    assert leases.renew(me, {"delays": {"status": "running"}}) == {"delays": StreamRequest(DesiredState.PAUSE)}
     leases.release("delays", me, {})
     leases.acquire("delays", me)
-    assert leases.renew(me, {"delays": {}}) == {"delays": "run"}, (
+    assert leases.renew(me, {"delays": {}}) == {"delays": StreamRequest()}, (
         "a desired state is for the holder at the time of the request"
     )
 
@@ -113,7 +113,7 @@ def test_renewal_recreates_a_lease_that_was_deleted(url, leases):
     leases.acquire("delays", me)
     with sa.create_engine(url).begin() as connection:
         connection.execute(sa.text("delete from leases"))
-    assert leases.renew(me, {"delays": {"status": "running"}}) == {"delays": "run"}
+    assert leases.renew(me, {"delays": {"status": "running"}}) == {"delays": StreamRequest()}
     assert leases.get("delays").facts == {"status": "running"}
 
 
@@ -134,3 +134,22 @@ def test_unusable_catalog_is_an_error(tmp_path):
     (tmp_path / "catalog.db").mkdir()
     with pytest.raises(StorageError, match="cannot be used"):
         Leases(Catalog(f"sqlite:///{tmp_path}/catalog.db")).all()
+
+
+def test_a_requested_number_of_shards_and_a_state_are_kept_together(leases):
+    me = this_process()
+    leases.acquire("delays", me)
+    leases.request("delays", shards=3)
+    assert leases.renew(me, {"delays": {}}) == {"delays": StreamRequest(DesiredState.RUN, 3)}
+    leases.request("delays", DesiredState.PAUSE)
+    assert leases.get("delays").request == StreamRequest(DesiredState.PAUSE, 3)
+    leases.release("delays", me, {})
+    leases.acquire("delays", this_process())
+    assert leases.get("delays").request == StreamRequest(), "a request ends with the process that it was for"
+
+
+@pytest.mark.parametrize(
+    "request_", [StreamRequest(state, shards) for state in DesiredState for shards in (None, 1, 12)]
+)
+def test_requests_survive_being_stored(request_):
+    assert StreamRequest.from_text(request_.to_text()) == request_

@@ -18,6 +18,7 @@ from pipeline.kernel.scan import DataFile, Scan
 from pipeline.lake import MergeSpec, TableHead, compact, replace_keys
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import StreamPlan
+from pipeline.streaming.runtime.leftovers import Leftovers, find_leftovers
 from pipeline.streaming.runtime.steps import CommitStep, OnStep
 
 log = logger(__name__)
@@ -55,6 +56,12 @@ class EpochCommitter:
         """The last epoch that is known to be committed."""
         self._commits = ThreadPoolExecutor(1, thread_name_prefix="headwater-commit")
         self._tidying = ThreadPoolExecutor(1, thread_name_prefix="headwater-tidy")
+        self._leftovers: Future[Leftovers] | None = self._tidying.submit(
+            find_leftovers,
+            self._table.storage,
+            workspace.lake.quarantine(plan.name).storage,
+            self.head.epoch or 0,
+        )
         self._committing: Future[Manifest] | None = None
         self._recorded_at = time.monotonic()
 
@@ -66,9 +73,16 @@ class EpochCommitter:
     def begin(self, epoch: PreparedEpoch) -> None:
         """Start a commit after the previous one has ended; raise the error of the previous one."""
         self.wait()
-        self._committing = self._commits.submit(
-            commit_epoch, self._workspace, self._plan, self.head, epoch, self._on_step
-        )
+        self._committing = self._commits.submit(self._commit, epoch)
+
+    def _commit(self, epoch: PreparedEpoch) -> Manifest:
+        """Commit an epoch; after the first one, remove the files of earlier processes that were listed before it."""
+        leftovers = None if self._leftovers is None else self._leftovers.result()
+        manifest = commit_epoch(self._workspace, self._plan, self.head, epoch, self._on_step)
+        if leftovers is not None:
+            self._leftovers = None
+            self._tidying.submit(leftovers.remove, manifest.run_id.rpartition("-")[0])
+        return manifest
 
     def wait(self) -> None:
         """Wait for the running commit; raise its error."""

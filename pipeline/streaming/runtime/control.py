@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.core.epochs import Epoch
-from pipeline.core.errors import ConflictError, StorageError
+from pipeline.core.errors import ConflictError, RequestError, StorageError, quantity
 from pipeline.governance import DesiredState, Lease, Leases
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
@@ -76,20 +76,57 @@ def request(
     """
     workspace.stored(name)
     leases = Leases(workspace.catalog, clock=clock)
-    holder = leases.request(name, state).holder
-    give_up = time.monotonic() + wait_s
-    while True:
-        lease = leases.get(name)
-        if lease is None or lease.holder != holder or not lease.is_living(clock()):
-            if state in {DesiredState.DRAIN, DesiredState.STOP} and lease is not None:
+    ends, statuses = state in {DesiredState.DRAIN, DesiredState.STOP}, _STATUSES_OF.get(state, ())
+    wait = _Wait(leases, leases.request(name, state), wait_s, clock, ends=ends)
+    return wait.until(lambda lease: lease.facts.get("status") in statuses, f"the desired state {state}")
+
+
+def rescale(
+    workspace: Workspace, name: str, shards: int, *, wait_s: float = 60.0, clock: Callable[[], float] = time.time
+) -> Lease:
+    """Let a running stream continue with another number of shards, wait until it does, and return the lease.
+
+    Raises `RequestError` if the stream is not running or has no state, and `ConflictError` if it does not have the
+    shards in time. The request stays in effect until the stream is started again, also for one that scales itself.
+    """
+    workspace.stored(name)
+    if Planner(workspace).plan(name).operator is None:
+        raise RequestError(
+            f"stream {name!r} has no state, so it has no shards",
+            do="rescale a stream that groups, joins or deduplicates",
+        )
+    leases = Leases(workspace.catalog, clock=clock)
+    wait = _Wait(leases, leases.request(name, shards=shards), wait_s, clock)
+    return wait.until(lambda lease: lease.facts.get("shards") == shards, quantity(shards, "shard"))
+
+
+@dataclass(frozen=True)
+class _Wait:
+    """Waits until the process that held the lease at a request has done what was requested."""
+
+    leases: Leases
+    asked: Lease
+    wait_s: float
+    clock: Callable[[], float]
+    ends: bool = False
+    """Whether the request is to end the stream."""
+
+    def until(self, is_done: Callable[[Lease], bool], what: str) -> Lease:
+        name, give_up = self.asked.name, time.monotonic() + self.wait_s
+        while True:
+            lease = self.leases.get(name)
+            if lease is None or lease.holder != self.asked.holder or not lease.is_living(self.clock()):
+                if self.ends and lease is not None:
+                    return lease
+                raise ConflictError(
+                    f"stream {name!r} ended before it received the request", do="see `headwater streams`"
+                )
+            if is_done(lease):
                 return lease
-            raise ConflictError(f"stream {name!r} ended before it received the request", do="see `headwater streams`")
-        if state in _STATUSES_OF and lease.facts.get("status") in _STATUSES_OF[state]:
-            return lease
-        if time.monotonic() > give_up:
-            raise ConflictError(
-                f"stream {name!r} has not reached the desired state {state} yet",
-                got=f"status {lease.facts.get('status')} after {wait_s:g} s",
-                do="see `headwater streams`",
-            )
-        time.sleep(_POLL_EVERY_S)
+            if time.monotonic() > give_up:
+                raise ConflictError(
+                    f"stream {name!r} has not reached {what} yet",
+                    got=f"status {lease.facts.get('status')} after {self.wait_s:g} s",
+                    do="see `headwater streams`",
+                )
+            time.sleep(_POLL_EVERY_S)

@@ -1,4 +1,4 @@
-"""Runs one stream from start to end: micro-batches, pauses, requests, and restarts after transient errors."""
+"""Runs one stream from start to end: micro-batches, pauses, requests, recoveries, and restarts after transient errors."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from pipeline.core.clock import now
-from pipeline.core.errors import ConflictError, HeadwaterError, NewColumnsError, UnavailableError
+from pipeline.core.errors import ConflictError, HeadwaterError, NewColumnsError, UnavailableError, quantity
 from pipeline.core.logs import logger
 from pipeline.core.sources import Extent
 from pipeline.governance import DesiredState
-from pipeline.kernel.engine import is_file_error
+from pipeline.kernel.engine import first_line, is_file_error
 from pipeline.streaming.planning.plan import Planner, StreamPlan
 from pipeline.streaming.runtime.lease_manager import LeaseManager
 from pipeline.streaming.runtime.metrics import RunStatus, StreamMetrics, StreamStatus
 from pipeline.streaming.runtime.options import StreamOptions
-from pipeline.streaming.runtime.restart_policy import RestartPolicy, may_pass
+from pipeline.streaming.runtime.rescaler import Rescaler
+from pipeline.streaming.runtime.restart_policy import RestartPolicy, may_pass, may_recover
 from pipeline.streaming.runtime.savepoints import restore
 from pipeline.streaming.runtime.start import StartPosition
 from pipeline.streaming.runtime.start_position import RequestedStart, resolved
@@ -63,7 +64,7 @@ class StreamJobContext:
     leases: LeaseManager
     on_step: Callable[[str, CommitStep], None] = lambda _, __: None
     on_restart: Callable[[str, str], None] = lambda _, __: None
-    """Called at each restart with the name of the stream and a message."""
+    """Called at each restart, recovery and change of shards with the name of the stream and a message."""
     stop: threading.Event = field(default_factory=threading.Event)
     ended: set[str] = field(default_factory=set)
     streams: dict[str, Stream] = field(default_factory=dict)
@@ -82,6 +83,10 @@ class StreamDriver:
         self._stream_options = context.options.stream_options
         self._was_opened = False
         self._reported_at = 0.0
+        self._rescaler = Rescaler(self._stream_options.shards, self.metrics, self._say)
+        self._recoveries = 0
+        """Recoveries since the last commit."""
+        self._commits_at_recovery = 0
         self._waits_since = now()
 
     def run(self) -> None:
@@ -194,7 +199,7 @@ class StreamDriver:
                 continue
             if desired in {DesiredState.DRAIN, DesiredState.STOP}:
                 break
-            stream.run_micro_batch()
+            self._advance(stream)
             self._report_status(stream, RunStatus.WAITING if stream.last.unanswered else RunStatus.RUNNING)
             if stream.last.has_ended or (options.until_caught_up and self._has_caught_up(stream, target)):
                 break
@@ -206,6 +211,40 @@ class StreamDriver:
             stream.save()
         has_ended = is_over or (desired != DesiredState.STOP and not context.stop.is_set())
         self._report_status(stream, RunStatus.ENDED if has_ended else RunStatus.STOPPED, at_once=True)
+
+    def _advance(self, stream: Stream) -> None:
+        """Rescale if wanted, and run a micro-batch; after the loss of workers, return to the last commit."""
+        if self.metrics.commits > self._commits_at_recovery:
+            self._recoveries = 0
+        try:
+            self._rescaler.rescale(stream, self._context.leases.desired_shards(self.name))
+            stream.run_micro_batch()
+        except Exception as error:
+            if not may_recover(error, self._recoveries) or not stream.can_recover:
+                raise
+            self._recover(stream, error)
+
+    def _recover(self, stream: Stream, loss: Exception) -> None:
+        began, error = time.monotonic(), loss
+        self._set_status(RunStatus.RECOVERING, first_line(loss))
+        while may_recover(error, self._recoveries):
+            self._recoveries += 1
+            self._commits_at_recovery = self.metrics.commits
+            log.info("workers are lost: stream recovers", error=first_line(error))
+            try:
+                lost = stream.recover()
+            except Exception as again:  # noqa: BLE001 - the restart meets it again, unless it was passing
+                error = again
+                continue
+            seconds = time.monotonic() - began
+            self.metrics.recovered(seconds)
+            workers = quantity(lost, "worker")
+            self._say(f"{workers} lost and replaced in {seconds:.1f} s, from the last commit")
+            return
+        raise loss
+
+    def _say(self, message: str) -> None:
+        self._context.on_restart(self.name, message)
 
     def _pause(self, stream: Stream) -> None:
         stream.save()
@@ -238,6 +277,8 @@ class StreamDriver:
             status=status,
             error=error or known.error,
             restarts=self.metrics.restarts,
+            recoveries=self.metrics.recoveries,
+            recovery_s=self.metrics.recovery_s,
             rows_per_s=0,
             bytes_per_s=0,
         )

@@ -78,6 +78,10 @@ class _Streams(Collector):
         )
         commits = CounterMetricFamily(f"{_PREFIX}commits", "Epochs committed by this process.", labels=("stream",))
         restarts = CounterMetricFamily(f"{_PREFIX}restarts", "Restarts after an error.", labels=("stream",))
+        recoveries = CounterMetricFamily(f"{_PREFIX}recoveries", "Replacements of lost workers.", labels=("stream",))
+        recovery = CounterMetricFamily(
+            f"{_PREFIX}recovery_seconds", "Time spent to replace lost workers.", labels=("stream",)
+        )
         phases = CounterMetricFamily(
             f"{_PREFIX}phase_seconds",
             "Time spent in each phase of micro-batches and epochs.",
@@ -86,11 +90,13 @@ class _Streams(Collector):
         for stream in self._streams:
             commits.add_metric((stream.name,), stream.commits)
             restarts.add_metric((stream.name,), stream.restarts)
+            recoveries.add_metric((stream.name,), stream.recoveries)
+            recovery.add_metric((stream.name,), stream.recovery_s)
             for fate, count in stream.totals.items():
                 rows.add_metric((stream.name, fate), count)
             for phase, seconds in stream.phases_s.items():
                 phases.add_metric((stream.name, phase), seconds)
-        yield from (rows, commits, restarts, phases)
+        yield from (rows, commits, restarts, recoveries, recovery, phases)
 
     def _histograms(self) -> Iterator[Metric]:
         latency = HistogramMetricFamily(

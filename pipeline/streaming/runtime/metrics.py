@@ -72,6 +72,9 @@ class StreamMetrics:
     micro_batches: int = 0
     commits: int = 0
     restarts: int = 0
+    recoveries: int = 0
+    recovery_s: float = 0.0
+    """How long the recoveries took together, from the error of a lost worker until all workers were ready again."""
     phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     """Seconds by phase. `commit` runs in parallel to the other phases."""
     latency: Histogram = field(default_factory=Histogram)
@@ -132,6 +135,13 @@ class StreamMetrics:
         self._pending = []
         self._sent.clear()
 
+    def recovered(self, seconds: float) -> None:
+        """Record a recovery from lost workers. Pending rows are read again."""
+        self.recoveries += 1
+        self.recovery_s += seconds
+        self._pending = []
+        self._sent.clear()
+
     def rates(self) -> tuple[float, float]:
         """Return rows and bytes per second, averaged over the last 5 seconds."""
         now = self.clock()
@@ -151,13 +161,15 @@ class RunStatus(StrEnum):
     """Waiting for a system that does not answer."""
     PAUSED = "paused"
     DRAINING = "draining"
+    RECOVERING = "recovering"
+    """Replacing lost workers."""
     RESTARTING = "restarting"
     ENDED = "ended"
     STOPPED = "stopped"
     FAILED = "failed"
 
 
-TROUBLED = frozenset({RunStatus.FAILED, RunStatus.RESTARTING, RunStatus.WAITING})
+TROUBLED = frozenset({RunStatus.FAILED, RunStatus.RECOVERING, RunStatus.RESTARTING, RunStatus.WAITING})
 """The statuses whose reason is in `StreamStatus.error`."""
 
 
@@ -181,6 +193,10 @@ class StreamStatus:
     """The size of the state files, as of the last commit."""
     shards: int = 1
     restarts: int = 0
+    recoveries: int = 0
+    """How often lost workers were replaced."""
+    recovery_s: float = 0.0
+    """How long that took in total."""
     commits: int = 0
     phases_s: Mapping[str, float] = field(default_factory=dict)
     latency: Histogram = field(default_factory=Histogram)
@@ -188,7 +204,7 @@ class StreamStatus:
     waits_for: Sequence[str] = ()
     """If the stream has state: the partitions or inputs that hold the watermark back."""
     error: str = ""
-    """The reason for the last restart, for waiting, or for the failure."""
+    """The reason for the last recovery or restart, for waiting, or for the failure."""
 
     @property
     def behind(self) -> int | None:

@@ -15,6 +15,7 @@ from pipeline.core.staging import Manifest
 from pipeline.lake import TableHead, Version
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import StreamPlan
+from pipeline.streaming.runtime.autoscaling import ShardRange
 from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.progress import Extents, StreamProgress
 from pipeline.streaming.runtime.start import (
@@ -65,7 +66,7 @@ def open_at(workspace: Workspace, plan: StreamPlan, options: StreamOptions, head
     known_gaps = progress.gaps
     extents = {each.name: each.log.extents() for each in plan.inputs}
     progress = positioned(progress, plan, options, extents)
-    shards = 1 if plan.operator is None else options.shards or cores()
+    shards = 1 if plan.operator is None else first_shards(options.shards, epoch)
     is_redefined = manifest is not None and manifest.fingerprint != plan.definition.fingerprint
     has_other_state = epoch is not None and plan.operator is not None and options.state != "restore"
     begins_elsewhere = epoch is None and options.begin != "committed"
@@ -78,6 +79,13 @@ def open_at(workspace: Workspace, plan: StreamPlan, options: StreamOptions, head
         writes_bases=epoch is not None and (epoch.shards != shards or is_redefined or options.state == "rebuild"),
         has_progress=has_other_state or begins_elsewhere or progress.gaps != known_gaps,
     )
+
+
+def first_shards(wanted: int | ShardRange | None, epoch: Epoch | None) -> int:
+    """Return the number of shards with which a stream starts: that of its last commit, if it scales itself."""
+    if isinstance(wanted, ShardRange):
+        return wanted.least if epoch is None else wanted.clamp(epoch.shards)
+    return wanted or cores()
 
 
 def _decided(

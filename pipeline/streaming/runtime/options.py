@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipeline.streaming.runtime.autoscaling import ShardRange
 from pipeline.streaming.runtime.start import StartPosition, StateMode
 
 
@@ -27,8 +28,8 @@ class StreamOptions:
 
     begin: StartPosition = "committed"
     intervals: Intervals = field(default_factory=Intervals)
-    shards: int | None = None
-    """Number of state shards (default: number of cores)."""
+    shards: int | ShardRange | None = None
+    """Number of state shards (default: number of cores), or a range within which the stream scales itself."""
     source_tasks: int | None = None
     """Number of source tasks (default: number of cores), at most one per partition."""
     anew: bool = False

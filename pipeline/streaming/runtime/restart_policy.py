@@ -25,6 +25,10 @@ _PASSING: tuple[type[BaseException], ...] = (
 )
 
 
+MOST_RECOVERIES = 3
+"""How often a stream replaces lost workers between two commits before it restarts."""
+
+
 @dataclass(frozen=True)
 class RestartPolicy:
     """How often a stream restarts after transient errors."""
@@ -46,16 +50,25 @@ class RestartPolicy:
         return float(min(self.first_wait_s * 2 ** min(lately, self.most), self.longest_wait_s))
 
 
+def may_recover(error: BaseException, recoveries: int) -> bool:
+    """Return whether a stream replaces lost workers after an error instead of restarting.
+
+    `recoveries` is their number since the last commit. A stream that loses workers again and again without a commit
+    in between restarts.
+    """
+    return is_loss(error) and recoveries < MOST_RECOVERIES
+
+
 def may_pass(error: BaseException) -> bool:
     """Return whether an error is transient, so that a stream may resume from its last commit: a failed store or worker.
 
     Conflicts are not: another process runs the stream. Errors caused by a definition, an expectation, a
     setting, the state or the log are not either, because they would occur again.
     """
-    return (isinstance(error, _PASSING) and not isinstance(error, IncompatibleStateError)) or _is_loss(error)
+    return (isinstance(error, _PASSING) and not isinstance(error, IncompatibleStateError)) or is_loss(error)
 
 
-def _is_loss(error: BaseException) -> bool:
-    """Return whether an error means that Ray lost a worker, a node or their objects."""
+def is_loss(error: BaseException) -> bool:
+    """Return whether an error means that Ray lost a worker, a node or their objects; not an error of the worker itself."""
     names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("ray.")}
     return bool(names) and "RayTaskError" not in names

@@ -88,17 +88,26 @@ class SourceTask:
 
     def __init__(self, config: SourceTaskConfig, offsets: Mapping[str, Mapping[str, int]]) -> None:
         """Open the tails of the partitions at their offsets, by input; raise `SourceError` for a deleted offset."""
-        self._stack = ExitStack()
+        self._stack, self._open_tails = ExitStack(), ExitStack()
         self._config = config
         self._inputs = {stream_input.name: stream_input for stream_input in config.inputs}
         self._lookups: Mapping[str, Scan] = {}
         self._tails: dict[str, Tail] = {}
         with ExitStack() as opening:
             self._con = opening.enter_context(connect(config.limits, filesystem=config.filesystem, keep=False))
-            for name, partition_offsets in offsets.items():
-                self._tails[name] = opening.enter_context(self._inputs[name].log.tail(partition_offsets))
+            opening.callback(self._close_tails)
+            self.add(offsets)
             self.update_lookups(config.lookups)
             self._stack = opening.pop_all()
+
+    def read_from(self, offsets: Mapping[str, Mapping[str, int]]) -> None:
+        """Read from other offsets, and possibly other partitions, instead; raise `SourceError` for a deleted offset."""
+        self._close_tails()
+        self.add(offsets)
+
+    def _close_tails(self) -> None:
+        self._open_tails.close()
+        self._open_tails, self._tails = ExitStack(), {}
 
     def close(self) -> None:
         """Stop reading."""
@@ -119,7 +128,7 @@ class SourceTask:
             if name in self._tails:
                 self._tails[name].add(partition_offsets)
             else:
-                self._tails[name] = self._stack.enter_context(self._inputs[name].log.tail(partition_offsets))
+                self._tails[name] = self._open_tails.enter_context(self._inputs[name].log.tail(partition_offsets))
 
     def ready(self, timeout_s: float) -> dict[str, ReadyOffsets]:
         """Return the ready offsets of each input; wait up to `timeout_s` if no input has any."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -51,18 +51,31 @@ class StateTask:
             con = opening.enter_context(connect(config.limits, keep=False))
             for name in config.operator.inputs:
                 con.register(arrived(name), config.samples[name])
-            state = StateTables(con)
-            same = config.epoch is not None and config.epoch.shards == config.shards
-            restored_tables = (
-                config.operator.evolving if same and isinstance(config.operator, DeclaredState) else frozenset()
-            )
-            state.create({n: select for n, select in config.operator.state.items() if n not in restored_tables})
-            if config.epoch is not None:
-                plan = RestorePlan(config.epoch, config.storage.read_bytes, self._evolve)
-                restore_shard(plan, state, config.number, config.shards)
-            state.create({n: select for n, select in config.operator.state.items() if n not in state.tables})
-            self._shard = Shard(config.operator, state)
+            self._shard = Shard(config.operator, StateTables(con))
+            self._fill()
             self._stack = opening.pop_all()
+
+    def restore(self, epoch: Epoch | None, shards: int) -> None:
+        """Replace the state by that of a commit, or by empty state, as a shard of `shards`.
+
+        Raises `StorageError` for a state file that is damaged or missing.
+        """
+        self._config = replace(self._config, epoch=epoch, shards=shards)
+        self._shard.state.drop()
+        self._fill()
+
+    def _fill(self) -> None:
+        """Create the state tables, and restore their rows from the configured commit."""
+        config, state = self._config, self._shard.state
+        same = config.epoch is not None and config.epoch.shards == config.shards
+        restored_tables = (
+            config.operator.evolving if same and isinstance(config.operator, DeclaredState) else frozenset()
+        )
+        state.create({n: select for n, select in config.operator.state.items() if n not in restored_tables})
+        if config.epoch is not None:
+            plan = RestorePlan(config.epoch, config.storage.read_bytes, self._evolve)
+            restore_shard(plan, state, config.number, config.shards)
+        state.create({n: select for n, select in config.operator.state.items() if n not in state.tables})
 
     def _evolve(self, state: StateTables) -> None:
         """Convert user-declared state tables to their current columns."""

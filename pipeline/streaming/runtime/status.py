@@ -11,7 +11,8 @@ from pipeline.streaming.runtime.metrics import Histogram, RunStatus, StreamMetri
 if TYPE_CHECKING:
     from pipeline.streaming.runtime.stream import Stream
 
-_ENDLESS = 1 << 60
+ENDLESS = 1 << 60
+"""A lag above this is that of a log without an end."""
 
 
 def status_of(stream: Stream, metrics: StreamMetrics, status: RunStatus, now: datetime) -> StreamStatus:
@@ -24,7 +25,7 @@ def status_of(stream: Stream, metrics: StreamMetrics, status: RunStatus, now: da
         epoch=stream.progress.epoch,
         rows_per_s=rows_per_s,
         bytes_per_s=bytes_per_s,
-        lag={uri: None if behind > _ENDLESS else behind for uri, behind in stream.lag().items()},
+        lag={uri: None if behind > ENDLESS else behind for uri, behind in stream.lag().items()},
         watermark_delay_s=_delay(stream.progress.watermark, now),
         totals=dict(stream.progress.totals),
         state_rows=0 if epoch is None else state_rows(epoch),
@@ -32,6 +33,8 @@ def status_of(stream: Stream, metrics: StreamMetrics, status: RunStatus, now: da
         shards=stream.shards,
         waits_for=stream.waits_for() if epoch is not None and state_rows(epoch) else (),
         restarts=metrics.restarts,
+        recoveries=metrics.recoveries,
+        recovery_s=metrics.recovery_s,
         commits=metrics.commits,
         phases_s=dict(metrics.phases),
         latency=_copy(metrics.latency),
@@ -57,7 +60,9 @@ def lease_facts(facts: StreamStatus) -> dict[str, Any]:
         "rows_in": facts.totals.get("rows_in", 0),
         "rows_out": facts.totals.get("rows_out", 0),
         "waits_for": list(facts.waits_for),
+        "shards": facts.shards,
         "restarts": facts.restarts,
+        "recoveries": facts.recoveries,
         "error": facts.error,
     }
 

@@ -21,17 +21,15 @@ import pyarrow as pa
 
 from pipeline.core.clock import Clock, now
 from pipeline.core.epochs import Epoch
-from pipeline.core.processes import cores
 from pipeline.core.sources import ReadyOffsets
 from pipeline.core.staging import Manifest, Mode
-from pipeline.kernel.budget import budget_here
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.operators.operator import WatermarkAdvance
 from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.commit import EpochCommitter, PreparedEpoch
 from pipeline.streaming.runtime.log_watcher import LogWatcher
 from pipeline.streaming.runtime.metrics import StreamMetrics
-from pipeline.streaming.runtime.opening import Opening, open_at
+from pipeline.streaming.runtime.opening import open_at
 from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.progress import (
     Arrivals,
@@ -43,15 +41,11 @@ from pipeline.streaming.runtime.progress import (
     splits_to_take,
     waits_for,
 )
-from pipeline.streaming.runtime.shard_group import ShardGroup
-from pipeline.streaming.runtime.source_group import SourceGroup
-from pipeline.streaming.runtime.source_task import SourceRequest, SourceTaskConfig
+from pipeline.streaming.runtime.source_task import SourceRequest
 from pipeline.streaming.runtime.start import stamps_of
-from pipeline.streaming.runtime.state_rebuild import RebuildSource, rebuild
-from pipeline.streaming.runtime.state_task import ShardConfig
 from pipeline.streaming.runtime.steps import CommitStep, OnStep
-from pipeline.streaming.runtime.validate_and_stage import EpochStager, PendingRows
-from pipeline.streaming.runtime.workers import worker_type
+from pipeline.streaming.runtime.stream_workers import start_workers
+from pipeline.streaming.runtime.validate_and_stage import EpochStager, PendingRows, StagedEpoch, remove_staged
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ class Stream:
         """Open a stream at its last commit or as its options require. `on_step` is called at each step of a commit."""
         self.plan = plan
         self.options = StreamOptions() if options is None else options
-        self.session = f"stream-{secrets.token_hex(4)}"
+        self.session = _new_session()
         self.last = MicroBatchResult()
         self.metrics = StreamMetrics()
         """Counts micro-batches. The caller's `on_step` must record the commit steps. It may be replaced."""
@@ -113,48 +107,19 @@ class Stream:
         self._logs = LogWatcher(self.plan.inputs, opened.extents)
         stack.callback(self._logs.close)
         self._lookups = {name: self._workspace.require(name) for name in self.plan.lookups}
-        self._start_workers(stack, opened)
+        self._staged: StagedEpoch | None = None
+        """An epoch that is staged, but whose commit has not started."""
+        stack.callback(self._remove_staged)
+        self._workers = start_workers(self._workspace, self.plan, self.options, opened, self._lookups)
+        stack.callback(self._workers.close)
+        self._sources, self._shards = self._workers.sources, self._workers.shards
+        self._opened = opened
+        self._committed_progress = opened.progress
+        """Its progress at the last commit that has started."""
         self._replaces_table = opened.replaces_table
         self._stager = EpochStager(self._workspace, self.plan, anew=opened.replaces_table)
         stack.callback(self._stager.close)
         self._pending = PendingRows(time.monotonic(), has_progress=opened.has_progress)
-
-    def _start_workers(self, stack: ExitStack, opened: Opening) -> None:
-        """Start the source tasks and a state task per shard."""
-        settings, plan = self._workspace.settings, self.plan
-        start = worker_type(on_ray=bool(settings.ray_address) and settings.execution != "inline")
-        limits = replace(budget_here(settings.memory_bytes).part(2 * cores()), threads=1)
-        config = SourceTaskConfig(
-            inputs=plan.inputs,
-            lookups={name: version.scan() for name, version in self._lookups.items()},
-            limits=limits,
-            filesystem=self._workspace.lake.storage.filesystem(),
-            has_state=plan.operator is not None,
-            function=plan.function,
-            place=plan.definition.place,
-        )
-        offsets = {name: known.offsets for name, known in self.progress.inputs.items()}
-        self._sources = SourceGroup(config, offsets, tasks=self.options.source_tasks or cores(), start=start)
-        stack.callback(self._sources.close)
-        self._shards: ShardGroup | None = None
-        if plan.operator is None:
-            return
-        is_rebuilt = opened.epoch is not None and self.options.state == "rebuild"
-        shard = ShardConfig(
-            operator=plan.operator,
-            samples=plan.samples({name: version.schema for name, version in self._lookups.items()}),
-            number=0,
-            shards=opened.shards,
-            storage=self._workspace.table(plan.name).storage,
-            limits=limits,
-            epoch=None if is_rebuilt else opened.epoch,
-        )
-        self._shards = ShardGroup(shard, start=start, writes_bases=opened.writes_bases)
-        stack.callback(self._shards.close)
-        self._shards.wait()
-        if is_rebuilt and opened.epoch is not None:
-            source = RebuildSource(opened.epoch, opened.extents, self.options.accept_gaps)
-            rebuild(self._workspace, plan, source, self._shards)
 
     # -- micro-batches
 
@@ -241,6 +206,7 @@ class Stream:
         at = self._clock().isoformat()
         self.progress = replace(self.progress, epoch=number)
         outcome = self._stager.stage(self._pending, run_id, at)
+        self._staged = StagedEpoch(run_id, outcome)
         self._on_step(CommitStep.STAGED)
         state = self.progress.state if self._shards is None else self._shards.snapshot(run_id, self.progress.state)
         self._on_step(CommitStep.SAVED)
@@ -263,6 +229,7 @@ class Stream:
         )
         self._committer.begin(PreparedEpoch(manifest, outcome))
         self.progress, self._replaces_table, self._pending = progress, False, PendingRows(time.monotonic())
+        self._committed_progress, self._staged = progress, None
 
     def _consumed(self) -> dict[str, int]:
         """Return the last consumed version of each input that is a table of the lake."""
@@ -314,6 +281,56 @@ class Stream:
         self.wait()
         self._committer.record()
 
+    # -- other workers
+
+    def rescale(self, shards: int) -> bool:
+        """Continue with another number of shards; return whether it has them. Call it again if not.
+
+        While additional workers start, the stream goes on. Then it commits, and its shards take over the committed
+        state of their keys; source tasks go on as they are. A stream without state has no shards to change.
+        """
+        if self._shards is None or not self._shards.prepare(shards):
+            return self._shards is None
+        if shards != self.shards:
+            self.commit()
+            self.wait()
+            self._pending.has_progress = True  # the next commit records the number of shards
+            self._shards.rescale(shards, self.committed)
+        return True
+
+    @property
+    def can_recover(self) -> bool:
+        """Whether `recover` is possible: state that was rebuilt from the log must have been committed once."""
+        return self.options.state != "rebuild" or self._committed_progress is not self._opened.progress
+
+    def recover(self) -> int:
+        """Return to the last commit after workers were lost; return how many were replaced.
+
+        The other workers keep their processes. Rows that were not committed are read again. After an error, also one
+        of the running commit, it may be called again or the stream be closed.
+        """
+        self._committer.wait()
+        self.session = _new_session()  # a lost worker whose node is cut off may still write files of the old one
+        self.progress = progress = self._committed_progress
+        self.last = MicroBatchResult()
+        has_committed = progress is not self._opened.progress
+        lost = self._workers.return_to(
+            {name: known.offsets for name, known in progress.inputs.items()},
+            self._committer.committed,
+            writes_bases=self._opened.writes_bases and not has_committed,
+        )
+        if self._staged is not None:
+            self._stager.forget(self._staged)
+        self._remove_staged()
+        self._pending = PendingRows(time.monotonic(), has_progress=self._opened.has_progress and not has_committed)
+        return lost
+
+    def _remove_staged(self) -> None:
+        """Remove the files of an epoch whose commit has not started, after the calls of its workers have ended."""
+        staged, self._staged = self._staged, None
+        if staged is not None:
+            remove_staged(self._workspace, self.plan.name, staged)
+
     # -- status
 
     @property
@@ -338,6 +355,10 @@ class Stream:
     def state_tables(self, name: str | None = None) -> dict[str, pa.Table]:
         """Return the current, uncommitted state tables of all shards, or only one of them."""
         return {} if self._shards is None else self._shards.tables(name)
+
+
+def _new_session() -> str:
+    return f"stream-{secrets.token_hex(4)}"
 
 
 __all__ = ["MicroBatchResult", "Stream"]

@@ -14,6 +14,7 @@ from pipeline.batch.row_producers import ArrowProducer
 from pipeline.batch.validating_pass import stage_quarantine, validating_pass
 from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
 from pipeline.commit.commit_plan import definition_to_validate
+from pipeline.core.errors import StorageError
 from pipeline.core.logs import logger
 from pipeline.core.staging import RowCounts
 from pipeline.kernel.budget import budget_here
@@ -26,6 +27,7 @@ from pipeline.lake import DeltaStager, Version
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.source_task import SourceBatch
+from pipeline.streaming.runtime.state_task import FOLDER
 
 log = logger(__name__)
 _PENDING, _KEYS = "_given", "_keys_before"
@@ -67,6 +69,14 @@ class PendingRows:
     def is_empty(self) -> bool:
         """Whether a commit would contain only progress."""
         return not self.rows and not self.quarantined
+
+
+@dataclass(frozen=True)
+class StagedEpoch:
+    """An epoch whose files are written, but to which no commit refers."""
+
+    run_id: str
+    outcome: Outcome
 
 
 class EpochStager:
@@ -147,6 +157,14 @@ class EpochStager:
         )
         return replace(outcome, flow=flow, quarantined=quarantined)
 
+    def forget(self, staged: StagedEpoch) -> None:
+        """Forget the keys of an epoch that will not be committed. Its files are still there."""
+        files = staged.outcome.files
+        if self._checks_keys and files:
+            names = listed(self._work.key)
+            scan = replace(self._stager, run_id=staged.run_id).scan(files)
+            self._con.execute(f"delete from {_KEYS} where ({names}) in (select ({names}) from {scan})")
+
     def _validate(self, work: TaskSpec, batches: Sequence[pa.Table]) -> Outcome:
         rows = pa.concat_tables(batches)
         query = f"from {_PENDING}"
@@ -166,3 +184,15 @@ class EpochStager:
             return replace(validating_pass(self._con, work, split, input_query), fallbacks={result.reason: 1})
         finally:
             self._con.unregister(_PENDING)
+
+
+def remove_staged(workspace: Workspace, name: str, staged: StagedEpoch) -> None:
+    """Remove the files of an epoch that will not be committed. A failure to remove them is logged."""
+    table, quarantined = workspace.table(name).storage, workspace.lake.quarantine(name).storage
+    try:
+        table.remove([file.path for file in staged.outcome.files])
+        quarantined.remove([file.path for file in staged.outcome.quarantined])
+        state = [file for file in table.list_folder(FOLDER) if file.startswith(f"{staged.run_id}-")]
+        table.remove([f"{FOLDER}/{file}" for file in state])
+    except StorageError as error:
+        log.warning("files of an aborted epoch remain", table=name, error=str(error))

@@ -1,14 +1,10 @@
-"""Workers that live as long as a stream: threads of this process, or actors of a Ray cluster."""
+"""Workers that live as long as a stream: threads of this process, or actors of a Ray cluster (`actor_workers`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
-
-from pipeline.core.logs import logger
-
-log = logger(__name__)
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from typing import Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 
 class Worker(Protocol):
@@ -30,8 +26,18 @@ class WorkerHandle(Protocol[W_co]):
     def submit(self, method: Callable[Concatenate[W_co, P], R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Start a call of one of the worker's methods, for example `SourceTask.take`, and return its future."""
 
+    def wait_started(self) -> None:
+        """Wait until the worker has a place; raise `UnavailableError` if there is none for it."""
+
     def close(self) -> None:
         """Close the worker after all started calls have ended."""
+
+    def abandon(self) -> None:
+        """End a worker that is lost, without waiting for it."""
+
+
+StartWorker = Callable[[Callable[[], W], str], WorkerHandle[W]]
+"""Starts a worker: from the function that creates it in its place, and its name, for example `shard-3`."""
 
 
 class ThreadWorker(Generic[W]):
@@ -46,6 +52,13 @@ class ThreadWorker(Generic[W]):
         """Start a call."""
         return self._pool.submit(lambda: method(self._worker.result(), *args, **kwargs))
 
+    def wait_started(self) -> None:
+        """Do nothing: there is always a thread."""
+
+    def abandon(self) -> None:
+        """End the thread after all started calls."""
+        self._pool.shutdown(wait=False)
+
     def close(self) -> None:
         """Wait for all started calls and close the worker."""
         if self._worker.exception() is None:  # otherwise a call has raised it, and there is nothing to close
@@ -53,45 +66,32 @@ class ThreadWorker(Generic[W]):
         self._pool.shutdown()
 
 
-class ActorWorker(Generic[W]):
-    """A worker as a Ray actor. If it or its node is lost, the next call raises, and the stream restarts."""
-
-    def __init__(self, create: Callable[[], W], name: str) -> None:
-        """Start to create the worker on the cluster."""
-        import ray  # noqa: PLC0415 - importing Ray takes seconds
-
-        self._actor: Any = ray.remote(_Actor).options(num_cpus=1, max_concurrency=1).remote(create)
-        self.name = name
-
-    def submit(self, method: Callable[Concatenate[W, P], R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Start a call."""
-        future: Future[R] = self._actor.call.remote(method.__name__, *args, **kwargs).future()
-        return future
-
-    def close(self) -> None:
-        """Close the worker and kill its actor, which may already be lost."""
-        import ray  # noqa: PLC0415 - likewise
-
-        try:
-            ray.get(self._actor.call.remote("close"), timeout=10)
-        except (ray.exceptions.RayError, OSError) as error:
-            log.debug("worker was not closed", worker=self.name, error=str(error))
-        ray.kill(self._actor)
-
-
-class _Actor:
-    def __init__(self, create: Callable[[], Worker]) -> None:
-        self._worker = create()
-
-    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self._worker, method)(*args, **kwargs)
-
-
-def worker_type(*, on_ray: bool) -> type[ThreadWorker[Any] | ActorWorker[Any]]:
-    """Return the class of workers: Ray actors or threads."""
-    return ActorWorker if on_ray else ThreadWorker
-
-
 def results(futures: Iterable[Future[R]]) -> list[R]:
     """Return the results of calls; raise the first error."""
     return [future.result() for future in list(futures)]
+
+
+def replace_lost(
+    workers: list[WorkerHandle[W]],
+    calls: Sequence[Future[R]],
+    start: Callable[[int], WorkerHandle[W]],
+    is_loss: Callable[[BaseException], bool],
+) -> tuple[int, ...]:
+    """Wait for a call of each worker; put a new worker, from `start`, in the place of each one that was lost.
+
+    Returns the numbers of the lost workers. Raises the first error that is not a loss, after all calls have ended.
+    """
+    numbers, errors, lost = {call: number for number, call in enumerate(calls)}, [], []
+    for call in as_completed(numbers):
+        error, number = call.exception(), numbers[call]
+        if error is None:
+            continue
+        if not is_loss(error):
+            errors.append(error)
+            continue
+        workers[number].abandon()
+        workers[number] = start(number)
+        lost.append(number)
+    if errors:
+        raise errors[0]
+    return tuple(sorted(lost))

@@ -16,7 +16,7 @@ from pipeline.core.errors import (
 )
 from pipeline.streaming.runtime.exposition import exposition
 from pipeline.streaming.runtime.metrics import Histogram, StreamMetrics, StreamStatus
-from pipeline.streaming.runtime.restart_policy import RestartPolicy, may_pass
+from pipeline.streaming.runtime.restart_policy import MOST_RECOVERIES, RestartPolicy, may_pass, may_recover
 from pipeline.streaming.runtime.sink_worker import SinkStatus
 
 
@@ -127,6 +127,13 @@ def test_transient_errors(error):
 )
 def test_permanent_errors(error):
     assert not may_pass(error)
+
+
+@pytest.mark.parametrize(("recoveries", "recovers"), [(0, True), (MOST_RECOVERIES - 1, True), (MOST_RECOVERIES, False)])
+def test_only_lost_workers_are_replaced_and_not_without_end(recoveries, recovers):
+    assert may_recover(ActorDiedError(), recoveries) == recovers
+    assert not may_recover(RayTaskError(), recoveries)
+    assert not may_recover(StorageError("x"), recoveries)
 
 
 def test_prometheus_parses_the_metrics():
