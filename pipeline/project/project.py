@@ -6,10 +6,11 @@ import importlib.util
 import os
 import pkgutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import cloudpickle
 
@@ -23,6 +24,9 @@ from pipeline.core.settings import load as load_settings
 from pipeline.core.sources import InProject
 from pipeline.kernel.types import require_types
 
+if TYPE_CHECKING:
+    import ray.data
+
 
 @dataclass(frozen=True)
 class Project:
@@ -30,6 +34,30 @@ class Project:
 
     settings: Settings
     graph: Graph
+
+    def dataset(
+        self,
+        name: str,
+        *,
+        version: int | None = None,
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+    ) -> ray.data.Dataset:
+        """Return the rows of a table as a Ray dataset, in its newest version or a given one.
+
+        The version is determined now, also if the dataset is read later, so every read returns the same rows until that
+        version is vacuumed. Rows are read by tasks of the cluster in `RAY_ADDRESS`, otherwise of a local one, and not by this
+        process; they are in the order of the table's files, with the columns of that version. `columns` and `where`, a SQL
+        condition, limit what is read, as do `select_columns` and `filter(expr=...)` of the dataset: other columns are not
+        read, and files without matching rows are not opened.
+
+        Raises `RequestError` for an unknown table, version or column, and for an invalid condition; `StorageError` if the
+        table does not exist yet, or if the version is no longer available.
+        """
+        from pipeline.project.datasets import dataset_of  # noqa: PLC0415 - importing the lake takes a second
+        from pipeline.project.workspace import Workspace  # noqa: PLC0415 - likewise
+
+        return dataset_of(Workspace(self), name, version, columns, where)
 
 
 def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[str, str] | None = None) -> Project:
@@ -123,11 +151,16 @@ def _modules(path: Path) -> list[ModuleType]:
 
 
 def _own_modules(folder: Path) -> list[str]:
-    """Return the names of the imported modules of the project, which are in the folder of the definitions."""
+    """Return the names of the imported modules of the project, which are in the folder of the definitions.
+
+    Without `__main__`, a script there that loads the project: it stays imported, and is always pickled by value.
+    """
     names, within = [], f"{folder}{os.sep}"
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file is None or not file.startswith(within):  # a string comparison, because there are thousands of modules
+        if (
+            name == "__main__" or file is None or not file.startswith(within)
+        ):  # a string comparison, because there are thousands of modules
             continue
         if not any(part == "site-packages" or part.startswith(".") for part in Path(file).relative_to(folder).parts):
             names.append(name)

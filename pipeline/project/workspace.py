@@ -6,6 +6,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
@@ -19,8 +20,10 @@ from pipeline.kernel.engine import arrow_within, connect, exceeded_limit, first_
 from pipeline.kernel.scan import register
 from pipeline.kernel.sql import parse, tables_of
 from pipeline.lake import Lake, LakeTable, Storage, Version
-from pipeline.project.project import Project
 from pipeline.warehouse import open_warehouse
+
+if TYPE_CHECKING:
+    from pipeline.project.project import Project
 
 
 class Workspace:
