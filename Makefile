@@ -6,10 +6,10 @@ HEADWATER := ../../$(BIN)/headwater
 # Write bytecode even if the shell disables it: tests start hundreds of processes, and each would compile the project.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test check lint docs proofs bench kafka peers lock clean
+.PHONY: help demo cluster-demo test check lint docs proofs bench kafka peers lock clean
 
 help:  ## list these commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: .venv/.ready  ## run the flights project end to end and show the results
 	@cd examples/flights && $(HEADWATER) run --no-summary
@@ -23,6 +23,12 @@ demo: .venv/.ready  ## run the flights project end to end and show the results
 		"select count(*) as late_twice, count(distinct tailnum) as planes from late_twice"
 	@echo && cd examples/flights && $(HEADWATER) serve --check --port 8421
 	@echo && cd examples/flights && $(HEADWATER) show
+
+cluster-demo: .venv/.ready  ## run the flights project on a local Ray cluster that grows from one node to three
+	@cd examples/flights && $(HEADWATER) cluster start --min-nodes 1 --nodes 3 --idle 15 && \
+		{ $(HEADWATER) submit --wait --var HEADWATER_EXECUTION=ray run --full --threads 4 --deadline 2min & job=$$!; \
+		while sleep 5 && kill -0 $$job 2>/dev/null; do echo && $(HEADWATER) cluster status; done; \
+		wait $$job; result=$$?; $(HEADWATER) cluster stop; exit $$result; }
 
 test: .venv/.ready  ## format, lint, import rules, and the tests, with the type check in parallel
 	@$(MAKE) --no-print-directory lint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import os
 import secrets
 import shlex
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pipeline.core.errors import RequestError, UnavailableError
-from pipeline.core.settings import Settings
+from pipeline.core.settings import NAME, Settings
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -27,6 +28,11 @@ NOT_SENT = (".headwater/", ".git/", ".venv/", "__pycache__/", "*.egg-info/")
 """The files of a project that a job does not need, in the syntax of .gitignore."""
 _LOCAL_STORES = {"lake": "HEADWATER_LAKE", "warehouse": "HEADWATER_WAREHOUSE"}
 _LOCAL_URLS = {"catalog": "HEADWATER_CATALOG", "models": "HEADWATER_MODELS"}
+_LOGGERS = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 _POLL_S = 1.0
 _AGENT_S = 60.0
 """How long a cluster that has just started may have no agent for jobs."""
@@ -49,7 +55,12 @@ class JobRequest:
         Raises `RequestError` if a store of the project is in its folder, which a cluster on other machines gets as a copy.
         """
         env: dict[str, Any] = {"working_dir": str(self.settings.root), "excludes": list(NOT_SENT)}
-        env["env_vars"] = {"HEADWATER_ENV": self.settings.env, **self.local_stores(address), **self.variables}
+        env["env_vars"] = {
+            "HEADWATER_ENV": self.settings.env,
+            NAME: self.settings.name,
+            **self.local_stores(address),
+            **self.variables,
+        }
         return env if self.pip is None else {**env, "pip": str(self.pip)}
 
     def local_stores(self, address: str) -> dict[str, str]:
@@ -104,6 +115,8 @@ class Jobs:
         self.address = address
         try:
             self._client: JobSubmissionClient = JobSubmissionClient(address)
+            for name in _LOGGERS:  # Ray sets the level of each of them when it is imported
+                logging.getLogger(name).setLevel(logging.WARNING)
         except AuthenticationError as error:
             raise RequestError(
                 f"the cluster {address} did not accept the token",

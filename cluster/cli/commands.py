@@ -24,7 +24,10 @@ COMMANDS = {
         "Run streams until Ctrl-C, with an exactly-once commit every half second. `headwater streams` manages them.",
     ),
     "verify": ("streaming.verify", "Recompute a stream's table in batch and compare the two row by row."),
-    "streams": ("streams.app", "List streams; pause, resume, drain or stop running streams; manage savepoints."),
+    "streams": (
+        "streams.app",
+        "List streams; pause, resume, rescale, drain or stop running streams; manage savepoints.",
+    ),
     "state": ("state.app", "List, show and export the state of streams, as of their last commits."),
     "deadletter": ("deadletter.app", "List, show and replay records that streams rejected."),
     "explain": (
@@ -49,6 +52,10 @@ COMMANDS = {
     "submit": (
         "submit.submit",
         "Submit a command of this project to a Ray cluster, as a job with the project's files.",
+    ),
+    "cluster": (
+        "cluster.app",
+        "Show what runs ask of a Ray cluster, and what it costs; start and stop a local cluster.",
     ),
     "doctor": (
         "doctor.doctor",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -18,7 +18,8 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.reporting import try_update_report, update_report
 from cluster.cli.summary import print_summary
 from pipeline.commit.moments import Moment
-from pipeline.core.errors import HeadwaterError, quantity
+from pipeline.core.errors import DefinitionError, HeadwaterError, RequestError, quantity
+from pipeline.core.event_time import parse_duration
 from pipeline.governance import Catalog, RunRecord, StepRecord
 from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
@@ -52,6 +53,9 @@ def run(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Number of tables to compute concurrently (default: number of cores).")
     ] = None,
+    deadline: Annotated[
+        str | None, typer.Option(help="Ask a cluster for as many cores as are needed to end in this time: 4h, 30min.")
+    ] = None,
     summary: Annotated[bool, typer.Option(help="Print the summary table at the end.")] = True,
     env: Env = None,
     as_json: Json = False,
@@ -60,7 +64,12 @@ def run(
     """Run the project: compute what is new or changed, in dependency order, with one commit per table."""
     project = open_project(folder, env)
     options = RunOptions(
-        tuple(select or ()), full, accept_gaps, None if until is None else until.replace(tzinfo=UTC), threads
+        tuple(select or ()),
+        full,
+        accept_gaps,
+        None if until is None else until.replace(tzinfo=UTC),
+        threads,
+        None if deadline is None else _duration(deadline),
     )
     if dry_run:
         from cluster.cli.planning import print_plan  # noqa: PLC0415 - a run does not need the code of streams
@@ -84,6 +93,13 @@ def run(
         raise typer.Exit(1)
     if record.status == "refused":
         raise typer.Exit(REFUSED)
+
+
+def _duration(deadline: str) -> timedelta:
+    try:
+        return parse_duration(deadline, "--deadline")
+    except DefinitionError as error:
+        raise RequestError("--deadline is not a duration", got=repr(deadline), do="use 4h, 30min or 90s") from error
 
 
 def _watched(project: Project, options: RunOptions, *, quiet: bool) -> tuple[RunRecord, Mapping[str, Exception]]:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli.cluster import local_cluster, use
 from cluster.cli.commands import COMMANDS
 from cluster.cli.console import err, open_project, out, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
@@ -23,7 +24,10 @@ def submit(
     ],
     address: Annotated[
         str | None,
-        typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Address of the cluster's Jobs API: http://HOST:8265."),
+        typer.Option(
+            envvar="RAY_API_SERVER_ADDRESS",
+            help="Address of the cluster's Jobs API: http://HOST:8265 (default: the local cluster).",
+        ),
     ] = None,
     wait: Annotated[
         bool, typer.Option(help="Show the output of the job until it ends, and exit with its result.")
@@ -41,7 +45,12 @@ def submit(
     """Submit a command of this project to a Ray cluster, as a job with the project's files."""
     if words[0] not in COMMANDS:
         raise RequestError(f"there is no command {words[0]!r}", do=did_you_mean(words[0], COMMANDS))
-    request = JobRequest(open_project(folder, env).settings, words, _pairs(variables or []), pip)
+    settings = open_project(folder, env).settings
+    local = None if address else local_cluster(settings)
+    if local is not None:
+        use(local)
+        address = local.jobs
+    request = JobRequest(settings, words, _pairs(variables or []), pip)
     request.local_stores(address_of(address))  # an error before the cluster is asked
     jobs = Jobs(address_of(address))
     job_id = jobs.submit(request)

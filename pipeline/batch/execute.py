@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 from pipeline.batch.exchange import run_exchange
-from pipeline.batch.executor import combined_split, executor_of, splits_of
+from pipeline.batch.executor import NO_LIMITS, RayExecutor, StepLimits, combined_split, executor_of, splits_of
 from pipeline.batch.job import StepExecution
 from pipeline.batch.partial_aggregation import run_partial
 from pipeline.batch.planning import exchanged
 from pipeline.batch.retries import OnProgress
-from pipeline.batch.row_producers import ArrowProducer
+from pipeline.batch.splits import SPLIT_BYTES, Slots, splits_of_scan
 from pipeline.batch.step import StepSpec, task_spec_of
 from pipeline.batch.work import Outcome, Split
 from pipeline.core.definitions import Table
@@ -27,17 +28,25 @@ def execute(
     lake: Lake,
     settings: Settings,
     on_progress: OnProgress = lambda _: None,
-    memory_bytes: int | None = None,
+    limits: StepLimits = NO_LIMITS,
 ) -> Outcome:
     """Execute a step and return the staged files; nothing is committed.
 
-    `on_progress` receives the completed fraction. `memory_bytes` is the memory that the step may use in this process; the
-    default is that of the settings.
+    `on_progress` receives the completed fraction.
     """
-    work = task_spec_of(spec, lake, settings, memory_bytes=memory_bytes)
-    job = StepExecution(spec, work, executor_of(spec, settings, memory_bytes), on_progress)
+    work = task_spec_of(spec, lake, settings, memory_bytes=limits.memory_bytes)
+    job = StepExecution(spec, work, executor_of(spec, settings, limits), on_progress)
+    outcome = _executed(job, lake)
+    if isinstance(job.executor, RayExecutor) and job.executor.repeats.any:
+        lake.table(spec.definition.layer, spec.definition.name).stager(spec.run_id).keep_only(outcome.files)
+        lake.quarantine(spec.definition.name).stager(spec.run_id).keep_only(outcome.quarantined)
+    return outcome
+
+
+def _executed(job: StepExecution, lake: Lake) -> Outcome:
+    spec = job.spec
     if spec.is_dataset:
-        return _dataset(job)
+        return _dataset(job, lake)
     if spec.execution_plan.exchange is not None:
         return run_exchange(job, spec.execution_plan.exchange, lake)
     try:
@@ -60,12 +69,25 @@ def _in_splits(job: StepExecution, splits: Sequence[Split], lake: Lake) -> Outco
     return job.run_alone(combined_split(job.spec, splits))
 
 
-def _dataset(job: StepExecution) -> Outcome:
-    from pipeline.batch.ray_datasets import dataset_rows  # noqa: PLC0415 - importing Ray takes seconds
+def _dataset(job: StepExecution, lake: Lake) -> Outcome:
+    """Let workers write the blocks of a dataset, and then run the task on them; `rows_in` counts the rows of the inputs."""
+    from pipeline.batch.dataset_blocks import BlockProducer, scan_of  # noqa: PLC0415 - importing Ray takes seconds
+    from pipeline.batch.ray_datasets import write_dataset  # noqa: PLC0415 - likewise
+    from pipeline.batch.scan_datasource import TableRead  # noqa: PLC0415 - likewise
 
     spec = job.spec
     transform = cast("FunctionTransform", cast("Table", spec.definition).transform)
-    readers = dataset_rows(transform.function, {name: spec.scans[name] for name in transform.inputs})
-    for reader in readers:
-        return job.run_here(Split(0), ArrowProducer(reader, spec.execution_plan.rows, spec.execution_plan.size_bytes))
-    raise AssertionError("dataset_rows yields exactly one reader")
+    place = lake.scratch(spec.run_id, spec.definition.name)
+    inputs = {name: TableRead(name, spec.scans[name], filesystem=job.work.filesystem) for name in transform.inputs}
+    try:
+        written = write_dataset(transform.function, inputs, place)
+        work = replace(job.work, producer=BlockProducer(written.schema, place))
+        scan = scan_of(written.blocks)
+        stage = replace(job, spec=replace(spec, scans={spec.execution_plan.driving: scan}), work=work)
+        outcome = _in_splits(
+            stage.with_progress(0.5, 1), splits_of_scan(scan, Slots(job.executor.slots, SPLIT_BYTES)), lake
+        )
+    finally:
+        place.clear()
+    execution_plan = spec.execution_plan
+    return replace(outcome, flow=replace(outcome.flow, rows_in=execution_plan.rows, bytes_in=execution_plan.size_bytes))

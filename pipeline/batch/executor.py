@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pipeline.batch.demand import ALL_AT_ONCE, ClusterRequest
 from pipeline.batch.local_executor import run_local
 from pipeline.batch.planning import EXPANSION
-from pipeline.batch.ray_cluster import nodes
+from pipeline.batch.ray_cluster import possible_nodes
+from pipeline.batch.repeats import Repeats
 from pipeline.batch.retries import OnProgress, SplitTask
 from pipeline.batch.splits import (
     MOST_BYTES,
@@ -30,6 +32,19 @@ from pipeline.kernel.scan import Scan
 
 CPU_BYTES = 16 << 20
 """The input per core of a task that runs alone on a cluster: with less, more cores do not make it faster."""
+
+
+@dataclass(frozen=True)
+class StepLimits:
+    """The limits of a step."""
+
+    memory_bytes: int | None = None
+    """The memory that it may use in this process; by default, that of the settings."""
+    deadline: float | None = None
+    """When it should end, in seconds since 1970. On a cluster, it asks for the cores that it needs for that."""
+
+
+NO_LIMITS = StepLimits()
 
 
 class Executor(Protocol):
@@ -96,11 +111,17 @@ class RayExecutor:
     name: str
     """The project and the table, shown in the Ray dashboard."""
     nodes: tuple[NodeResources, ...]
+    """The nodes that the cluster has, or can have."""
+    request: ClusterRequest = ALL_AT_ONCE
+    task_memory_bytes: int | None = None
+    """The memory of a task with one core; by default, its share of the node."""
+    repeats: Repeats = field(default_factory=Repeats)
 
     @property
     def slots(self) -> int:
         """See `Executor`."""
-        return sum(node.cpus for node in self.nodes)
+        cores = sum(node.cpus for node in self.nodes)
+        return cores if self.request.max_cpus is None else min(cores, self.request.max_cpus)
 
     @property
     def memory_bytes(self) -> int:
@@ -115,13 +136,14 @@ class RayExecutor:
     def part(self, tasks: int) -> Limits:
         """See `Executor`; the memory is the same on every node."""
         del tasks
-        return Limits(max(LEAST_BYTES, min(node.memory_bytes // node.cpus for node in self.nodes)), 1)
+        share = min(node.memory_bytes // node.cpus for node in self.nodes)
+        return Limits(max(LEAST_BYTES, self.task_memory_bytes or share), 1)
 
     def whole(self, size_bytes: int) -> Limits:
         """See `Executor`; a larger input gets more cores of the largest node, and their share of its memory."""
         node = max(self.nodes)
         share = -(-size_bytes * EXPANSION * node.cpus // max(node.memory_bytes, 1))
-        cpus = min(node.cpus, max(1, -(-size_bytes // CPU_BYTES), share))
+        cpus = min(node.cpus, self.slots, max(1, -(-size_bytes // CPU_BYTES), share))
         return Limits(max(LEAST_BYTES, node.memory_bytes * cpus // node.cpus), cpus)
 
     def run(self, tasks: Sequence[SplitTask], limits: Limits, on_progress: OnProgress) -> Iterator[tuple[Split, Any]]:
@@ -129,22 +151,21 @@ class RayExecutor:
         from pipeline.batch.ray_tasks import run_tasks  # noqa: PLC0415 - importing Ray takes seconds
 
         done_bytes, every = 0, sum(task.split.size_bytes for task in tasks)
-        for split, answer in run_tasks(self.name, tasks, limits):
+        for split, answer in run_tasks(self.name, tasks, limits, self.request, self.repeats):
             done_bytes += split.size_bytes
             on_progress(done_bytes / max(every, 1))
             yield split, answer
 
 
-def executor_of(spec: StepSpec, settings: Settings, memory_bytes: int | None = None) -> Executor:
-    """Return the executor of a step according to its plan.
-
-    `memory_bytes` is the memory that the step may use in this process; the default is that of the settings.
-    """
-    if spec.execution_plan.executor != "ray" or spec.is_dataset:
-        return LocalExecutor(budget_here(memory_bytes or settings.memory_bytes))
+def executor_of(spec: StepSpec, settings: Settings, limits: StepLimits = NO_LIMITS) -> Executor:
+    """Return the executor of a step according to its plan."""
+    if spec.execution_plan.executor != "ray":
+        return LocalExecutor(budget_here(limits.memory_bytes or settings.memory_bytes))
+    asked = settings.cluster
     most = sys.maxsize if settings.memory_bytes is None else settings.memory_bytes
-    name = f"{settings.name}.{spec.definition.name}"
-    return RayExecutor(name, tuple(NodeResources(node.cpus, min(node.memory_bytes, most)) for node in nodes()))
+    known = tuple(NodeResources(node.cpus, min(node.memory_bytes, most)) for node in possible_nodes(asked))
+    request = ClusterRequest(limits.deadline, asked.min_cpus, asked.max_cpus, asked.resources)
+    return RayExecutor(f"{settings.name}.{spec.definition.name}", known, request, asked.task_memory_bytes)
 
 
 def splits_of(spec: StepSpec, executor: Executor, *, whole_files: bool = False) -> tuple[Split, ...]:

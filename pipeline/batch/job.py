@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from pipeline.batch.division import DivisionPolicy
 from pipeline.batch.duplicate_keys import combine_outcomes
 from pipeline.batch.executor import Executor, combined_split
-from pipeline.batch.retries import OnProgress, SplitTask, run_with_retry
+from pipeline.batch.retries import OnProgress, SplitTask, TaskRound
 from pipeline.batch.step import StepSpec
 from pipeline.batch.task import run_task
 from pipeline.batch.work import Outcome, RowProducer, Split, TaskSpec
+from pipeline.core.errors import StorageError
 from pipeline.kernel.pool import Limits
 
 
@@ -26,18 +28,32 @@ class StepExecution:
     on_progress: OnProgress
 
     def run_each(self, run: Callable[..., Any], splits: Sequence[Split], limits: Limits) -> list[Any]:
-        """Call a function with every split, with these limits, and return the results in the order of the splits."""
-        return self.run_tasks([SplitTask(run, split) for split in splits], limits)
+        """Call a function with every split, with these limits, and return the results in the order of the splits.
+
+        A split that crashes its workers is divided if the strategy allows it, and has a result for each part.
+        """
+        tasks = [SplitTask(run, split) for split in splits]
+        reads, plan = self.spec.reads, self.spec.execution_plan
+        policy = DivisionPolicy(self.spec.reader, reads is not None and reads.unreadable == "quarantine")
+        may_divide = plan.splits_alone or plan.strategy == "partial"
+        return self._round(limits, policy if may_divide else None).results(tasks)
+
+    def _round(self, limits: Limits, policy: DivisionPolicy | None = None) -> TaskRound:
+        return TaskRound(self.spec.definition, limits, self.executor, self.on_progress, policy)
 
     def run_tasks(self, tasks: Sequence[SplitTask], limits: Limits) -> list[Any]:
         """Run tasks whose splits have different indexes, and return the results in order."""
-        return run_with_retry(self.spec.definition, tasks, limits, self.executor, self.on_progress)
+        return self._round(limits).results(tasks)
 
     def run_alone(self, split: Split, **changes: Any) -> Outcome:
         """Run the task with these changes on one split, which contains all rows."""
         limits = self.executor.whole(max(split.size_bytes, self.spec.size_bytes))
         work = replace(self.work, limits=limits, **changes)
-        outcome: Outcome = self.run_each(partial(run_task, work), [split], limits)[0]
+        outcomes: list[Outcome] = self.run_each(partial(run_task, work), [split], limits)
+        outcome = outcomes[0] if len(outcomes) == 1 else combine_outcomes(work, outcomes)
+        if outcome is None:
+            problem = f"table {work.table!r} cannot be computed: a split with duplicate keys crashes its workers"
+            raise StorageError(problem, got=str(split), do="give the workers more memory", place=work.place)
         return outcome
 
     def run_here(self, split: Split, producer: RowProducer) -> Outcome:

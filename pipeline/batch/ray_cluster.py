@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pipeline.batch.ray_address import has_address, require_reachable
+from pipeline.core.cluster_settings import ClusterSettings
 from pipeline.core.errors import UnavailableError
 from pipeline.core.execution import NodeResources
-from pipeline.kernel.budget import budget_here
+from pipeline.kernel.budget import LEAST_BYTES, budget_here
 
 LOOPBACK = "127.0.0.1"
+NO_SETTINGS = ClusterSettings()
+MOST_NODES = 1000
+"""The maximum number of nodes of a type that a step is planned for, if the autoscaler has no limit."""
 _JOINING = threading.Lock()
 
 
@@ -56,21 +61,63 @@ def _join() -> None:
         ) from error
 
 
-def nodes() -> tuple[NodeResources, ...]:
+def nodes(asked: ClusterSettings = NO_SETTINGS) -> tuple[NodeResources, ...]:
     """Return the nodes on which tasks can run: those of the configured cluster, otherwise this machine.
 
-    Connects to a configured cluster, but does not start a local one.
+    If a cluster has no nodes for tasks yet, these are the nodes that it can add. Connects to a configured cluster, but does
+    not start a local one. Raises `UnavailableError` if no node can run tasks.
+    """
+    return _present(asked.resources) or possible_nodes(asked) if has_address() else (_this_machine(),)
+
+
+def possible_nodes(asked: ClusterSettings) -> tuple[NodeResources, ...]:
+    """Return the nodes that a step is planned for: the present ones and those that the cluster can add for it.
+
+    What it can add is known from its autoscaler, if that reports it to Ray, otherwise from the maximum number of cores in
+    the settings: nodes like the largest present one. Raises `UnavailableError` if no node can run tasks.
     """
     if not has_address():
         return (_this_machine(),)
+    present, addable = _present(asked.resources), _addable(asked.resources)
+    known = max(present, addable, key=_cores)
+    if not known and asked.max_cpus is not None:
+        known = (NodeResources(1, asked.task_memory_bytes or LEAST_BYTES),)
+    if not known:
+        raise UnavailableError(
+            "the Ray cluster has no nodes for tasks",
+            got=f"resources {', '.join(asked.resources)}" if asked.resources else None,
+            do="add nodes, or set max_cpus in [env.….cluster] if its autoscaler adds them",
+        )
+    missing = 0 if addable or asked.max_cpus is None else asked.max_cpus - _cores(known)
+    return (*known, *[max(known)] * min(MOST_NODES, max(0, -(-missing // max(known).cpus))))
+
+
+def _cores(known: Iterable[NodeResources]) -> int:
+    return sum(node.cpus for node in known)
+
+
+def _present(resources: Collection[str]) -> tuple[NodeResources, ...]:
     join()
     import ray  # noqa: PLC0415 - likewise
 
     known = ray.nodes()  # type: ignore[no-untyped-call]  # Ray is untyped
-    alive = [node["Resources"] for node in known if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
-    return tuple(sorted(NodeResources(int(node["CPU"]), int(node.get("memory", 0))) for node in alive)) or (
-        _this_machine(),
-    )
+    return _for_tasks([node["Resources"] for node in known if node["Alive"]], resources)
+
+
+def _addable(resources: Collection[str]) -> tuple[NodeResources, ...]:
+    """Return the nodes of a cluster at the limits of its autoscaler; none if it does not report them."""
+    join()
+    import ray  # noqa: PLC0415 - likewise
+
+    config: Any = ray._private.state.state.get_cluster_config()  # noqa: SLF001 - Ray has no public API for it
+    groups = () if config is None else config.node_group_configs
+    counts = [(dict(g.resources), MOST_NODES if g.max_count < 0 else min(g.max_count, MOST_NODES)) for g in groups]
+    return _for_tasks([node for node, count in counts for _ in range(count)], resources)
+
+
+def _for_tasks(known: Iterable[Mapping[str, float]], resources: Collection[str]) -> tuple[NodeResources, ...]:
+    suitable = [node for node in known if node.get("CPU", 0) >= 1 and all(node.get(name) for name in resources)]
+    return tuple(sorted(NodeResources(int(node["CPU"]), int(node.get("memory", 0))) for node in suitable))
 
 
 def _this_machine() -> NodeResources:

@@ -4,95 +4,79 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
 import cloudpickle
 import ray
 
+from pipeline.batch.demand import ALL_AT_ONCE, ClusterRequest
 from pipeline.batch.ray_cluster import join
+from pipeline.batch.ray_demand import published
+from pipeline.batch.ray_round import Answer, Round
+from pipeline.batch.repeats import Repeats
 from pipeline.batch.retries import SplitTask, result_or_failure
 from pipeline.batch.work import Split
-from pipeline.core.logs import logger
-from pipeline.kernel.engine import Stop, current_stop
+from pipeline.kernel.engine import current_stop
 from pipeline.kernel.pool import Limits
 
-log = logger(__name__)
 MAX_ATTEMPTS = 3
 """The maximum number of workers that a task may crash."""
-_POLL_S = 0.2
-"""How often a waiting driver checks whether its run has been interrupted."""
-_SETTLE_S = 0.1
-"""How long a driver waits before it cancels calls: Ray aborts the driver if a call that is just being started is cancelled."""
-_END_S = 5.0
-"""How long an interrupted driver waits for its tasks to end."""
-_Answer = tuple[Any, Exception | None]
+_ATTEMPT = 1_000_000
+"""Added to the index of a split for each attempt, so that no two attempts, of which one may still run, write one file."""
 
 
-def run_tasks(name: str, tasks: Sequence[SplitTask], limits: Limits) -> Iterator[tuple[Split, Any]]:
+def run_tasks(
+    name: str,
+    tasks: Sequence[SplitTask],
+    limits: Limits,
+    request: ClusterRequest = ALL_AT_ONCE,
+    repeats: Repeats | None = None,
+) -> Iterator[tuple[Split, Any]]:
     """Run tasks on the cluster, each with these resources, and yield each split with its result as it finishes.
 
-    Ray retries a task whose worker crashed or whose node was lost. A split that crashes `MAX_ATTEMPTS` workers is not
-    yielded. An error of a task itself stops all tasks and is raised.
+    With a deadline, only as many tasks are submitted as are needed to end in time, and as the present nodes can run; Ray
+    adds nodes for tasks that wait. Ray retries a task whose worker crashed or whose node was lost. A split that crashes
+    `MAX_ATTEMPTS` workers is not yielded. A task that takes much longer than the others is also run on an idle slot, and
+    the first result is used; `repeats` tells whether a task was run more than once. An error of a task itself stops all
+    tasks and is raised.
     """
     join()
+    cpus = limits.threads or 1
     remote = ray.remote(_attempt).options(
         name=name,
-        num_cpus=limits.threads or 1,
+        num_cpus=cpus,
         memory=limits.memory_bytes or None,
+        resources=dict(request.resources) or None,
         max_retries=MAX_ATTEMPTS - 1,
         scheduling_strategy="SPREAD",
     )
     shipped: dict[int, ray.ObjectRef[bytes]] = {}
-    for task in tasks:
+
+    def start(task: SplitTask, copy: int) -> ray.ObjectRef[Answer]:
         if id(task.run) not in shipped:
             shipped[id(task.run)] = ray.put(cloudpickle.dumps(task.run))
-    waiting = {remote.remote(shipped[id(task.run)], task.split): task.split for task in tasks}
-    stop = current_stop()
-    try:
-        while waiting:
-            for ref in _ended(waiting, stop):
-                split = waiting.pop(ref)
-                result = _result(ref, split)
-                if result is not None:
-                    yield split, result
-    except BaseException:
-        time.sleep(_SETTLE_S)
-        for ref in reversed(waiting):  # waiting ones first: others would make room for them
-            ray.cancel(ref, force=True)
-        ray.wait(list(waiting), num_returns=len(waiting), timeout=_END_S)
-        raise
+        ref: ray.ObjectRef[Answer] = remote.remote(shipped[id(task.run)], task.split, copy)
+        return ref
+
+    demand = request.demand([task.split.size_bytes for task in tasks], cpus)
+    with published(name, demand) as publish:
+        yield from Round(tasks, demand, start, publish, repeats or Repeats()).results(current_stop())
 
 
-def _ended(waiting: Iterable[ray.ObjectRef[_Answer]], stop: Stop | None) -> list[ray.ObjectRef[_Answer]]:
-    """Wait for a task to end, and return those that have; possibly none."""
-    ended, _ = ray.wait(list(waiting), timeout=_POLL_S)
-    if stop is not None and stop.is_set:
-        raise KeyboardInterrupt
-    return ended
-
-
-def _result(ref: ray.ObjectRef[_Answer], split: Split) -> Any:
-    """Return the result of a task, or `None` if it crashed its workers; raise its error."""
-    try:
-        result, error = ray.get(ref)
-    except ray.exceptions.RayError as lost:
-        log.warning("task lost", split=str(split), reason=str(lost).partition("\n")[0])
-        return None
-    if error is not None:
-        raise error
-    return result
-
-
-def _attempt(task: bytes, split: Split) -> _Answer:
+def _attempt(task: bytes, split: Split, copy: int) -> Answer:
     """Run a task in a worker, and return its result or its error; neither if the task is given up."""
-    if _attempt_number() >= MAX_ATTEMPTS:
-        return None, None
+    begun, attempt = time.perf_counter(), _attempt_number()
+    if attempt >= MAX_ATTEMPTS:
+        return Answer(0.0)
+    mine = replace(split, index=split.index + _ATTEMPT * (attempt + MAX_ATTEMPTS * copy))
     try:
-        return result_or_failure(partial(_loaded(task), split)), None
+        result = result_or_failure(partial(_loaded(task), mine))
     except Exception as error:  # noqa: BLE001 - it is raised again in the driver
-        return None, _transferable(error)
+        return Answer(0.0, error=_transferable(error))
+    return Answer(time.perf_counter() - begun, result, attempt=attempt)
 
 
 @lru_cache(maxsize=16)

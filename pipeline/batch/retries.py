@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from pipeline.batch.division import WAYS, DivisionPolicy
 from pipeline.batch.work import Split
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import HeadwaterError, SourceError, SplitError, StorageError
@@ -49,39 +51,91 @@ def result_or_failure(task: Callable[[], Any]) -> Any:
         return FailedTask(error)
 
 
-def run_with_retry(
-    definition: StoredDefinition,
-    tasks: Sequence[SplitTask],
-    limits: Limits,
-    place: TaskRunner,
-    on_progress: OnProgress,
-) -> list[Any]:
-    """Run tasks of a step, each with these limits, and return their results in order; their splits have different indexes.
+@dataclass(frozen=True)
+class TaskRound:
+    """A round of tasks of a step, each with the same limits.
 
-    A split that could not read or write, or whose worker crashed, is retried separately. Raises the error of a second
-    failure, and `StorageError` with the split's files and bytes if its worker crashes again.
+    With a `policy`, a split whose workers crash is divided until the smallest part that crashes them is known, and that part
+    is quarantined if the policy allows it.
     """
-    outcomes = _run(tasks, limits, place, on_progress)
-    for task in tasks:
-        split = task.split
-        if not isinstance(outcomes.get(split.index), FailedTask | None):
-            continue
-        failure = outcomes.get(split.index)
-        reason = str(failure.error) if isinstance(failure, FailedTask) else "its worker crashed"
-        log.warning("retrying split", split=str(split), reason=reason)
-        outcomes |= _run([replace(task, split=replace(split, is_last_try=True))], limits, place, on_progress)
-        outcome = outcomes.get(split.index)
+
+    definition: StoredDefinition
+    limits: Limits
+    place: TaskRunner
+    on_progress: OnProgress
+    policy: DivisionPolicy | None = None
+
+    def results(self, tasks: Sequence[SplitTask]) -> list[Any]:
+        """Run tasks, and return their results in order; their splits have consecutive indexes.
+
+        A split that could not read or write, or whose worker crashed, is retried separately. A divided split has several
+        results, in order. Raises the error of a second failure, and `StorageError` with the files and ranges of a split that
+        crashes its workers and is neither divided nor quarantined.
+        """
+        outcomes = self.of(tasks)
+        unused = itertools.count(len(tasks))
+        results: list[Any] = []
+        for task in tasks:
+            outcome = outcomes.get(task.split.index)
+            if isinstance(outcome, FailedTask) or (outcome is None and len(self._parts(task.split)) == 1):
+                reason = str(outcome.error) if isinstance(outcome, FailedTask) else "its worker crashed"
+                log.warning("retrying split", split=str(task.split), reason=reason)
+                outcome = self.last_try(task)
+            results += self.in_parts(task, unused) if outcome is None else [outcome]
+        return results
+
+    def _parts(self, split: Split) -> tuple[Split, ...]:
+        return (split,) if self.policy is None else self.policy.parts(split)
+
+    def of(self, tasks: Sequence[SplitTask]) -> dict[int, Any]:
+        """Run tasks, and return their results by the index of their split."""
+        return {split.index: result for split, result in self.place.run(tasks, self.limits, self.on_progress)}
+
+    def last_try(self, task: SplitTask) -> Any:
+        """Run one task again; return `None` if its worker crashed, and raise its error."""
+        outcome = self.of([replace(task, split=replace(task.split, is_last_try=True))]).get(task.split.index)
         if isinstance(outcome, FailedTask):
             raise outcome.error
-        if outcome is None:
-            raise StorageError(
-                f"table {definition.name!r} cannot be computed: one split crashes every worker",
-                got=str(split),
-                do="remove this input, or give the workers more memory; nothing was committed",
-                place=definition.place,
-            )
-    return [outcomes[task.split.index] for task in tasks]
+        return outcome
 
+    def in_parts(self, task: SplitTask, unused: Iterator[int]) -> list[Any]:
+        """Return the results of the parts of a task whose workers crash; a part that cannot be divided is quarantined.
 
-def _run(tasks: Sequence[SplitTask], limits: Limits, place: TaskRunner, on_progress: OnProgress) -> dict[int, Any]:
-    return {split.index: outcome for split, outcome in place.run(tasks, limits, on_progress)}
+        The first part has the index of the task, so that the indexes of all results are consecutive. If all of several parts
+        crash their workers, the reason is not a row, and the task fails.
+        """
+        parts = self._parts(task.split)
+        if len(parts) == 1:
+            return [self._quarantined(task)]
+        log.warning("dividing split", split=str(task.split), parts=len(parts), reason="its workers crashed")
+        tasks = [
+            replace(task, split=replace(part, index=next(unused) if n else task.split.index, is_last_try=True))
+            for n, part in enumerate(parts)
+        ]
+        try:
+            outcomes = self.of(tasks)
+        except SplitError as error:  # the file cannot be divided because of its quoting
+            raise self._crash(task.split) from error
+        if len(tasks) >= WAYS // 2 and not outcomes:
+            raise self._crash(task.split)
+        results: list[Any] = []
+        for each in tasks:
+            outcome = outcomes.get(each.split.index)
+            if isinstance(outcome, FailedTask):
+                raise outcome.error
+            results += self.in_parts(each, unused) if outcome is None else [outcome]
+        return results
+
+    def _quarantined(self, task: SplitTask) -> Any:
+        if self.policy is None or not (self.policy.may_quarantine and task.split.source_splits):
+            raise self._crash(task.split)
+        log.warning("quarantining split", split=str(task.split), reason="workers that read it crash")
+        return self.last_try(replace(task, split=replace(task.split, crashes_workers=True)))
+
+    def _crash(self, split: Split) -> StorageError:
+        return StorageError(
+            f"table {self.definition.name!r} cannot be computed: one split crashes every worker",
+            got=str(split),
+            do="remove this input, or give the workers more memory; nothing was committed",
+            place=self.definition.place,
+        )

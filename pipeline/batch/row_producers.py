@@ -74,6 +74,11 @@ class SourceProducer:
         bisection, and only these are read.
         """
         con.execute(f"create temp table {REJECTED} (reasons varchar, _source varchar, _position bigint, row varchar)")
+        if split.crashes_workers:
+            for source_split in split.source_splits:
+                _reject(con, source_split, "unreadable: workers that read it crash")
+            yield empty(con, self.all_columns)
+            return
         waiting = [list(source_splits) for source_splits in reversed(self.groups(split.source_splits))]
         while waiting:
             source_splits = waiting.pop()
@@ -109,10 +114,7 @@ class SourceProducer:
         except SourceError as error:
             if not (self.may_skip and split.is_last_try):
                 raise _unreadable(source_split, error) from error
-            values = ", ".join(
-                map(literal, (f"unreadable: {error.problem}", source_split.source_object.uri, str(source_split)))
-            )
-            con.execute(f"insert into {REJECTED} select r, s, null, p from (values ({values})) as v(r, s, p)")
+            _reject(con, source_split, f"unreadable: {error.problem}")
             return
         con.register("_read", reading.rows)
         con.register("_bad", reading.rejected)
@@ -222,6 +224,12 @@ class SourceProducer:
             number = quoted(self.event_time.column)
             names[names.index(number)] = f"{self.event_time.made_by}({number}) as {number}"
         return f"{', '.join(names)}, {source} as {SOURCE}, {POSITION}, {literal(self.at)}::timestamptz as {INGESTED_AT}"
+
+
+def _reject(con: duckdb.DuckDBPyConnection, source_split: SourceSplit, reason: str) -> None:
+    """Insert one row for an entire source split into `_rejected`, with its range as the row."""
+    values = ", ".join(map(literal, (reason, source_split.source_object.uri, str(source_split))))
+    con.execute(f"insert into {REJECTED} select r, s, null, p from (values ({values})) as v(r, s, p)")
 
 
 def _unreadable(source_split: SourceSplit, error: SourceError) -> SourceError:

@@ -38,6 +38,8 @@ class Split:
     """For a bucket: its rows of the other partitioned inputs."""
     is_last_try: bool = False
     """Whether this is the last attempt, in which unreadable source splits may be quarantined if the source allows it."""
+    crashes_workers: bool = False
+    """Whether its source splits are quarantined without being read, because workers that read them crash."""
 
     @property
     def size_bytes(self) -> int:

@@ -251,6 +251,8 @@ class Table(StoredDefinition):
     remembers: bool = False
     """Whether the transform also reads the previous version of this table, as a slowly changing dimension does."""
     streaming: Streaming = field(default_factory=Streaming)
+    deadline: timedelta | None = None
+    """The time within which it should be computed on a cluster, which adds nodes for it; `None`: as soon as possible."""
 
     @property
     def computed_by(self) -> Transform:
@@ -408,6 +410,16 @@ def streaming_of(
     return Streaming(emit, kept, time)
 
 
+def deadline_of(deadline: str | timedelta | None, place: Place) -> timedelta | None:
+    """Return the deadline of a table; raise `DefinitionError` if it is not a positive duration."""
+    if deadline is None:
+        return None
+    duration = parse_duration(deadline, "deadline", place)
+    if not duration:
+        raise DefinitionError("deadline= must be positive", got=repr(deadline), place=place)
+    return duration
+
+
 def caller() -> Place:
     """Return the place of the nearest caller outside Headwater, which is where a definition is written."""
     ours = tuple(f"{Path(__file__).parents[2] / top}{os.sep}" for top in ("pipeline", "ml"))
@@ -525,7 +537,8 @@ def source(
     `_position` and `_ingested_at`.
 
     A file, or a part of a large file, that cannot be read fails the run. With `unreadable="quarantine"`, it is retried
-    once and then quarantined as one row that contains its byte range; its content counts as consumed.
+    once and then quarantined as one row that contains its byte range; its content counts as consumed. On Ray, a part that
+    crashes its workers is divided first, and only the smallest part that crashes them is quarantined in this way.
 
     With `stored=False` there is no bronze table. A table whose first input is this source reads the files directly, each
     once, in the pass that computes its rows, and rows that do not match are quarantined with that table. `schema` is

@@ -12,6 +12,7 @@ from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.schema import Schema
 
 _UNITS = ("milliseconds", "seconds", "minutes", "hours", "days", "weeks")
+_SHORT = {"ms": "milliseconds", "s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
 _CALL = re.compile(r"\s*(\w+)\s*\(\s*(.+?)\s*\)\s*", re.DOTALL)
 _OF_NUMBERS = {"to_timestamp": "TIMESTAMPTZ", "epoch_ms": "TIMESTAMP", "make_timestamp": "TIMESTAMP"}
 """DuckDB's functions from seconds, milliseconds and microseconds since 1970 to a timestamp, with its type."""
@@ -125,7 +126,7 @@ def require_event_time(time: EventTime, schema: Schema, owner: str, place: Place
 
 
 def parse_duration(value: str | timedelta, what: str, place: Place | None = None) -> timedelta:
-    """Return a duration from its text, for example `10 minutes` or `1 hour 30 minutes`.
+    """Return a duration from its text, for example `10 minutes`, `1 hour 30 minutes` or `4h`.
 
     Raises `DefinitionError` for an invalid text and for a negative duration.
     """
@@ -134,7 +135,8 @@ def parse_duration(value: str | timedelta, what: str, place: Place | None = None
     else:
         text = value.strip().lower()
         parts = _PART.findall(text)
-        units = [next((unit for unit in _UNITS if unit in {word, f"{word}s"}), "") for _, word in parts]
+        words = [_SHORT.get(word, word) for _, word in parts]
+        units = [next((unit for unit in _UNITS if unit in {word, f"{word}s"}), "") for word in words]
         if not parts or _PART.sub("", text).strip(" ,") or not all(units):
             raise DefinitionError(
                 f"{what}= is not a duration", got=repr(value), do="use a text such as '10 minutes'", place=place

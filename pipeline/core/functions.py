@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, overload
 
-from pipeline.core.definitions import Chart, Expectation, Layer, Table, caller, checks, merge_of, names, streaming_of
+from pipeline.core.definitions import (
+    Chart,
+    Expectation,
+    Layer,
+    Table,
+    caller,
+    checks,
+    deadline_of,
+    merge_of,
+    names,
+    streaming_of,
+)
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import of_function
 
@@ -65,6 +76,7 @@ def table(
     chart: Chart | None = None,
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
+    deadline: str | timedelta | None = None,
 ) -> Callable[[Callable[..., Any]], Table]: ...
 
 
@@ -81,6 +93,7 @@ def table(
     chart: Chart | None = None,
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
+    deadline: str | timedelta | None = None,
 ) -> Table | Callable[[Callable[..., Any]], Table]:
     """Define a table as a function, by `@table` or `@table(…)`. Its parameters are named after its inputs.
 
@@ -88,7 +101,7 @@ def table(
     functions are called once per block of the first input, and must be row-wise in it; other inputs are passed
     completely. `ray.data.Dataset` functions are called once with complete datasets, and return a dataset.
 
-    `sequence_by` merges the table; it, `event_time` and `lateness` have the same meaning as in `sql`.
+    `sequence_by` merges the table; it, `event_time`, `lateness` and `deadline` have the same meaning as in `sql`.
 
     Raises `DefinitionError` for a function without inputs, for other annotations, and for a merge without a key.
     """
@@ -122,6 +135,7 @@ def table(
             chart=chart,
             merge=merge_of(names(key), sequence_by, apply_as_deletes, place),
             streaming=streaming_of(None, None, event_time, lateness, place),
+            deadline=deadline_of(deadline, place),
         )
 
     return decorate if function is None else decorate(function)

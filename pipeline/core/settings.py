@@ -24,14 +24,17 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, cast, get_args
 from urllib.parse import parse_qsl, urlsplit
 
+from pipeline.core.cluster_settings import ClusterSettings, cluster_settings
 from pipeline.core.errors import Place, SettingsError, did_you_mean
 from pipeline.core.execution import Execution
+from pipeline.core.setting_values import positive, typed
 
 FILE = "headwater.toml"
-T = TypeVar("T")
+NAME = "HEADWATER_PROJECT_NAME"
+"""The environment variable with the name of a project without one, whose folder has another name in a job."""
 _REFERENCE = re.compile(r"\$\{(file:)?([^}]+)\}")
 _MASK = "headwater-reference"
 _SECRET = re.compile(r"secret|passw|pwd|token|account_key|private_key|sas_key", re.IGNORECASE)
@@ -57,6 +60,7 @@ class Settings:
     query_seconds: int = 600
     """The timeout of `headwater query`, in seconds."""
     storage: Mapping[str, str] = field(default_factory=dict)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
     ray_address: str = ""
     """The value of the environment variable `RAY_ADDRESS`; empty if it is not set."""
 
@@ -93,10 +97,10 @@ def load(file: Path, *, environ: Mapping[str, str] | None = None, env: str | Non
     written = _Written(file, text)
     document = _parse(text, file)
     _known(document, ("project", "env"), written, "table")
-    project = _typed("project", document.get("project", {}), dict, "a table", written.place("project"))
+    project = typed("project", document.get("project", {}), dict, "a table", written.place("project"))
     _known(project, ("name", "definitions"), written, "key")
     for key, value in project.items():
-        _typed(key, value, str, "text", written.place(key))
+        typed(key, value, str, "text", written.place(key))
     if "definitions" not in project:
         raise SettingsError(
             "[project] has no key 'definitions'",
@@ -117,7 +121,7 @@ def load(file: Path, *, environ: Mapping[str, str] | None = None, env: str | Non
             )
             values[key] = _checked(override)
     settings = Settings(
-        name=project.get("name", root.name),
+        name=project.get("name") or environ.get(NAME) or root.name,
         root=root,
         definitions=root / project["definitions"],
         env=chosen,
@@ -176,12 +180,12 @@ def _parse(text: str, file: Path) -> dict[str, Any]:
 
 
 def _environment(environments: object, chosen: str, written: _Written) -> dict[str, Any]:
-    known = _typed("env", environments, dict, "a table", written.place("env"))
+    known = typed("env", environments, dict, "a table", written.place("env"))
     if chosen not in known and (known or chosen != "dev"):
         raise SettingsError(
             f"there is no environment {chosen!r}", do=did_you_mean(chosen, known), place=Place(str(written.file))
         )
-    values = _typed(chosen, known.get(chosen, {}), dict, "a table", written.place(chosen))
+    values = typed(chosen, known.get(chosen, {}), dict, "a table", written.place(chosen))
     _known(values, _KEYS, written, "key", chosen)
     return values
 
@@ -197,7 +201,7 @@ def _known(
 def _checked(setting: _Value) -> Any:
     key, value, place = setting.key, setting.value, setting.place
     if key in _TEXT:
-        text = _secretless(setting, _typed(key, value, str, "text", place))
+        text = _secretless(setting, typed(key, value, str, "text", place))
         if not text:
             raise SettingsError(f"{key!r} is empty", do="remove it to use the default", place=place)
         if key in _URLS and "://" not in text:
@@ -211,23 +215,16 @@ def _checked(setting: _Value) -> Any:
             raise SettingsError("unknown execution", got=repr(value), do=f"choose one of {known}", place=place)
         return cast("Execution", value)
     if key == "storage":
-        return _storage(setting, _typed(key, value, dict, "a table of text", place))
-    number = _typed(key, value, int, f"a number of {key.rpartition('_')[2]}", place)
-    if number <= 0:
-        raise SettingsError(f"{key!r} must be positive", got=repr(number), place=place)
-    return number
-
-
-def _typed(key: str, value: object, kind: type[T], words: str, place: Place) -> T:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise SettingsError(f"{key!r} must be {words}", got=repr(value), place=place)
-    return value
+        return _storage(setting, typed(key, value, dict, "a table of text", place))
+    if key == "cluster":
+        return cluster_settings(typed(key, value, dict, "a table", place), place)
+    return positive(key, value, f"a number of {key.rpartition('_')[2]}", place)
 
 
 def _storage(setting: _Value, options: Mapping[str, object]) -> dict[str, str]:
     expanded = {}
     for name, value in options.items():
-        text = _typed(name, value, str, "text", setting.place)
+        text = typed(name, value, str, "text", setting.place)
         if _SECRET.search(name) and not _REFERENCE.search(text):
             raise _plain(name, setting.place)
         expanded[name] = _expanded(setting, text)

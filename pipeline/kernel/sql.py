@@ -25,6 +25,7 @@ from pipeline.core.definitions import (
     Table,
     caller,
     checks,
+    deadline_of,
     merge_of,
     names,
     streaming_of,
@@ -163,6 +164,7 @@ def sql(
     ttl: str | timedelta | None = None,
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
+    deadline: str | timedelta | None = None,
 ) -> Table:
     """Define a table as one SQL statement over other tables. A leading comment is its description.
 
@@ -171,7 +173,8 @@ def sql(
     its key, until a row with a greater sequence arrives. For rows with equal key and sequence, a delete wins, otherwise
     the row with the greatest values.
 
-    `emit`, `ttl`, `event_time` and `lateness` are streaming options; see `docs/streams.md`.
+    `emit`, `ttl`, `event_time` and `lateness` are streaming options; see `docs/streams.md`. `deadline` is the time within
+    which the table should be computed on a cluster, for example `30 minutes`; see `docs/cluster.md`.
 
     Raises `DefinitionError` if the text is not one SELECT, or reads no table, and for a merge without a key.
     """
@@ -190,6 +193,7 @@ def sql(
         description=description,
         chart=chart,
         streaming=streaming_of(emit, ttl, event_time, lateness, place),
+        deadline=deadline_of(deadline, place),
     )
 
 

@@ -56,12 +56,22 @@ class DeltaStager:
             raise self.storage.failed(f"cannot write below {self.storage.uri}", error, advice) from error
         columns = [column[0] for column in cursor.description or ()]
         written = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+        self.storage.remove([self._path(file) for file in written if not file["count"]])
         return tuple(self._staged(file, kinds) for file in written if file["count"])
+
+    def keep_only(self, files: Sequence[StagedFile]) -> None:
+        """Remove what this run has staged, except these files: complete and incomplete files of repeated splits."""
+        kept, mine = {file.path for file in files}, f"part-{self.run_id}-"
+        names = [name for name in self.storage.names() if mine in name.rpartition("/")[2] and name not in kept]
+        self.storage.remove(names)
 
     def scan(self, files: Sequence[StagedFile]) -> str:
         """Return a call of `read_parquet` on staged files."""
         uris = ", ".join(literal(f"{self.storage.uri}/{file.path}") for file in files)
         return f"read_parquet([{uris}], hive_partitioning = false)"
+
+    def _path(self, file: Mapping[str, Any]) -> str:
+        return str(file["filename"]).partition(self.storage.uri.rstrip("/") + "/")[2]
 
     def _staged(self, file: Mapping[str, Any], kinds: Mapping[str, str]) -> StagedFile:
         partition = {k: partition_value(v, kinds[k]) for k, v in (file["partition_keys"] or {}).items()}
@@ -71,9 +81,8 @@ class DeltaStager:
                 got=", ".join(name for name, value in partition.items() if value == ""),
                 do="use null, which Delta does not distinguish from it, or do not partition by this column",
             )
-        path = str(file["filename"]).partition(self.storage.uri.rstrip("/") + "/")[2]
         return StagedFile(
-            path=path,
+            path=self._path(file),
             size_bytes=int(file["file_size_bytes"]),
             rows=int(file["count"]),
             partition=partition,

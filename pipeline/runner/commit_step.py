@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.batch.execute import execute
+from pipeline.batch.executor import StepLimits
 from pipeline.batch.planning import EXPANSION
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
@@ -139,7 +140,11 @@ def _skipped(definition: StoredDefinition, decision: Decision, version: Version 
 def _staged(run: RunContext, spec: StepSpec, basis: StepBasis, memory_bytes: int) -> tuple[Outcome, CommitPlan]:
     workspace, decision = run.workspace, basis.decision
     outcome = execute(
-        spec, workspace.lake, workspace.settings, lambda share: run.notify_progress(spec, share), memory_bytes
+        spec,
+        workspace.lake,
+        workspace.settings,
+        lambda share: run.notify_progress(spec, share),
+        StepLimits(memory_bytes, run.deadline_of(basis.definition)),
     )
     require_same(basis.definition, decision, basis.version, outcome.schema, may_rebuild=True)
     before = basis.version if decision.takes_new else None

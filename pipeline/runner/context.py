@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from pipeline.batch.planning import ExecutionPlan
 from pipeline.batch.step import StepSpec
 from pipeline.commit.moments import Moment
 from pipeline.core.clock import Clock
-from pipeline.core.definitions import Definition
+from pipeline.core.definitions import Definition, StoredDefinition, Table
 from pipeline.governance import StepRecord
 from pipeline.kernel.budget import MemoryPool, budget_here
 from pipeline.lake import Version
 from pipeline.project.workspace import Workspace
+from pipeline.runner.deadlines import Deadlines
 from pipeline.runner.decide import Decision, RunOptions
 from pipeline.runner.events import Event, Observer, StepProgress
 from pipeline.streaming.planning.streamed import StreamedDefinitions
@@ -41,6 +43,7 @@ class RunContext:
         self.threads = options.threads or budget.slots
         self.memory = MemoryPool(budget, self.threads)
         self.streamed = StreamedDefinitions(workspace)
+        self.deadlines = Deadlines(None, {})
         self._observer = observer
         self._clock = clock
         self._lock = threading.Lock()
@@ -50,6 +53,19 @@ class RunContext:
     def at(self) -> str:
         """Return the time, ISO 8601."""
         return self._clock().isoformat()
+
+    def start_deadlines(self, steps: Collection[str]) -> None:
+        """Divide the deadline of the run, if it has one, between its steps; its time starts now."""
+        deadline = self.options.deadline or self.workspace.settings.cluster.deadline
+        if deadline is not None:
+            last = {name: self.workspace.catalog.last_step(name) for name in steps}
+            ends_at = (self._clock() + deadline).timestamp()
+            self.deadlines = Deadlines(ends_at, {n: None if step is None else step.seconds for n, step in last.items()})
+
+    def deadline_of(self, definition: StoredDefinition) -> float | None:
+        """Return when a step that begins now should end, in seconds since 1970; `None`: as soon as possible."""
+        own = definition.deadline if isinstance(definition, Table) else None
+        return self.deadlines.of(definition.name, self._clock().timestamp(), own)
 
     def version(self, name: str, reader: str) -> Version:
         """Return the version of an input that this run uses; raise `StorageError` if it is not computed yet."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from pipeline.core.cursors import ReadPlan
@@ -47,6 +47,8 @@ class RunOptions:
     """Sources are read only up to their state at this time."""
     threads: int | None = None
     """Number of definitions computed concurrently; `None`: number of cores."""
+    deadline: timedelta | None = None
+    """The time within which the run should end; `None`: that of the settings."""
 
 
 @dataclass(frozen=True)

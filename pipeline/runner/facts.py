@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from pipeline.batch.planning import ExecutionPlan, carries_provenance, execution_plan, source_execution_plan, strategy
 from pipeline.batch.ray_cluster import nodes
@@ -204,5 +205,9 @@ def _execution_limits(workspace: Workspace) -> ExecutionLimits:
     settings = workspace.settings
     memory_bytes = budget_here(settings.memory_bytes).memory_bytes
     return ExecutionLimits(
-        settings.execution, settings.inline_bytes, memory_bytes, has_cluster=bool(settings.ray_address), nodes=nodes
+        settings.execution,
+        settings.inline_bytes,
+        memory_bytes,
+        has_cluster=bool(settings.ray_address),
+        nodes=partial(nodes, settings.cluster),
     )

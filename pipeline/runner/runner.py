@@ -75,6 +75,7 @@ class Runner:
         run = RunRecord(context.run_id, settings.name, settings.env, context.at(), None, "running", None)
         catalog.begin(run)
         context.notify(Moment.BEGUN)
+        context.start_deadlines(definitions)
         steps: dict[str, StepRecord] = {}
         numbers = {name: number for number, name in enumerate(definitions)}
 
@@ -84,6 +85,7 @@ class Runner:
             if isinstance(outcome, Exception):
                 self.errors[name] = outcome
             catalog.record(context.run_id, step)
+            context.deadlines.ended(name)
             context.notify(Moment.RECORDED, name, step=step)
 
         reads = {name: _steps_read(graph, definition, definitions) for name, definition in definitions.items()}

@@ -14,9 +14,10 @@ import ray
 import ray.data
 from ray.data.expressions import col
 
-from pipeline.batch.ray_datasets import dataset_rows
+from pipeline.batch.ray_datasets import write_dataset
 from pipeline.batch.ray_tasks import run_tasks
 from pipeline.batch.retries import SplitTask
+from pipeline.batch.scan_datasource import TableRead
 from pipeline.batch.work import Split
 from pipeline.connectors import files
 from pipeline.core.definitions import source
@@ -24,8 +25,8 @@ from pipeline.core.errors import DefinitionError, ExpectationError, StorageError
 from pipeline.core.functions import table
 from pipeline.core.schema import Schema
 from pipeline.kernel.pool import Limits
-from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import sql
+from pipeline.lake import Storage
 from pipeline.quality import fail, quarantine, warn
 
 pytestmark = [
@@ -171,23 +172,38 @@ def blocks_of(*tables: pa.Table):
     return constant
 
 
-def test_blocks_of_a_dataset_may_differ_in_types_and_column_order():
-    definition = blocks_of(pa.table({"a": [1], "b": pa.nulls(1)}), pa.table({"b": ["x"], "a": [1.5]}))
+def test_blocks_of_a_dataset_may_differ_in_types_and_column_order(step, scan):
+    blocks = blocks_of(pa.table({"a": [1], "b": pa.nulls(1)}), pa.table({"b": ["x"], "a": [1.5]}))
 
-    (reader,) = (
-        reader.read_all() for reader in dataset_rows(definition, {"numbers": Scan(Schema.of({"id": "BIGINT"}))})
+    outcome = step(
+        table(key="a", expect=[quarantine("b_is_set", "b = 'x'")])(blocks), {"numbers": scan(PARTS[0])}, "ray"
     )
 
-    assert reader.to_pylist() == [{"a": 1.0, "b": None}, {"a": 1.5, "b": "x"}]
+    assert outcome.outcome.schema == Schema.of({"a": "DOUBLE", "b": "VARCHAR"})
+    assert outcome.rows == [{"a": 1.5, "b": "x"}]
+    assert [row["row"] for row in outcome.quarantined] == ['{"a":1.0,"b":null}']
 
 
-def test_an_empty_dataset_keeps_its_columns(scan):
+def test_an_empty_dataset_keeps_its_columns(step, scan):
+    @table()
     def none(numbers: ray.data.Dataset) -> ray.data.Dataset:
         return numbers.filter(expr=col("id") < 0)
 
-    (rows,) = (reader.read_all() for reader in dataset_rows(none, {"numbers": scan(PARTS[0])}))
+    outcome = step(none, {"numbers": scan(PARTS[0])}, "ray")
 
-    assert (rows.num_rows, rows.column_names) == (0, ["id", "g", "x"])
+    assert (outcome.rows, outcome.outcome.schema.names) == ([], ("id", "g", "x"))
+
+
+def test_a_key_in_two_blocks_of_a_dataset_is_kept_once(step, scan):
+    @table(key="id")
+    def twice(numbers: ray.data.Dataset) -> ray.data.Dataset:
+        return numbers.union(numbers.limit(3))
+
+    outcome = step(twice, {"numbers": scan(*PARTS)}, "ray")
+
+    assert [row["id"] for row in sorted(outcome.rows, key=lambda row: row["id"])] == list(range(40))
+    assert [row["reasons"] for row in outcome.quarantined] == ["key_is_unique"] * 3
+    assert (outcome.outcome.flow.rows_in, outcome.outcome.flow.rows_made) == (40, 43)
 
 
 @pytest.mark.parametrize(
@@ -215,9 +231,9 @@ def test_an_empty_dataset_keeps_its_columns(scan):
     ],
     ids=["columns", "types", "empty", "no dataset", "raises here", "exits", "raises on a worker"],
 )
-def test_errors_of_dataset_functions_have_a_place(scan, function, problem):
+def test_errors_of_dataset_functions_have_a_place(scan, function, problem, tmp_path):
     with pytest.raises(DefinitionError, match=problem) as error:
-        list(dataset_rows(function, {"numbers": scan(PARTS[0])}))
+        write_dataset(function, {"numbers": TableRead("numbers", scan(PARTS[0]))}, Storage(str(tmp_path / "blocks")))
     assert error.value.place is not None
     assert error.value.place.file == __file__
 

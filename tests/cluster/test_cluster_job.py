@@ -1,42 +1,55 @@
-"""`ray job submit --working-dir . -- headwater run` and `headwater submit run`, on a running cluster with its dashboard."""
+"""Jobs on a local cluster with a token: `ray job submit`, `headwater submit`, and nodes that come and go with the work."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
+import sys
 import time
-import urllib.request
 
 import pytest
 
+from cluster.local.head import LocalNodes, start, stop
 from tests.rigs.command import BIN
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 
+SLOW = """
+import time
+import pyarrow as pa
+from pipeline import files, source, table
 
-@pytest.fixture
-def cluster(tmp_path):
-    """The address of the Jobs API of a separate one-node cluster on loopback, in its own process group."""
-    ports = free_ports(3)
-    environ = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
-    command = [str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={ports[0]}"]
-    options = ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", "--num-cpus=2", "--disable-usage-stats"]
-    options.append(f"--dashboard-agent-listen-port={ports[2]}")  # the default port may belong to another cluster
-    log = (tmp_path / "ray.log").open("w")
-    process = subprocess.Popen(
-        [*command, *options, "--include-dashboard=true"], env=environ, stdout=log, stderr=log, start_new_session=True
-    )
-    address = f"http://127.0.0.1:{ports[1]}"
-    try:
-        wait_for(f"{address}/api/version")
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # on SIGTERM, it waits half a minute for internal actors of Ray
-        process.wait()
-        log.close()
+raw = source(files("raw.csv"), schema={"id": "bigint"})
+
+
+def _slowly(rows: pa.Table) -> pa.Table:
+    time.sleep(15)
+    return rows
+
+
+@table()
+def first(raw: pa.Table) -> pa.Table:
+    return _slowly(raw)
+
+
+@table()
+def second(raw: pa.Table) -> pa.Table:
+    return _slowly(raw)
+
+
+@table()
+def third(raw: pa.Table) -> pa.Table:
+    return _slowly(raw)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A local cluster of one to three nodes with one core each, on loopback."""
+    folder = tmp_path_factory.mktemp("cluster")
+    yield start(folder, LocalNodes(least=1, most=3, idle_s=15.0))
+    assert stop(folder)
 
 
 def test_a_project_runs_as_a_job(headwater, teashop, cluster, tmp_path):
@@ -49,7 +62,7 @@ def test_a_project_runs_as_a_job(headwater, teashop, cluster, tmp_path):
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
     environment = json.dumps({"env_vars": variables})
-    process = submit(teashop, "--address", cluster, "--runtime-env-json", environment, "--", "headwater", "run")
+    process = submit(teashop, cluster, "--runtime-env-json", environment, "--", "headwater", "run")
     assert process.returncode == 0, process.stdout + process.stderr
     assert "3 done, 0 up to date" in process.stdout
     run = json.loads(headwater("show", "--json", cwd=teashop, env=variables, check=0).stdout)
@@ -60,13 +73,10 @@ def test_a_project_runs_as_a_job(headwater, teashop, cluster, tmp_path):
     assert [row["orders"] for row in rows] == [2, 2, 1]
 
     words = [word for name, value in variables.items() for word in ("--var", f"{name}={value}")]
-    token = {"RAY_AUTH_MODE": "disabled"}
-    again = headwater("submit", "--wait", "--address", cluster, *words, "run", cwd=teashop, env=token, check=0)
+    again = headwater("submit", "--wait", *words, "run", cwd=teashop, env=cluster.environ, check=0)
     assert "nothing new: all 3 are up to date" in again.stdout
     assert "job teashop-run-" in again.stderr
-    failed = headwater(
-        "submit", "--wait", "--address", cluster, *words, "query", "from nothing", cwd=teashop, env=token
-    )
+    failed = headwater("submit", "--wait", *words, "query", "from nothing", cwd=teashop, env=cluster.environ)
     assert failed.returncode == 1
     assert "there is no table 'nothing'" in failed.stdout
     assert "failed" in failed.stderr
@@ -86,14 +96,65 @@ def test_usage_errors_of_submit_are_a_single_message(headwater, teashop):
         assert message in " ".join(process.stderr.split()), process.stderr
 
 
-def submit(folder, *words):
+def test_nodes_come_and_go_with_the_work_of_a_run(headwater, cluster, tmp_path):
+    (tmp_path / "headwater.toml").write_text(
+        '[project]\ndefinitions = "slow.py"\n[env.dev]\nexecution = "ray"\n'
+        '[env.dev.cluster]\ndeadline = "1min"\ncost_per_hour = { worker = 0.5 }\n'
+    )
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "raw.csv").write_text("id\n1\n2\n")
+    wait_for_workers(headwater, cluster, 1)
+
+    command = [str(BIN / "headwater"), "submit", "--wait", "run", "--threads", "3"]
+    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **cluster.environ}, stdout=sys.stderr)
+    asked, most, cost = set(), 0, 0.0
+    while process.poll() is None:
+        state = status(headwater, cluster)
+        asked |= {each["name"] for each in state["asked"]}
+        nodes = [node for node in state["nodes"] if node["type"] == "worker" and node["state"] != "starting"]
+        most = max(most, len(nodes))
+        if len(nodes) == 3:
+            cost = state["cost_per_hour"]
+        time.sleep(0.5)
+
+    assert process.returncode == 0
+    assert asked >= {f"{tmp_path.name}.{name}" for name in ("first", "second", "third")}
+    assert (most, cost) == (3, 1.5)
+    rows = headwater("query", "select count(*) n from first, second, third", "--json", check=0).stdout
+    assert json.loads(rows) == [{"n": 8}]
+    wait_for_workers(headwater, cluster, 1)
+
+
+def test_status_of_a_cluster_for_people(headwater, teashop, cluster):
+    shown = headwater("cluster", "status", cwd=teashop, env=cluster.environ, check=0).stdout
+    assert "head" in shown
+    assert "no step asks for cores" in shown
+    for env, message in (
+        ({"RAY_ADDRESS": ""}, "the address of the cluster is not known; pass --address HOST:PORT, or set RAY_ADDRESS"),
+        ({**cluster.environ, "RAY_AUTH_MODE": "disabled"}, "did not accept the token"),
+        ({"RAY_ADDRESS": "127.0.0.1:1"}, "the cluster 127.0.0.1:1 cannot be reached"),
+    ):
+        process = headwater("cluster", "status", cwd=teashop, env=env)
+        assert process.returncode == 1
+        assert message in " ".join(process.stderr.split()), process.stderr
+    for words, message in (
+        (("environment",), "no local cluster is running; start one: headwater cluster start"),
+        (("start", "--min-nodes", "4"), "--min-nodes is larger than --nodes: got 4 and 3"),
+    ):
+        process = headwater("cluster", *words, cwd=teashop)
+        assert process.returncode == 1
+        assert message in " ".join(process.stderr.split()), process.stderr
+    assert "no local cluster is running" in headwater("cluster", "stop", cwd=teashop, check=0).stdout
+
+
+def submit(folder, cluster, *words):
     """Submit a job; retry while the cluster, which has just started, has no agent yet."""
     deadline = time.monotonic() + 90
     while True:
         process = subprocess.run(
-            [str(BIN / "ray"), "job", "submit", "--working-dir", ".", *words],
+            [str(BIN / "ray"), "job", "submit", "--address", cluster.jobs, "--working-dir", ".", *words],
             cwd=folder,
-            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+            env={**os.environ, **cluster.environ},
             capture_output=True,
             text=True,
             timeout=240,
@@ -104,21 +165,18 @@ def submit(folder, *words):
         time.sleep(1)
 
 
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+def status(headwater, cluster, **options):
+    """The state of a cluster; the current folder must be that of a project."""
+    return json.loads(headwater("cluster", "status", "--json", env=cluster.environ, check=0, **options).stdout)
 
 
-def wait_for(url, seconds=90):
-    deadline = time.monotonic() + seconds
+def wait_for_workers(headwater, cluster, count, **options):
+    """Wait until a cluster has this number of nodes, apart from its head."""
+    until = time.monotonic() + 60
     while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - a loopback address
-                return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
+        nodes = status(headwater, cluster, **options)["nodes"]
+        found = [node for node in nodes if node["type"] == "worker" and node["state"] != "starting"]
+        if len(found) == count:
+            return
+        assert time.monotonic() < until, nodes
+        time.sleep(1)

@@ -112,6 +112,8 @@ def test_a_stream_runs_until_ctrl_c_and_commits_what_is_pending(here, plant):
         until(lambda: (epoch_of(here)["readings"]["epoch"] or 0) > 1)
         with pytest.raises(ConflictError, match=f"stream 'readings' is already running: got process {running.pid} on"):
             here("stream", "readings")
+        assert "by_minute has 3 shards, at epoch" in here("streams", "rescale", "by_minute", "--shards", "3")
+        assert epoch_of(here)["by_minute"]["shards"] == 3
         assert "by_minute is paused, at epoch" in here("streams", "pause", "by_minute")
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=60)

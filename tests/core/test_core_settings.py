@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from pipeline.core.cluster_settings import ClusterSettings
 from pipeline.core.errors import SettingsError
 from pipeline.core.settings import find, load
 
@@ -106,6 +108,7 @@ def test_secrets_from_files(project, tmp_path):
         ("[env.dev]\ninline_bytes = '1 GB'\n", 5, "'inline_bytes' must be a number of bytes: got '1 GB'"),
         ("[env.dev]\ninline_bytes = true\n", 5, "'inline_bytes' must be a number of bytes: got True"),
         ("[env.dev]\nmemory_bytes = 0\n", 5, "'memory_bytes' must be positive: got 0"),
+        ("[env.dev]\nmemory_bytes = 0.5\n", 5, "'memory_bytes' must be a number of bytes: got 0.5"),
         ("[env.dev]\nstorage = 'x'\n", 5, "'storage' must be a table of text: got 'x'"),
         ("[env.dev]\nlake = 'x'\n[env.dev.storage]\naws_allow_http = true\n", 6, "'aws_allow_http' must be text: got True"),
         ("[env.dev]\nlake = 's3://${BUCKET}/x'\n", 5, "the environment variable 'BUCKET' is not set; set it"),
@@ -212,3 +215,50 @@ def test_the_nearest_file_is_found(tmp_path):
         SettingsError, match=r"there is no headwater.toml in .* or its parent folders; run this inside a project"
     ):
         find(Path("/"))
+
+
+def test_what_runs_ask_of_a_cluster(project):
+    asked = project("""
+[env.dev.cluster]
+deadline = "4h"
+min_cpus = 4
+max_cpus = 64
+task_memory_bytes = 2_000_000_000
+resources = { batch = 0.5 }
+cost_per_hour = { worker = 0.4, large = 2 }
+""").cluster
+    assert (asked.deadline, asked.min_cpus, asked.max_cpus) == (timedelta(hours=4), 4, 64)
+    assert (asked.task_memory_bytes, asked.resources) == (2_000_000_000, {"batch": 0.5})
+    assert asked.cost_per_hour == {"worker": 0.4, "large": 2.0}
+    assert project().cluster == ClusterSettings()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('dead_line = "4h"', "unknown key 'cluster.dead_line'; did you mean 'deadline'?"),
+        ("deadline = 4", "'cluster.deadline' must be a duration such as '4h': got 4"),
+        ('deadline = "soon"', "'cluster.deadline' is not a duration: got 'soon'"),
+        ('deadline = "0 s"', "'cluster.deadline' must be positive: got '0 s'"),
+        ("min_cpus = 0", "'cluster.min_cpus' must be positive: got 0"),
+        ("max_cpus = 1.5", "'cluster.max_cpus' must be a number of cores: got 1.5"),
+        ("min_cpus = 9\nmax_cpus = 8", "'cluster.min_cpus' is larger than 'cluster.max_cpus': got 9 and 8"),
+        ("task_memory_bytes = true", "'cluster.task_memory_bytes' must be a number of bytes: got True"),
+        ("resources = { gpu = -1 }", "'cluster.resources.gpu' must be a number of 0 or more: got -1"),
+        (
+            'cost_per_hour = { worker = "0.4" }',
+            "'cluster.cost_per_hour.worker' must be a number of 0 or more: got '0.4'",
+        ),
+        ("stream_worker_cpus = 0.0", "'cluster.stream_worker_cpus' must be positive: got 0.0"),
+        ("stream_worker_cpus = nan", "'cluster.stream_worker_cpus' must be positive: got nan"),
+        ("stream_worker_cpus = '1'", "'cluster.stream_worker_cpus' must be a number of cores: got '1'"),
+        (
+            "stream_worker_cpus = 1.5",
+            "'cluster.stream_worker_cpus' must be a whole number if it is more than 1: got 1.5",
+        ),
+        ("resources = 3", "'cluster.resources' must be a table of numbers: got 3"),
+    ],
+)
+def test_errors_of_the_cluster_table(project, line, message):
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        project(f"[env.dev.cluster]\n{line}\n")

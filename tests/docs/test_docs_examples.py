@@ -12,10 +12,12 @@ import re
 import shlex
 import subprocess
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from pipeline.core.cluster_settings import ClusterSettings
 from pipeline.core.settings import FILE, Settings
 from pipeline.core.settings import load as load_settings
 from pipeline.project import load
@@ -62,6 +64,7 @@ def test_examples_run(page, tmp_path, headwater_command):
         elif block.kind == "console":
             for command, expected in commands(block.text):
                 shell.run(command, expected, where)
+                projects.discard(command.removeprefix("python "))  # a script
     for name in projects:
         (tmp_path / "headwater.toml").write_text(f'[project]\ndefinitions = "{name}"\n')
         if (tmp_path / name).is_dir():
@@ -121,6 +124,7 @@ def flat(text: str) -> str:
 def test_settings_page_describes_every_key(tmp_path):
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     keys = {field.name for field in fields(Settings)} - {"name", "root", "definitions", "env", "ray_address"}
+    keys |= {field.name for field in fields(ClusterSettings)}
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == keys
 
     (tmp_path / FILE).write_text(re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1])
@@ -131,3 +135,9 @@ def test_settings_page_describes_every_key(tmp_path):
         {"region": "eu-central-1"},
     )
     assert load_settings(tmp_path / FILE, environ={}).memory_bytes == 4_000_000_000
+
+    (tmp_path / FILE).write_text(
+        "[project]\ndefinitions = 'x.py'\n" + re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[1]
+    )
+    asked = load_settings(tmp_path / FILE, environ={}, env="prod").cluster
+    assert (asked.deadline, asked.max_cpus, asked.cost_per_hour) == (timedelta(hours=4), 64, {"worker": 0.4})

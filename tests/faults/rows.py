@@ -34,7 +34,7 @@ ROWS = (
         3,
         "crash after rows are staged",
         "SIGKILL at that step",
-        "orphaned files are invisible; a full vacuum removes only them",
+        "orphaned files are invisible; the next run removes only them",
     ),
     Row(
         4,

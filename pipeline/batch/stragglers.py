@@ -1,0 +1,41 @@
+"""Stragglers: tasks that run much longer than the others, and are run a second time if the cluster has idle slots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TypeVar
+
+FACTOR = 2.0
+"""A straggler runs this many times as long as its input takes at the median speed."""
+LEAST_S = 5.0
+"""The minimum time of a straggler: a copy of a shorter task gains nothing."""
+LEAST_ENDED = 3
+"""The minimum number of tasks that must have ended before one can be a straggler; and half of all."""
+_OPENING_BYTES = 1 << 20
+T = TypeVar("T")
+
+
+@dataclass
+class Stragglers:
+    """Finds stragglers among the tasks of a round."""
+
+    tasks: int
+    """The number of tasks of the round."""
+    _s_per_byte: list[float] = field(default_factory=list, init=False)
+
+    def ended(self, size_bytes: int, seconds: float) -> None:
+        """Count a task that has ended."""
+        self._s_per_byte.append(seconds / (size_bytes + _OPENING_BYTES))
+
+    def among(self, running: Mapping[T, tuple[int, float]], idle_slots: int) -> list[T]:
+        """Return the running tasks to copy, the slowest first; for each running task, its bytes and seconds so far."""
+        if idle_slots <= 0 or len(self._s_per_byte) < max(LEAST_ENDED, -(-self.tasks // 2)):
+            return []
+        speed = median(self._s_per_byte)
+        over = {
+            task: seconds / max(LEAST_S, FACTOR * speed * (size_bytes + _OPENING_BYTES))
+            for task, (size_bytes, seconds) in running.items()
+        }
+        return [task for task in sorted(over, key=over.__getitem__, reverse=True) if over[task] > 1][:idle_slots]
