@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 ASSUMED_BYTES_S = 40_000_000
 """The assumed speed of a slot in bytes of input per second, until the first task has ended."""
+_SOON_S = 0.001
 MARGIN = 1.25
 """How many times as many slots are asked for as would be enough if all went as before."""
 
@@ -75,7 +76,7 @@ class Demand:
         if self.deadline is None:
             return most
         left_s = self.deadline - now
-        if left_s <= 0:
+        if left_s < _SOON_S:
             return most
         needed = -int(-self.left_bytes * MARGIN / (self.bytes_per_s * left_s) // 1)
         return min(most, max(self.least, needed))

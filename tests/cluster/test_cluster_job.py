@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 
 SLOW = """
 import time
+from pathlib import Path
 import pyarrow as pa
 from pipeline import files, source, table
 
@@ -24,7 +25,9 @@ raw = source(files("raw.csv"), schema={"id": "bigint"})
 
 
 def _slowly(rows: pa.Table) -> pa.Table:
-    time.sleep(15)
+    until = time.monotonic() + 120
+    while not Path("GO").exists() and time.monotonic() < until:
+        time.sleep(0.1)
     return rows
 
 
@@ -101,7 +104,7 @@ def test_nodes_come_and_go_with_the_work_of_a_run(headwater, cluster, tmp_path):
         '[project]\ndefinitions = "slow.py"\n[env.dev]\nexecution = "ray"\n'
         '[env.dev.cluster]\ndeadline = "1min"\ncost_per_hour = { worker = 0.5 }\n'
     )
-    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "slow.py").write_text(SLOW.replace("GO", str(tmp_path / "go")))
     (tmp_path / "raw.csv").write_text("id\n1\n2\n")
     wait_for_workers(headwater, cluster, 1)
 
@@ -115,6 +118,7 @@ def test_nodes_come_and_go_with_the_work_of_a_run(headwater, cluster, tmp_path):
         most = max(most, len(nodes))
         if len(nodes) == 3:
             cost = state["cost_per_hour"]
+            (tmp_path / "go").touch()
         time.sleep(0.5)
 
     assert process.returncode == 0
