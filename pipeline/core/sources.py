@@ -96,6 +96,14 @@ class Divisible(Protocol):
 
 
 @runtime_checkable
+class DivisibleSplits(Protocol):
+    """A reader that can divide also its splits, at any place between two rows."""
+
+    def parts(self, split: SourceSplit, target_bytes: int) -> Sequence[SourceSplit]:
+        """Return parts of about `target_bytes` that cover a split in order; the split itself if it is not divisible."""
+
+
+@runtime_checkable
 class Scannable(Protocol):
     """A reader whose splits DuckDB can scan directly; this enables the fast path."""
 

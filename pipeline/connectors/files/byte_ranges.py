@@ -6,6 +6,7 @@ import csv
 import itertools
 import mmap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,24 @@ def splits_of(
     return tuple(
         SourceSplit(source_object, begin, None if end == len(data) else end, lines + 1, end - begin, until - lines)
         for (begin, lines), (end, until) in zip(cuts, ends, strict=True)
+    )
+
+
+def parts_of(
+    split: SourceSplit, data: Bytes, target_bytes: int, *, head: int = 0, quotes: bool = False
+) -> tuple[SourceSplit, ...]:
+    """Divide a split like `splits_of`, given the bytes of its entire file."""
+    parts = splits_of(split.source_object, data[split.begin : split.end], target_bytes, head=head, quotes=quotes)
+    if len(parts) == 1:
+        return (split,)
+    return tuple(
+        replace(
+            part,
+            begin=split.begin + part.begin,
+            end=split.end if part.end is None else split.begin + part.end,
+            first=split.first + part.first - 1,
+        )
+        for part in parts
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import pyarrow as pa
@@ -86,6 +86,18 @@ def splits(
         return (SourceSplit(source_object),)
     ends = [*begins[1:], None]
     return tuple(SourceSplit(source_object, b, e, b + 1, size) for b, e, size in zip(begins, ends, sizes, strict=True))
+
+
+def parts(split: SourceSplit, finer: Sequence[SourceSplit]) -> tuple[SourceSplit, ...]:
+    """Divide a split at the row groups with which finer splits of its file begin."""
+    inside = [s for s in finer if s.begin > split.begin and (split.end is None or s.begin < split.end)]
+    begins = [(split.begin, split.first), *((s.begin, s.first) for s in inside)]
+    ends = [*(s.begin for s in inside), split.end]
+    size_bytes = split.size_bytes // len(begins)
+    return tuple(
+        replace(split, begin=begin, first=first, end=end, planned_bytes=size_bytes)
+        for (begin, first), end in zip(begins, ends, strict=True)
+    )
 
 
 def read(

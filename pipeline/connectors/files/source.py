@@ -22,7 +22,7 @@ import duckdb
 from pipeline.connectors.contract import shift_positions, undeclared_names
 from pipeline.connectors.direct_tail import DirectTail
 from pipeline.connectors.files import parquet, small_files, text_scan
-from pipeline.connectors.files.byte_ranges import lines_in, mapped_bytes, quoted_splits_of, splits_of
+from pipeline.connectors.files.byte_ranges import lines_in, mapped_bytes, parts_of, quoted_splits_of, splits_of
 from pipeline.connectors.files.column_names import ColumnNames
 from pipeline.connectors.files.compression import COMPRESSED_SUFFIXES, decompressed, split_as_file
 from pipeline.connectors.files.csv import reader as csv_reader
@@ -161,6 +161,17 @@ class Files:
         ):
             return self._cut(source_object, path, target_bytes)
         return whole_file
+
+    def parts(self, split: SourceSplit, target_bytes: int) -> Sequence[SourceSplit]:
+        """Return parts of a split of about `target_bytes`: text between any two lines, Parquet between row groups."""
+        if split.is_whole:
+            return self.splits(split.source_object, target_bytes)
+        if self.format == "parquet":
+            return parquet.parts(split, self.splits(split.source_object, target_bytes))
+        data = mapped_bytes(self.listing.path(split.source_object.uri))
+        is_csv = self.format == "csv"
+        head = self.dialect.head_bytes(data) if is_csv and split.begin == 0 else 0
+        return (split,) if head is None else parts_of(split, data, target_bytes, head=head, quotes=is_csv)
 
     def _cut(self, source_object: SourceObject, path: str, target_bytes: int) -> Sequence[SourceSplit]:
         if self.format == "parquet":
