@@ -1,6 +1,7 @@
 """Execution of a statement in buckets: its large inputs are partitioned by a key, and each bucket is a split.
 
-The files of the buckets are in the lake's storage, where every worker can read them, and are removed after the step.
+The files of the buckets are in the lake's storage, where every worker can read them, and are removed after the step; those
+of a killed process are removed by the next run on its machine.
 They are written and read once; a retried task writes the same file names.
 """
 

@@ -20,6 +20,7 @@ from deltalake.exceptions import DeltaError
 from pipeline.core.errors import OutcomeUnknownError, StorageError
 from pipeline.core.logs import logger
 from pipeline.core.schema import Schema
+from pipeline.core.scratch import Owner
 from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import DataFile, Scan
@@ -44,6 +45,8 @@ from pipeline.lake.tidy import TIDY_INTERVAL, tidy
 log = logger(__name__)
 
 
+_SCRATCH = "_headwater"
+"""The folder of the temporary data of steps."""
 QUARANTINE_FOLDER = "quarantine"
 """The folder of the quarantine tables, next to the folders of the layers."""
 
@@ -292,8 +295,20 @@ class Lake:
         return LakeTable(self.storage.at(QUARANTINE_FOLDER, name), name, description=description, is_quarantine=True)
 
     def scratch(self, run_id: str, name: str) -> Storage:
-        """Return a location for temporary data of a step, accessible to all workers."""
-        return self.storage.at("_headwater", run_id, name)
+        """Return a location for temporary data of a step, accessible to all workers; its path names this process."""
+        return self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder, run_id, name)
+
+    def reclaim(self) -> tuple[str, ...]:
+        """Remove the temporary data of killed processes, and return the names of their folders.
+
+        Only a process on the same machine is known to have ended, so the data of other machines is kept.
+        """
+        place = self.storage.at(_SCRATCH)
+        owners = {folder: Owner.of_folder(folder) for folder in place.list_folder("")}
+        dead = tuple(folder for folder, owner in owners.items() if owner is not None and owner.is_dead)
+        for folder in dead:
+            place.at(folder).clear()
+        return dead
 
     def rows(self, table: LakeTable) -> pa.Table:
         """Return all rows of a table's newest version."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pipeline.commit.moments import Moment
 from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Definition, layer_of
-from pipeline.core.errors import HeadwaterError
+from pipeline.core.errors import HeadwaterError, StorageError
 from pipeline.core.graph import Graph
 from pipeline.core.logs import fields, logger
 from pipeline.governance import RunRecord, StepRecord
@@ -76,6 +76,7 @@ class Runner:
         catalog.begin(run)
         context.notify(Moment.BEGUN)
         context.start_deadlines(definitions)
+        self._reclaim()
         steps: dict[str, StepRecord] = {}
         numbers = {name: number for number, name in enumerate(definitions)}
 
@@ -102,6 +103,14 @@ class Runner:
         catalog.end(context.run_id, str(run.ended_at), status, run.error)
         context.notify(Moment.ENDED)
         return run
+
+    def _reclaim(self) -> None:
+        """Remove what killed runs have left in the lake's storage; a failure does not affect this run."""
+        try:
+            for folder in self.workspace.lake.reclaim():
+                log.info("removed the temporary data of a killed run", folder=folder)
+        except StorageError as error:
+            log.warning("removing the temporary data of killed runs failed and is retried later", error=str(error))
 
     def _timed(self, definition: Definition) -> StepRecord:
         begun = time.perf_counter()
