@@ -12,7 +12,7 @@ from benchmarks import data, demo, interleaved_runs, peer, scale
 from benchmarks.measure import machine, versions
 from benchmarks.stream import QUESTIONS
 
-NAMES = ("demo", "etl", "medallion", "tpch", "groupby", "join", "merge", "scale", "stream")
+NAMES = ("demo", "etl", "medallion", "tpch", "groupby", "join", "merge", "raydata", "scale", "stream")
 CONTESTANTS = ("auto", "ray", "call", *peer.NAMES)
 """Headwater's execution modes, and its peers."""
 
@@ -38,6 +38,7 @@ def main() -> None:
         streamed(chosen)
         return
     if chosen.name == "demo":
+        interleaved_runs.require_known(chosen.who, ())
         figures = demo.run(chosen.runs)
         demo.show(figures)
     else:

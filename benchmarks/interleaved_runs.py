@@ -109,13 +109,19 @@ def together(cases: Mapping[str, Figures]) -> Figures:
 
 
 def run(cases: Iterable[Case], runs: int, folder: Path, who: Sequence[str] = ()) -> Figures:
-    """Run a benchmark's cases with all or given contestants; return the figures, also combined for several cases."""
-    results = {}
+    """Run a benchmark's cases with all or given contestants; return the figures, also combined for several cases.
+
+    Exits with a message if there is no case, and if one of the given contestants is in none of the cases.
+    """
+    results, known = {}, list[str]()
     for case in cases:
+        known += [c.name for c in case.contestants]
         chosen = [c for c in case.contestants if c.name in who or not who]
-        results[case.name] = in_turn(replace(case, contestants=chosen), runs, folder)
-    if not results:
+        if chosen:
+            results[case.name] = in_turn(replace(case, contestants=chosen), runs, folder)
+    if not known:
         raise SystemExit("no such case")
+    require_known(who, known)
     return next(iter(results.values())) if len(results) == 1 else together(results)
 
 
@@ -124,7 +130,8 @@ def require_known(who: Sequence[str], known: Iterable[str]) -> None:
     names = list(dict.fromkeys(known))
     unknown = [name for name in who if name not in names]
     if unknown:
-        raise SystemExit(f"no contestant is named {unknown[0]!r}; known: {', '.join(names)} (repeat --who for several)")
+        known_text = f"known: {', '.join(names)} (repeat --who for several)" if names else "it has no --who"
+        raise SystemExit(f"no contestant of this benchmark is named {unknown[0]!r}; {known_text}")
 
 
 def show(figures: Figures) -> None:

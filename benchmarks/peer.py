@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,9 +55,12 @@ class Script:
         """Return the environment variables that it needs."""
         return {"TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
 
-    def run(self, folder: Path, python: Path) -> Ran:
-        """Run it in a folder; raise `UnableError` if it fails."""
-        result = measure(self.command(folder, python), folder, environ=self.environ(folder))
+    def run(
+        self, folder: Path, python: Path, *, environ: Mapping[str, str] | None = None, beside: Sequence[int] = ()
+    ) -> Ran:
+        """Run it in a folder; raise `UnableError` if it fails. `beside`: see `measure`."""
+        variables = {**self.environ(folder), **(environ or {})}
+        result = measure(self.command(folder, python), folder, environ=variables, beside=beside)
         if result.code:
             lines = [line for line in result.errors.strip().splitlines() if line.strip()]
             raise UnableError(f"exited with {result.code}: {lines[-1][:300] if lines else 'without output'}")

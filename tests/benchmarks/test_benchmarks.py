@@ -64,6 +64,16 @@ def test_groupby(bench):
 
 
 @pytest.mark.proof
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_raydata(bench):
+    figures = bench("raydata")
+    assert figures["cases"].keys() == {"etl", "groupby", "join"}
+    assert all(case["medians"].keys() == {"ray", "raydata"} for case in figures["cases"].values())  # both are correct
+    assert figures["ratios"].keys() == {"raydata"}
+
+
+@pytest.mark.proof
 def test_join(bench):
     figures = bench("join", "--who", "auto", "--who", "duckdb", "--only", "1M")
     assert_measured(figures)

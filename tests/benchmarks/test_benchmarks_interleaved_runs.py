@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.__main__ import main
 from benchmarks.interleaved_runs import (
     Case,
     Contestant,
@@ -16,6 +17,7 @@ from benchmarks.interleaved_runs import (
     run,
     show,
 )
+from benchmarks.stream import QUESTIONS
 
 RIGHT = [("a", 1, 0.5)]
 
@@ -99,8 +101,26 @@ def test_only_selected_contestants_run(tmp_path):
 
 def test_unknown_contestant_is_an_error_that_lists_the_known_ones():
     require_known(["peer"], iter(["ours", "peer", "ours"]))
-    with pytest.raises(SystemExit, match="no contestant is named 'auto,duckdb'; known: ours, peer"):
+    with pytest.raises(SystemExit, match="no contestant of this benchmark is named 'auto,duckdb'; known: ours, peer"):
         require_known(["ours", "auto,duckdb"], iter(["ours", "peer", "ours"]))
+
+
+def test_contestant_of_another_benchmark_is_an_error(tmp_path):
+    first = Case("a", RIGHT, [contestant("ours", 1, is_ours=True), contestant("peer", 1)])
+    other = Case("b", RIGHT, [contestant("ours", 1, is_ours=True), contestant("call", 1)])
+
+    assert run([first, other], 1, tmp_path, ["call"])["medians"] == {"call": 1}
+    with pytest.raises(SystemExit, match="is named 'spark'; known: ours, peer, call"):
+        run([first, other], 1, tmp_path, ["spark"])
+    with pytest.raises(SystemExit, match="is named 'spark'"):
+        run([first], 1, tmp_path, ["ours", "spark"])
+
+
+@pytest.mark.parametrize("words", [["etl"], ["demo"], ["raydata"], *(["stream", question] for question in QUESTIONS)])
+def test_every_benchmark_rejects_unknown_contestants(words, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmarks", *words, "--who", "duckbd"])
+    with pytest.raises(SystemExit, match="no contestant of this benchmark is named 'duckbd'"):
+        main()
 
 
 @pytest.mark.parametrize(
