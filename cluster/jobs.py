@@ -101,6 +101,14 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def refused_token(address: str) -> RequestError:
+    """Return the error of a cluster that requires another token."""
+    return RequestError(
+        f"the cluster {address} did not accept the token",
+        do="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token of the cluster",
+    )
+
+
 class Jobs:
     """The jobs of a cluster."""
 
@@ -118,10 +126,7 @@ class Jobs:
             for name in _LOGGERS:  # Ray sets the level of each of them when it is imported
                 logging.getLogger(name).setLevel(logging.WARNING)
         except AuthenticationError as error:
-            raise RequestError(
-                f"the cluster {address} did not accept the token",
-                do="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token of the cluster",
-            ) from error
+            raise refused_token(address) from error
         except (ConnectionError, OSError, RuntimeError) as error:
             raise UnavailableError(
                 f"the cluster {address} cannot be reached",

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cluster.jobs import refused_token
 from pipeline.batch.ray_demand import StatedDemand, stated_demands
-from pipeline.core.errors import RequestError, UnavailableError
+from pipeline.core.errors import UnavailableError
 
 if TYPE_CHECKING:
     from ray.autoscaler.v2.schema import NodeInfo
@@ -60,10 +61,7 @@ def cluster_state(address: str, cost_per_hour: Mapping[str, float]) -> ClusterSt
         status = get_cluster_status(address)
         asked = stated_demands(GcsClient(address))
     except ray.exceptions.AuthenticationError as error:
-        raise RequestError(
-            f"the cluster {address} did not accept the token",
-            do="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token of the cluster",
-        ) from error
+        raise refused_token(address) from error
     except (ray.exceptions.RayError, OSError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UnavailableError(f"the cluster {address} cannot be reached", got=reason) from error

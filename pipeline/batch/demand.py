@@ -6,13 +6,14 @@ Ray's autoscaler adds nodes for tasks that wait, so the number of tasks that are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 ASSUMED_BYTES_S = 40_000_000
 """The assumed speed of a slot in bytes of input per second, until the first task has ended."""
-_SOON_S = 0.001
 MARGIN = 1.25
 """How many times as many slots are asked for as would be enough if all went as before."""
+_SOON_S = 0.001
+"""A deadline that is closer than this is over."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class ClusterRequest:
     max_cpus: int | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     """Custom resources of each task."""
+
+    def within(self, share: float, now: float) -> ClusterRequest:
+        """Return the request of a stage that may take this share of the time until the deadline."""
+        return self if self.deadline is None else replace(self, deadline=now + (self.deadline - now) * share)
 
     def demand(self, sizes: Sequence[int], cpus: int) -> Demand:
         """Return the demand of tasks with inputs of these sizes, and with this number of cores each."""
@@ -52,11 +57,12 @@ class Demand:
     _busy_s: float = field(default=0.0, init=False)
 
     def ended(self, size_bytes: int, seconds: float) -> None:
-        """Count a task that has ended."""
+        """Count a task that has ended; one that took no time was lost, and says nothing about the speed."""
         self.tasks -= 1
         self.left_bytes -= size_bytes
-        self._done_bytes += size_bytes
-        self._busy_s += seconds
+        if seconds:
+            self._done_bytes += size_bytes
+            self._busy_s += seconds
 
     @property
     def most_slots(self) -> int:
@@ -66,7 +72,7 @@ class Demand:
     @property
     def bytes_per_s(self) -> float:
         """The speed of one slot so far."""
-        if not self._done_bytes or self._busy_s <= 0:
+        if not self._done_bytes:
             return ASSUMED_BYTES_S
         return self._done_bytes / self._busy_s
 

@@ -34,9 +34,9 @@ def run_exchange(job: StepExecution, chosen: Exchange, lake: Lake) -> Outcome:
     """Partition the inputs, run the statement on each bucket, and combine the results; `rows_in` counts each row once."""
     place = lake.scratch(job.spec.run_id, job.spec.definition.name)
     try:
-        splits = _write_buckets(job.with_progress(0, 0.5), chosen, place)
+        splits = _write_buckets(job.in_stage("partition", 0, 0.5), chosen, place)
         work = replace(job.work, producer=replace(cast("SqlProducer", job.work.producer), text=chosen.statement))
-        outcome = _run_buckets(replace(job.with_progress(0.5, 1), work=work), chosen, splits, place)
+        outcome = _run_buckets(replace(job.in_stage("compute buckets", 0.5, 1), work=work), chosen, splits, place)
     finally:
         place.clear()
     execution_plan = job.spec.execution_plan

@@ -11,7 +11,7 @@ from pipeline.batch.executor import NO_LIMITS, RayExecutor, StepLimits, combined
 from pipeline.batch.job import StepExecution
 from pipeline.batch.partial_aggregation import run_partial
 from pipeline.batch.planning import exchanged
-from pipeline.batch.retries import OnProgress
+from pipeline.batch.retries import OnStage
 from pipeline.batch.splits import SPLIT_BYTES, Slots, splits_of_scan
 from pipeline.batch.step import StepSpec, task_spec_of
 from pipeline.batch.work import Outcome, Split
@@ -27,15 +27,15 @@ def execute(
     spec: StepSpec,
     lake: Lake,
     settings: Settings,
-    on_progress: OnProgress = lambda _: None,
+    on_stage: OnStage = lambda _, __: None,
     limits: StepLimits = NO_LIMITS,
 ) -> Outcome:
     """Execute a step and return the staged files; nothing is committed.
 
-    `on_progress` receives the completed fraction.
+    `on_stage` receives the completed fraction and the current stage.
     """
     work = task_spec_of(spec, lake, settings, memory_bytes=limits.memory_bytes)
-    job = StepExecution(spec, work, executor_of(spec, settings, limits), on_progress)
+    job = StepExecution(spec, work, executor_of(spec, settings, limits), on_stage)
     outcome = _executed(job, lake)
     if isinstance(job.executor, RayExecutor) and job.executor.repeats.any:
         lake.table(spec.definition.layer, spec.definition.name).stager(spec.run_id).keep_only(outcome.files)
@@ -79,14 +79,14 @@ def _dataset(job: StepExecution, lake: Lake) -> Outcome:
     transform = cast("FunctionTransform", cast("Table", spec.definition).transform)
     place = lake.scratch(spec.run_id, spec.definition.name)
     inputs = {name: TableRead(name, spec.scans[name], filesystem=job.work.filesystem) for name in transform.inputs}
+    job.on_stage(0, "compute dataset")
     try:
         written = write_dataset(transform.function, inputs, place)
         work = replace(job.work, producer=BlockProducer(written.schema, place))
         scan = scan_of(written.blocks)
         stage = replace(job, spec=replace(spec, scans={spec.execution_plan.driving: scan}), work=work)
-        outcome = _in_splits(
-            stage.with_progress(0.5, 1), splits_of_scan(scan, Slots(job.executor.slots, SPLIT_BYTES)), lake
-        )
+        splits = splits_of_scan(scan, Slots(job.executor.slots, SPLIT_BYTES))
+        outcome = _in_splits(stage.in_stage("validate", 0.5, 1), splits, lake)
     finally:
         place.clear()
     execution_plan = spec.execution_plan

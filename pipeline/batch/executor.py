@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pipeline.batch.demand import ALL_AT_ONCE, ClusterRequest
 from pipeline.batch.local_executor import run_local
 from pipeline.batch.planning import EXPANSION
 from pipeline.batch.ray_cluster import possible_nodes
-from pipeline.batch.repeats import Repeats
-from pipeline.batch.retries import OnProgress, SplitTask
+from pipeline.batch.retries import OnProgress, Repeats, SplitTask
 from pipeline.batch.splits import (
     MOST_BYTES,
     MOST_BYTES_PARTITIONED,
@@ -68,6 +68,9 @@ class Executor(Protocol):
     def whole(self, size_bytes: int) -> Limits:
         """Return the limits of a task with this input that runs alone."""
 
+    def within(self, share: float) -> Executor:
+        """Return the executor of a stage that may take this share of the time until the deadline."""
+
     def run(self, tasks: Sequence[SplitTask], limits: Limits, on_progress: OnProgress) -> Iterator[tuple[Split, Any]]:
         """Run tasks concurrently, each with these limits, and yield each split with its result as it finishes."""
 
@@ -97,6 +100,11 @@ class LocalExecutor:
         """See `Executor`; a single task gets the entire budget."""
         del size_bytes
         return self.budget.whole()
+
+    def within(self, share: float) -> LocalExecutor:
+        """See `Executor`; it uses all of its slots in any case."""
+        del share
+        return self
 
     def run(self, tasks: Sequence[SplitTask], limits: Limits, on_progress: OnProgress) -> Iterator[tuple[Split, Any]]:
         """See `Executor`."""
@@ -145,6 +153,10 @@ class RayExecutor:
         share = -(-size_bytes * EXPANSION * node.cpus // max(node.memory_bytes, 1))
         cpus = min(node.cpus, self.slots, max(1, -(-size_bytes // CPU_BYTES), share))
         return Limits(max(LEAST_BYTES, node.memory_bytes * cpus // node.cpus), cpus)
+
+    def within(self, share: float) -> RayExecutor:
+        """See `Executor`."""
+        return replace(self, request=self.request.within(share, time.time()))
 
     def run(self, tasks: Sequence[SplitTask], limits: Limits, on_progress: OnProgress) -> Iterator[tuple[Split, Any]]:
         """See `Executor`; a task that crashed its workers is not yielded."""

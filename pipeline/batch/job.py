@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.batch.division import DivisionPolicy
 from pipeline.batch.duplicate_keys import combine_outcomes
 from pipeline.batch.executor import Executor, combined_split
-from pipeline.batch.retries import OnProgress, SplitTask, TaskRound
+from pipeline.batch.retries import OnStage, SplitTask, TaskRound
 from pipeline.batch.step import StepSpec
 from pipeline.batch.task import run_task
 from pipeline.batch.work import Outcome, RowProducer, Split, TaskSpec
@@ -25,7 +25,11 @@ class StepExecution:
     spec: StepSpec
     work: TaskSpec
     executor: Executor
-    on_progress: OnProgress
+    on_stage: OnStage
+    stage: str = ""
+    begin: float = 0.0
+    """The completed fraction of the step at the begin of its stage, and at its end."""
+    end: float = 1.0
 
     def run_each(self, run: Callable[..., Any], splits: Sequence[Split], limits: Limits) -> list[Any]:
         """Call a function with every split, with these limits, and return the results in the order of the splits.
@@ -39,7 +43,7 @@ class StepExecution:
         return self._round(limits, policy if may_divide else None).results(tasks)
 
     def _round(self, limits: Limits, policy: DivisionPolicy | None = None) -> TaskRound:
-        return TaskRound(self.spec.definition, limits, self.executor, self.on_progress, policy)
+        return TaskRound(self.spec.definition, limits, self.executor, self._report, policy)
 
     def run_tasks(self, tasks: Sequence[SplitTask], limits: Limits) -> list[Any]:
         """Run tasks whose splits have different indexes, and return the results in order."""
@@ -58,7 +62,7 @@ class StepExecution:
 
     def run_here(self, split: Split, producer: RowProducer) -> Outcome:
         """Run the task in this process on the rows of a producer, which may be produced only once."""
-        return run_task(replace(self.work, producer=producer), split, self.on_progress)
+        return run_task(replace(self.work, producer=producer), split, self._report)
 
     def run_all(self, splits: Sequence[Split]) -> Outcome:
         """Run the task on every split, and return the combined outcome, with one row per key."""
@@ -67,6 +71,10 @@ class StepExecution:
         combined = combine_outcomes(self.work, outcomes)
         return self.run_alone(combined_split(self.spec, splits)) if combined is None else combined
 
-    def with_progress(self, begin: float, end: float) -> StepExecution:
-        """Return the execution with its progress scaled from the range 0 to 1 to the range `begin` to `end`."""
-        return replace(self, on_progress=lambda share: self.on_progress(begin + (end - begin) * share))
+    def in_stage(self, stage: str, begin: float, end: float) -> StepExecution:
+        """Return the execution in a stage that begins now, with its part of the step's progress and remaining time."""
+        executor = self.executor.within((end - begin) / (1 - begin))
+        return replace(self, executor=executor, stage=stage, begin=begin, end=end)
+
+    def _report(self, share: float) -> None:
+        self.on_stage(self.begin + (self.end - self.begin) * share, self.stage)

@@ -15,7 +15,6 @@ from pipeline.core.execution import NodeResources
 from pipeline.kernel.budget import LEAST_BYTES, budget_here
 
 LOOPBACK = "127.0.0.1"
-NO_SETTINGS = ClusterSettings()
 MOST_NODES = 1000
 """The maximum number of nodes of a type that a step is planned for, if the autoscaler has no limit."""
 _JOINING = threading.Lock()
@@ -61,7 +60,7 @@ def _join() -> None:
         ) from error
 
 
-def nodes(asked: ClusterSettings = NO_SETTINGS) -> tuple[NodeResources, ...]:
+def nodes(asked: ClusterSettings) -> tuple[NodeResources, ...]:
     """Return the nodes on which tasks can run: those of the configured cluster, otherwise this machine.
 
     If a cluster has no nodes for tasks yet, these are the nodes that it can add. Connects to a configured cluster, but does

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,17 +38,17 @@ def write_dataset(function: Callable[..., Any], inputs: Mapping[str, TableRead],
     the columns of blocks are incompatible.
     """
     where = place_of(function)
-    with _cluster():
-        datasets = {name: read.dataset() for name, read in inputs.items()}
-        try:
-            result = function(**datasets)
-            if isinstance(result, ray.data.Dataset):
-                sink = BlockDatasink(place)
-                result.write_datasink(sink)
-                schemas = [block.schema for block in sink.blocks] or [_schema_of(result)]
-        except USER_CODE_ERRORS as error:  # here or on a worker
-            kind, text = _raised(error)
-            raise DefinitionError(f"table {function.__name__!r} raised {kind}", got=text, place=where) from error
+    _prepare()
+    datasets = {name: read.dataset() for name, read in inputs.items()}
+    try:
+        result = function(**datasets)
+        if isinstance(result, ray.data.Dataset):
+            sink = BlockDatasink(place)
+            result.write_datasink(sink)
+            schemas = [block.schema for block in sink.blocks] or [_schema_of(result)]
+    except USER_CODE_ERRORS as error:  # here or on a worker
+        kind, text = _raised(error)
+        raise DefinitionError(f"table {function.__name__!r} raised {kind}", got=text, place=where) from error
     if not isinstance(result, ray.data.Dataset):
         problem = f"table {function.__name__!r} must return a dataset"
         raise DefinitionError(problem, got=type(result).__name__, do="return a ray.data.Dataset", place=where)
@@ -94,9 +93,8 @@ def _common_schema(name: str, schemas: Sequence[pa.Schema], place: Place) -> pa.
         ) from error
 
 
-@contextmanager
-def _cluster() -> Iterator[None]:
-    """Connect to the cluster of `RAY_ADDRESS`, or start a local one; an existing connection is reused."""
+def _prepare() -> None:
+    """Connect to a cluster, let its workers load the user's modules, and keep Ray Data quiet."""
     join()
     known = cloudpickle.list_registry_pickle_by_value() & sys.modules.keys()
     for module in known:  # the user's modules; Ray bundles a separate cloudpickle
@@ -107,4 +105,3 @@ def _cluster() -> Iterator[None]:
     for handler in logging.getLogger("ray.data").handlers:
         if not isinstance(handler, logging.FileHandler):  # it repeats errors that are raised; the log file is complete
             handler.setLevel(logging.CRITICAL)
-    yield

@@ -11,8 +11,7 @@ from typing import Any
 import ray
 
 from pipeline.batch.demand import Demand
-from pipeline.batch.repeats import Repeats
-from pipeline.batch.retries import SplitTask
+from pipeline.batch.retries import Repeats, SplitTask
 from pipeline.batch.stragglers import Stragglers
 from pipeline.batch.work import Split
 from pipeline.core.errors import UnavailableError
@@ -137,8 +136,8 @@ class Round:
             ray.cancel(other, force=True)
             self._cancelled.append(other)
         self._demand.ended(split.size_bytes, answer.seconds)
-        self._stragglers.ended(split.size_bytes, answer.seconds)
         if answer.result is not None:
+            self._stragglers.ended(split.size_bytes, answer.seconds)
             yield split, answer.result
 
 

@@ -16,8 +16,7 @@ from pipeline.batch.demand import ALL_AT_ONCE, ClusterRequest
 from pipeline.batch.ray_cluster import join
 from pipeline.batch.ray_demand import published
 from pipeline.batch.ray_round import Answer, Round
-from pipeline.batch.repeats import Repeats
-from pipeline.batch.retries import SplitTask, result_or_failure
+from pipeline.batch.retries import Repeats, SplitTask, result_or_failure
 from pipeline.batch.work import Split
 from pipeline.kernel.engine import current_stop
 from pipeline.kernel.pool import Limits

@@ -17,6 +17,9 @@ from pipeline.kernel.pool import Limits
 log = logger(__name__)
 Task = Callable[..., Any]
 OnProgress = Callable[[float], None]
+"""Receives the completed fraction of a round of tasks."""
+OnStage = Callable[[float, str], None]
+"""Receives the completed fraction of a step, and its stage: empty if it has only one."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,13 @@ class FailedTask:
     """The result of a task that could not read or write, which may be transient."""
 
     error: HeadwaterError
+
+
+@dataclass
+class Repeats:
+    """Whether a task was run more than once, so that files of calls that were not used may remain."""
+
+    any: bool = False
 
 
 class TaskRunner(Protocol):

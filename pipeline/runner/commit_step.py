@@ -143,7 +143,7 @@ def _staged(run: RunContext, spec: StepSpec, basis: StepBasis, memory_bytes: int
         spec,
         workspace.lake,
         workspace.settings,
-        lambda share: run.notify_progress(spec, share),
+        lambda share, stage: run.notify_progress(spec, share, stage),
         StepLimits(memory_bytes, run.deadline_of(basis.definition)),
     )
     require_same(basis.definition, decision, basis.version, outcome.schema, may_rebuild=True)

@@ -82,7 +82,7 @@ class RunContext:
         """Notify the observer that the run has reached a moment."""
         self._observer(Event(moment, self.run_id, name, note, step))
 
-    def notify_progress(self, spec: StepSpec, share: float) -> None:
+    def notify_progress(self, spec: StepSpec, share: float, stage: str) -> None:
         """Notify the observer of the progress of a step."""
-        progress = StepProgress(share, spec.execution_plan.rows, spec.execution_plan.size_bytes)
+        progress = StepProgress(share, spec.execution_plan.rows, spec.execution_plan.size_bytes, stage)
         self._observer(Event(Moment.WORKING, self.run_id, spec.definition.name, work=progress))

@@ -12,7 +12,7 @@ import duckdb
 from pipeline.batch.exchange import buckets_for
 from pipeline.batch.execute import execute
 from pipeline.batch.executor import Executor, executor_of, splits_of
-from pipeline.batch.retries import OnProgress
+from pipeline.batch.retries import OnStage
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
 from pipeline.commit.commit_plan import CommitPlan, StagedRows, definition_to_validate, plan_commit
@@ -71,7 +71,7 @@ def estimate(workspace: Workspace, spec: StepSpec) -> Estimate:
     )
 
 
-def trial(workspace: Workspace, spec: StepSpec, on_progress: OnProgress = lambda _: None) -> tuple[Outcome, CommitPlan]:
+def trial(workspace: Workspace, spec: StepSpec, on_stage: OnStage = lambda _, __: None) -> tuple[Outcome, CommitPlan]:
     """Compute a table, merge its rows if it is merged, and remove the staged files; nothing is committed.
 
     Raises the errors of a run.
@@ -81,7 +81,7 @@ def trial(workspace: Workspace, spec: StepSpec, on_progress: OnProgress = lambda
     quarantined = workspace.lake.quarantine(definition.name).storage
     before, before_aside = table.folders(), quarantined.folders()
     outcome = execute(
-        replace(spec, definition=definition_to_validate(definition)), workspace.lake, workspace.settings, on_progress
+        replace(spec, definition=definition_to_validate(definition)), workspace.lake, workspace.settings, on_stage
     )
     commit = plan_commit(workspace, StagedRows(definition, outcome, spec.run_id, None))
     table.remove([file.path for file in (*commit.files, *commit.tombstones)])

@@ -31,6 +31,8 @@ class StepProgress:
     share: float
     rows: int
     size_bytes: int
+    stage: str = ""
+    """What the step does, if it has several stages."""
 
 
 Observer = Callable[[Event], None]

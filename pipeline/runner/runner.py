@@ -71,7 +71,7 @@ class Runner:
         graph, settings, catalog = self.workspace.project.graph, self.workspace.settings, self.workspace.catalog
         context = self._context
         chosen = graph.select(self.options.select)
-        definitions = {d.name: d for d in graph.definitions if _is_chosen(d, chosen)}
+        definitions = {d.name: d for d in graph.definitions if is_chosen(d, chosen)}
         run = RunRecord(context.run_id, settings.name, settings.env, context.at(), None, "running", None)
         catalog.begin(run)
         context.notify(Moment.BEGUN)
@@ -126,7 +126,7 @@ class Runner:
         return replace(step, seconds=seconds)
 
 
-def _is_chosen(definition: Definition, chosen: frozenset[str]) -> bool:
+def is_chosen(definition: Definition, chosen: frozenset[str]) -> bool:
     """Return whether a definition is a step of a run; a sink belongs to the step of its table."""
     return handler_of(definition).is_step and not chosen.isdisjoint({definition.name, definition.selected_with})
 

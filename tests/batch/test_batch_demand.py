@@ -48,6 +48,13 @@ def test_slots_follow_the_speed_so_far():
     assert demand.reason(500.0) == "800 MB in 8 tasks left, 1.0 MB/s per slot so far, 100 s after the deadline"
 
 
+def test_a_stage_has_its_share_of_the_time_that_is_left():
+    request = ClusterRequest(deadline=300.0, max_cpus=8)
+
+    assert request.within(0.5, now=100.0) == ClusterRequest(deadline=200.0, max_cpus=8)
+    assert ClusterRequest().within(0.5, now=100.0) == ClusterRequest()
+
+
 def test_slots_of_several_cores_count_against_the_limits_once():
     assert ClusterRequest(max_cpus=8).demand([MB] * 10, cpus=4).slots(0.0) == 2
     assert ClusterRequest(deadline=1e9, min_cpus=5).demand([MB] * 10, cpus=4).slots(0.0) == 2

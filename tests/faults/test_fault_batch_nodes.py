@@ -18,8 +18,7 @@ import pytest
 from pipeline.batch import planning
 from pipeline.batch.ray_cluster import join
 from pipeline.batch.ray_tasks import run_tasks
-from pipeline.batch.repeats import Repeats
-from pipeline.batch.retries import SplitTask
+from pipeline.batch.retries import Repeats, SplitTask
 from pipeline.batch.splits import Slots
 from pipeline.batch.work import Split
 from pipeline.core.splits import SourceObject, SourceSplit
