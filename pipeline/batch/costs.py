@@ -1,6 +1,6 @@
 """The estimated time of a statement on a cluster: all rows in one worker, or in buckets on all nodes.
 
-The constants are medians of TPC-H at scale 1 and 10 on one core (`benchmarks/tpch.py`); only their ratio matters.
+The constants are medians of `python -m benchmarks.costs` (TPC-H at scale 1, one core); only their ratio matters.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from pipeline.core.execution import NodeResources
 
-COMPUTE_S = 5.0
+COMPUTE_S = 1.9
 """The seconds of a core for reading and combining 1 GB of files."""
-CUT_S = 14.0
+CUT_S = 10.1
 """The seconds of a core for partitioning 1 GB of files, and for reading the buckets."""
 ROUND_S = 0.2
 """The time until all tasks of a round have started and ended, without their work."""
