@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pipeline.lake.compaction import Compacted, compact, vacuum
     from pipeline.lake.delta import QUARANTINE_FOLDER, Lake, LakeTable, Version
     from pipeline.lake.head import Commit, TableDescription, TableHead
-    from pipeline.lake.merging import MergeResult, MergeSpec, merge, replace_keys
+    from pipeline.lake.merging import MergeResult, MergeSpec, merge, replace_keys, tombstones_without
     from pipeline.lake.quarantine import QUARANTINE
     from pipeline.lake.skipping import files_for
     from pipeline.lake.stager import DeltaStager
@@ -34,6 +34,7 @@ __all__ = [
     "files_for",
     "merge",
     "replace_keys",
+    "tombstones_without",
     "vacuum",
 ]
 
@@ -44,7 +45,7 @@ __getattr__, __dir__ = lazy(
         "pipeline.lake.compaction": ("Compacted", "compact", "vacuum"),
         "pipeline.lake.delta": ("QUARANTINE_FOLDER", "Lake", "LakeTable", "Version"),
         "pipeline.lake.head": ("Commit", "TableDescription", "TableHead"),
-        "pipeline.lake.merging": ("MergeResult", "MergeSpec", "merge", "replace_keys"),
+        "pipeline.lake.merging": ("MergeResult", "MergeSpec", "merge", "replace_keys", "tombstones_without"),
         "pipeline.lake.quarantine": ("QUARANTINE",),
         "pipeline.lake.skipping": ("files_for",),
         "pipeline.lake.stager": ("DeltaStager",),

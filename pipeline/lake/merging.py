@@ -326,9 +326,30 @@ def _write_tombstones(
         before = f"select {work.key_columns}, s from {_parquet([work.uri(file) for file in known])}"
         rows = f"select {work.key_columns}, max(s) as s from ({rows} union all {before}) group by {work.key_columns}"
         known = ()
-    graves = DeltaStager(work.table.storage.at("_headwater"), f"{work.run_id}-tombstones")
-    written = graves.stage(con, rows, 0)
-    return (*known, *(StagedFile(f"_headwater/{f.path}", f.size_bytes, f.rows, {}, "") for f in written))
+    return (*known, *_staged_tombstones(con, work.table, work.run_id, rows))
+
+
+def tombstones_without(
+    table: LakeTable, known: tuple[StagedFile, ...], condition: str, run_id: str
+) -> tuple[StagedFile, ...]:
+    """Return tombstones without those that satisfy a condition on the key columns `k0`, `k1` and so on, in one file.
+
+    Returns the given files if none satisfies it. Raises `StorageError` if the store fails.
+    """
+    if not known:
+        return ()
+    with connect(filesystem=table.storage.filesystem()) as con:
+        every = _parquet([f"{table.storage.uri}/{file.path}" for file in known])
+        if not one(con, f"select count(*) from {every} where {condition}")[0]:
+            return known
+        return _staged_tombstones(con, table, run_id, f"select * from {every} where not coalesce({condition}, false)")
+
+
+def _staged_tombstones(
+    con: duckdb.DuckDBPyConnection, table: LakeTable, run_id: str, rows: str
+) -> tuple[StagedFile, ...]:
+    written = DeltaStager(table.storage.at("_headwater"), f"{run_id}-tombstones").stage(con, rows, 0)
+    return tuple(StagedFile(f"_headwater/{f.path}", f.size_bytes, f.rows, {}, "") for f in written)
 
 
 def _require_columns(work: MergeSpec, names: Sequence[str]) -> None:

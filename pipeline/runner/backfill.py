@@ -11,12 +11,17 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
 
+from pipeline.batch.executor import RayExecutor, executor_of
+from pipeline.batch.retries import SplitTask
 from pipeline.batch.step import StepSpec, task_spec_of
 from pipeline.batch.task import run_task
 from pipeline.batch.work import Outcome, Split, TaskSpec
+from pipeline.commit.commit_plan import StagedRows, definition_to_validate, plan_commit
 from pipeline.commit.post_commit import check_records, post_commit, update_quarantine
 from pipeline.commit.quarantine import in_json, json_text, stage_quarantine
 from pipeline.core.clock import Clock, now
@@ -24,14 +29,14 @@ from pipeline.core.definitions import Table
 from pipeline.core.errors import ConflictError, HeadwaterError, OutcomeUnknownError, RequestError, StorageError
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
-from pipeline.core.staging import Manifest, RowCounts
+from pipeline.core.staging import Manifest, RowCounts, StagedFile
 from pipeline.governance import BackfillRecord, RunRecord, StepRecord
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.engine import connect, schema_of
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.types import stored
-from pipeline.lake import Version
+from pipeline.lake import Version, tombstones_without
 from pipeline.project.workspace import Workspace
 from pipeline.runner.contracts import require_same
 from pipeline.runner.decide import Decision, DecisionKind
@@ -145,7 +150,7 @@ def backfill(
         layer=plan.definition.layer,
         decision="backfill" if records else "skip",
         reason=f"{len(records) - len(bad)} of {len(plan.every)} partitions" + (f", {len(bad)} failed" if bad else ""),
-        executor="inline",
+        executor=filler.executor,
         version=filler.version.number,
         seconds=time.perf_counter() - begun,
         total_rows=filler.version.rows,
@@ -158,6 +163,24 @@ def backfill(
     return tuple(records)
 
 
+@dataclass(frozen=True)
+class _Computed:
+    """A computed partition: its staged rows, or why it failed."""
+
+    outcome: Outcome | None
+    seconds: float = 0.0
+    error: HeadwaterError | None = None
+
+
+def _computed(work: TaskSpec, split: Split, **_: object) -> _Computed:
+    """Compute a partition, here or on a worker."""
+    begun = time.perf_counter()
+    try:
+        return _Computed(run_task(work, split), time.perf_counter() - begun)
+    except HeadwaterError as error:
+        return _Computed(None, error=error)
+
+
 class _PartitionWorker:
     """Computes partitions, several concurrently, and commits them one after the other."""
 
@@ -165,32 +188,59 @@ class _PartitionWorker:
         self.version = plan.version
         self.flow = RowCounts()
         self.checks: dict[str, int] = {}
+        self.executor = "inline"
         self._workspace = workspace
         self._plan = plan
         self._run_id = run_id
         self._at = at
         self._completed = list(plan.completed)
+        self._committed: list[StagedFile] = []
 
     def fill(self) -> Iterator[BackfillRecord]:
         """Compute each remaining partition; raise errors that affect all of them."""
+        is_apart = keys_stay_in_partition(self._plan) or not self._plan.definition.key
+        spec = _spec(self._workspace, self._plan, self._run_id, self._at)
+        executor = executor_of(spec, self._workspace.settings)
+        if is_apart and isinstance(executor, RayExecutor):
+            self.executor = "ray"
+            yield from self._on_cluster(executor)
+            return
         with ThreadPoolExecutor(parallelism(self._plan)) as pool:
             if parallelism(self._plan) == 1:  # each partition must see the rows committed by the previous one
                 for index, partition in enumerate(self._plan.left):
-                    yield self._commit_result(partition, pool.submit(self._compute, index, partition))
+                    yield self._commit_result(partition, pool.submit(self._compute, index, partition).result())
                 return
             futures = {pool.submit(self._compute, i, p): p for i, p in enumerate(self._plan.left)}
             try:
                 for future in as_completed(futures):
-                    yield self._commit_result(futures[future], future)
+                    yield self._commit_result(futures[future], future.result())
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _commit_result(self, partition: str | None, future: Future[tuple[Outcome, float]]) -> BackfillRecord:
+    def _on_cluster(self, executor: RayExecutor) -> Iterator[BackfillRecord]:
+        """Compute partitions on the workers of a cluster; a partition whose workers crash has failed."""
+        left = dict(enumerate(self._plan.left))
+        limits = executor.part(len(left))
+        tasks = []
+        for index, partition in left.items():
+            work, split = self._task(index, partition)
+            tasks.append(SplitTask(partial(_computed, replace(work, limits=limits)), split))
+        for split, result in executor.run(tasks, limits, lambda _: None):
+            yield self._commit_result(left.pop(split.index), result)
+        for partition in left.values():
+            problem = f"partition {partition} of table {self._plan.definition.name!r} crashes every worker"
+            error = StorageError(problem, do="give the workers more memory", place=self._plan.definition.place)
+            yield self._commit_result(partition, _Computed(None, error=error))
+        if executor.repeats.any:
+            self._workspace.table(self._plan.definition.name).stager(self._run_id).keep_only(self._committed)
+
+    def _commit_result(self, partition: str | None, computed: _Computed) -> BackfillRecord:
         filled = BackfillRecord(self._plan.definition.name, partition, self._plan.id, self._run_id, self._at)
+        if computed.outcome is None:
+            return replace(filled, error=str(computed.error))
+        begun = time.perf_counter()
         try:
-            outcome, seconds = future.result()
-            begun = time.perf_counter()
-            manifest = self._commit(partition, outcome)
+            manifest = self._commit(partition, computed.outcome)
         except (ConflictError, OutcomeUnknownError):
             raise
         except HeadwaterError as error:
@@ -198,17 +248,20 @@ class _PartitionWorker:
         update_quarantine(
             self._workspace, self._plan.definition, manifest
         )  # otherwise the next partition would not see these rows
-        return replace(filled, rows=outcome.flow.rows_out, seconds=seconds + time.perf_counter() - begun)
+        return replace(filled, rows=manifest.flow.rows_out, seconds=computed.seconds + time.perf_counter() - begun)
 
-    def _compute(self, index: int, partition: str | None) -> tuple[Outcome, float]:
-        begun, plan = time.perf_counter(), self._plan
+    def _task(self, index: int, partition: str | None) -> tuple[TaskSpec, Split]:
+        plan = self._plan
         work, split = _work(self._workspace, plan, self._run_id, self._at)
         others = None
         if plan.definition.key and not keys_stay_in_partition(plan):
             replaced = files_of(self._workspace, self.version, plan, partition)
             others = Scan(self.version.schema, tuple(f for f in self.version.files if f.uri not in replaced))
-        work = replace(work, producer=PartitionProducer(work.producer, plan.column, partition), existing=others)
-        return run_task(work, replace(split, index=index)), time.perf_counter() - begun
+        producer = PartitionProducer(work.producer, plan.column, partition)
+        return replace(work, producer=producer, existing=others), replace(split, index=index)
+
+    def _compute(self, index: int, partition: str | None) -> _Computed:
+        return _computed(*self._task(index, partition))
 
     def _commit(self, partition: str | None, outcome: Outcome) -> Manifest:
         plan, before = self._plan, self.version
@@ -222,6 +275,11 @@ class _PartitionWorker:
         is_complete = set(plan.every) <= set(completed) or manifest.fingerprint == plan.definition.fingerprint
         others = f"where {in_json(plan.column.name)} is distinct from {json_text(plan.column.value(partition))}"
         writer = f"{self._run_id}-{len(completed)}-all"
+        run_id = f"{self._run_id}-{len(completed)}"  # of the files of this commit
+        merged = plan_commit(self._workspace, StagedRows(plan.definition, outcome, run_id, None))
+        table = self._workspace.table(plan.definition.name)
+        is_here = f"{_key_column(plan)} is not distinct from {plan.column.value(partition)}"
+        kept = tombstones_without(table, tuple(manifest.tombstones), is_here, f"{run_id}-kept")
         manifest = replace(
             manifest,
             run_id=self._run_id,
@@ -229,22 +287,28 @@ class _PartitionWorker:
             mode="merge",
             inputs={name: version.number for name, version in plan.inputs.items()},
             manifest_ids={name: version.manifest_id for name, version in plan.inputs.items()},
-            flow=outcome.flow,
+            flow=merged.flow,
             checks=dict(outcome.checks),
             quarantined=stage_quarantine(self._workspace, plan.definition.name, writer, outcome.quarantined, others),
             quarantine_mode="overwrite",
+            tombstones=(*kept, *merged.tombstones),
             backfill=plan.id,
             backfilled=tuple(completed),
             at=self._at,
         )
         removed = files_of(self._workspace, before, plan, partition)
-        table = self._workspace.table(plan.definition.name)
-        self.version = table.commit(manifest, outcome.files, outcome.schema, before, removed)
+        self.version = table.commit(manifest, merged.files, outcome.schema, before, removed)
         self._completed = completed
-        read = outcome.flow  # each partition filters the entire input, which is counted once
+        self._committed += (*merged.files, *kept, *merged.tombstones)
+        read = merged.flow  # each partition filters the entire input, which is counted once
         self.flow = replace(self.flow + read, rows_in=read.rows_in, bytes_in=read.bytes_in)
         self.checks = {n: self.checks.get(n, 0) + count for n, count in outcome.checks.items()}
         return manifest
+
+
+def _key_column(plan: Backfill) -> str:
+    """Return the name of the partition column in tombstones, if it is in the key."""
+    return f"k{plan.definition.key.index(plan.column.name)}" if keys_stay_in_partition(plan) else "null"
 
 
 def files_of(workspace: Workspace, version: Version, plan: Backfill, partition: str | None) -> frozenset[str]:
@@ -266,16 +330,19 @@ def parallelism(plan: Backfill) -> int:
     return plan.parallel if keys_stay_in_partition(plan) or not plan.definition.key else 1
 
 
-def _work(workspace: Workspace, plan: Backfill, run_id: str, at: str) -> tuple[TaskSpec, Split]:
+def _spec(workspace: Workspace, plan: Backfill, run_id: str, at: str) -> StepSpec:
     scans = {name: version.scan() for name, version in plan.inputs.items()}
-    execution_plan = replace(execution_plan_of(workspace, plan.definition, scans), executor="inline")
-    work = task_spec_of(
-        StepSpec(plan.definition, execution_plan, scans, run_id, at), workspace.lake, workspace.settings
-    )
+    definition = cast("Table", definition_to_validate(plan.definition))
+    return StepSpec(definition, execution_plan_of(workspace, plan.definition, scans), scans, run_id, at)
+
+
+def _work(workspace: Workspace, plan: Backfill, run_id: str, at: str) -> tuple[TaskSpec, Split]:
+    spec = _spec(workspace, plan, run_id, at)
+    work = task_spec_of(spec, workspace.lake, workspace.settings)
     if plan.parallel > 1:
         budget = budget_here(workspace.settings.memory_bytes)
         work = replace(work, limits=Limits(budget.memory_bytes // plan.parallel, max(1, budget.slots // plan.parallel)))
-    return work, Split(0, scans[execution_plan.driving])
+    return work, Split(0, spec.scans[spec.execution_plan.driving])
 
 
 def _consumed(workspace: Workspace, name: str, of: str, manifest: Manifest) -> Version:
@@ -302,7 +369,7 @@ def _require_table(workspace: Workspace, name: str) -> Table:
         problem = "is not partitioned", "add partition_by= to its definition, or recompute it: headwater run --full"
     elif not isinstance(definition, Table):
         problem = "is a source", "read it again: headwater run --full"
-    elif definition.merge is not None:
+    elif definition.merge is not None and definition.partition_by[0] not in definition.key:
         problem = "is merged, and rows of one key may be in several partitions", "recompute it: headwater run --full"
     elif definition.remembers:
         problem = "has history that its inputs no longer contain", "recompute it: headwater run --full"
