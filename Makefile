@@ -25,9 +25,9 @@ demo: .venv/.ready  ## run the flights project end to end and show the results
 	@echo && cd examples/flights && $(HEADWATER) show
 
 cluster-demo: .venv/.ready  ## run the flights project on a local Ray cluster that grows from one node to three
-	@cd examples/flights && $(HEADWATER) cluster start --min-nodes 1 --nodes 3 --idle 15 && \
+	@cd examples/flights && $(HEADWATER) cluster start --min-nodes 1 --nodes 3 && \
 		{ $(HEADWATER) submit --wait --var HEADWATER_EXECUTION=ray run --full --threads 4 --deadline 2min & job=$$!; \
-		while sleep 5 && kill -0 $$job 2>/dev/null; do echo && $(HEADWATER) cluster status; done; \
+		while sleep 3 && kill -0 $$job 2>/dev/null; do echo && $(HEADWATER) cluster status; done; \
 		wait $$job; result=$$?; $(HEADWATER) cluster stop; exit $$result; }
 
 test: .venv/.ready  ## format, lint, import rules, and the tests, with the type check in parallel
