@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.jobs import refused_token
+from pipeline.batch.ray_address import require_reachable
 from pipeline.batch.ray_demand import StatedDemand, stated_demands
 from pipeline.core.errors import UnavailableError
 
@@ -53,6 +54,7 @@ def cluster_state(address: str, cost_per_hour: Mapping[str, float]) -> ClusterSt
 
     Raises `UnavailableError` if it does not answer, and `RequestError` if it requires a token.
     """
+    require_reachable(address)
     import ray  # noqa: PLC0415 - importing Ray takes seconds
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # noqa: PLC0415 - likewise; a compiled module
     from ray.autoscaler.v2.sdk import get_cluster_status  # noqa: PLC0415 - likewise

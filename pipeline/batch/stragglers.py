@@ -9,8 +9,8 @@ from typing import TypeVar
 
 FACTOR = 2.0
 """A straggler runs this many times as long as its input takes at the median speed."""
-LEAST_S = 5.0
-"""The minimum time of a straggler: a copy of a shorter task gains nothing."""
+LEAST_S = 15.0
+"""The minimum time of a straggler: on a busy node, a worker needs several seconds to start, and a copy needs one too."""
 LEAST_ENDED = 3
 """The minimum number of tasks that must have ended before one can be a straggler; and half of all."""
 _OPENING_BYTES = 1 << 20

@@ -136,7 +136,7 @@ def test_status_of_a_cluster_for_people(headwater, teashop, cluster):
     for env, message in (
         ({"RAY_ADDRESS": ""}, "the address of the cluster is not known; pass --address HOST:PORT, or set RAY_ADDRESS"),
         ({**cluster.environ, "RAY_AUTH_MODE": "disabled"}, "did not accept the token"),
-        ({"RAY_ADDRESS": "127.0.0.1:1"}, "the cluster 127.0.0.1:1 cannot be reached"),
+        ({"RAY_ADDRESS": "127.0.0.1:1"}, "the Ray cluster '127.0.0.1:1' cannot be reached"),
     ):
         process = headwater("cluster", "status", cwd=teashop, env=env)
         assert process.returncode == 1

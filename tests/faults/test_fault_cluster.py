@@ -26,7 +26,7 @@ from pipeline.streaming.runtime.job import StreamJob, catch_up
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
 from pipeline.streaming.runtime.verify import verify
-from tests.rigs.proofs import SEED
+from tests.rigs.proofs import PROOFS, SEED
 
 DEFINITIONS = """\
 from pipeline import generate, source, sql
@@ -39,8 +39,8 @@ ticks = source(
 minutes = sql("select tumble(at, interval '1 minute') as minute, k, count(*) as n, sum(v) as v from ticks group by all")
 """
 PACE = Intervals(batch_s=0.05, commit_s=0.2, idle_commit_s=0.2)
-RECOVERY_S = 10.0
-"""The promise: from a kill to the next commit."""
+RECOVERY_S = 10.0 if PROOFS else 60.0
+"""From a kill to the next commit: the promise, and what is enough beside other tests."""
 
 
 class Nodes:
@@ -171,7 +171,7 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(tmp_path, nodes):
         assert names == [f"ticks.minutes.{each}" for each in ("shard-0", "shard-1", "source-0", "source-1")]
         assert len({node for _, node in before.values()}) == 2, "workers are spread over the nodes"
         os.kill(before["ticks.minutes.shard-0"][0], signal.SIGKILL)
-        assert stream.wait_for_commits(2, 30) < RECOVERY_S  # one may have started before the kill
+        assert stream.wait_for_commits(2, RECOVERY_S) < RECOVERY_S  # one may have started before the kill
         assert (stream.status.recoveries, stream.status.restarts) == (1, 0)
         others = {name: place for name, place in before.items() if name != "ticks.minutes.shard-0"}
         assert {name: stream.pid_and_node(name) for name in others} == others, "the others keep their processes"
