@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.cpu_share import limited
+
 RAY = Path(sys.executable).parent / "ray"
 LOOPBACK = "127.0.0.2"
 """Not 127.0.0.1, because Ray replaces it with the machine's external address."""
@@ -34,8 +36,11 @@ class Nodes:
 
 
 @contextmanager
-def running(count: int = 1, cpus: int | None = None) -> Iterator[Nodes]:
-    """Start nodes with `cpus` cores each (default: all), wait until they are connected, and stop them at the end."""
+def running(count: int = 1, cpus: int | None = None, share: float | None = None) -> Iterator[Nodes]:
+    """Start nodes with `cpus` cores each (default: all), wait until they are connected, and stop them at the end.
+
+    With a `share`, all processes of a node together get at most this many cores of the machine.
+    """
     port = _free_port()
     address = f"{LOOPBACK}:{port}"
     keys = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -44,26 +49,30 @@ def running(count: int = 1, cpus: int | None = None) -> Iterator[Nodes]:
         pids = []
         for number in range(count):
             role = ["--head", f"--port={port}", "--include-dashboard=false"] if not number else [f"--address={address}"]
-            pids.append(stack.enter_context(_started(role, cpus or os.cpu_count() or 1, keys)))
+            pids.append(stack.enter_context(_started(role, cpus or os.cpu_count() or 1, keys, share)))
             _wait(address, number + 1, environ)
         yield Nodes(tuple(pids), environ)
 
 
 @contextmanager
-def _started(role: list[str], cpus: int, keys: Mapping[str, str]) -> Iterator[int]:
+def _started(role: list[str], cpus: int, keys: Mapping[str, str], share: float | None) -> Iterator[int]:
     options = [f"--node-ip-address={LOOPBACK}", f"--num-cpus={cpus}", "--disable-usage-stats"]
-    process = subprocess.Popen(
-        [str(RAY), "start", "--block", *role, *options],
-        env={**os.environ, **keys},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield process.pid
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # after SIGTERM, it waits half a minute for Ray's own actors
-        process.wait()
+    command = [str(RAY), "start", "--block", *role, *options]
+    with ExitStack() as stack:
+        if share is not None:
+            command = stack.enter_context(limited(share)).starting(command)
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **keys},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            yield process.pid
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # after SIGTERM, it waits half a minute for Ray's own actors
+            process.wait()
 
 
 def _wait(address: str, count: int, environ: Mapping[str, str]) -> None:

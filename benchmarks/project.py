@@ -81,11 +81,13 @@ def ours(job: Callable[[Nodes | None, Path], Ran]) -> list[Contestant]:
     return [Contestant("auto", partial(job, None), is_ours=True), on_ray(job)]
 
 
-def on_ray(job: Callable[[Nodes, Path], Ran], count: int = 1, cores_each: int | None = None) -> Contestant:
-    """Return Headwater on a cluster with this number of nodes and cores."""
+def on_ray(
+    job: Callable[[Nodes, Path], Ran], count: int = 1, cores_each: int | None = None, share: float | None = None
+) -> Contestant:
+    """Return Headwater on a cluster with this number of nodes and cores; for `share`, see `running`."""
 
     def run(folder: Path) -> Ran:
-        with running(count, cores_each) as nodes:
+        with running(count, cores_each, share) as nodes:
             return job(nodes, folder)
 
     return Contestant("ray", run, is_ours=True)

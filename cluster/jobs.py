@@ -101,6 +101,13 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def brief(message: str) -> str:
+    """Return the first line of a message of Ray and, if a traceback follows, the error at its end."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or [""]
+    first, has_output, _ = lines[0].partition(", last available logs")
+    return first if has_output or len(lines) == 1 else f"{first} {lines[-1]}"
+
+
 def refused_token(address: str) -> RequestError:
     """Return the error of a cluster that requires another token."""
     return RequestError(
@@ -186,8 +193,8 @@ class Jobs:
             raise self._lost(job_id, error) from error
 
     def message(self, job_id: str) -> str:
-        """Return what Ray says about a job that ended."""
-        return self._client.get_job_info(job_id).message or ""
+        """Return what Ray says about a job that ended, without the output that `follow` has written and tracebacks."""
+        return brief(self._client.get_job_info(job_id).message or "")
 
     def _lost(self, job_id: str, error: Exception) -> UnavailableError:
         return UnavailableError(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.console import grid, open_project, out, print_json
+from cluster.cli.console import grid, open_settings, out, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.local.head import LocalCluster, LocalNodes, read, start, stop
 from cluster.status import ClusterState, cluster_state
@@ -26,7 +26,7 @@ Address = Annotated[str | None, typer.Option(help="Address of the cluster, HOST:
 @app.command()
 def status(address: Address = None, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """Show the nodes of a cluster, what running steps ask of it and why, and its cost per hour."""
-    settings = open_project(folder, env).settings
+    settings = open_settings(folder, env)
     state = cluster_state(_address(address, settings), settings.cluster.cost_per_hour)
     if as_json:
         print_json({**asdict(state), "cost_per_hour": state.cost_per_hour})
@@ -48,7 +48,7 @@ def start_(
     """Start a cluster on this machine, whose nodes are processes. Ray's autoscaler starts and stops them."""
     if min_nodes > nodes:
         raise RequestError("--min-nodes is larger than --nodes", got=f"{min_nodes} and {nodes}")
-    settings = open_project(folder, env).settings
+    settings = open_settings(folder, env)
     cluster = start(_folder(settings), LocalNodes(min_nodes, nodes, cpus, memory, idle))
     if as_json:
         print_json(cluster.environ)
@@ -62,14 +62,14 @@ def start_(
 @app.command("stop")
 def stop_(env: Env = None, folder: Folder = HERE) -> None:
     """Stop the local cluster and its nodes. What jobs have committed is kept."""
-    stopped = stop(_folder(open_project(folder, env).settings))
+    stopped = stop(_folder(open_settings(folder, env)))
     out.print("the local cluster is stopped" if stopped else "no local cluster is running")
 
 
 @app.command()
 def environment(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """Print the variables with which commands of a shell use the local cluster."""
-    cluster = local_cluster(open_project(folder, env).settings)
+    cluster = local_cluster(open_settings(folder, env))
     if cluster is None:
         raise RequestError("no local cluster is running", do="start one: headwater cluster start")
     if as_json:

@@ -20,7 +20,8 @@ from rich.table import Table
 
 from pipeline.core import scratch
 from pipeline.core.errors import HeadwaterError
-from pipeline.core.settings import find
+from pipeline.core.settings import Settings, find
+from pipeline.core.settings import load as load_settings
 from pipeline.project.project import Project, load
 from pipeline.project.workspace import Workspace
 
@@ -36,6 +37,11 @@ def open_project(folder: Path, env: str | None) -> Project:
     project = load(find(folder).parent, env=env)
     scratch.reclaim()
     return project
+
+
+def open_settings(folder: Path, env: str | None) -> Settings:
+    """Return the settings of the project at or above a folder, without loading its definitions."""
+    return load_settings(find(folder), env=env)
 
 
 def open_workspace(folder: Path, env: str | None) -> Workspace:

@@ -10,7 +10,7 @@ import typer
 
 from cluster.cli.cluster import local_cluster, use
 from cluster.cli.commands import COMMANDS
-from cluster.cli.console import err, open_project, out, print_json
+from cluster.cli.console import err, open_settings, out, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.jobs import JobRequest, Jobs, address_of
 from pipeline.core.errors import RequestError, did_you_mean
@@ -45,7 +45,7 @@ def submit(
     """Submit a command of this project to a Ray cluster, as a job with the project's files."""
     if words[0] not in COMMANDS:
         raise RequestError(f"there is no command {words[0]!r}", do=did_you_mean(words[0], COMMANDS))
-    settings = open_project(folder, env).settings
+    settings = open_settings(folder, env)
     local = None if address else local_cluster(settings)
     if local is not None:
         use(local)

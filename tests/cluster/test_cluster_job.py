@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 
@@ -82,7 +83,7 @@ def test_a_project_runs_as_a_job(headwater, teashop, cluster, tmp_path):
     failed = headwater("submit", "--wait", *words, "query", "from nothing", cwd=teashop, env=cluster.environ)
     assert failed.returncode == 1
     assert "there is no table 'nothing'" in failed.stdout
-    assert "failed" in failed.stderr
+    assert failed.stderr.strip().endswith("failed: Job entrypoint command failed with exit code 1")
 
 
 def test_usage_errors_of_submit_are_a_single_message(headwater, teashop):
@@ -97,6 +98,38 @@ def test_usage_errors_of_submit_are_a_single_message(headwater, teashop):
         process = headwater(*words, cwd=teashop, env={"RAY_API_SERVER_ADDRESS": ""})
         assert process.returncode == 1, words
         assert message in " ".join(process.stderr.split()), process.stderr
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(600)
+def test_packages_of_a_job_are_installed_for_it(headwater, cluster, tmp_path):
+    with zipfile.ZipFile(tmp_path / "tealeaf-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("tealeaf.py", "FACTOR = 3\n")
+        wheel.writestr("tealeaf-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tealeaf\nVersion: 1.0\n")
+        wheel.writestr("tealeaf-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("tealeaf-1.0.dist-info/RECORD", "")
+    (tmp_path / "packages.txt").write_text(f"{tmp_path}/tealeaf-1.0-py3-none-any.whl\n")
+    (tmp_path / "headwater.toml").write_text(
+        '[project]\nname = "tea"\ndefinitions = "tea.py"\n[env.dev]\nexecution = "ray"\n'
+    )
+    (tmp_path / "raw.csv").write_text("id\n1\n2\n")
+    (tmp_path / "tea.py").write_text(
+        "import pyarrow as pa\nimport pyarrow.compute as pc\nimport tealeaf\n\nfrom pipeline import files, source, table\n\n"
+        'raw = source(files("raw.csv"), schema={"id": "bigint"})\n\n\n@table()\ndef tripled(raw: pa.Table) -> pa.Table:\n'
+        '    return pa.table({"id": pc.multiply(raw["id"], tealeaf.FACTOR)})\n'
+    )
+    words = ("submit", "--wait", "--pip", "packages.txt", "run")
+
+    process = headwater(*words, env=cluster.environ, timeout=500)
+
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "2 done, 0 up to date" in process.stdout
+    (tmp_path / "packages.txt").write_text(f"{tmp_path}/missing-1.0-py3-none-any.whl\n")
+    process = headwater(*words, env=cluster.environ, timeout=500)
+    assert process.returncode == 1
+    message = process.stderr.strip().splitlines()[-1]
+    assert "runtime_env setup failed" in message
+    assert "missing-1.0-py3-none-any.whl" in message
 
 
 def test_nodes_come_and_go_with_the_work_of_a_run(headwater, cluster, tmp_path):
