@@ -1,9 +1,13 @@
-"""The fast path: streams the rows of a split into staged files in one pass, and aborts at the first rejected row."""
+"""The fast path: streams the rows of a split into staged files in one pass, and sets rejected rows aside."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import duckdb
 
+from pipeline.batch.validating_pass import stage_rejected_rows
+from pipeline.batch.violations import Violations, collected
 from pipeline.batch.work import STOP, InputQuery, Outcome, Split, TaskSpec
 from pipeline.core.errors import StorageError
 from pipeline.core.refusal import Refusal
@@ -12,7 +16,7 @@ from pipeline.core.staging import RowCounts, StagedFile
 from pipeline.kernel.checks import require_distinct
 from pipeline.kernel.engine import first_line, no_rows, one, schema_of
 from pipeline.kernel.profile import Profile, last_profile
-from pipeline.kernel.sql_text import listed, literal, quoted
+from pipeline.kernel.sql_text import listed, quoted
 from pipeline.kernel.types import stored
 
 
@@ -27,7 +31,7 @@ def fast_path(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, quer
         raise
     except (duckdb.Error, StorageError) as error:
         if STOP in str(error):
-            return Refusal("a row violates an expectation")
+            return Refusal("too many rows are rejected, or one violates a `fail` expectation")
         return Refusal(f"the pass failed: {first_line(error)}")  # if it is an error, the validating pass raises it
 
 
@@ -42,29 +46,54 @@ def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: I
         quoted(c.name) if kinds[c.name] == c.type else f"{quoted(c.name)}::{c.type} as {quoted(c.name)}"
         for c in schema.columns
     )
-    select = f"select {columns} from ({query.query}\n) as _headwater_made{_guard(work)}"
-    files = work.stager.stage(con, select, split.index, schema)
-    profile = last_profile(con)
+    with collected(con, work.expectations, produced.names, query.hidden) as violations:
+        select = f"select {columns} from ({query.query}\n) as _headwater_made where {violations.condition}"
+        files = work.stager.stage(con, select, split.index, schema)
+        profile = last_profile(con)
     if not is_complete(con, query, profile):
         return Refusal("a record does not match the contract")
     if has_duplicates(con, work, files):
         return Refusal("a key is not unique")
+    rejected = rejected_rows(con, query)
+    if rejected is None:
+        return Refusal("a rejected record cannot be read alone")
+    quarantined = _quarantined(con, work, split, violations, replace(query, rejected=rejected))
     rows = sum(file.rows for file in files)
-    flow = RowCounts(rows_in=query.rows_in, rows_made=rows, rows_out=rows, bytes_in=query.bytes_in)
-    return Outcome(schema, flow, files, checks={e.name: 0 for e in work.expectations}, profile=profile)
+    flow = RowCounts(
+        rows_in=query.rows_in,
+        rows_made=rows + violations.quarantined + violations.dropped + rejected,
+        rows_out=rows,
+        quarantined=violations.quarantined + rejected,
+        dropped=violations.dropped,
+        bytes_in=query.bytes_in,
+    )
+    return Outcome(schema, flow, files, quarantined, violations.checks, profile)
+
+
+def rejected_rows(con: duckdb.DuckDBPyConnection, query: InputQuery) -> int | None:
+    """Read the rows that a pass set aside into `_rejected`, and return their number, or `None`; see `Misfits.reject`."""
+    return query.rejected if query.misfits is None else query.misfits.reject(con)
+
+
+def _quarantined(
+    con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, violations: Violations, query: InputQuery
+) -> tuple[StagedFile, ...]:
+    if not violations.quarantined:
+        return stage_rejected_rows(con, work, split, query)
+    con.register("_violations", violations.rows())
+    try:
+        return stage_rejected_rows(
+            con, work, split, query, ["select reasons, _source, _position, row from _violations"]
+        )
+    finally:
+        con.unregister("_violations")
 
 
 def is_complete(con: duckdb.DuckDBPyConnection, query: InputQuery, profile: Profile) -> bool:
-    """Return whether the last pass read every record of the split, and rejected none."""
+    """Return whether the last pass read every record of the split."""
     if query.scanned is not None and profile.scanned.get("READ_CSV", query.scanned) != query.scanned:
         return False
     return not any(one(con, errors)[0] for errors in query.error_queries)
-
-
-def _guard(work: TaskSpec) -> str:
-    """Return a filter that passes every row, and raises an error if a row violates an expectation."""
-    holds = [f"({e.condition}\n)" for e in work.expectations if e.condition != "true"]
-    return f" where case when {' and '.join(holds)} then true else error({literal(STOP)}) end" if holds else ""
 
 
 def has_duplicates(con: duckdb.DuckDBPyConnection, work: TaskSpec, files: tuple[StagedFile, ...]) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import pyarrow as pa
 
 from pipeline.batch.duckdb_errors import translate_errors
-from pipeline.batch.fast_path import is_complete
+from pipeline.batch.fast_path import is_complete, rejected_rows
 from pipeline.batch.validating_pass import stage_rejected_rows
 from pipeline.batch.work import InputQuery, Split, TaskSpec
 from pipeline.core.staging import StagedFile
@@ -43,7 +43,7 @@ def run_states(
             start_profiling(con)
             with work.producer.for_fast_path(con, split) as query:
                 if query is not None:
-                    states = _streamed(con, query, on_progress)
+                    states = _streamed(con, work, split, query, on_progress)
                     if states is not None:
                         return states
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
@@ -56,7 +56,11 @@ def run_states(
 
 
 def _streamed(
-    con: duckdb.DuckDBPyConnection, query: InputQuery, on_progress: Callable[[float], None] | None
+    con: duckdb.DuckDBPyConnection,
+    work: TaskSpec,
+    split: Split,
+    query: InputQuery,
+    on_progress: Callable[[float], None] | None,
 ) -> PartialStates | None:
     try:
         with nullcontext() if on_progress is None else watched(con, on_progress):
@@ -66,8 +70,12 @@ def _streamed(
         profile = last_profile(con)
         if not is_complete(con, query, profile):
             return None
+        rejected = rejected_rows(con, query)
+        if rejected is None:
+            return None
     except duckdb.Error as error:
         if query.again or isinstance(error, duckdb.InterruptException | duckdb.OutOfMemoryException):
             raise
         return None
-    return PartialStates(rows, query.rows_in, query.bytes_in, 0, (), profile)
+    quarantined = stage_rejected_rows(con, work, split, replace(query, rejected=rejected))
+    return PartialStates(rows, query.rows_in, query.bytes_in, rejected, quarantined, profile)

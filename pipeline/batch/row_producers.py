@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 import duckdb
 import pyarrow as pa
 
-from pipeline.batch.validating_pass import REJECTED
+from pipeline.batch.misfits import Misfits, misfits_set_aside
+from pipeline.batch.validating_pass import REJECTED, REJECTED_COLUMNS
 from pipeline.batch.work import STOP, InputQuery, Split
 from pipeline.core.definitions import LogTransform, Transform
 from pipeline.core.errors import DefinitionError, Place, SchemaError, SourceError, SplitError
@@ -73,7 +74,7 @@ class SourceProducer:
         Several splits are scanned, small ones together. If a scan is not valid, the invalid splits are located by
         bisection, and only these are read.
         """
-        con.execute(f"create temp table {REJECTED} (reasons varchar, _source varchar, _position bigint, row varchar)")
+        con.execute(f"create temp table {REJECTED} {REJECTED_COLUMNS}")
         if split.crashes_workers:
             for source_split in split.source_splits:
                 _reject(con, source_split, "unreadable: workers that read it crash")
@@ -137,11 +138,10 @@ class SourceProducer:
             yield None
             return
         expect_columns(con, len(self.schema.columns))
+        groups = self.groups(split.source_splits)
         with ExitStack() as stack:
-            opened = [
-                stack.enter_context(self._scan_of(con, source_splits))
-                for source_splits in self.groups(split.source_splits)
-            ]
+            misfits = stack.enter_context(misfits_set_aside(con))
+            opened = [stack.enter_context(self._scan_of(con, group, misfits)) for group in groups]
             scans = [scan for scan in opened if scan is not None]
             if len(scans) < len(opened) or not scans:
                 yield None
@@ -155,13 +155,20 @@ class SourceProducer:
                 scanned=rows,
                 schema=self.all_columns,
                 again=False,
+                misfits=misfits,
             )
 
     @contextmanager
     def _scan_of(
-        self, con: duckdb.DuckDBPyConnection, source_splits: Sequence[SourceSplit]
+        self,
+        con: duckdb.DuckDBPyConnection,
+        source_splits: Sequence[SourceSplit],
+        misfits: Misfits | None = None,
     ) -> Iterator[ScanQuery | None]:
-        """Yield one query of all columns over the source splits, which aborts at a rejected row."""
+        """Yield one query of all columns over the source splits.
+
+        Rows that do not match the contract are set aside as `misfits`, or abort the query if that is not possible.
+        """
         if len(source_splits) > 1 and isinstance(self.reader, ScannableTogether):
             opening, source = self.reader.scan_together(con, source_splits, self._contract), SOURCE
         elif isinstance(self.reader, Scannable):
@@ -180,7 +187,10 @@ class SourceProducer:
                     if odd is None
                     else f"select * replace ({MISFIT} or {odd} as {MISFIT}) from ({scan.query})"
                 )
-                yield replace(scan, query=f"select {self._columns(source)} from {_without_misfits(query)}")
+                is_fit = _ALL_FIT
+                if misfits is not None and scan.read_rows is not None:
+                    is_fit = misfits.is_fit(source, scan.read_rows)
+                yield replace(scan, query=f"select {self._columns(source)} from {_without_misfits(query, is_fit)}")
 
     def groups(self, source_splits: Sequence[SourceSplit]) -> list[Sequence[SourceSplit]]:
         """Return the source splits in order, with consecutive small ones grouped up to a limit."""
@@ -238,13 +248,17 @@ def _unreadable(source_split: SourceSplit, error: SourceError) -> SourceError:
     return SourceError(error.problem, got=got, do=error.do, place=error.place)
 
 
-def _without_misfits(query: str) -> str:
-    """Return a FROM item that aborts the statement at the first row that does not match the contract.
+_ALL_FIT = f"case when {MISFIT} then error({literal(STOP)}) else true end"
+
+
+def _without_misfits(query: str, is_fit: str) -> str:
+    """Return a FROM item of the rows that match the contract.
 
     The optimizer may push other filters below this filter, but not below a window function over all rows.
     """
-    fits = f"select * from ({query}) where case when {MISFIT} then error({literal(STOP)}) else true end"
-    return f"(select *, row_number() over () as _number from ({fits})) where _number > 0"
+    return (
+        f"(select *, row_number() over () as _number from (select * from ({query}) where {is_fit})) where _number > 0"
+    )
 
 
 _PROVENANCE = Schema.of({SOURCE: "VARCHAR", POSITION: "BIGINT", INGESTED_AT: "TIMESTAMPTZ"})

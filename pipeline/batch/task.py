@@ -1,7 +1,7 @@
 """The fused task: read a split, transform, validate and stage it. The same code runs locally and on Ray.
 
-A task first streams its split through the fast path, which aborts at the first rejected row. Only then does the validating
-pass materialize the rows in a temporary table, mark, count and quarantine them.
+A task first streams its split through the fast path, which sets rejected rows aside. What it refuses, such as duplicate
+keys, goes through the validating pass, which materializes the rows in a temporary table, and marks each.
 """
 
 from __future__ import annotations
@@ -10,14 +10,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 
-import duckdb
-
 from pipeline.batch.duckdb_errors import translate_errors
 from pipeline.batch.fast_path import fast_path
 from pipeline.batch.validating_pass import validating_pass
-from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
+from pipeline.batch.work import Outcome, Split, TaskSpec
 from pipeline.core.logs import logger
-from pipeline.core.refusal import Refusal
 from pipeline.kernel.engine import Stop, connect, watched
 from pipeline.kernel.profile import start_profiling
 
@@ -39,7 +36,7 @@ def run_task(
             with work.producer.for_fast_path(con, split) as query:
                 if query is not None:
                     with nullcontext() if on_progress is None else watched(con, on_progress):
-                        result = _fast_path(con, work, split, query)
+                        result = fast_path(con, work, split, query)
                     if isinstance(result, Outcome):
                         return result
                     reason = result.reason
@@ -49,10 +46,6 @@ def run_task(
             start_profiling(con)
             with work.producer.for_validation(con, split) as query:
                 return _fell_back(validating_pass(con, work, split, query, on_progress), reason)
-
-
-def _fast_path(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery) -> Outcome | Refusal:
-    return Refusal("the source rejected rows") if query.rejected else fast_path(con, work, split, query)
 
 
 def _fell_back(outcome: Outcome, reason: str) -> Outcome:

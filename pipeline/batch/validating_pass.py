@@ -20,6 +20,7 @@ from pipeline.kernel.types import stored
 
 REJECTED = "_rejected"
 """The temporary table of rows that the reader rejected because they do not match the contract."""
+REJECTED_COLUMNS = "(reasons varchar, _source varchar, _position bigint, row varchar)"
 
 
 def validating_pass(
@@ -54,7 +55,7 @@ def _staged(
     schema = stored(produced)
     casts = {c.name: c.type for c, before in zip(schema.columns, produced.columns, strict=True) if c != before}
     files = work.stager.stage(con, marked.kept(casts), split.index, schema)
-    queries = ([marked.rejected()] if quarantined else []) + _rejected(query)
+    others = [marked.rejected()] if quarantined else []
     flow = RowCounts(
         rows_in=query.rows_in,
         rows_made=rows + query.rejected,
@@ -63,14 +64,14 @@ def _staged(
         dropped=dropped,
         bytes_in=query.bytes_in,
     )
-    return Outcome(schema, flow, files, stage_quarantine(con, work, split, queries))
+    return Outcome(schema, flow, files, stage_rejected_rows(con, work, split, query, others))
 
 
 def stage_rejected_rows(
-    con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery
+    con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery, others: Sequence[str] = ()
 ) -> tuple[StagedFile, ...]:
-    """Stage the rows that the reader rejected, for a split without other quarantined rows."""
-    return stage_quarantine(con, work, split, _rejected(query))
+    """Stage the rows that the reader rejected, after the rows of `others`."""
+    return stage_quarantine(con, work, split, [*others, *_rejected(query)])
 
 
 def _rejected(query: InputQuery) -> list[str]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import duckdb
     import fsspec
 
+    from pipeline.batch.misfits import Misfits
+
 
 STOP = "headwater: this row requires the validating pass"
 """The error raised inside DuckDB by the fast path at a row that violates the contract or an expectation."""
@@ -73,6 +75,8 @@ class InputQuery:
     """The schema of the query, if it is known; describing a very long query is slow."""
     again: bool = True
     """Whether the query can be re-run by the validating pass."""
+    misfits: Misfits | None = None
+    """The rows that the query sets aside in the fast path, because they do not match the contract."""
 
 
 class RowProducer(Protocol):

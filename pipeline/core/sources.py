@@ -37,13 +37,20 @@ class ReadResult:
     rejected: pa.Table
 
 
+RowReader = Callable[[str, Sequence[int]], ReadResult]
+"""A function that returns what `read` returns for the rows at some positions of a source object, given in order.
+
+Raises `SourceError` if they cannot be read on their own.
+"""
+
+
 @dataclass(frozen=True)
 class ScanQuery:
     """A query that returns the rows of a split in order. Run it once, on the connection it was created for, with one thread.
 
     The result is valid only if the query raised no error, its scan returned exactly `rows` rows, no row had `_misfit`,
     and the first value of `error_query` is 0; otherwise call `read`. Columns that are not selected are not validated, so
-    select all of them.
+    select all of them. If only rows with `_misfit` violate this, `read_rows` reads them.
     """
 
     query: str
@@ -52,6 +59,8 @@ class ScanQuery:
     """The number of records in the split, if every line is one record."""
     error_query: str
     """A query for the number of errors of the scan; run it after `query` on the same connection."""
+    read_rows: RowReader | None = None
+    """Reads single rows, if that is possible."""
 
 
 class SplitReader(Protocol):

@@ -6,7 +6,7 @@ without a `quarantine` or `drop` bit are kept; a `fail` bit on any row fails the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -48,6 +48,35 @@ def unless_deleted(expectations: tuple[Expectation, ...], merge: Merge) -> tuple
     return tuple(Expectation(e.name, f"{is_delete} or ({e.condition}\n)", e.action) for e in expectations)
 
 
+def bits_of(expectations: Sequence[Expectation]) -> str:
+    """Return SQL for the violated expectations of a row, as bits of a BIGINT."""
+    bits = (f"(case when ({e.condition}\n) then 0 else {1 << i} end)::bigint" for i, e in enumerate(expectations))
+    return " | ".join(bits) or "0::bigint"
+
+
+def mask_of(expectations: Sequence[Expectation], *actions: Action) -> int:
+    """Return the bits of all expectations with one of the actions."""
+    return sum(1 << i for i, e in enumerate(expectations) if e.action in actions)
+
+
+def reasons_of(expectations: Sequence[Expectation], bits: int) -> str:
+    """Return why a row with these bits is quarantined: the names of the violated expectations."""
+    names = (e.name for i, e in enumerate(expectations) if e.action is Action.QUARANTINE and bits & 1 << i)
+    return ", ".join(names)
+
+
+def origin_of(names: Sequence[str]) -> tuple[str, str]:
+    """Return SQL for the source (VARCHAR) and the position (BIGINT) of a row with these columns; null if unknown."""
+    source = f"{SOURCE}::varchar" if SOURCE in names else "null::varchar"
+    return source, f"try_cast({POSITION} as bigint)" if POSITION in names else "null::bigint"
+
+
+def row_as_json(names: Iterable[str]) -> str:
+    """Return SQL for these columns of a row as JSON text."""
+    fields = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in names)
+    return f"to_json(struct_pack({fields}))::varchar"
+
+
 @dataclass(frozen=True)
 class MarkedRows:
     """The marked rows of a step, in the table `_made`; `columns` are the columns to keep."""
@@ -58,7 +87,7 @@ class MarkedRows:
 
     def mask(self, *actions: Action) -> int:
         """Return the bits of all expectations with one of the actions."""
-        return sum(1 << i for i, e in enumerate(self.expectations) if e.action in actions)
+        return mask_of(self.expectations, *actions)
 
     def violations(self, con: duckdb.DuckDBPyConnection) -> dict[str, int]:
         """Return the number of violations of each expectation."""
@@ -86,12 +115,10 @@ class MarkedRows:
             for i, e in enumerate(self.expectations)
             if e.action is Action.QUARANTINE
         )
-        source = SOURCE if SOURCE in self.provenance else "null::varchar"
-        position = f"try_cast({POSITION} as bigint)" if POSITION in self.provenance else "null::bigint"
-        row = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in self.columns)
+        source, position = origin_of(self.provenance)
         return (
             f"select array_to_string(list_filter([{cases}], lambda x: x is not null), ', ') as reasons, "
-            f"{source}::varchar as _source, {position} as _position, to_json(struct_pack({row}))::varchar as row "
+            f"{source} as _source, {position} as _position, {row_as_json(self.columns)} as row "
             f"from {MADE} where {BITS} & {mask} != 0"
         )
 
@@ -122,12 +149,9 @@ def mark(
         raise DefinitionError(f"a table has at most {MOST} expectations", got=str(len(expectations)))
     names = schema_of(con, query).names
     require_distinct(names)
-    bits = " | ".join(
-        f"(case when ({e.condition}\n) then 0 else {1 << i} end)::bigint" for i, e in enumerate(expectations)
-    )
     con.execute(
         f"create or replace temp table {MADE} as "
-        f"select *, {bits or '0::bigint'} as {BITS} from ({query}\n) as _headwater_made"
+        f"select *, {bits_of(expectations)} as {BITS} from ({query}\n) as _headwater_made"
     )
     kept = tuple(name for name in names if name not in hidden)
     provenance = tuple(name for name in (SOURCE, POSITION) if name in names)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,7 @@ from pipeline.connectors.files.json import reader as json_reader
 from pipeline.connectors.files.listing import Listing, plan_files
 from pipeline.connectors.files.parquet import ParquetFile
 from pipeline.connectors.files.rejected_rows import RejectedTexts
+from pipeline.connectors.files.selected_lines import SelectedLines
 from pipeline.core import scratch
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.errors import Place, SourceError, SplitError, few, quantity
@@ -229,6 +231,8 @@ class Files:
             with self._translated_errors(Place(split.source_object.uri)):
                 path = until.enter_context(self._path(split))
                 query = None if MISFIT in schema.names else self._scan_query(con, path, split, schema)
+            if query is not None and self.format != "parquet":
+                query = replace(query, read_rows=partial(self._read_rows, path, self._position_offset(split), schema))
             try:
                 yield query
             finally:
@@ -261,6 +265,10 @@ class Files:
                 query = small_files.scan_json(files, schema, rejects)
             else:
                 query = small_files.scan_delimited(files, self.dialect, schema, rejects)
+        if query is not None and self.format != "parquet":
+            query = replace(
+                query, read_rows=lambda uri, at: self._read_rows(self.listing.path(uri), 0, schema, uri, at)
+            )
         try:
             yield query
         finally:
@@ -278,6 +286,20 @@ class Files:
         if self.format == "json":
             return text_scan.scan_json(path, schema, lines, before)
         return text_scan.scan_delimited(con, CsvReader(path, self.dialect, place), schema, lines, before)
+
+    def _read_rows(self, path: str, offset: int, schema: Schema, uri: str, positions: Sequence[int]) -> ReadResult:
+        """Return the rows at some positions of a split whose rows are lines; see `RowReader`."""
+        place = Place(uri)
+        lines = SelectedLines.of(path, [position - offset for position in positions], csv_reader.HEAD_LINES)
+        with self._translated_errors(place), scratch.folder("rows") as folder, connect() as con:
+            expect_columns(con, len(schema.columns))
+            selected = str(Path(folder) / "rows")
+            lines.write(selected)
+            if self.format == "json":
+                reading = json_reader.read(con, selected, schema, place, self.dialect)
+            else:
+                reading = csv_reader.read(con, CsvReader(selected, self.dialect, place), schema)
+        return shift_positions(lines.renumbered(reading), offset)
 
     def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
         """Read rejected rows again, from the texts that `read` returned; positions are 1-based indexes into `rows`.

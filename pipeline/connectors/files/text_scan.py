@@ -60,7 +60,8 @@ def scan_delimited(
     stream = ConvertedRows(file.path, form)
     con.register(rows, stream)
     con.register(faults, FaultCount(stream, lines - before))
-    scan = _text_scan(schema, _converted_cells(schema, form, TextTraits(contains_byte(file.path, b"_", begins))), rows)
+    cells = _converted_cells(schema, form, TextTraits(contains_byte(file.path, b"_", begins)))
+    scan = _text_scan(schema, cells, rows, arrow_conversion.IS_BAD)
     return _scan_query(scan, lines - before, moved + before, f"select faults from {faults}")
 
 

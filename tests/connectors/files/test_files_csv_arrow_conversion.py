@@ -167,7 +167,37 @@ def test_file_with_quotes_and_crlf_is_converted(tmp_path):
     rows = pa.RecordBatchReader.from_stream(arrow_conversion.ConvertedRows(str(path), form)).read_all()
 
     assert form.types == {"x": pa.int64(), "y": pa.string()}
-    assert rows.to_pydict() == {"x": [1, 2], "y": ['a, "b"', "c"]}
+    assert rows.to_pydict() == {"x": [1, 2], "y": ['a, "b"', "c"], arrow_conversion.IS_BAD: [False, False]}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 3_000])
+def test_lines_that_cannot_be_converted_are_marked(tmp_path, end, header, count):
+    lines = [f"{n},text {n}" for n in range(count)]
+    bad = dict(zip((0, count // 2, count - 1), ("x,y", "1", "1,2,3"), strict=True))
+    for number, text in bad.items():
+        lines[number] = text
+    path = tmp_path / "a.csv"
+    path.write_bytes(end.join([*(["x,y"] if header else []), *lines, ""]).encode())
+    form = arrow_conversion.ConversionSpec(Dialect(has_header=header), {"x": pa.int64(), "y": pa.string()})
+    stream = arrow_conversion.ConvertedRows(str(path), form)
+
+    rows = pa.RecordBatchReader.from_stream(stream).read_all()
+
+    assert (rows.num_rows, stream.rows) == (count, count)
+    assert [n for n, is_bad in enumerate(rows[arrow_conversion.IS_BAD].to_pylist()) if is_bad] == sorted(bad)
+    assert rows["x"].to_pylist() == [None if n in bad else n for n in range(count)]
+
+
+@pytest.mark.parametrize("other", ["", '7,"two\nlines"'])
+def test_a_file_with_records_of_several_lines_is_not_converted_in_parts(tmp_path, other):
+    path = tmp_path / "a.csv"
+    path.write_text(f"x,y\n1,a\n{other}\nx,b\n2,c\n")
+    form = arrow_conversion.ConversionSpec(Dialect(), {"x": pa.int64(), "y": pa.string()})
+
+    with pytest.raises(pa.ArrowInvalid, match="conversion error"):
+        pa.RecordBatchReader.from_stream(arrow_conversion.ConvertedRows(str(path), form)).read_all()
 
 
 def test_types_that_arrow_does_not_convert_are_read_as_text(tmp_path):

@@ -17,7 +17,6 @@ files.
 
 from __future__ import annotations
 
-import io
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from pyarrow import csv
 
 from pipeline.connectors.files.byte_ranges import Bytes, contains_byte, mapped_bytes
 from pipeline.connectors.files.csv.reader import Dialect
+from pipeline.connectors.files.record_index import RecordIndex, lines_of
 from pipeline.connectors.values import in_years
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.types import arrow_type
@@ -39,6 +39,12 @@ from pipeline.kernel.types import arrow_type
 Positions = npt.NDArray[np.intp]
 
 _FEED, _RETURN, _QUOTE = b'\n\r"'
+IS_BAD = "_headwater_bad"
+"""The column that is true for a line that cannot be converted."""
+_ROW = re.compile(r"\bRow #(\d+):")
+"""The number of a record, from 1, in an error of the conversion."""
+_FEW_BAD, _MOST_BAD = 20, 0.0004
+"""The number and the share of bad lines that are found one by one; with more, reading the file again is faster."""
 _LOWER = 32
 """The bit that makes a letter lowercase; it is also set in digits and signs."""
 _HEAD_BYTES = 1 << 16
@@ -71,18 +77,25 @@ class ConversionSpec:
         """The columns."""
         return pa.schema(list(self.types.items()))
 
-    def open(self, file: str | io.BytesIO, names: Sequence[str] | None = None) -> csv.CSVStreamingReader:
-        """Return batches of a file, or of some of its columns; raise `pa.ArrowInvalid` for inconvertible values."""
+    def open(
+        self, file: pa.NativeFile, names: Sequence[str] | None = None, *, header_lines: int = 0, skips: bool = False
+    ) -> csv.CSVStreamingReader:
+        """Return batches of text, or of some of its columns; raise `pa.ArrowInvalid` for inconvertible values.
+
+        A record with another number of columns raises the same error, or is skipped (`skips`).
+        """
         nulls = list(self.dialect.null_values)
         return csv.open_csv(
-            pa.memory_map(file) if isinstance(file, str) else file,
+            file,
             csv.ReadOptions(
                 use_threads=False,
                 block_size=_BLOCK_BYTES,
-                skip_rows=self.dialect.header_lines,
+                skip_rows=header_lines,
                 column_names=list(self.types),
             ),
-            csv.ParseOptions(delimiter=self.dialect.delimiter),
+            csv.ParseOptions(
+                delimiter=self.dialect.delimiter, invalid_row_handler=(lambda _: "skip") if skips else None
+            ),
             csv.ConvertOptions(
                 column_types=self.types,
                 null_values=nulls,
@@ -96,26 +109,88 @@ class ConversionSpec:
 
 @dataclass
 class ConvertedRows:
-    """The rows of a delimited file as an Arrow stream, which is read again for each scan."""
+    """The rows of a delimited file as an Arrow stream, which is read again for each scan.
+
+    A line that cannot be converted is a row of nulls with `IS_BAD`, if each record of the file is one line; otherwise, the
+    stream raises an error.
+    """
 
     path: str
     form: ConversionSpec
     rows: int = 0
     """The number of rows so far."""
 
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns, followed by `IS_BAD`."""
+        return self.form.schema.append(pa.field(IS_BAD, pa.bool_()))
+
     def __arrow_c_schema__(self) -> object:
         """Return the columns."""
-        return self.form.schema.__arrow_c_schema__()
+        return self.schema.__arrow_c_schema__()
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Return the rows from the beginning."""
-        return pa.RecordBatchReader.from_batches(self.form.schema, self._batches()).__arrow_c_stream__(requested_schema)
+        return pa.RecordBatchReader.from_batches(self.schema, self._batches()).__arrow_c_stream__(requested_schema)
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        with self.form.open(self.path) as reader:
-            for batch in reader:
-                self.rows += batch.num_rows
-                yield batch
+        """Convert the file up to a bad line, mark this line, and go on after it."""
+        lines: RecordIndex | None = None
+        head = done = self.form.dialect.header_lines
+        first, begin, bad = 0, 0, 0
+        while True:
+            try:
+                file = pa.memory_map(self.path)  # not closed here: after an error, threads of Arrow may still read it
+                file.seek(begin)
+                with self.form.open(file, header_lines=0 if begin else head) as reader:
+                    for batch in reader:
+                        done += batch.num_rows
+                        yield self._good_rows(batch)
+            except pa.ArrowInvalid as error:
+                lines = lines or _one_line_records(self.path)
+                if lines is None or bad >= _FEW_BAD + _MOST_BAD * done:
+                    raise
+                line = first + _named_row(error, lines.count - first)
+            else:
+                return
+            bad += 1
+            yield from self._lines(lines, done, line)
+            yield self._bad_row()
+            first = done = line + 1
+            begin = int(lines.bounds[done])
+            if done == lines.count:
+                return
+
+    def _lines(self, lines: RecordIndex, begin: int, end: int) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of lines, from the 0-based `begin` to `end` (exclusive)."""
+        if begin >= end:
+            return
+        text = pa.py_buffer(lines.data)[int(lines.bounds[begin]) : int(lines.bounds[end])]
+        try:
+            with self.form.open(pa.BufferReader(text)) as reader:
+                batches = list(reader)
+        except pa.ArrowInvalid as error:
+            line = begin + _named_row(error, end - begin)
+            yield from self._lines(lines, begin, line)
+            yield self._bad_row()
+            yield from self._lines(lines, line + 1, end)
+        else:
+            yield from map(self._good_rows, batches)
+
+    def _good_rows(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Count the rows of a batch, and add `IS_BAD`."""
+        self.rows += batch.num_rows
+        return self._with_marks(batch.columns, batch.num_rows, 0)
+
+    def _bad_row(self) -> pa.RecordBatch:
+        """Count a bad line, and return its row."""
+        self.rows += 1
+        return self._with_marks([pa.nulls(1, kind) for kind in self.form.types.values()], 1, 1)
+
+    def _with_marks(self, columns: Sequence[pa.Array], rows: int, first_byte: int) -> pa.RecordBatch:
+        bits = bytes([first_byte, *bytes(rows // 8)])
+        marks = pa.Array.from_buffers(pa.bool_(), rows, [None, pa.py_buffer(bits)])
+        return pa.RecordBatch.from_arrays([*columns, marks], schema=self.schema)
 
     def faults(self, rows: int) -> int:
         """Return the difference between the number of rows and the expected number."""
@@ -143,6 +218,8 @@ class FaultCount:
 def conversion_spec(path: str, dialect: Dialect, names: Sequence[str], schema: Schema) -> ConversionSpec | None:
     """Return the conversion of a file, or `None` if no column can be converted or the file is unusual."""
     known = set(names)
+    if IS_BAD in known:
+        return None
     types = {c.name: arrow_type(c.type) for c in schema.columns if c.name in known and _may_convert(c)}
     if not types or not _is_regular(path, dialect.delimiter):
         return None
@@ -188,6 +265,21 @@ def _is_regular(path: str, delimiter: str) -> bool:
     return not is_open
 
 
+def _named_row(error: pa.ArrowInvalid, rows: int) -> int:
+    """Return the 0-based index of the row that an error names; raise the error if it names none of them."""
+    named = _ROW.search(str(error))
+    if named is None or not 0 < int(named[1]) <= rows:
+        raise error
+    return int(named[1]) - 1
+
+
+def _one_line_records(path: str) -> RecordIndex | None:
+    """Return the lines of a file, or `None` if one of them may be blank, or a part of a record."""
+    lines = lines_of(path)
+    has_parts = (lines.quotes_between(lines.bounds[:-1], lines.bounds[1:]) % 2).any()
+    return None if has_parts or lines.blank().any() else lines
+
+
 def _byte_positions(data: Bytes, byte: int, begin: int) -> Iterator[Positions]:
     """Yield the offsets of a byte, one chunk after the other."""
     is_one = np.empty(_CHUNK_BYTES, np.bool_)
@@ -218,7 +310,7 @@ def _convertible(head: bytes, form: ConversionSpec, names: tuple[str, ...]) -> t
     if not names or not head:
         return ()
     try:
-        with form.open(io.BytesIO(head), names) as reader:
+        with form.open(pa.BufferReader(head), names, header_lines=form.dialect.header_lines, skips=True) as reader:
             table = reader.read_all()
     except pa.ArrowInvalid:
         half = len(names) // 2

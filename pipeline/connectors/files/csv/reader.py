@@ -41,6 +41,8 @@ from pipeline.kernel.sql_text import listed, literal, quoted
 _HEADER_BYTES = 1 << 20
 _SAMPLED, _LEAST_SAMPLED = 20, 2
 """Number of records that are checked to detect a header without a name for the first column."""
+HEAD_LINES = 1 + _SAMPLED
+"""The number of lines of a file of one-line records that decide how its header is understood."""
 _BYTES = "not UTF-8"
 _RETURN = "a carriage return inside a line"
 LONGEST_BYTES = 2_000_000
