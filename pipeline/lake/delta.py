@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -46,6 +47,8 @@ log = logger(__name__)
 
 
 _SCRATCH = "_headwater"
+_STAGING = "staging/"
+"""The folder of a run with the notes of what it stages: `staging/<layer>/<table>/<version>`."""
 """The folder of the temporary data of steps."""
 QUARANTINE_FOLDER = "quarantine"
 """The folder of the quarantine tables, next to the folders of the layers."""
@@ -157,6 +160,18 @@ class LakeTable:
                 rows = pq.ParquetFile(content).metadata.num_rows
             removed.append(DataFile(f"{self.storage.uri}/{file.path}", rows, file.size_bytes))
         return tuple(removed)
+
+    def has_commit(self, run_id: str, since: int) -> bool:
+        """Return whether a run has committed after a version (-1 if the table did not exist), or may have."""
+        now = self.number()
+        if now is None or now <= since:
+            return False
+        commits = entries(self.storage, since + 1, now)
+        ids = {commit.manifest_id for commit in commits or () if commit.manifest_id is not None}
+        try:
+            return commits is None or any(read_manifest(self.storage, self.name, i).run_id == run_id for i in ids)
+        except StorageError:  # a manifest was removed, because there are many newer ones
+            return True
 
     def stager(self, run_id: str) -> DeltaStager:
         """Return the writer of this table's files for a run."""
@@ -296,10 +311,30 @@ class Lake:
 
     def scratch(self, run_id: str, name: str) -> Storage:
         """Return a location for temporary data of a step, accessible to all workers; its path names this process."""
-        return self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder, run_id, name)
+        return self._run(run_id).at(name)
+
+    def _run(self, run_id: str) -> Storage:
+        return self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder, run_id)
+
+    @contextmanager
+    def staging(self, table: LakeTable, run_id: str, seen: Version | None) -> Iterator[None]:
+        """Note that a run stages files and commits them on top of a version, so that they are removed if it does not."""
+        path = table.storage.uri.removeprefix(f"{self.storage.uri.rstrip('/')}/")
+        note = f"{_STAGING}{path}/{-1 if seen is None else seen.number}"
+        self._run(run_id).touch(note)
+        yield
+        self._run(run_id).remove([note])
+
+    def end(self, run_id: str) -> None:
+        """Remove the temporary data of a run of this process, and the files that it has staged and not committed."""
+        place = self._run(run_id)
+        self._remove(place, run_id)
+        owner = self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder)
+        if not owner.list_folder(""):
+            owner.clear()
 
     def reclaim(self) -> tuple[str, ...]:
-        """Remove the temporary data of killed processes, and return the names of their folders.
+        """Do the same for the runs of killed processes, and return the names of their folders.
 
         Only a process on the same machine is known to have ended, so the data of other machines is kept.
         """
@@ -307,8 +342,19 @@ class Lake:
         owners = {folder: Owner.of_folder(folder) for folder in place.list_folder("")}
         dead = tuple(folder for folder, owner in owners.items() if owner is not None and owner.is_dead)
         for folder in dead:
+            for run_id in place.list_folder(folder):
+                self._remove(place.at(folder, run_id), run_id)
             place.at(folder).clear()
         return dead
+
+    def _remove(self, place: Storage, run_id: str) -> None:
+        for note in place.names(_STAGING):
+            path, _, number = note.removeprefix(_STAGING).rpartition("/")
+            layer, _, name = path.partition("/")
+            if not self.table(layer, name).has_commit(run_id, int(number)):
+                for table in (self.table(layer, name), self.quarantine(name)):
+                    table.stager(run_id).keep_only(())
+        place.clear()
 
     def rows(self, table: LakeTable) -> pa.Table:
         """Return all rows of a table's newest version."""

@@ -66,6 +66,17 @@ class Storage:
             problem = f"cannot write {name!r} below {self.uri}"
             raise self.failed(problem, error, "check its space and permissions") from error
 
+    def touch(self, name: str) -> None:
+        """Create an empty file, which may be lost if the machine crashes."""
+        path, filesystem = self._path(name), self._filesystem()
+        try:
+            if self.is_local:
+                filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+            filesystem.touch(path)
+        except Exception as error:  # the clients of object stores have their own exceptions
+            problem = f"cannot write {name!r} below {self.uri}"
+            raise self.failed(problem, error, "check its space and permissions") from error
+
     def create(self, name: str, content: bytes) -> bool:
         """Write a file unless the name exists; return whether the file has this content now.
 

@@ -81,29 +81,30 @@ def run_step(
 def commit_step(run: RunContext, spec: StepSpec, basis: StepBasis) -> StepRecord:
     """Compute a step, commit it once, and update quarantine, warehouse and catalog."""
     definition, begun, kind = basis.definition, time.perf_counter(), basis.decision.kind
-    with run.memory.reserve(_needed_bytes(spec, basis)) as memory_bytes:
-        outcome, commit = _staged(run, spec, basis, memory_bytes)
-    run.notify(Moment.STAGED, definition.name)
-    mode: Mode = "append" if kind is DecisionKind.APPEND else "merge" if kind is DecisionKind.MERGE else "overwrite"
-    manifest = Manifest(
-        table=definition.name,
-        run_id=run.run_id,
-        fingerprint=fingerprint_of(run.workspace, definition),
-        mode=mode,
-        inputs={name: version.number for name, version in basis.inputs.items()},
-        manifest_ids={name: version.manifest_id for name, version in basis.inputs.items()},
-        cursor=basis.cursor,
-        gaps=basis.gaps,
-        flow=commit.flow,
-        checks=dict(outcome.checks),
-        quarantined=commit.quarantined,
-        quarantine_mode=commit.quarantine_mode,
-        tombstones=commit.tombstones,
-        seconds=time.perf_counter() - begun,
-        at=spec.at,
-    )
     table = run.workspace.table(definition.name)
-    committed = table.commit(manifest, commit.files, outcome.schema, basis.version, commit.removed)
+    with run.workspace.lake.staging(table, run.run_id, basis.version):
+        with run.memory.reserve(_needed_bytes(spec, basis)) as memory_bytes:
+            outcome, commit = _staged(run, spec, basis, memory_bytes)
+        run.notify(Moment.STAGED, definition.name)
+        mode: Mode = "append" if kind is DecisionKind.APPEND else "merge" if kind is DecisionKind.MERGE else "overwrite"
+        manifest = Manifest(
+            table=definition.name,
+            run_id=run.run_id,
+            fingerprint=fingerprint_of(run.workspace, definition),
+            mode=mode,
+            inputs={name: version.number for name, version in basis.inputs.items()},
+            manifest_ids={name: version.manifest_id for name, version in basis.inputs.items()},
+            cursor=basis.cursor,
+            gaps=basis.gaps,
+            flow=commit.flow,
+            checks=dict(outcome.checks),
+            quarantined=commit.quarantined,
+            quarantine_mode=commit.quarantine_mode,
+            tombstones=commit.tombstones,
+            seconds=time.perf_counter() - begun,
+            at=spec.at,
+        )
+        committed = table.commit(manifest, commit.files, outcome.schema, basis.version, commit.removed)
     run.keep_version(definition.name, committed)
     run.notify(Moment.COMMITTED, definition.name)
     post_commit(run.workspace, definition, committed, lambda moment: run.notify(moment, definition.name))

@@ -7,7 +7,7 @@ steps are skipped, others are computed again, and an unfinished post-commit is c
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from pipeline.commit.moments import Moment
@@ -76,7 +76,7 @@ class Runner:
         catalog.begin(run)
         context.notify(Moment.BEGUN)
         context.start_deadlines(definitions)
-        self._reclaim()
+        self._clean(self._reclaim)
         steps: dict[str, StepRecord] = {}
         numbers = {name: number for number, name in enumerate(definitions)}
 
@@ -101,16 +101,20 @@ class Runner:
         status, error = _ending(in_order)
         run = replace(run, ended_at=context.at(), status=status, error=error, steps=tuple(in_order))
         catalog.end(context.run_id, str(run.ended_at), status, run.error)
+        self._clean(lambda: self.workspace.lake.end(context.run_id))
         context.notify(Moment.ENDED)
         return run
 
     def _reclaim(self) -> None:
-        """Remove what killed runs have left in the lake's storage; a failure does not affect this run."""
+        for folder in self.workspace.lake.reclaim():
+            log.info("removed what a killed run has left in the lake", folder=folder)
+
+    def _clean(self, remove: Callable[[], None]) -> None:
+        """Remove what this run or killed runs have left in the lake; a failure does not affect this run."""
         try:
-            for folder in self.workspace.lake.reclaim():
-                log.info("removed the temporary data of a killed run", folder=folder)
+            remove()
         except StorageError as error:
-            log.warning("removing the temporary data of killed runs failed and is retried later", error=str(error))
+            log.warning("removing uncommitted files failed and is retried later", error=str(error))
 
     def _timed(self, definition: Definition) -> StepRecord:
         begun = time.perf_counter()

@@ -6,11 +6,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
 from pipeline.commit.moments import Moment
 from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from tests.rigs.proofs import some
@@ -52,6 +54,16 @@ def _child(folder, pipe, kill_at):
     pipe.send(moments)
 
 
+def uncommitted(folder):
+    """The Parquet files in the lake that are in no version of their table, and the temporary data of runs."""
+    lake = Workspace(load(folder)).lake.storage
+    root, found = Path(lake.uri), []
+    for table in {path.parent.parent for path in root.rglob("_delta_log/*")}:
+        logged = "".join(path.read_text() for path in (table / "_delta_log").glob("*.json"))
+        found += [str(file) for file in table.rglob("part-*.parquet") if file.name not in logged]
+    return found + [str(path) for path in root.glob("_headwater/*")]
+
+
 class Folder:
     """The project's folder, restored to a saved state before each run, because sources are identified by path."""
 
@@ -78,6 +90,7 @@ def kill_and_repeat(folder):
         run_in_child(folder.path, kill_at=number)
         run_in_child(folder.path)
         assert rows_of(folder.path) == undisturbed, f"killed after {moment}"
+        assert uncommitted(folder.path) == [], f"killed after {moment}"
     return {moment for moment, _ in moments}
 
 
@@ -113,3 +126,4 @@ def test_repeated_kills_still_reach_the_end(shop, tmp_path):
         run_in_child(shop, kill_at=kill_at)
     run_in_child(shop)
     assert rows_of(shop) == undisturbed
+    assert uncommitted(shop) == []

@@ -1,4 +1,4 @@
-"""The temporary data of a killed run in the lake's storage is removed by the next run; that of a running one is kept."""
+"""What a killed run has left in the lake is removed by the next run on the machine; what a running one has is kept."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.commit.moments import Moment
+from pipeline.core.errors import RequestError
 from pipeline.core.scratch import Owner
-from pipeline.project import load
+from pipeline.project import Workspace, load
 from pipeline.runner import Runner
+from pipeline.runner.dry_run import RunOptions
 
 STEP = """\
 import os, signal, sys
@@ -46,3 +49,47 @@ def test_the_next_run_removes_what_a_killed_run_left(shop):
     assert not owner.exists()
     assert elsewhere.is_dir()
     assert earlier_format.is_dir()
+
+
+def staged(folder, layer):
+    """Return the names of the Parquet files of a layer, and of the temporary data of runs."""
+    lake = Path(Workspace(load(folder)).lake.storage.uri)
+    return [file.name for file in (*lake.glob(f"{layer}/*/**/part-*.parquet"), *lake.glob("_headwater/*"))]
+
+
+def test_a_failed_step_leaves_no_files(shop):
+    found = []
+
+    def fail(event):
+        if event.moment is Moment.STAGED and event.name == "raw_orders":
+            found.extend(staged(shop, "bronze"))
+            raise RequestError("no")
+
+    run = Runner(load(shop), RunOptions(select=("raw_orders",)), observer=fail)
+
+    assert run.attempt().status == "failed"
+    assert len(found) > 1
+    assert staged(shop, "*") == []
+
+
+def test_files_of_a_committed_step_are_kept_whatever_follows(shop):
+    notes = []
+
+    def note_again(event):
+        if event.moment is Moment.COMMITTED:
+            lake = Workspace(load(shop)).lake
+            table = Workspace(load(shop)).table(event.name)
+            run_id = table.version().manifest.run_id
+            lake.scratch(run_id, "").touch(f"staging/{table.storage.uri.removeprefix(lake.storage.uri)[1:]}/-1")
+            notes.append(event.name)
+
+    before = Runner(load(shop), observer=note_again).run()
+
+    assert len(notes) == len(before.steps)
+    assert [step.decision for step in Runner(load(shop)).run().steps] == ["skip"] * len(before.steps)
+    for name in notes:
+        lake = Workspace(load(shop)).lake
+        assert lake.rows(Workspace(load(shop)).table(name)).num_rows >= 0
+        if lake.quarantine(name).version() is not None:
+            assert lake.rows(lake.quarantine(name)).num_rows > 0
+    assert not list(Path(Workspace(load(shop)).lake.storage.uri).glob("_headwater/*"))
