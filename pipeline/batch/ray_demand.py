@@ -1,4 +1,4 @@
-"""What runs ask of a cluster, kept in the cluster for `headwater cluster status`."""
+"""What runs ask of a cluster, kept in the cluster for `headwater cluster status`, and as metrics of Ray."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from pipeline.batch.demand import Demand
@@ -39,13 +40,20 @@ class StatedDemand:
 
 @contextmanager
 def published(name: str, demand: Demand) -> Iterator[Callable[[], None]]:
-    """Yield a function that states a demand, at most every two seconds; it is withdrawn at the end."""
+    """Yield a function that states a demand, at most every two seconds; it is withdrawn at the end.
+
+    Ray exports it as the gauges `ray_headwater_step_slots` and `ray_headwater_step_bytes_left`, with the tag `step`.
+    """
     import ray  # noqa: PLC0415 - importing Ray takes seconds
     from ray.experimental import internal_kv  # noqa: PLC0415 - likewise
 
     key = _PREFIX + secrets.token_hex(8).encode()
     driver = f"{socket.gethostname()}:{os.getpid()}"
     stated_at = 0.0
+
+    def measure(*values: int) -> None:
+        for gauge, value in zip(_gauges(), values, strict=True):
+            gauge.set(value, {"step": name})
 
     def publish() -> None:
         nonlocal stated_at
@@ -55,6 +63,7 @@ def published(name: str, demand: Demand) -> Iterator[Callable[[], None]]:
         stated_at = now
         stated = StatedDemand(name, demand.slots(now), demand.cpus, demand.reason(now), now, driver)
         value = json.dumps(asdict(stated)).encode()
+        measure(stated.slots, demand.left_bytes)
         with suppress(ray.exceptions.RayError, RuntimeError):  # the head is restarting
             internal_kv._internal_kv_put(key, value, namespace=_NAMESPACE)  # noqa: SLF001 - Ray has no public store
 
@@ -62,8 +71,17 @@ def published(name: str, demand: Demand) -> Iterator[Callable[[], None]]:
         yield publish
     finally:
         if stated_at:
+            measure(0, 0)
             with suppress(ray.exceptions.RayError, RuntimeError):  # the cluster is gone
                 internal_kv._internal_kv_del(key, namespace=_NAMESPACE)  # noqa: SLF001 - likewise
+
+
+@lru_cache(maxsize=1)
+def _gauges() -> tuple[Any, Any]:
+    from ray.util.metrics import Gauge  # noqa: PLC0415 - importing Ray takes seconds
+
+    slots = Gauge("headwater_step_slots", "The slots that a step asks for", ("step",))
+    return slots, Gauge("headwater_step_bytes_left", "The input that a step has not read yet, in bytes", ("step",))
 
 
 def stated_demands(gcs: Any) -> list[StatedDemand]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+import urllib.request
 import zipfile
 
 import pytest
 
 from cluster.local.head import LocalNodes, start, stop
+from cluster.local.nodes import temporary
 from tests.rigs.command import BIN
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
@@ -132,6 +136,20 @@ def test_packages_of_a_job_are_installed_for_it(headwater, cluster, tmp_path):
     assert "missing-1.0-py3-none-any.whl" in message
 
 
+def steps_in_metrics(cluster):
+    """Return the steps in the metrics of a cluster, at the addresses that Ray lists for Prometheus."""
+    (listed,) = temporary(cluster.name).glob("prom_metrics_service_discovery.json")
+    steps = set()
+    for target in (target for group in json.loads(listed.read_text()) for target in group["targets"]):
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=5) as answer:
+            steps |= set(
+                re.findall(
+                    r'^ray_headwater_step_slots{.*\bstep="([^"]+)".*} [1-9]', answer.read().decode(), re.MULTILINE
+                )
+            )
+    return steps
+
+
 def test_nodes_come_and_go_with_the_work_of_a_run(headwater, cluster, tmp_path):
     (tmp_path / "headwater.toml").write_text(
         '[project]\ndefinitions = "slow.py"\n[env.dev]\nexecution = "ray"\n'
@@ -143,10 +161,11 @@ def test_nodes_come_and_go_with_the_work_of_a_run(headwater, cluster, tmp_path):
 
     command = [str(BIN / "headwater"), "submit", "--wait", "run", "--threads", "3"]
     process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **cluster.environ}, stdout=sys.stderr)
-    asked, most, cost = set(), 0, 0.0
+    asked, measured, most, cost = set(), set(), 0, 0.0
     while process.poll() is None:
         state = status(headwater, cluster)
         asked |= {each["name"] for each in state["asked"]}
+        measured |= steps_in_metrics(cluster)
         nodes = [node for node in state["nodes"] if node["type"] == "worker" and node["state"] != "starting"]
         most = max(most, len(nodes))
         if len(nodes) == 3:
@@ -156,6 +175,8 @@ def test_nodes_come_and_go_with_the_work_of_a_run(headwater, cluster, tmp_path):
 
     assert process.returncode == 0
     assert asked >= {f"{tmp_path.name}.{name}" for name in ("first", "second", "third")}
+    assert measured <= asked
+    assert measured
     assert (most, cost) == (3, 1.5)
     rows = headwater("query", "select count(*) n from first, second, third", "--json", check=0).stdout
     assert json.loads(rows) == [{"n": 8}]
