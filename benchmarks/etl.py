@@ -9,9 +9,10 @@ session) is excluded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -54,10 +55,10 @@ def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
     yield Case("etl", expected(lines), [*ours(partial(job, lines)), *peers], facts)
 
 
-def job(lines: Path, nodes: Nodes | None, folder: Path) -> Ran:
-    """Run Headwater's job in a folder, on the given nodes or with default settings."""
+def job(lines: Path, nodes: Nodes | None, folder: Path, settings: Mapping[str, Any] | None = None) -> Ran:
+    """Run Headwater's job in a folder, on the given nodes or in this process, with default or given settings."""
     text = source_text("lineitem", lines / "*.csv", LINEITEM, stored=False) + DEFINITIONS
-    project = Project(written(folder, text), nodes)
+    project = Project(written(folder, text, settings), nodes)
     result, steps = project.run()
     rows = [row for query in (WRITTEN, SUMMED) for row in project.rows(query.format(_name(query)))]
     return Ran(result.seconds, result.seconds, result.peak_bytes, rows, seconds(steps))

@@ -75,7 +75,10 @@ def in_turn(case: Case, runs: int, folder: Path) -> Figures:
 
 
 def compared(ours: Mapping[str, Figures], peers: Mapping[str, Figures]) -> Figures:
-    """Return medians by name, and our medians divided by each peer's; `ratios` are those of the first of ours."""
+    """Return medians by name, and our medians divided by each peer's; `ratios` are those of the first of ours.
+
+    `ahead` is, for each of ours and each peer, the number of parts of the job in which ours is faster.
+    """
     medians = {name: result["seconds"] for name, result in {**ours, **peers}.items() if "seconds" in result}
     ratios = {
         name: {peer: medians[name] / medians[peer] for peer in peers if peer in medians}
@@ -83,7 +86,15 @@ def compared(ours: Mapping[str, Figures], peers: Mapping[str, Figures]) -> Figur
         if name in medians
     }
     first = next(iter(ours), "")
-    return {"medians": medians, "ours": ours, "peers": peers, "ratios": ratios.get(first, {}), "ratios_of": ratios}
+    ahead = {name: {peer: _ahead(ours[name], peers[peer]) for peer in ratios[name]} for name in ratios}
+    return {
+        "medians": medians,
+        "ours": ours,
+        "peers": peers,
+        "ratios": ratios.get(first, {}),
+        "ratios_of": ratios,
+        "ahead": ahead,
+    }
 
 
 def together(cases: Mapping[str, Figures]) -> Figures:
@@ -141,6 +152,10 @@ def show(figures: Figures) -> None:
         for side in ("ours", "peers"):
             for who, result in case[side].items():
                 print(_line(who, result, case["ratios"].get(who)))
+        for who, counts in case.get("ahead", {}).items():
+            for peer, count in counts.items():
+                if case["peers"][peer].get("parts"):
+                    print(f"{who} is ahead of {peer} in {count} of {len(case['peers'][peer]['parts'])} parts")
         print()
 
 
@@ -164,6 +179,11 @@ def is_equal(actual: object, other: object, relative: float) -> bool:
     if isinstance(actual, list | tuple) and isinstance(other, list | tuple):
         return len(actual) == len(other) and all(is_equal(a, b, relative) for a, b in zip(actual, other, strict=True))
     return actual == other
+
+
+def _ahead(ours: Figures, peer: Figures) -> int:
+    parts = ours.get("parts", {})
+    return sum(parts[name] < seconds for name, seconds in peer.get("parts", {}).items() if name in parts)
 
 
 def _once(contestant: Contestant, expected: Answer, folder: Path) -> Ran:

@@ -2,7 +2,7 @@
 
 `etl` is the job of `benchmarks.etl`: 730 MB of CSV at scale 1. `groupby` and `join` have 10 million rows at scale 1, with 100,000
 groups and one row per key. Both contestants are entire processes that join the same kind of cluster, with all cores of the
-machine, which is started before the measurement; memory includes the cluster. The connection to the cluster is excluded for
+machine, which is started before the measurement; memory includes the cluster. Headwater's engines have 2 GiB. The connection to the cluster is excluded for
 Ray Data, and included for Headwater, which also commits to Delta, updates the catalog and validates. Ray Data reads the
 Parquet files from which the tables of `join` were loaded.
 """
@@ -29,6 +29,8 @@ from benchmarks.project import Project, on_ray, seconds, source_text, written
 
 ROWS, GROUPS = 10**7, 10**5
 JOBS = ("etl", "groupby", "join")
+SETTINGS = {"memory_bytes": 2 << 30}
+"""The memory budget of Headwater's engines."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Query:
         base = data.home() / f"raydata-lake-{self.table}"
         shutil.rmtree(base, ignore_errors=True)
         texts = [source_text(name, files / "*.parquet") for name, files in self.inputs.items()]
-        Project(written(base, "".join([*texts, f"{self.table} = sql({self.statement!r})\n"]))).run(*self.inputs)
+        definitions = "".join([*texts, f"{self.table} = sql({self.statement!r})\n"])
+        Project(written(base, definitions, SETTINGS)).run(*self.inputs)
         yield base
         shutil.rmtree(base)
 
@@ -76,10 +79,9 @@ def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
     rows = max(10, round(ROWS * scale))
     if "etl" in only or not only:
         lines = data.lineitem_csv(scale)
-        facts = {"bytes_in": data.size_bytes(lines)}
-        yield Case(
-            "etl", etl.expected(lines), [on_ray(partial(etl.job, lines)), _stock("etl", [lines], etl.answer)], facts
-        )
+        ours = on_ray(partial(etl.job, lines, settings=SETTINGS))
+        facts = {"bytes_in": data.size_bytes(lines), **SETTINGS}
+        yield Case("etl", etl.expected(lines), [ours, _stock("etl", [lines], etl.answer)], facts)
     if "groupby" in only or not only:
         select = (
             f"select (hash(i) % {max(1, round(GROUPS * scale))})::bigint as k, (hash(i, 1) % 10000)::double / 100 as v"
@@ -99,7 +101,7 @@ _VALUES = ", ".join(f"hash(i, '{column}') / 2::double ** 64 as {column}" for col
 
 def _queried(name: str, query: Query) -> Iterator[Case]:
     arguments = list(query.inputs.values())
-    facts = {"bytes_in": sum(map(data.size_bytes, arguments))}
+    facts = {"bytes_in": sum(map(data.size_bytes, arguments)), **SETTINGS}
     with query.loaded() as base:
         contestants = [on_ray(partial(query.job, base)), _stock(name, arguments, query.written)]
         yield Case(name, query.expected(), contestants, facts)
