@@ -55,11 +55,13 @@ def _child(folder, pipe, kill_at):
 
 
 def uncommitted(folder):
-    """The Parquet files in the lake that are in no version of their table, and the temporary data of runs."""
+    """The Parquet files in the lake that no version of their table refers to, and the temporary data of runs."""
     lake = Workspace(load(folder)).lake.storage
     root, found = Path(lake.uri), []
     for table in {path.parent.parent for path in root.rglob("_delta_log/*")}:
-        logged = "".join(path.read_text() for path in (table / "_delta_log").glob("*.json"))
+        logged = "".join(
+            path.read_text() for path in (*table.glob("_delta_log/*.json"), *table.glob("_headwater/*.json"))
+        )
         found += [str(file) for file in table.rglob("part-*.parquet") if file.name not in logged]
     return found + [str(path) for path in root.glob("_headwater/*")]
 
