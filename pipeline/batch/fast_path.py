@@ -7,7 +7,7 @@ from dataclasses import replace
 import duckdb
 
 from pipeline.batch.validating_pass import stage_rejected_rows
-from pipeline.batch.violations import Violations, collected
+from pipeline.batch.violations import Violations, violations_set_aside
 from pipeline.batch.work import STOP, InputQuery, Outcome, Split, TaskSpec
 from pipeline.core.errors import StorageError
 from pipeline.core.refusal import Refusal
@@ -46,8 +46,8 @@ def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: I
         quoted(c.name) if kinds[c.name] == c.type else f"{quoted(c.name)}::{c.type} as {quoted(c.name)}"
         for c in schema.columns
     )
-    with collected(con, work.expectations, produced.names, query.hidden) as violations:
-        select = f"select {columns} from ({query.query}\n) as _headwater_made where {violations.condition}"
+    with violations_set_aside(con, work.expectations, produced.names, query.hidden) as violations:
+        select = f"select {columns} from {violations.kept(query.query)}"
         files = work.stager.stage(con, select, split.index, schema)
         profile = last_profile(con)
     if not is_complete(con, query, profile):

@@ -41,8 +41,8 @@ class Misfits:
                 raise ValueError(STOP)
         return pa.repeat(pa.scalar(value=False), len(scan))
 
-    def is_fit(self, source: str, reader: RowReader) -> str:
-        """Return SQL for one more scan, true for a row that matches the contract; `source` is SQL for the row's source."""
+    def condition(self, source: str, reader: RowReader) -> str:
+        """Add a scan, and return its filter: true for a row that matches the contract. `source` is SQL for its source."""
         number = len(self._readers)
         self._readers[number] = reader
         return f"case when {MISFIT} then {self.function}({number}, {source}, {POSITION}) else true end"
@@ -74,7 +74,8 @@ def _read(con: duckdb.DuckDBPyConnection, reader: RowReader, uri: str, positions
 
 @contextmanager
 def misfits_set_aside(con: duckdb.DuckDBPyConnection) -> Iterator[Misfits]:
-    """Let the scans in the context that use `is_fit` set rows aside."""
+    """Let the scans in the context that use `condition` set rows aside."""
     misfits = Misfits()
-    with row_callback(con, misfits.receive, _TYPES) as misfits.function:
+    with row_callback(con, misfits.receive, _TYPES) as function:
+        misfits.function = function
         yield misfits

@@ -73,7 +73,7 @@ def _streamed(
         rejected = rejected_rows(con, query)
         if rejected is None:
             return None
-    except duckdb.Error as error:
+    except (duckdb.Error, OSError) as error:  # an error of a stream that DuckDB reads can be an OSError
         if query.again or isinstance(error, duckdb.InterruptException | duckdb.OutOfMemoryException):
             raise
         return None

@@ -31,7 +31,7 @@ from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import arrow, empty, expect_columns, one
 from pipeline.kernel.frames import call
 from pipeline.kernel.scan import Scan, register
-from pipeline.kernel.sql_text import listed, literal, quoted
+from pipeline.kernel.sql_text import listed, literal, quoted, unused_name
 from pipeline.kernel.types import from_arrow
 
 BLOCK_BYTES = 128 << 20
@@ -189,8 +189,10 @@ class SourceProducer:
                 )
                 is_fit = _ALL_FIT
                 if misfits is not None and scan.read_rows is not None:
-                    is_fit = misfits.is_fit(source, scan.read_rows)
-                yield replace(scan, query=f"select {self._columns(source)} from {_without_misfits(query, is_fit)}")
+                    is_fit = misfits.condition(source, scan.read_rows)
+                number = unused_name(self.all_columns.names, "_headwater_number")
+                rows = _without_misfits(query, is_fit, number)
+                yield replace(scan, query=f"select {self._columns(source)} from {rows}")
 
     def groups(self, source_splits: Sequence[SourceSplit]) -> list[Sequence[SourceSplit]]:
         """Return the source splits in order, with consecutive small ones grouped up to a limit."""
@@ -251,14 +253,14 @@ def _unreadable(source_split: SourceSplit, error: SourceError) -> SourceError:
 _ALL_FIT = f"case when {MISFIT} then error({literal(STOP)}) else true end"
 
 
-def _without_misfits(query: str, is_fit: str) -> str:
+def _without_misfits(query: str, is_fit: str, number: str) -> str:
     """Return a FROM item of the rows that match the contract.
 
-    The optimizer may push other filters below this filter, but not below a window function over all rows.
+    The optimizer may push other filters below this filter, but not below a window function over all rows; `number` is an
+    unused name for its column.
     """
-    return (
-        f"(select *, row_number() over () as _number from (select * from ({query}) where {is_fit})) where _number > 0"
-    )
+    fits = f"select * from ({query}) where {is_fit}"
+    return f"(select *, row_number() over () as {number} from ({fits})) where {number} > 0"
 
 
 _PROVENANCE = Schema.of({SOURCE: "VARCHAR", POSITION: "BIGINT", INGESTED_AT: "TIMESTAMPTZ"})

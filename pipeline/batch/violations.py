@@ -16,6 +16,7 @@ from pipeline.batch.work import STOP
 from pipeline.core.definitions import Action, Expectation
 from pipeline.kernel.checks import bits_of, mask_of, origin_of, reasons_of, row_as_json
 from pipeline.kernel.row_callback import row_callback
+from pipeline.kernel.sql_text import unused_name
 
 MOST_BYTES = 64 << 20
 """The maximum size of the quarantined rows of a split in memory; with more, the validating pass is required."""
@@ -28,8 +29,10 @@ class Violations:
     """The violations of a statement's rows: counts of each expectation, and the rows to quarantine."""
 
     expectations: tuple[Expectation, ...]
-    condition: str = "true"
-    """SQL that is true for the rows to keep; a violation of a `fail` expectation raises an error."""
+    columns: tuple[str, str] = ("", "")
+    """SQL for two columns that are computed one after the other: the bits, and whether the table keeps the row."""
+    names: tuple[str, str] = ("", "")
+    """The names of these columns."""
     checks: dict[str, int] = field(default_factory=dict)
     quarantined: int = 0
     dropped: int = 0
@@ -61,6 +64,16 @@ class Violations:
                     raise ValueError(STOP)
         return pa.array(~(is_quarantined | is_dropped))
 
+    def kept(self, query: str) -> str:
+        """Return a FROM item of the rows of a query that the table keeps; it has more columns.
+
+        The function is in a projection, because DuckDB moves filters with a function below joins and set operations.
+        """
+        rows = f"({query}\n) as _headwater_made"
+        for column, name in zip(self.columns, self.names, strict=True):
+            rows = f"(select *, {column} as {name} from {rows})" if column else rows
+        return f"(select * from {rows} where {self.names[-1]})" if self.columns[-1] else rows
+
     def rows(self) -> pa.Table:
         """Return the quarantined rows, with `reasons`, `_source`, `_position` and `row`."""
         rows = pa.Table.from_batches(self._batches, _ROWS)
@@ -70,19 +83,22 @@ class Violations:
 
 
 @contextmanager
-def collected(
+def violations_set_aside(
     con: duckdb.DuckDBPyConnection, expectations: Sequence[Expectation], columns: Sequence[str], hidden: Sequence[str]
 ) -> Iterator[Violations]:
-    """Collect the violations of the statements in the context that use the condition; `hidden` columns are not stored."""
-    tested = tuple(expectations)
-    holds = [f"({e.condition}\n)" for e in tested if e.condition != "true"]
-    if not holds:
-        yield Violations(tested)
+    """Collect the violations of the statements in the context that read from `kept`; `hidden` columns are not stored."""
+    violations = Violations(tuple(expectations))
+    if all(e.condition == "true" for e in expectations):
+        yield violations
         return
-    violations = Violations(tested)
     with row_callback(con, violations.receive, _TYPES) as function:
-        bits, kept = bits_of(tested), [name for name in columns if name not in hidden]
-        row = f"case when ({bits}) & {mask_of(tested, Action.QUARANTINE)} != 0 then {row_as_json(kept)} end"
+        bits, keep = (unused_name(columns, name) for name in ("_headwater_bits", "_headwater_keep"))
+        quarantined = f"{bits} & {mask_of(expectations, Action.QUARANTINE)} != 0"
+        row = f"case when {quarantined} then {row_as_json(name for name in columns if name not in hidden)} end"
         arguments = ", ".join((bits, *origin_of(columns), row))
-        violations.condition = f"case when {' and '.join(holds)} then true else {function}({arguments}) end"
+        violations.names = (bits, keep)
+        violations.columns = (
+            bits_of(expectations),
+            f"case when {bits} = 0 then true else {function}({arguments}) end",
+        )
         yield violations

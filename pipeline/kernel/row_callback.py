@@ -20,7 +20,8 @@ def row_callback(
 
     `receive` gets one Arrow array for each argument, with the rows of a block, and returns one value for each. In a branch
     of CASE, DuckDB evaluates a function and its arguments only for the rows of that branch, so rows of other branches cost
-    nothing. A statement with several threads calls it from each.
+    nothing. A statement with several threads calls it from each. Call it in a projection: DuckDB may move a filter, with its
+    function, below joins and set operations, to rows that they would remove or multiply.
     """
 
     @functools.wraps(receive)  # DuckDB reads the number of its parameters
@@ -35,7 +36,7 @@ def row_callback(
         "BOOLEAN",
         type=PythonUDFType.ARROW,
         null_handling=FunctionNullHandling.SPECIAL,
-        side_effects=True,  # otherwise, DuckDB may call it once for equal arguments, or move it to other rows
+        side_effects=True,  # otherwise, DuckDB may call it once for equal arguments
     )
     try:
         yield name

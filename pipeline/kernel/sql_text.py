@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 
@@ -26,3 +27,11 @@ def bucket_of(expressions: Iterable[str], buckets: int) -> str:
     It uses the middle bits of the hash, because DuckDB's hash tables use the low and high bits.
     """
     return f"((hash({', '.join(expressions)}) >> 28) % {buckets})::integer"
+
+
+def unused_name(names: Iterable[str], name: str) -> str:
+    """Return a name for a column that none of these columns has, ignoring case: `name`, or `name` and a number."""
+    taken = {each.lower() for each in names}
+    return next(
+        each for each in itertools.chain([name], (f"{name}{n}" for n in itertools.count(2))) if each not in taken
+    )

@@ -47,9 +47,9 @@ log = logger(__name__)
 
 
 _SCRATCH = "_headwater"
-_STAGING = "staging/"
-"""The folder of a run with the notes of what it stages: `staging/<layer>/<table>/<version>`."""
-"""The folder of the temporary data of steps."""
+"""The folder of the temporary data of runs: `run-<process>/<run>/steps/<table>`, and the notes of what they stage."""
+_NOTES = "staging"
+"""The folder of these notes: `<layer>/<table>/<version>`, with the version before, or -1."""
 QUARANTINE_FOLDER = "quarantine"
 """The folder of the quarantine tables, next to the folders of the layers."""
 
@@ -311,46 +311,55 @@ class Lake:
 
     def scratch(self, run_id: str, name: str) -> Storage:
         """Return a location for temporary data of a step, accessible to all workers; its path names this process."""
-        return self._run(run_id).at(name)
+        return self._run(run_id).at("steps", name)
 
     def _run(self, run_id: str) -> Storage:
         return self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder, run_id)
 
     @contextmanager
     def staging(self, table: LakeTable, run_id: str, seen: Version | None) -> Iterator[None]:
-        """Note that a run stages files and commits them on top of a version, so that they are removed if it does not."""
-        path = table.storage.uri.removeprefix(f"{self.storage.uri.rstrip('/')}/")
-        note = f"{_STAGING}{path}/{-1 if seen is None else seen.number}"
-        self._run(run_id).touch(note)
-        yield
-        self._run(run_id).remove([note])
+        """Note that a run stages files and commits them on top of a version, so that they are removed if it does not.
 
-    def end(self, run_id: str) -> None:
+        If the outcome of the commit is unknown, the files are kept.
+        """
+        notes = self._run(run_id).at(_NOTES)
+        path = table.storage.uri.removeprefix(f"{self.storage.uri.rstrip('/')}/")
+        note = f"{path}/{-1 if seen is None else seen.number}"
+        notes.touch(note)
+        try:
+            yield
+        except OutcomeUnknownError:
+            notes.remove([note])
+            raise
+        try:
+            notes.remove([note])
+        except StorageError as error:  # it has no effect on a commit
+            log.warning("the note of a step that has committed remains", table=table.name, error=str(error))
+
+    def end_run(self, run_id: str) -> None:
         """Remove the temporary data of a run of this process, and the files that it has staged and not committed."""
-        place = self._run(run_id)
-        self._remove(place, run_id)
-        owner = self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder)
-        if not owner.list_folder(""):
-            owner.clear()
+        self._remove_uncommitted(self._run(run_id), run_id)
+        self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder).remove_if_empty()
 
     def reclaim(self) -> tuple[str, ...]:
-        """Do the same for the runs of killed processes, and return the names of their folders.
+        """Remove the temporary data of the runs of killed processes, and their uncommitted files.
 
-        Only a process on the same machine is known to have ended, so the data of other machines is kept.
+        Returns the names of their folders. Only a process on the same machine is known to have ended, so the data of
+        other machines is kept.
         """
         place = self.storage.at(_SCRATCH)
         owners = {folder: Owner.of_folder(folder) for folder in place.list_folder("")}
         dead = tuple(folder for folder, owner in owners.items() if owner is not None and owner.is_dead)
         for folder in dead:
             for run_id in place.list_folder(folder):
-                self._remove(place.at(folder, run_id), run_id)
+                self._remove_uncommitted(place.at(folder, run_id), run_id)
             place.at(folder).clear()
         return dead
 
-    def _remove(self, place: Storage, run_id: str) -> None:
-        for note in place.names(_STAGING):
-            path, _, number = note.removeprefix(_STAGING).rpartition("/")
-            layer, _, name = path.partition("/")
+    def _remove_uncommitted(self, place: Storage, run_id: str) -> None:
+        """Remove the files of a run that the notes in its folder lead to, and then the folder."""
+        for note in place.at(_NOTES).names():
+            layer, name, number = note.split("/")
             if not self.table(layer, name).has_commit(run_id, int(number)):
                 for table in (self.table(layer, name), self.quarantine(name)):
                     table.stager(run_id).keep_only(())

@@ -214,6 +214,12 @@ class Storage:
         except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot remove {self.uri}", error) from error
 
+    def remove_if_empty(self) -> None:
+        """Remove a local folder if it is empty; an object store has no folders."""
+        if self.is_local:
+            with suppress(OSError):
+                Path(self.uri).rmdir()
+
     def remove(self, names: Sequence[str]) -> None:
         """Remove unreferenced files; raise `StorageError` if the store rejects it."""
         try:

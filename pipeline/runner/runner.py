@@ -13,7 +13,7 @@ from dataclasses import replace
 from pipeline.commit.moments import Moment
 from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Definition, layer_of
-from pipeline.core.errors import HeadwaterError, StorageError
+from pipeline.core.errors import HeadwaterError
 from pipeline.core.graph import Graph
 from pipeline.core.logs import fields, logger
 from pipeline.governance import RunRecord, StepRecord
@@ -101,7 +101,7 @@ class Runner:
         status, error = _ending(in_order)
         run = replace(run, ended_at=context.at(), status=status, error=error, steps=tuple(in_order))
         catalog.end(context.run_id, str(run.ended_at), status, run.error)
-        self._clean(lambda: self.workspace.lake.end(context.run_id))
+        self._clean(lambda: self.workspace.lake.end_run(context.run_id))
         context.notify(Moment.ENDED)
         return run
 
@@ -113,7 +113,7 @@ class Runner:
         """Remove what this run or killed runs have left in the lake; a failure does not affect this run."""
         try:
             remove()
-        except StorageError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the tables are not affected
             log.warning("removing uncommitted files failed and is retried later", error=str(error))
 
     def _timed(self, definition: Definition) -> StepRecord:

@@ -18,7 +18,7 @@ import os, signal, sys
 from pathlib import Path
 from pipeline.project import Workspace, load
 
-place = Workspace(load(sys.argv[1])).lake.scratch("run1", "orders")
+place = Workspace(load(sys.argv[1])).lake.scratch("run1", "staging")
 place.write_bytes("input-0/cut-00000-0.parquet", b"rows")
 print(place.uri, flush=True)
 sys.stdin.read(1)
@@ -34,7 +34,7 @@ def test_the_next_run_removes_what_a_killed_run_left(shop):
     assert step.stdout
     file = Path(step.stdout.readline().strip(), "input-0", "cut-00000-0.parquet")
     own = Owner.of_process(step.pid)
-    owner = file.parents[3]
+    owner = file.parents[4]
     elsewhere = owner.with_name(Owner("ffffffff", own.pid, own.started).folder)
     earlier_format = owner.with_name("20260101T000000-abcdef")
     for folder in (elsewhere, earlier_format):
@@ -77,10 +77,9 @@ def test_files_of_a_committed_step_are_kept_whatever_follows(shop):
 
     def note_again(event):
         if event.moment is Moment.COMMITTED:
-            lake = Workspace(load(shop)).lake
-            table = Workspace(load(shop)).table(event.name)
-            run_id = table.version().manifest.run_id
-            lake.scratch(run_id, "").touch(f"staging/{table.storage.uri.removeprefix(lake.storage.uri)[1:]}/-1")
+            workspace = Workspace(load(shop))
+            table = workspace.table(event.name)
+            workspace.lake.staging(table, table.version().manifest.run_id, None).__enter__()
             notes.append(event.name)
 
     before = Runner(load(shop), observer=note_again).run()

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.connectors.files.record_index import Numbers, RecordIndex, lines_of
+from pipeline.core.errors import Place, SourceError
 from pipeline.core.sources import POSITION, ReadResult
 
 
@@ -25,8 +26,12 @@ class SelectedLines:
 
     @classmethod
     def of(cls, path: str, numbers: Sequence[int], first: int) -> SelectedLines:
-        """Select lines by their numbers, from 1, and the `first` lines of the file."""
+        """Select lines by their numbers, from 1, and the `first` lines; raise `SourceError` for another number."""
         lines, selected = lines_of(path), np.asarray(numbers, np.int64)
+        if not 0 < selected.min() <= selected.max() <= lines.count:
+            raise SourceError(
+                "a row is not a line of the file", got=f"a file of {lines.count:,} lines", place=Place(path)
+            )
         every = np.union1d(np.arange(1, min(first, lines.count) + 1), selected)
         return cls(lines, every.astype(np.int64), selected)
 

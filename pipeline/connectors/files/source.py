@@ -412,6 +412,8 @@ class Files:
             yield
         except OSError as error:
             raise SourceError("the file cannot be read", got=error.strerror or str(error), place=place) from error
+        except duckdb.InterruptException:
+            raise
         except duckdb.Error as error:
             problem = f"the file cannot be read as {self.format.upper()}"
             raise SourceError(problem, got=_short_message(error), place=place) from error

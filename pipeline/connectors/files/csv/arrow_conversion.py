@@ -119,6 +119,8 @@ class ConvertedRows:
     form: ConversionSpec
     rows: int = 0
     """The number of rows so far."""
+    bad: int = 0
+    """The number of bad lines that were found so far."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -137,7 +139,7 @@ class ConvertedRows:
         """Convert the file up to a bad line, mark this line, and go on after it."""
         lines: RecordIndex | None = None
         head = done = self.form.dialect.header_lines
-        first, begin, bad = 0, 0, 0
+        first = begin = 0
         while True:
             try:
                 file = pa.memory_map(self.path)  # not closed here: after an error, threads of Arrow may still read it
@@ -148,12 +150,11 @@ class ConvertedRows:
                         yield self._good_rows(batch)
             except pa.ArrowInvalid as error:
                 lines = lines or _one_line_records(self.path)
-                if lines is None or bad >= _FEW_BAD + _MOST_BAD * done:
+                if lines is None:
                     raise
-                line = first + _named_row(error, lines.count - first)
+                line = first + self._bad_index(error, lines.count - first)
             else:
                 return
-            bad += 1
             yield from self._lines(lines, done, line)
             yield self._bad_row()
             first = done = line + 1
@@ -163,19 +164,30 @@ class ConvertedRows:
 
     def _lines(self, lines: RecordIndex, begin: int, end: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows of lines, from the 0-based `begin` to `end` (exclusive)."""
-        if begin >= end:
-            return
-        text = pa.py_buffer(lines.data)[int(lines.bounds[begin]) : int(lines.bounds[end])]
-        try:
-            with self.form.open(pa.BufferReader(text)) as reader:
-                batches = list(reader)
-        except pa.ArrowInvalid as error:
-            line = begin + _named_row(error, end - begin)
-            yield from self._lines(lines, begin, line)
-            yield self._bad_row()
-            yield from self._lines(lines, line + 1, end)
-        else:
-            yield from map(self._good_rows, batches)
+        waiting = [(begin, end, False)]
+        while waiting:
+            begin, end, is_bad = waiting.pop()
+            if is_bad:
+                yield self._bad_row()
+                continue
+            text = pa.py_buffer(lines.data)[int(lines.bounds[begin]) : int(lines.bounds[end])]
+            try:
+                with self.form.open(pa.BufferReader(text)) as reader:
+                    batches = list(reader)
+            except pa.ArrowInvalid as error:
+                if begin < end:  # otherwise, the text is empty
+                    line = begin + self._bad_index(error, end - begin)
+                    waiting += [(line + 1, end, False), (line, line + 1, True), (begin, line, False)]
+            else:
+                yield from map(self._good_rows, batches)
+
+    def _bad_index(self, error: pa.ArrowInvalid, rows: int) -> int:
+        """Return the 0-based index of the row that an error names; raise the error if it names none, or after too many."""
+        named = _ROW.search(str(error))
+        self.bad += 1
+        if named is None or not 0 < int(named[1]) <= rows or self.bad > _FEW_BAD + _MOST_BAD * self.rows:
+            raise error
+        return int(named[1]) - 1
 
     def _good_rows(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Count the rows of a batch, and add `IS_BAD`."""
@@ -263,14 +275,6 @@ def _is_regular(path: str, delimiter: str) -> bool:
         if not (may_stand[before].all() and may_stand[behind].all()):
             return False
     return not is_open
-
-
-def _named_row(error: pa.ArrowInvalid, rows: int) -> int:
-    """Return the 0-based index of the row that an error names; raise the error if it names none of them."""
-    named = _ROW.search(str(error))
-    if named is None or not 0 < int(named[1]) <= rows:
-        raise error
-    return int(named[1]) - 1
 
 
 def _one_line_records(path: str) -> RecordIndex | None:
