@@ -22,10 +22,9 @@ from cluster.cli.console import grid, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.batch.ray_address import require_reachable
 from pipeline.core import scratch
-from pipeline.core.definitions import Feed, SourceDefinition
+from pipeline.core.definitions import SourceDefinition
 from pipeline.core.errors import HeadwaterError, SettingsError, StorageError, few, quantity
 from pipeline.core.findings import Finding, FindingState
-from pipeline.core.graph import Graph
 from pipeline.core.settings import FILE, Settings
 from pipeline.core.sources import Checkable
 from pipeline.lake.storage import aws_options
@@ -126,8 +125,6 @@ def _project(folder: Path, env: str | None) -> Iterator[Finding]:
     for source in project.graph.definitions:
         if isinstance(source, SourceDefinition) and isinstance(source.reader, Checkable):
             yield from _until_error(f"source {source.name}", _source(source.name, source.reader))
-        if isinstance(source, Feed):
-            yield from _feed(source, project.graph)
     yield from _temporary()
     free = shutil.disk_usage(settings.root).free
     yield Finding("disk", OK if free > _LEAST_FREE_BYTES else BAD, f"{free / 1e9:,.1f} GB free at {settings.root}")
@@ -144,13 +141,6 @@ def _until_error(what: str, findings: Iterator[Finding]) -> Iterator[Finding]:
 def _source(name: str, reader: Checkable) -> Iterator[Finding]:
     for finding in reader.check():
         yield Finding(f"source {name}", finding.state, f"{finding.what}: {finding.detail}")
-
-
-def _feed(feed: Feed, graph: Graph) -> Iterator[Finding]:
-    readers = [repr(definition.name) for definition in graph.definitions if feed.name in definition.inputs]
-    if len(readers) > 1:
-        each = f"{few(readers, _SHOWN)} read its files separately"
-        yield Finding(f"source {feed.name}", NOTE, f"{each}; without stored=False, they are read once")
 
 
 def _credentials(settings: Settings) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.batch.misfits import Misfits, misfits_set_aside
 from pipeline.batch.validating_pass import REJECTED, REJECTED_COLUMNS
-from pipeline.batch.work import STOP, InputQuery, Split
+from pipeline.batch.work import STOP, InputQuery, SharedRead, Split
 from pipeline.core.definitions import LogTransform, Transform
 from pipeline.core.errors import DefinitionError, Place, SchemaError, SourceError, SplitError
 from pipeline.core.event_time import EventTime
@@ -54,6 +54,8 @@ class SourceProducer:
     """Whether a split that cannot be read is quarantined after a retry."""
     event_time: EventTime | None = None
     """The event time of the source, which may be converted from a number."""
+    shared: SharedRead | None = None
+    """The rows that this run has already read for several tables."""
 
     @contextmanager
     def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
@@ -79,6 +81,13 @@ class SourceProducer:
             for source_split in split.source_splits:
                 _reject(con, source_split, "unreadable: workers that read it crash")
             yield empty(con, self.all_columns)
+            return
+        shared = self._shared(split)
+        if shared is not None:
+            for file in shared.files:
+                yield arrow(con, self._over_shared(replace(shared, files=(file,)), split).query)
+            if not shared.files:
+                yield empty(con, self.all_columns)
             return
         waiting = [list(source_splits) for source_splits in reversed(self.groups(split.source_splits))]
         while waiting:
@@ -137,6 +146,10 @@ class SourceProducer:
         if split.is_last_try or not isinstance(self.reader, Scannable):
             yield None
             return
+        shared = self._shared(split)
+        if shared is not None:
+            yield self._over_shared(shared, split)
+            return
         expect_columns(con, len(self.schema.columns))
         groups = self.groups(split.source_splits)
         with ExitStack() as stack:
@@ -157,6 +170,19 @@ class SourceProducer:
                 again=False,
                 misfits=misfits,
             )
+
+    def _shared(self, split: Split) -> Scan | None:
+        return None if self.shared is None or split.is_last_try else self.shared.scan(split.source_splits)
+
+    def _over_shared(self, shared: Scan, split: Split) -> InputQuery:
+        """Return the query of a shared read; columns that the statement does not use are null."""
+        kinds = shared.schema.as_dict()
+        columns = (
+            quoted(c.name) if kinds.get(c.name) == c.type else f"null::{c.type} as {quoted(c.name)}"
+            for c in self.schema.columns
+        )
+        query = f"select {', '.join(columns)}, {listed(_PROVENANCE.names)} from ({shared.query()})"
+        return InputQuery(query, shared.rows, split.size_bytes, schema=self.all_columns, again=False)
 
     @contextmanager
     def _scan_of(

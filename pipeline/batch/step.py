@@ -8,7 +8,7 @@ from typing import cast
 
 from pipeline.batch.planning import ExecutionPlan, carries_provenance
 from pipeline.batch.row_producers import FunctionProducer, SourceProducer, SqlProducer, WholeInputProducer
-from pipeline.batch.work import RowProducer, TaskSpec
+from pipeline.batch.work import RowProducer, SharedRead, TaskSpec
 from pipeline.core.definitions import Feed, Source, StoredDefinition, Table
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.schema import Column, Schema
@@ -40,6 +40,8 @@ class StepSpec:
     """The contract of the source of `source_splits`."""
     feed: Feed | None = None
     """The source of `source_splits`, if it is not the definition itself."""
+    shared: SharedRead | None = None
+    """Rows of `source_splits` that this run has already read for several tables."""
     existing: Version | None = None
     """For an append: the existing rows."""
     existing_first: bool = True
@@ -122,7 +124,7 @@ def _producer_of(spec: StepSpec) -> RowProducer:
     if reads is not None:
         may_skip = reads.unreadable == "quarantine"
         source = SourceProducer(
-            cast("Reader", spec.reader), cast("Schema", spec.schema), spec.at, may_skip, reads.event_time
+            cast("Reader", spec.reader), cast("Schema", spec.schema), spec.at, may_skip, reads.event_time, spec.shared
         )
     if source is not None and reads is definition:
         return source

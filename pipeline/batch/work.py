@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -15,7 +15,7 @@ from pipeline.core.splits import SourceSplit
 from pipeline.core.staging import RowCounts, StagedFile, Stager
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.profile import Profile
-from pipeline.kernel.scan import Scan
+from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.sql_text import listed, literal
 
 if TYPE_CHECKING:
@@ -54,6 +54,21 @@ class Split:
         files = [] if self.scan is None else [file.uri for file in self.scan.files]
         named = [str(source_split) for source_split in self.source_splits] + files
         return ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")  # noqa: PLR2004 - fits on one line
+
+
+@dataclass(frozen=True)
+class SharedRead:
+    """Rows of a source that several tables of a run read: the files of each source split whose rows are all valid."""
+
+    schema: Schema
+    files: Mapping[SourceSplit, tuple[DataFile, ...]]
+
+    def scan(self, source_splits: Sequence[SourceSplit]) -> Scan | None:
+        """Return the rows of source splits in order, or `None` unless all of them are known."""
+        known = [self.files.get(source_split) for source_split in source_splits]
+        if any(files is None for files in known):
+            return None
+        return Scan(self.schema, tuple(file for files in known for file in files or ()))
 
 
 @dataclass(frozen=True)

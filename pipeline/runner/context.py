@@ -19,6 +19,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.deadlines import Deadlines
 from pipeline.runner.decide import Decision, RunOptions
 from pipeline.runner.events import Event, Observer, StepProgress
+from pipeline.runner.shared_reads import SharedReads
 from pipeline.streaming.planning.streamed import StreamedDefinitions
 
 
@@ -44,6 +45,7 @@ class RunContext:
         self.memory = MemoryPool(budget, self.threads)
         self.streamed = StreamedDefinitions(workspace)
         self.deadlines = Deadlines(None, {})
+        self.shared_reads = SharedReads()
         self._observer = observer
         self._clock = clock
         self._lock = threading.Lock()

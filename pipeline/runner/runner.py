@@ -25,6 +25,7 @@ from pipeline.runner.decide import DecisionKind, RunOptions
 from pipeline.runner.events import Observer, no_observer
 from pipeline.runner.handlers import handler_of
 from pipeline.runner.schedule import BlockedStep, Schedule
+from pipeline.runner.shared_reads import SharedReads
 from pipeline.streaming.planning.streamed import STREAMED
 
 log = logger(__name__)
@@ -76,6 +77,8 @@ class Runner:
         catalog.begin(run)
         context.notify(Moment.BEGUN)
         context.start_deadlines(definitions)
+        batch = [definition for name, definition in definitions.items() if name not in context.streamed]
+        context.shared_reads = SharedReads.among(self.workspace, batch)
         self._clean(self._reclaim)
         steps: dict[str, StepRecord] = {}
         numbers = {name: number for number, name in enumerate(definitions)}

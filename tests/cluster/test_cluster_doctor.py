@@ -47,17 +47,6 @@ def of(results, what):
     return [(state, detail) for name, state, detail in results if name == what]
 
 
-def test_a_source_that_is_read_several_times(findings, project):
-    text = DEFINITIONS.replace('"bigint"})', '"bigint"}, stored=False)')
-    (project / "p.py").write_text(f'{text}largest = mart("select max(id) as id from rows")\n')
-
-    results, code = findings()
-
-    assert code == 0
-    note = "'total', 'largest' read its files separately; without stored=False, they are read once"
-    assert ("note", note) in of(results, "source rows")
-
-
 def test_project_without_problems(findings, headwater, project):
     headwater("run", cwd=project, check=0)
     results, code = findings()

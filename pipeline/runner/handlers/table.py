@@ -101,7 +101,7 @@ def _compute(run: RunContext, basis: StepBasis) -> StepRecord:
         existing=version if decision.kind is DecisionKind.APPEND else None,
         existing_first=decision.is_later,
     )
-    return commit_step(run, spec, basis)
+    return commit_step(run, replace(spec, shared=run.shared_reads.read(run, spec)), basis)
 
 
 def _with_last_version(
