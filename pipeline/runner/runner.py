@@ -77,8 +77,7 @@ class Runner:
         catalog.begin(run)
         context.notify(Moment.BEGUN)
         context.start_deadlines(definitions)
-        batch = [definition for name, definition in definitions.items() if name not in context.streamed]
-        context.shared_reads = SharedReads.among(self.workspace, batch)
+        context.shared_reads = SharedReads.among(self.workspace, tuple(definitions.values()))
         self._clean(self._reclaim)
         steps: dict[str, StepRecord] = {}
         numbers = {name: number for number, name in enumerate(definitions)}

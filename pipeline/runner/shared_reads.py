@@ -87,10 +87,12 @@ class SharedReads:
 def _takes(run: RunContext, table: Table, source_splits: Sequence[SourceSplit]) -> bool:
     """Return whether a table is going to read exactly these source splits."""
     workspace = run.workspace
-    versions = {name: workspace.version(name) for name in stored_inputs(workspace, table)}
-    inputs = {name: version for name, version in versions.items() if version is not None}
-    version = workspace.version(table.name, lenient=run.options.full)
     try:
+        if table.name in run.streamed:
+            return False
+        versions = {name: workspace.version(name) for name in stored_inputs(workspace, table)}
+        inputs = {name: version for name, version in versions.items() if version is not None}
+        version = workspace.version(table.name, lenient=run.options.full)
         return decide(workspace, run.options, table, version, inputs).source_splits == source_splits
     except HeadwaterError:  # its own step reports it
         return False
