@@ -77,7 +77,8 @@ def in_turn(case: Case, runs: int, folder: Path) -> Figures:
 def compared(ours: Mapping[str, Figures], peers: Mapping[str, Figures]) -> Figures:
     """Return medians by name, and our medians divided by each peer's; `ratios` are those of the first of ours.
 
-    `ahead` is, for each of ours and each peer, the number of parts of the job in which ours is faster.
+    `ahead` is, for each of ours and each peer, the number of parts of the job in which ours is faster, and of all that
+    both have.
     """
     medians = {name: result["seconds"] for name, result in {**ours, **peers}.items() if "seconds" in result}
     ratios = {
@@ -153,9 +154,9 @@ def show(figures: Figures) -> None:
             for who, result in case[side].items():
                 print(_line(who, result, case["ratios"].get(who)))
         for who, counts in case.get("ahead", {}).items():
-            for peer, count in counts.items():
-                if case["peers"][peer].get("parts"):
-                    print(f"{who} is ahead of {peer} in {count} of {len(case['peers'][peer]['parts'])} parts")
+            for peer, (ahead, every) in counts.items():
+                if every:
+                    print(f"{who} is ahead of {peer} in {ahead} of {every} parts")
         print()
 
 
@@ -181,9 +182,10 @@ def is_equal(actual: object, other: object, relative: float) -> bool:
     return actual == other
 
 
-def _ahead(ours: Figures, peer: Figures) -> int:
-    parts = ours.get("parts", {})
-    return sum(parts[name] < seconds for name, seconds in peer.get("parts", {}).items() if name in parts)
+def _ahead(ours: Figures, peer: Figures) -> tuple[int, int]:
+    parts, others = ours.get("parts", {}), peer.get("parts", {})
+    shared = parts.keys() & others.keys()
+    return sum(parts[name] < others[name] for name in shared), len(shared)
 
 
 def _once(contestant: Contestant, expected: Answer, folder: Path) -> Ran:

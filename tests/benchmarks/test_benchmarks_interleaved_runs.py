@@ -46,6 +46,7 @@ def test_runs_are_interleaved_and_medians_compared(tmp_path):
     assert log == ["ours", "peer"] * 3
     assert result["medians"] == {"ours": 2, "peer": 4}
     assert result["ratios"] == {"peer": 0.5}
+    assert result["ahead"] == {"ours": {"peer": (1, 1)}}
     assert result["rows"] == 7
     assert result["ours"]["ours"] == {
         "seconds": 2,
