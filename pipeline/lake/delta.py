@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
@@ -73,6 +73,14 @@ class Version:
     def rows(self) -> int:
         """The number of rows."""
         return sum(file.rows for file in self.files)
+
+
+@dataclass(frozen=True)
+class CommittedPaths:
+    """The paths of files that commits refer to: below the table, and below its quarantine."""
+
+    table: frozenset[str]
+    quarantine: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -161,17 +169,21 @@ class LakeTable:
             removed.append(DataFile(f"{self.storage.uri}/{file.path}", rows, file.size_bytes))
         return tuple(removed)
 
-    def has_commit(self, run_id: str, since: int) -> bool:
-        """Return whether a run has committed after a version (-1 if the table did not exist), or may have."""
+    def committed_since(self, number: int) -> CommittedPaths | None:
+        """Return the files that the commits after a version (-1: all) refer to; `None` if some of them are not known."""
         now = self.number()
-        if now is None or now <= since:
-            return False
-        commits = entries(self.storage, since + 1, now)
-        ids = {commit.manifest_id for commit in commits or () if commit.manifest_id is not None}
+        commits = () if now is None or now <= number else entries(self.storage, number + 1, now)
+        if commits is None:
+            return None
+        ids = {commit.manifest_id for commit in commits if commit.manifest_id is not None}
         try:
-            return commits is None or any(read_manifest(self.storage, self.name, i).run_id == run_id for i in ids)
-        except StorageError:  # a manifest was removed, because there are many newer ones
-            return True
+            manifests = [read_manifest(self.storage, self.name, each) for each in ids]
+        except StorageError:  # one was removed, because there are many newer ones
+            return None
+        added = {file.path for commit in commits for file in commit.added}
+        tombstones = {file.path for manifest in manifests for file in manifest.tombstones}
+        quarantined = {file.path for manifest in manifests for file in manifest.quarantined}
+        return CommittedPaths(frozenset(added | tombstones), frozenset(quarantined))
 
     def stager(self, run_id: str) -> DeltaStager:
         """Return the writer of this table's files for a run."""
@@ -316,53 +328,63 @@ class Lake:
     def _run(self, run_id: str) -> Storage:
         return self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder, run_id)
 
-    @contextmanager
-    def staging(self, table: LakeTable, run_id: str, seen: Version | None) -> Iterator[None]:
-        """Note that a run stages files and commits them on top of a version, so that they are removed if it does not.
-
-        If the outcome of the commit is unknown, the files are kept.
-        """
+    def note_staging(self, table: LakeTable, run_id: str, seen: Version | None) -> Callable[[], None]:
+        """Note that a run stages files and commits them on top of a version, for `end_run`; return what forgets it."""
         notes = self._run(run_id).at(_NOTES)
         path = table.storage.uri.removeprefix(f"{self.storage.uri.rstrip('/')}/")
         note = f"{path}/{-1 if seen is None else seen.number}"
         notes.touch(note)
+        return lambda: notes.remove([note])
+
+    @contextmanager
+    def staging(self, table: LakeTable, run_id: str, seen: Version | None) -> Iterator[None]:
+        """Note what a step stages until it has committed; the note remains if it fails.
+
+        If the outcome of the commit is unknown, the files are kept.
+        """
+        forget = self.note_staging(table, run_id, seen)
         try:
             yield
         except OutcomeUnknownError:
-            notes.remove([note])
+            forget()
             raise
         try:
-            notes.remove([note])
+            forget()
         except StorageError as error:  # it has no effect on a commit
             log.warning("the note of a step that has committed remains", table=table.name, error=str(error))
 
     def end_run(self, run_id: str) -> None:
-        """Remove the temporary data of a run of this process, and the files that it has staged and not committed."""
-        self._remove_uncommitted(self._run(run_id), run_id)
-        self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder).remove_if_empty()
+        """Remove the temporary data of a run of this process, and the files that it has staged and not committed.
 
-    def reclaim(self) -> tuple[str, ...]:
-        """Remove the temporary data of the runs of killed processes, and their uncommitted files.
-
-        Returns the names of their folders. Only a process on the same machine is known to have ended, so the data of
-        other machines is kept.
+        A failure is logged, because it does not affect the tables.
         """
-        place = self.storage.at(_SCRATCH)
-        owners = {folder: Owner.of_folder(folder) for folder in place.list_folder("")}
-        dead = tuple(folder for folder, owner in owners.items() if owner is not None and owner.is_dead)
-        for folder in dead:
-            for run_id in place.list_folder(folder):
-                self._remove_uncommitted(place.at(folder, run_id), run_id)
-            place.at(folder).clear()
-        return dead
+        with _logged_failure():
+            self._remove_uncommitted(self._run(run_id), run_id)
+            self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder).remove_if_empty()
+
+    def reclaim(self) -> None:
+        """Remove what `end_run` removes for the runs of killed processes.
+
+        Only a process on the same machine is known to have ended, so the data of other machines is kept.
+        """
+        with _logged_failure():
+            place = self.storage.at(_SCRATCH)
+            owners = {folder: Owner.of_folder(folder) for folder in place.list_folder("")}
+            for folder in (folder for folder, owner in owners.items() if owner is not None and owner.is_dead):
+                for run_id in place.list_folder(folder):
+                    self._remove_uncommitted(place.at(folder, run_id), run_id)
+                place.at(folder).clear()
+                log.info("removed what a killed run has left in the lake", folder=folder)
 
     def _remove_uncommitted(self, place: Storage, run_id: str) -> None:
         """Remove the files of a run that the notes in its folder lead to, and then the folder."""
         for note in place.at(_NOTES).names():
             layer, name, number = note.split("/")
-            if not self.table(layer, name).has_commit(run_id, int(number)):
-                for table in (self.table(layer, name), self.quarantine(name)):
-                    table.stager(run_id).keep_only(())
+            table = self.table(layer, name)
+            committed = table.committed_since(int(number))
+            if committed is not None:
+                table.stager(run_id).keep_only(committed.table)
+                self.quarantine(name).stager(run_id).keep_only(committed.quarantine)
         place.clear()
 
     def rows(self, table: LakeTable) -> pa.Table:
@@ -372,3 +394,11 @@ class Lake:
             raise StorageError(f"table {table.name!r} does not exist yet", do="run the project first")
         with connect(filesystem=self.storage.filesystem()) as con:
             return con.sql(version.scan().query()).to_arrow_table()
+
+
+@contextmanager
+def _logged_failure() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, the tables are not affected
+        log.warning("removing uncommitted files failed and is retried later", error=str(error))

@@ -5,7 +5,7 @@ Tasks need only this module; it does not import the Delta library.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,9 +59,9 @@ class DeltaStager:
         self.storage.remove([self._path(file) for file in written if not file["count"]])
         return tuple(self._staged(file, kinds) for file in written if file["count"])
 
-    def keep_only(self, files: Sequence[StagedFile]) -> None:
-        """Remove what this run has staged, except these files: complete and incomplete files of repeated splits."""
-        kept, mine = {file.path for file in files}, f"part-{self.run_id}-"
+    def keep_only(self, kept: Collection[str]) -> None:
+        """Remove what this run has staged, except the files with these paths: files of repeated splits, and of failed steps."""
+        mine = f"part-{self.run_id}-"
         names = [name for name in self.storage.names() if mine in name.rpartition("/")[2] and name not in kept]
         self.storage.remove(names)
 

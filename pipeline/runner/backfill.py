@@ -29,7 +29,7 @@ from pipeline.core.definitions import Table
 from pipeline.core.errors import ConflictError, HeadwaterError, OutcomeUnknownError, RequestError, StorageError
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
-from pipeline.core.staging import Manifest, RowCounts, StagedFile
+from pipeline.core.staging import Manifest, RowCounts
 from pipeline.governance import BackfillRecord, RunRecord, StepRecord
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.engine import connect, schema_of
@@ -133,12 +133,14 @@ def backfill(
     catalog.begin(RunRecord(run_id, settings.name, settings.env, at, None, "running", None))
     filler = _PartitionWorker(workspace, plan, run_id, at)
     records: list[BackfillRecord] = []
+    workspace.lake.note_staging(workspace.table(plan.definition.name), run_id, plan.version)
     try:
         for filled in filler.fill():
             catalog.fill(filled)
             records.append(filled)
             on_partition(filled)
         post_commit(workspace, plan.definition, filler.version)
+        workspace.lake.end_run(run_id)
     except BaseException as error:
         catalog.end(run_id, clock().isoformat(), "failed" if isinstance(error, Exception) else "stopped", str(error))
         raise
@@ -194,7 +196,6 @@ class _PartitionWorker:
         self._run_id = run_id
         self._at = at
         self._completed = list(plan.completed)
-        self._committed: list[StagedFile] = []
 
     def fill(self) -> Iterator[BackfillRecord]:
         """Compute each remaining partition; raise errors that affect all of them."""
@@ -231,8 +232,6 @@ class _PartitionWorker:
             problem = f"partition {partition} of table {self._plan.definition.name!r} crashes every worker"
             error = StorageError(problem, do="give the workers more memory", place=self._plan.definition.place)
             yield self._commit_result(partition, _Computed(None, error=error))
-        if executor.repeats.any:
-            self._workspace.table(self._plan.definition.name).stager(self._run_id).keep_only(self._committed)
 
     def _commit_result(self, partition: str | None, computed: _Computed) -> BackfillRecord:
         filled = BackfillRecord(self._plan.definition.name, partition, self._plan.id, self._run_id, self._at)
@@ -299,7 +298,6 @@ class _PartitionWorker:
         removed = files_of(self._workspace, before, plan, partition)
         self.version = table.commit(manifest, merged.files, outcome.schema, before, removed)
         self._completed = completed
-        self._committed += (*merged.files, *kept, *merged.tombstones)
         read = merged.flow  # each partition filters the entire input, which is counted once
         self.flow = replace(self.flow + read, rows_in=read.rows_in, bytes_in=read.bytes_in)
         self.checks = {n: self.checks.get(n, 0) + count for n, count in outcome.checks.items()}

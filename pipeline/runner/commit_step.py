@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from pipeline.batch.execute import execute
 from pipeline.batch.executor import StepLimits
-from pipeline.batch.planning import EXPANSION
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
 from pipeline.commit.commit_plan import CommitPlan, StagedRows, plan_commit, replace_by_key
@@ -83,7 +82,8 @@ def commit_step(run: RunContext, spec: StepSpec, basis: StepBasis) -> StepRecord
     definition, begun, kind = basis.definition, time.perf_counter(), basis.decision.kind
     table = run.workspace.table(definition.name)
     with run.workspace.lake.staging(table, run.run_id, basis.version):
-        with run.memory.reserve(_needed_bytes(spec, basis)) as memory_bytes:
+        before_bytes = 0 if basis.version is None else sum(file.size_bytes for file in basis.version.files)
+        with run.reserve(spec, before_bytes) as memory_bytes:
             outcome, commit = _staged(run, spec, basis, memory_bytes)
         run.notify(Moment.STAGED, definition.name)
         mode: Mode = "append" if kind is DecisionKind.APPEND else "merge" if kind is DecisionKind.MERGE else "overwrite"
@@ -155,13 +155,3 @@ def _staged(run: RunContext, spec: StepSpec, basis: StepBasis, memory_bytes: int
     driving = spec.execution_plan.driving
     files = (*decision.removed, *decision.added)
     return outcome, replace_by_key(workspace, staged, driving, replace(spec.scans[driving], files=files))
-
-
-def _needed_bytes(spec: StepSpec, basis: StepBasis) -> int | None:
-    """Return the memory that a step needs in this process; `None` for all of it."""
-    if spec.is_dataset:
-        return None
-    if spec.execution_plan.executor == "ray":
-        return 0
-    before = 0 if basis.version is None else sum(file.size_bytes for file in basis.version.files)
-    return EXPANSION * (spec.size_bytes + before)

@@ -7,7 +7,7 @@ steps are skipped, others are computed again, and an unfinished post-commit is c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from pipeline.commit.moments import Moment
@@ -78,7 +78,7 @@ class Runner:
         context.notify(Moment.BEGUN)
         context.start_deadlines(definitions)
         context.shared_reads = SharedReads.among(self.workspace, tuple(definitions.values()))
-        self._clean(self._reclaim)
+        self.workspace.lake.reclaim()
         steps: dict[str, StepRecord] = {}
         numbers = {name: number for number, name in enumerate(definitions)}
 
@@ -103,20 +103,9 @@ class Runner:
         status, error = _ending(in_order)
         run = replace(run, ended_at=context.at(), status=status, error=error, steps=tuple(in_order))
         catalog.end(context.run_id, str(run.ended_at), status, run.error)
-        self._clean(lambda: self.workspace.lake.end_run(context.run_id))
+        self.workspace.lake.end_run(context.run_id)
         context.notify(Moment.ENDED)
         return run
-
-    def _reclaim(self) -> None:
-        for folder in self.workspace.lake.reclaim():
-            log.info("removed what a killed run has left in the lake", folder=folder)
-
-    def _clean(self, remove: Callable[[], None]) -> None:
-        """Remove what this run or killed runs have left in the lake; a failure does not affect this run."""
-        try:
-            remove()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the tables are not affected
-            log.warning("removing uncommitted files failed and is retried later", error=str(error))
 
     def _timed(self, definition: Definition) -> StepRecord:
         begun = time.perf_counter()

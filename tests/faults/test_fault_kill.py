@@ -6,16 +6,15 @@ import multiprocessing
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 
 from pipeline.commit.moments import Moment
 from pipeline.project.project import load
-from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from tests.rigs.proofs import some
+from tests.rigs.uncommitted import uncommitted
 from tests.runner.conftest import MORE, rows_of
 from tests.runner.conftest import shop as shop  # noqa: PLC0414 - the fixture
 from tests.runner.test_runner_merge import CRM, SECOND, THIRD, add
@@ -52,18 +51,6 @@ def _child(folder, pipe, kill_at):
 
     Runner(load(folder), RunOptions(), observer=observe).run()
     pipe.send(moments)
-
-
-def uncommitted(folder):
-    """The Parquet files in the lake that no version of their table refers to, and the temporary data of runs."""
-    lake = Workspace(load(folder)).lake.storage
-    root, found = Path(lake.uri), []
-    for table in {path.parent.parent for path in root.rglob("_delta_log/*")}:
-        logged = "".join(
-            path.read_text() for path in (*table.glob("_delta_log/*.json"), *table.glob("_headwater/*.json"))
-        )
-        found += [str(file) for file in table.rglob("part-*.parquet") if file.name not in logged]
-    return found + [str(path) for path in root.glob("_headwater/*")]
 
 
 class Folder:

@@ -16,6 +16,7 @@ from pipeline.runner import backfill as module
 from pipeline.runner.backfill import BackfillOptions, backfill, plan_backfill
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
+from tests.rigs.uncommitted import uncommitted
 from tests.runner.conftest import TOML, rows_of
 
 WEB = '''\
@@ -201,6 +202,7 @@ def test_failed_partitions_can_be_retried_alone(web):
     records = fill(web)
     assert [p for p, filled in records.items() if filled.error] == ["2026-01-01"]
     assert "violates 'short'" in records["2026-01-01"].error
+    assert uncommitted(web) == []
     assert seconds(web) == before
     assert Workspace(load(web)).catalog.run().status == "failed"
     change(web, "seconds * 1 as", "least(seconds, 9.5) as")
@@ -311,6 +313,7 @@ def test_killed_backfill_resumes(web, before_aside):
     assert process.exitcode == -signal.SIGKILL
     assert list(fill(web)) == ["2026-01-03", "2026-01-10", None]
     assert run(web)["visits"].decision == "skip"
+    assert uncommitted(web) == []
     filled = rows_of(web)
     run(web, full=True)
     assert rows_of(web) == filled

@@ -13,6 +13,7 @@ from pipeline.runner.backfill import BackfillOptions, backfill, plan_backfill
 from pipeline.runner.decide import RunOptions
 from pipeline.runner.runner import Runner
 from tests.batch.conftest import cluster as cluster  # noqa: PLC0414 - re-exported fixture
+from tests.rigs.uncommitted import uncommitted
 from tests.runner.conftest import TOML
 
 CRM = """\
@@ -126,3 +127,4 @@ def test_partitions_are_computed_by_the_workers_of_a_cluster(crm, cluster):
     assert step.executor == "ray"
     [quarantined] = quarantined_rows(Workspace(load(crm)), "orders").to_pylist()
     assert json.loads(quarantined["row"])["id"] == 3
+    assert uncommitted(crm) == []
