@@ -193,7 +193,7 @@ class Jobs:
             raise self._lost(job_id, error) from error
 
     def message(self, job_id: str) -> str:
-        """Return what Ray says about a job that ended, without the output that `follow` has written and tracebacks."""
+        """Return what Ray says about a job that ended, without its output, which `follow` writes, and without a traceback."""
         return brief(self._client.get_job_info(job_id).message or "")
 
     def _lost(self, job_id: str, error: Exception) -> UnavailableError:

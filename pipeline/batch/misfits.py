@@ -52,7 +52,8 @@ class Misfits:
 
         Returns `None` if one of them cannot be read on its own, or matches the contract after all.
         """
-        con.execute(f"create or replace temp table {REJECTED} {REJECTED_COLUMNS}")
+        if self._positions:
+            con.execute(f"create or replace temp table {REJECTED} {REJECTED_COLUMNS}")
         for (number, uri), positions in sorted(self._positions.items()):
             if not _read(con, self._readers[number], uri, sorted(positions)):
                 return None

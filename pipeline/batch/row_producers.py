@@ -216,7 +216,7 @@ class SourceProducer:
                 is_fit = _ALL_FIT
                 if misfits is not None and scan.read_rows is not None:
                     is_fit = misfits.condition(source, scan.read_rows)
-                number = unused_name(self.all_columns.names, "_headwater_number")
+                number = unused_name("_number", self.all_columns.names)
                 rows = _without_misfits(query, is_fit, number)
                 yield replace(scan, query=f"select {self._columns(source)} from {rows}")
 

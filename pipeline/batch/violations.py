@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -29,10 +29,8 @@ class Violations:
     """The violations of a statement's rows: counts of each expectation, and the rows to quarantine."""
 
     expectations: tuple[Expectation, ...]
-    columns: tuple[str, str] = ("", "")
-    """SQL for two columns that are computed one after the other: the bits, and whether the table keeps the row."""
-    names: tuple[str, str] = ("", "")
-    """The names of these columns."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """SQL by name for columns that are computed one after the other; the last one is whether the table keeps a row."""
     checks: dict[str, int] = field(default_factory=dict)
     quarantined: int = 0
     dropped: int = 0
@@ -69,10 +67,10 @@ class Violations:
 
         The function is in a projection, because DuckDB moves filters with a function below joins and set operations.
         """
-        rows = f"({query}\n) as _headwater_made"
-        for column, name in zip(self.columns, self.names, strict=True):
-            rows = f"(select *, {column} as {name} from {rows})" if column else rows
-        return f"(select * from {rows} where {self.names[-1]})" if self.columns[-1] else rows
+        rows, name = f"({query}\n) as _headwater_made", ""
+        for name, column in self.columns.items():
+            rows = f"(select *, {column} as {name} from {rows})"
+        return f"(select * from {rows} where {name})" if name else rows
 
     def rows(self) -> pa.Table:
         """Return the quarantined rows, with `reasons`, `_source`, `_position` and `row`."""
@@ -92,13 +90,10 @@ def violations_set_aside(
         yield violations
         return
     with row_callback(con, violations.receive, _TYPES) as function:
-        bits, keep = (unused_name(columns, name) for name in ("_headwater_bits", "_headwater_keep"))
+        bits, keep = (unused_name(name, columns) for name in ("_bits", "_is_kept"))
         quarantined = f"{bits} & {mask_of(expectations, Action.QUARANTINE)} != 0"
         row = f"case when {quarantined} then {row_as_json(name for name in columns if name not in hidden)} end"
         arguments = ", ".join((bits, *origin_of(columns), row))
-        violations.names = (bits, keep)
-        violations.columns = (
-            bits_of(expectations),
-            f"case when {bits} = 0 then true else {function}({arguments}) end",
-        )
+        keeps = f"case when {bits} = 0 then true else {function}({arguments}) end"
+        violations.columns = {bits: bits_of(expectations), keep: keeps}
         yield violations

@@ -20,8 +20,8 @@ def row_callback(
 
     `receive` gets one Arrow array for each argument, with the rows of a block, and returns one value for each. In a branch
     of CASE, DuckDB evaluates a function and its arguments only for the rows of that branch, so rows of other branches cost
-    nothing. A statement with several threads calls it from each. Call it in a projection: DuckDB may move a filter, with its
-    function, below joins and set operations, to rows that they would remove or multiply.
+    nothing. A statement with several threads calls it from each. Above joins and set operations, call it in a projection:
+    DuckDB may move a filter, with its function, below them, to rows that they would remove or multiply.
     """
 
     @functools.wraps(receive)  # DuckDB reads the number of its parameters

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 def quoted(name: str) -> str:
@@ -29,9 +28,9 @@ def bucket_of(expressions: Iterable[str], buckets: int) -> str:
     return f"((hash({', '.join(expressions)}) >> 28) % {buckets})::integer"
 
 
-def unused_name(names: Iterable[str], name: str) -> str:
-    """Return a name for a column that none of these columns has, ignoring case: `name`, or `name` and a number."""
-    taken = {each.lower() for each in names}
-    return next(
-        each for each in itertools.chain([name], (f"{name}{n}" for n in itertools.count(2))) if each not in taken
-    )
+def unused_name(name: str, taken: Collection[str]) -> str:
+    """Return a name that differs from all names taken, ignoring case, for generated columns next to the user's."""
+    known = {each.lower() for each in taken}
+    while name.lower() in known:
+        name += "_"
+    return name

@@ -6,7 +6,7 @@ that follows, and in everything nested there.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sqlglot import exp
@@ -131,11 +131,3 @@ def _above(node: exp.Expr) -> Iterator[exp.Expr]:
     while parent is not None:
         yield parent
         parent = parent.parent
-
-
-def unused_name(name: str, taken: Collection[str]) -> str:
-    """Return a name that differs from all names taken, ignoring case, for generated columns next to the user's."""
-    known = {each.lower() for each in taken}
-    while name.lower() in known:
-        name += "_"
-    return name

@@ -27,8 +27,8 @@ from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.event_time import format_duration
 from pipeline.kernel.aggregates.grouping import keys_of, text_in, unclear_name
 from pipeline.kernel.engine import arrow, connect, first_line
+from pipeline.kernel.sql_text import unused_name
 from pipeline.kernel.syntax.function_calls import is_aggregate, own
-from pipeline.kernel.syntax.scope import unused_name
 
 Kind = Literal["tumble", "hop", "session"]
 _INTERVALS: dict[Kind, tuple[str, ...]] = {"tumble": ("size",), "hop": ("slide", "size"), "session": ("gap",)}

@@ -27,9 +27,9 @@ from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.aggregates.grouping import normalised
 from pipeline.kernel.planner.canonical import common_type, expression_type, family_of
 from pipeline.kernel.planner.projection import used_columns
-from pipeline.kernel.sql_text import quoted
+from pipeline.kernel.sql_text import quoted, unused_name
 from pipeline.kernel.syntax.function_calls import aggregates_of
-from pipeline.kernel.syntax.scope import relation, unused_name
+from pipeline.kernel.syntax.scope import relation
 from pipeline.streaming.operators.batch_form import LATE, StreamedInput, micros
 from pipeline.streaming.operators.join_bounds import Bounds, Side, bounds_of
 from pipeline.streaming.operators.operator import HASH, Emits, Prepared, WatermarkAdvance, arrived

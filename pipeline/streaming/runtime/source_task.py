@@ -21,8 +21,7 @@ from pipeline.kernel.engine import arrow, connect, first_line, one
 from pipeline.kernel.frames import call
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
-from pipeline.kernel.sql_text import literal, quoted
-from pipeline.kernel.syntax.scope import unused_name
+from pipeline.kernel.sql_text import literal, quoted, unused_name
 from pipeline.kernel.types import as_stored
 from pipeline.streaming.operators.operator import Prepared
 from pipeline.streaming.operators.shard import rows_by_shard
