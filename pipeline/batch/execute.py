@@ -38,8 +38,10 @@ def execute(
     job = StepExecution(spec, work, executor_of(spec, settings, limits), on_stage)
     outcome = _executed(job, lake)
     if isinstance(job.executor, RayExecutor) and job.executor.repeats.any:
-        lake.table(spec.definition.layer, spec.definition.name).stager(spec.run_id).keep_only(outcome.files)
-        lake.quarantine(spec.definition.name).stager(spec.run_id).keep_only(outcome.quarantined)
+        lake.table(spec.definition.layer, spec.definition.name).stager(spec.run_id).keep_only(
+            {file.path for file in outcome.files}
+        )
+        lake.quarantine(spec.definition.name).stager(spec.run_id).keep_only({file.path for file in outcome.quarantined})
     return outcome
 
 

@@ -187,9 +187,12 @@ def splits_of(spec: StepSpec, executor: Executor, *, whole_files: bool = False) 
     most = MOST_BYTES_PARTITIONED if spec.definition.partition_by else MOST_BYTES
     slots = Slots(1, sys.maxsize) if is_alone else Slots(executor.slots, most)
     if spec.reader is not None:
-        return splits_of_source(
-            divided(spec.reader, spec.source_splits, sys.maxsize if whole_files else SPLIT_BYTES), slots
+        source_splits = (
+            spec.shared.source_splits
+            if spec.shared is not None and not whole_files
+            else divided(spec.reader, spec.source_splits, sys.maxsize if whole_files else SPLIT_BYTES)
         )
+        return splits_of_source(source_splits, slots)
     driving = spec.scans.get(spec.execution_plan.driving)
     return (Split(0),) if driving is None else splits_of_scan(driving, slots)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import duckdb
@@ -18,12 +18,13 @@ from pipeline.batch.work import SharedRead, Split
 from pipeline.core.definitions import Feed
 from pipeline.core.errors import SplitError, StorageError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import Reader
+from pipeline.core.sources import Reader, ScannableTogether
 from pipeline.core.staging import StagedFile
 from pipeline.kernel.engine import Stop, connect
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.profile import last_profile, start_profiling
 from pipeline.kernel.scan import DataFile
+from pipeline.kernel.types import stored
 from pipeline.lake import DeltaStager, Lake
 
 
@@ -37,22 +38,22 @@ class _SplitRead:
 
     def __call__(
         self, split: Split, on_progress: OnProgress | None = None, stop: Stop | None = None
-    ) -> tuple[StagedFile, ...] | str:
-        """Return the files of a split, or why it is not shared: the tables that read it then reject rows, or fail."""
+    ) -> tuple[StagedFile, ...] | None:
+        """Return the files of a split, or `None` if it is not shared: the tables that read it reject rows, or fail."""
         del on_progress
         with connect(self.limits, filesystem=self.stager.storage.filesystem(), stop=stop) as con:
             start_profiling(con)
             with self.producer.for_fast_path(con, split) as query:
                 if query is None:
-                    return "it has no fast path"
+                    return None
                 try:
                     files = self.stager.stage(con, query.query, split.index, query.schema)
                     is_valid = is_complete(con, query, last_profile(con)) and rejected_rows(con, query) == 0
                 except (duckdb.InterruptException, duckdb.OutOfMemoryException):
                     raise
-                except (duckdb.Error, StorageError) as error:
-                    return str(error)
-        return files if is_valid else "it has rejected rows"
+                except (duckdb.Error, StorageError):
+                    return None
+        return files if is_valid else None
 
 
 def read_shared(
@@ -60,23 +61,27 @@ def read_shared(
 ) -> SharedRead:
     """Read the source splits of a step once, with these columns of their contract.
 
-    A split with rejected rows, and one that cannot be read, is not in the result.
+    Not shared are splits with rejected rows, splits that cannot be read, and small files, which are scanned together. If
+    the lake would store a column in another type, nothing is shared.
     """
     reader, contract, feed = cast("Reader", spec.reader), cast("Schema", spec.schema), cast("Feed", spec.feed)
     schema = Schema(tuple(c for c in contract.columns if c.name in columns))
     producer = SourceProducer(reader, schema, spec.at, event_time=feed.event_time)
-    place = lake.scratch(spec.run_id, feed.name)
-    source_splits = divided(reader, spec.source_splits, SPLIT_BYTES)
-    each = executor.part(len(source_splits))
-    task = _SplitRead(producer, DeltaStager(place, spec.run_id), each)
-    tasks = [SplitTask(task, Split(n, source_splits=(source_split,))) for n, source_split in enumerate(source_splits)]
+    source_splits = tuple(divided(reader, spec.source_splits, SPLIT_BYTES))
+    read = SharedRead(producer.all_columns, source_splits, {})
+    if stored(schema) != schema:
+        return read
+    shared = [each for each in source_splits if not (isinstance(reader, ScannableTogether) and reader.is_small(each))]
+    place, limits = lake.scratch(spec.run_id, feed.name), executor.part(max(1, len(shared)))
+    task = _SplitRead(producer, DeltaStager(place, spec.run_id), limits)
+    tasks = [SplitTask(task, Split(n, source_splits=(source_split,))) for n, source_split in enumerate(shared)]
     try:
-        results = TaskRound(spec.definition, each, executor, on_progress).of(tasks)
+        results = TaskRound(spec.definition, limits, executor, on_progress).of(tasks)
     except SplitError:  # a file cannot be divided because of its quoting
-        return SharedRead(schema, {})
+        return read
     files = {
-        source_splits[n]: tuple(DataFile(f"{place.uri}/{file.path}", file.rows, file.size_bytes) for file in result)
+        shared[n]: tuple(DataFile(f"{place.uri}/{file.path}", file.rows, file.size_bytes) for file in result)
         for n, result in results.items()
         if isinstance(result, tuple)
     }
-    return SharedRead(producer.all_columns, files)
+    return replace(read, files=files)

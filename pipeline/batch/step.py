@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -100,7 +100,15 @@ def task_spec_of(
     )
 
 
-def _relaxed(schema: Schema, named: set[str]) -> Schema:
+def columns_read(table: Table, name: str, schema: Schema) -> frozenset[str]:
+    """Return the columns of an input that a table may use: those that its statement names, or all for a function."""
+    transform = table.transform
+    return frozenset(
+        used_columns(transform.tree, name, schema) if isinstance(transform, SqlTransform) else schema.names
+    )
+
+
+def _relaxed(schema: Schema, named: Collection[str]) -> Schema:
     """Return a contract that accepts any text in the columns that a statement does not use."""
     return Schema(tuple(c if c.name in named else Column(c.name, "VARCHAR") for c in schema.columns))
 
@@ -129,8 +137,8 @@ def _producer_of(spec: StepSpec) -> RowProducer:
     if source is not None and reads is definition:
         return source
     transform = cast("Table", definition).transform
-    if source is not None and isinstance(transform, SqlTransform):
-        named = set(used_columns(transform.tree, spec.execution_plan.driving, source.schema))
+    if source is not None:
+        named = columns_read(cast("Table", definition), spec.execution_plan.driving, source.schema)
         source = replace(source, schema=_relaxed(source.schema, named))
     others = {name: scan for name, scan in spec.scans.items() if name != spec.execution_plan.driving}
     if isinstance(transform, FunctionTransform):

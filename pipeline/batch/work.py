@@ -61,6 +61,8 @@ class SharedRead:
     """Rows of a source that several tables of a run read: the files of each source split whose rows are all valid."""
 
     schema: Schema
+    source_splits: tuple[SourceSplit, ...]
+    """All splits, in order."""
     files: Mapping[SourceSplit, tuple[DataFile, ...]]
 
     def scan(self, source_splits: Sequence[SourceSplit]) -> Scan | None:

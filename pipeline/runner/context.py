@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from pipeline.batch.planning import ExecutionPlan
+from pipeline.batch.planning import EXPANSION, ExecutionPlan
 from pipeline.batch.step import StepSpec
 from pipeline.commit.moments import Moment
 from pipeline.core.clock import Clock
@@ -68,6 +69,13 @@ class RunContext:
         """Return when a step that begins now should end, in seconds since 1970; `None`: as soon as possible."""
         own = definition.deadline if isinstance(definition, Table) else None
         return self.deadlines.of(definition.name, self._clock().timestamp(), own)
+
+    def reserve(self, spec: StepSpec, before_bytes: int = 0) -> AbstractContextManager[int]:
+        """Wait for the memory that a step needs in this process, with this size of existing rows; yield its bytes."""
+        if spec.is_dataset:
+            return self.memory.reserve(None)
+        is_here = spec.execution_plan.executor != "ray"
+        return self.memory.reserve(EXPANSION * (spec.size_bytes + before_bytes) if is_here else 0)
 
     def version(self, name: str, reader: str) -> Version:
         """Return the version of an input that this run uses; raise `StorageError` if it is not computed yet."""

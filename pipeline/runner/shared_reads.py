@@ -5,18 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pipeline.batch.executor import StepLimits, executor_of
-from pipeline.batch.planning import EXPANSION
 from pipeline.batch.shared_read import read_shared
-from pipeline.batch.step import StepSpec
+from pipeline.batch.step import StepSpec, columns_read
 from pipeline.batch.work import SharedRead
 from pipeline.core.definitions import Definition, Feed, Table
 from pipeline.core.errors import HeadwaterError
+from pipeline.core.schema import Schema
 from pipeline.core.splits import SourceSplit
-from pipeline.kernel.planner.projection import used_columns
-from pipeline.kernel.sql import SqlTransform
 from pipeline.project.workspace import Workspace
 from pipeline.runner.facts import decide, feed_of, stored_inputs
 
@@ -50,7 +48,9 @@ class SharedReads:
     def read(self, run: RunContext, spec: StepSpec) -> SharedRead | None:
         """Return the rows that the tables of a step's source share; `None` if no other table reads the same now."""
         feed = spec.feed
-        if feed is None or feed.name not in self.readers or spec.size_bytes < LEAST_BYTES:
+        if feed is None or feed.name not in self.readers:
+            return None
+        if sum(source_split.size_bytes for source_split in spec.source_splits) < LEAST_BYTES:
             return None
         others = [table for table in self.readers[feed.name] if table.name != spec.definition.name]
         with self._locks[feed.name]:
@@ -60,28 +60,18 @@ class SharedReads:
             return self._read.get(key)
 
     def _read_now(self, run: RunContext, spec: StepSpec, feed: Feed) -> SharedRead:
-        needed_bytes = 0 if spec.execution_plan.executor == "ray" else EXPANSION * spec.size_bytes
-        with run.memory.reserve(needed_bytes) as memory_bytes:
+        schema, stage = cast("Schema", spec.schema), f"read {feed.name} for several tables"
+        columns = [columns_read(table, feed.name, schema) for table in self.readers[feed.name]]
+        with run.reserve(spec) as memory_bytes:
             limits = StepLimits(memory_bytes, run.deadline_of(spec.definition))
             executor = executor_of(spec, run.workspace.settings, limits)
-            stage = f"read {feed.name} for several tables"
             return read_shared(
                 spec,
-                self._columns(spec, feed),
+                frozenset().union(*columns),
                 run.workspace.lake,
                 executor,
                 lambda share: run.notify_progress(spec, share, stage),
             )
-
-    def _columns(self, spec: StepSpec, feed: Feed) -> set[str]:
-        """Return the columns of the source that one of its tables uses."""
-        columns: set[str] = set()
-        for table in self.readers[feed.name]:
-            if isinstance(table.transform, SqlTransform) and spec.schema is not None:
-                columns.update(used_columns(table.transform.tree, feed.name, spec.schema))
-            elif spec.schema is not None:
-                columns.update(spec.schema.names)
-        return columns
 
 
 def _takes(run: RunContext, table: Table, source_splits: Sequence[SourceSplit]) -> bool:
