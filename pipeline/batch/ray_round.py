@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import ray
 
 from pipeline.batch.demand import Demand
 from pipeline.batch.retries import Repeats, SplitTask
-from pipeline.batch.stragglers import Stragglers
+from pipeline.batch.stragglers import LEAST_S, Stragglers
 from pipeline.batch.work import Split
 from pipeline.core.errors import UnavailableError
 from pipeline.core.logs import logger
@@ -48,6 +48,7 @@ class _Call:
 
 
 Start = Callable[[SplitTask, int], "ray.ObjectRef[Answer]"]
+"""Submits a task; the number is 0, or that of a copy. Calls with different numbers do not wait for the same workers."""
 
 
 class Round:
@@ -68,9 +69,12 @@ class Round:
         self._start = start
         self._publish = publish
         self._calls: dict[ray.ObjectRef[Answer], _Call] = {}
-        self._copied: set[int] = set()
+        self._copies = Counter[int]()
         self._cancelled: list[ray.ObjectRef[Answer]] = []
         self._stragglers = Stragglers(len(tasks))
+        self._present = 0
+        self._quiet_since = time.monotonic()
+        self._lost_node = False
 
     def results(self, stop: Stop | None) -> Iterator[tuple[Split, Any]]:
         """Run all tasks and yield each split with its result; raise the error of a task, and cancel all calls."""
@@ -92,7 +96,9 @@ class Round:
 
     def _submit(self) -> None:
         """Submit as many tasks as are asked for, and copies of stragglers if there are idle slots."""
-        now, present = time.monotonic(), int(ray.cluster_resources().get("CPU", 0)) // self._demand.cpus  # type: ignore[no-untyped-call]  # Ray is untyped
+        now, present = time.monotonic(), _slots(ray.cluster_resources(), self._demand)  # type: ignore[no-untyped-call]  # Ray is untyped
+        self._lost_node |= present < self._present
+        self._present = present
         most = max(self._demand.slots(time.time()), min(present, self._demand.most_slots))
         while self._left and len(self._calls) < most:
             task = self._left.popleft()
@@ -100,21 +106,42 @@ class Round:
         for call in list(self._calls.values())[:present]:
             call.running_since = now if call.running_since is None else call.running_since
         if not self._left and len(self._calls) < present:
-            self._copy(now)
+            self._copy_stragglers(now)
+        self._copy_all_if_stalled(now)
 
-    def _copy(self, now: float) -> None:
+    def _copy_stragglers(self, now: float) -> None:
         running = {
             ref: (call.task.split.size_bytes, now - call.running_since)
             for ref, call in self._calls.items()
-            if call.running_since is not None and call.task.split.index not in self._copied
+            if call.running_since is not None and not self._copies[call.task.split.index]
         }
-        idle = int(ray.available_resources().get("CPU", 0)) // self._demand.cpus  # type: ignore[no-untyped-call]  # likewise
-        for ref in self._stragglers.among(running, idle):
+        for ref in self._stragglers.among(running, self._idle()):
             task, (_, seconds) = self._calls[ref].task, running[ref]
             log.warning("straggler is run a second time", split=str(task.split), seconds=f"{seconds:.1f}")
-            self._copied.add(task.split.index)
-            self._repeats.any = True
-            self._calls[self._start(task, 1)] = _Call(task)
+            self._copy(task)
+
+    def _copy_all_if_stalled(self, now: float) -> None:
+        """Copy all calls if none has ended for as long as a straggler takes, although there are idle slots.
+
+        Calls, and Ray's requests for workers, wait for minutes for a node that does not answer.
+        """
+        tasks = {call.task.split.index: call.task for call in self._calls.values()}
+        largest = max((task.split.size_bytes for task in tasks.values()), default=0)
+        limit_s = LEAST_S if self._lost_node else self._stragglers.limit_s(largest)
+        if now - self._quiet_since < limit_s or not self._idle():
+            return
+        log.warning("no task has ended although the cluster is idle; all are submitted again", tasks=len(tasks))
+        for task in tasks.values():
+            self._copy(task)
+        self._quiet_since, self._lost_node = now, False
+
+    def _copy(self, task: SplitTask) -> None:
+        self._copies[task.split.index] += 1
+        self._repeats.any = True
+        self._calls[self._start(task, self._copies[task.split.index])] = _Call(task)
+
+    def _idle(self) -> int:
+        return _slots(ray.available_resources(), self._demand)  # type: ignore[no-untyped-call]  # likewise
 
     def _ended(self, stop: Stop | None) -> list[ray.ObjectRef[Answer]]:
         """Wait for a call to end, and return those that have; possibly none."""
@@ -126,6 +153,7 @@ class Round:
     def _taken(self, ref: ray.ObjectRef[Answer]) -> Iterator[tuple[Split, Any]]:
         """Yield the result of a call, unless its workers crashed; end the other call of its task."""
         split = self._calls.pop(ref).task.split
+        self._quiet_since = time.monotonic()
         answer = _answer(ref, split)
         self._repeats.any |= answer.attempt > 0 or answer.result is None
         others = [other for other, call in self._calls.items() if call.task.split.index == split.index]
@@ -139,6 +167,10 @@ class Round:
         if answer.result is not None:
             self._stragglers.ended(split.size_bytes, answer.seconds)
             yield split, answer.result
+
+
+def _slots(resources: Mapping[str, float], demand: Demand) -> int:
+    return int(resources.get("CPU", 0)) // demand.cpus
 
 
 def _answer(ref: ray.ObjectRef[Answer], split: Split) -> Answer:

@@ -6,7 +6,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import cloudpickle
@@ -38,26 +38,30 @@ def run_tasks(
 
     With a deadline, only as many tasks are submitted as are needed to end in time, and as the present nodes can run; Ray
     adds nodes for tasks that wait. Ray retries a task whose worker crashed or whose node was lost. A split that crashes
-    `MAX_ATTEMPTS` workers is not yielded. A task that takes much longer than the others is also run on an idle slot, and
-    the first result is used; `repeats` tells whether a task was run more than once. An error of a task itself stops all
-    tasks and is raised.
+    `MAX_ATTEMPTS` workers is not yielded. A task that takes much longer than the others is also run on an idle slot, and so
+    are all if none ends, as when a node does not answer; the first result is used. `repeats` tells whether a task was run
+    more than once. An error of a task itself stops all tasks and is raised.
     """
     join()
     cpus = limits.threads or 1
-    remote = ray.remote(_attempt).options(
-        name=name,
-        num_cpus=cpus,
-        memory=limits.memory_bytes or None,
-        resources=dict(request.resources) or None,
-        max_retries=MAX_ATTEMPTS - 1,
-        scheduling_strategy="SPREAD",
-    )
     shipped: dict[int, ray.ObjectRef[bytes]] = {}
+
+    @cache
+    def remote(_copy: int) -> Any:
+        """Return a remote function of its own for each copy: the calls of one share Ray's requests for workers."""
+        return ray.remote(_attempt).options(
+            name=name,
+            num_cpus=cpus,
+            memory=limits.memory_bytes or None,
+            resources=dict(request.resources) or None,
+            max_retries=MAX_ATTEMPTS - 1,
+            scheduling_strategy="SPREAD",
+        )
 
     def start(task: SplitTask, copy: int) -> ray.ObjectRef[Answer]:
         if id(task.run) not in shipped:
             shipped[id(task.run)] = ray.put(cloudpickle.dumps(task.run))
-        ref: ray.ObjectRef[Answer] = remote.remote(shipped[id(task.run)], task.split, copy)
+        ref: ray.ObjectRef[Answer] = remote(copy).remote(shipped[id(task.run)], task.split, copy)
         return ref
 
     demand = request.demand([task.split.size_bytes for task in tasks], cpus)

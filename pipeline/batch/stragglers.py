@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from statistics import median
 from typing import TypeVar
 
@@ -29,13 +30,15 @@ class Stragglers:
         """Count a task that has ended."""
         self._s_per_byte.append(seconds / (size_bytes + _OPENING_BYTES))
 
+    def limit_s(self, size_bytes: int) -> float:
+        """Return the seconds after which a task with this input is a straggler; infinity until enough tasks have ended."""
+        if len(self._s_per_byte) < max(LEAST_ENDED, -(-self.tasks // 2)):
+            return inf
+        return max(LEAST_S, FACTOR * median(self._s_per_byte) * (size_bytes + _OPENING_BYTES))
+
     def among(self, running: Mapping[T, tuple[int, float]], idle_slots: int) -> list[T]:
         """Return the running tasks to copy, the slowest first; for each running task, its bytes and seconds so far."""
-        if idle_slots <= 0 or len(self._s_per_byte) < max(LEAST_ENDED, -(-self.tasks // 2)):
-            return []
-        speed = median(self._s_per_byte)
-        over = {
-            task: seconds / max(LEAST_S, FACTOR * speed * (size_bytes + _OPENING_BYTES))
-            for task, (size_bytes, seconds) in running.items()
-        }
-        return [task for task in sorted(over, key=over.__getitem__, reverse=True) if over[task] > 1][:idle_slots]
+        over = {task: seconds / self.limit_s(size_bytes) for task, (size_bytes, seconds) in running.items()}
+        return [task for task in sorted(over, key=over.__getitem__, reverse=True) if over[task] > 1][
+            : max(0, idle_slots)
+        ]

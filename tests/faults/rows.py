@@ -73,7 +73,12 @@ ROWS = (
         "SIGKILL of an actor; a small memory limit",
         "no duplicates; resumes from the last commit",
     ),
-    Row(11, "a node is lost with its objects", "several nodes on one machine", "no partial commit"),
+    Row(
+        11,
+        "a node is lost with its objects",
+        "nodes of one machine are drained, killed and stopped",
+        "no partial commit",
+    ),
     Row(12, "the head node is lost", "the cluster's control store is killed", "resumes within 60 s"),
     Row(13, "lost Ray RPCs", "Ray's own chaos settings", "nothing is lost"),
     Row(14, "a broker is killed, its leader moves, all are restarted", "SIGKILL", "order within a key"),

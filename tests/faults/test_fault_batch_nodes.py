@@ -9,14 +9,12 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.batch import planning
-from pipeline.batch.ray_cluster import join
 from pipeline.batch.ray_tasks import run_tasks
 from pipeline.batch.retries import Repeats, SplitTask
 from pipeline.batch.splits import Slots
@@ -28,6 +26,8 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.decide import RunOptions
 from pipeline.runner.runner import Runner
 from tests.rigs.proofs import SEED
+from tests.rigs.ray_nodes import Nodes, cluster_with
+from tests.rigs.uncommitted import uncommitted
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 ONE_CORE = Limits(100 << 20, 1)
@@ -42,61 +42,6 @@ pairs = sql("select a.id, a.v + b.v as v from rows a join raw b using (id)")
 """
 
 
-class Nodes:
-    """A cluster whose head has one core, and a second node with one, which can be killed and added again."""
-
-    def __init__(self, cluster: Any) -> None:
-        self.cluster = cluster
-        self.second = cluster.add_node(num_cpus=1)
-
-    def replace(self) -> None:
-        self.cluster.remove_node(self.second, allow_graceful=False)
-        self.second = self.cluster.add_node(num_cpus=1)
-
-    def workers(self) -> list[int]:
-        """The processes of the nodes' workers; without the agents of a node, which would take it with them."""
-        raylets = {
-            process.process.pid for node in self.cluster.list_all_nodes() for process in node.all_processes["raylet"]
-        }
-        found = [(pid, name) for pid, parent, name in processes() if parent in raylets]
-        return [pid for pid, name in found if name.startswith("ray::") and "Agent" not in name]
-
-
-def processes() -> Iterator[tuple[int, int, str]]:
-    """Yield id, parent and command line of the processes of this machine."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            yield int(folder.name), parent, (folder / "cmdline").read_text()
-        except OSError:  # it has just ended
-            continue
-
-
-@contextmanager
-def cluster_with(**environ: str) -> Iterator[Nodes]:
-    """Start a cluster with these environment variables, configured by RAY_ADDRESS as in production."""
-    import ray  # noqa: PLC0415 - importing Ray takes seconds
-    from ray.cluster_utils import Cluster  # noqa: PLC0415
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environ.items():
-            patch.setenv(name, value)
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        patch.setenv("RAY_ADDRESS", cluster.address)
-        try:
-            join()  # on the head, before there is another node: a process ends with the node that it has joined
-            yield Nodes(cluster)
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    with cluster_with() as started:
-        yield started
-
-
 def splits(count: int) -> list[Split]:
     """Splits of one byte, so that their order and their speed are known."""
     return [Split(n, source_splits=(SourceSplit(SourceObject(f"{n}", 1, ""), 0, 1),)) for n in range(count)]
@@ -105,6 +50,108 @@ def splits(count: int) -> list[Split]:
 def results(run: Callable[[Split], Any], count: int, repeats: Repeats | None = None) -> list[Any]:
     found = run_tasks("nodes.test", [SplitTask(run, split) for split in splits(count)], ONE_CORE, repeats=repeats)
     return sorted((split.index, result) for split, result in found)
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch) -> Workspace:
+    """A project whose inputs are divided into many splits, and whose join runs in buckets."""
+    monkeypatch.setattr(Slots, "target", lambda _, total: max(1, -(-total // 6)))
+    monkeypatch.setattr(planning, "BROADCAST_BYTES", 1)
+    monkeypatch.setattr(planning, "EXPANSION", 1 << 30)  # nothing fits in one worker
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for file in range(FILES):
+        lines = [f"{n},{n % 97},{n % 11}" for n in range(file * ROWS, (file + 1) * ROWS)]
+        (folder / f"{file:02}.csv").write_text("id,k,v\n" + "\n".join(lines) + "\n")
+    (tmp_path / "headwater.toml").write_text(
+        '[project]\nname = "kills"\ndefinitions = "kills.py"\n[env.dev]\nexecution = "ray"\n'
+    )
+    (tmp_path / "kills.py").write_text(DEFINITIONS)
+    return Workspace(load(tmp_path))
+
+
+def run_is_right(workspace: Workspace) -> None:
+    """Run everything again, and compare with what the input contains."""
+    run = Runner(workspace.project, RunOptions(full=True, threads=1)).run()
+
+    every = range(FILES * ROWS)
+    kept = [n for n in every if n % 1000 != 7]
+    assert {step.name: step.executor for step in run.steps} == dict.fromkeys(("raw", "rows", "per_key", "pairs"), "ray")
+    assert {step.name: step.strategy for step in run.steps}["pairs"] == "exchange"
+    [row] = workspace.query("select count(*) as n, sum(v)::bigint as v from pairs").to_pylist()
+    assert row == {"n": len(kept), "v": sum(3 * (n % 11) for n in kept)}
+    [row] = workspace.query("select count(*) as k, sum(n)::bigint as n, sum(v)::bigint as v from per_key").to_pylist()
+    assert row == {"k": 97, "n": len(kept), "v": sum(2 * (n % 11) for n in kept)}
+    step = {step.name: step for step in run.steps}["rows"]
+    assert (step.flow.rows_out, step.flow.quarantined) == (len(kept), len(every) - len(kept))
+
+
+# These have clusters of their own, and come before the tests that share one: a process can use only one at a time.
+
+
+@pytest.mark.proof
+@pytest.mark.fault(11)
+def test_a_node_that_does_not_answer_loses_no_work():
+    """Row 11: a node vanishes without closing its connections; its tasks are run on the other, also before Ray notices."""
+    with cluster_with() as nodes:
+
+        def work(split: Split) -> int:
+            time.sleep(1)
+            return split.index % 1000
+
+        with ThreadPoolExecutor(1) as pool:
+            repeats = Repeats()
+            found = pool.submit(results, work, 16, repeats)
+            time.sleep(4)
+            with nodes.frozen():
+                assert found.result(timeout=200) == [(n, n) for n in range(16)]
+            assert repeats.any
+
+
+@pytest.mark.proof
+@pytest.mark.fault(12)
+def test_a_run_goes_on_after_its_head_has_restarted(tmp_path):
+    """Row 12: the control store, which keeps its state in RocksDB, is killed and started again while tasks run."""
+    (tmp_path / "gcs").mkdir()
+    with cluster_with(RAY_gcs_storage="rocksdb", RAY_gcs_storage_path=str(tmp_path / "gcs")) as nodes:
+
+        def work(split: Split) -> int:
+            time.sleep(1)
+            return split.index % 1000
+
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(results, work, 20)
+            time.sleep(5)
+            nodes.cluster.head_node.kill_gcs_server()
+            time.sleep(3)
+            assert not found.done()
+            nodes.cluster.head_node.start_gcs_server()
+            begun = time.monotonic()
+            assert found.result(timeout=60 + 20) == [(n, n) for n in range(20)]
+            assert time.monotonic() - begun < 60  # the remaining tasks take 10 s
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(600)
+@pytest.mark.fault(13)
+def test_lost_calls_between_nodes_lose_nothing(workspace):
+    """Row 13: Ray loses requests and replies of the calls that lease workers, start tasks and return workers."""
+    names = ("CoreWorkerService.grpc_client.PushTask", "NodeManagerService.grpc_client.RequestWorkerLease")
+    names += ("NodeManagerService.grpc_client.ReturnWorkerLease", "NodeManagerService.grpc_client.PinObjectIDs")
+    each = {"num_failures": 20, "req_failure_prob": 15, "resp_failure_prob": 15}
+    avoid = {"RAY_testing_rpc_failure_avoid_intra_node_failures": "0"}
+    with cluster_with(RAY_testing_rpc_failure=json.dumps(dict.fromkeys(names, each)), **avoid) as nodes:
+        for _ in range(3):
+            run_is_right(workspace)
+        logs = Path(nodes.cluster.head_node.get_session_dir_path()) / "logs"
+        lost = sum(file.read_bytes().count(b"Inject RPC re") for file in logs.rglob("*") if file.is_file())
+    assert lost >= 5
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with cluster_with() as started:
+        yield started
 
 
 def test_a_straggler_is_run_a_second_time(nodes):
@@ -156,54 +203,6 @@ def drained(node_id: str, seconds: float) -> None:
     assert accepted, message
 
 
-@pytest.fixture
-def workspace(tmp_path, monkeypatch) -> Workspace:
-    """A project whose inputs are divided into many splits, and whose join runs in buckets."""
-    monkeypatch.setattr(Slots, "target", lambda _, total: max(1, -(-total // 6)))
-    monkeypatch.setattr(planning, "BROADCAST_BYTES", 1)
-    monkeypatch.setattr(planning, "EXPANSION", 1 << 30)  # nothing fits in one worker
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for file in range(FILES):
-        lines = [f"{n},{n % 97},{n % 11}" for n in range(file * ROWS, (file + 1) * ROWS)]
-        (folder / f"{file:02}.csv").write_text("id,k,v\n" + "\n".join(lines) + "\n")
-    (tmp_path / "headwater.toml").write_text(
-        '[project]\nname = "kills"\ndefinitions = "kills.py"\n[env.dev]\nexecution = "ray"\n'
-    )
-    (tmp_path / "kills.py").write_text(DEFINITIONS)
-    return Workspace(load(tmp_path))
-
-
-def run_is_right(workspace: Workspace) -> None:
-    """Run everything again, and compare with what the input contains."""
-    run = Runner(workspace.project, RunOptions(full=True, threads=1)).run()
-
-    every = range(FILES * ROWS)
-    kept = [n for n in every if n % 1000 != 7]
-    assert {step.name: step.executor for step in run.steps} == dict.fromkeys(("raw", "rows", "per_key", "pairs"), "ray")
-    assert {step.name: step.strategy for step in run.steps}["pairs"] == "exchange"
-    [row] = workspace.query("select count(*) as n, sum(v)::bigint as v from pairs").to_pylist()
-    assert row == {"n": len(kept), "v": sum(3 * (n % 11) for n in kept)}
-    [row] = workspace.query("select count(*) as k, sum(n)::bigint as n, sum(v)::bigint as v from per_key").to_pylist()
-    assert row == {"k": 97, "n": len(kept), "v": sum(2 * (n % 11) for n in kept)}
-    step = {step.name: step for step in run.steps}["rows"]
-    assert (step.flow.rows_out, step.flow.quarantined) == (len(kept), len(every) - len(kept))
-
-
-def files_without_reference(workspace: Workspace, names: tuple[str, ...]) -> set[str]:
-    """The files below the tables that are in none of their versions, apart from those of the log."""
-    found = set()
-    for name in names:
-        table = workspace.table(name)
-        known: set[str] = set()
-        newest = table.version()
-        for number in range(newest.number + 1):
-            version = table.version(number)
-            known |= {file.uri.removeprefix(f"{table.storage.uri}/") for file in version.files}
-        found |= {f"{name}/{file}" for file in table.storage.names() if "part-" in file and file not in known}
-    return found
-
-
 def test_a_project_runs_in_many_splits_on_two_nodes(nodes, workspace):
     assert nodes
     run_is_right(workspace)
@@ -234,44 +233,4 @@ def test_ten_random_kills_change_no_answer(nodes, workspace):
 
     assert set(kills) == {"node", "worker"}
     run_is_right(workspace)
-    assert files_without_reference(workspace, ("raw", "rows", "per_key", "pairs")) == set()
-
-
-@pytest.mark.proof
-@pytest.mark.fault(12)
-def test_a_run_goes_on_after_its_head_has_restarted(tmp_path):
-    """Row 12: the control store, which keeps its state in RocksDB, is killed and started again while tasks run."""
-    (tmp_path / "gcs").mkdir()
-    with cluster_with(RAY_gcs_storage="rocksdb", RAY_gcs_storage_path=str(tmp_path / "gcs")) as nodes:
-
-        def work(split: Split) -> int:
-            time.sleep(1)
-            return split.index % 1000
-
-        with ThreadPoolExecutor(1) as pool:
-            found = pool.submit(results, work, 20)
-            time.sleep(5)
-            nodes.cluster.head_node.kill_gcs_server()
-            time.sleep(3)
-            assert not found.done()
-            nodes.cluster.head_node.start_gcs_server()
-            begun = time.monotonic()
-            assert found.result(timeout=60 + 20) == [(n, n) for n in range(20)]
-            assert time.monotonic() - begun < 60  # the remaining tasks take 10 s
-
-
-@pytest.mark.proof
-@pytest.mark.timeout(600)
-@pytest.mark.fault(13)
-def test_lost_calls_between_nodes_lose_nothing(workspace):
-    """Row 13: Ray loses requests and replies of the calls that lease workers, start tasks and return workers."""
-    names = ("CoreWorkerService.grpc_client.PushTask", "NodeManagerService.grpc_client.RequestWorkerLease")
-    names += ("NodeManagerService.grpc_client.ReturnWorkerLease", "NodeManagerService.grpc_client.PinObjectIDs")
-    each = {"num_failures": 20, "req_failure_prob": 15, "resp_failure_prob": 15}
-    avoid = {"RAY_testing_rpc_failure_avoid_intra_node_failures": "0"}
-    with cluster_with(RAY_testing_rpc_failure=json.dumps(dict.fromkeys(names, each)), **avoid) as nodes:
-        for _ in range(3):
-            run_is_right(workspace)
-        logs = Path(nodes.cluster.head_node.get_session_dir_path()) / "logs"
-        lost = sum(file.read_bytes().count(b"Inject RPC re") for file in logs.rglob("*") if file.is_file())
-    assert lost >= 5
+    assert uncommitted(workspace.project.settings.root) == []
