@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pipeline.batch.demand import ALL_AT_ONCE, ClusterRequest
 from pipeline.batch.local_executor import run_local
 from pipeline.batch.planning import EXPANSION
-from pipeline.batch.ray_cluster import possible_nodes
+from pipeline.batch.ray_cluster import free_nodes, possible_nodes
 from pipeline.batch.retries import OnProgress, Repeats, SplitTask
 from pipeline.batch.splits import (
     MOST_BYTES,
@@ -120,6 +120,8 @@ class RayExecutor:
     """The project and the table, shown in the Ray dashboard."""
     nodes: tuple[NodeResources, ...]
     """The nodes that the cluster has, or can have."""
+    free: tuple[NodeResources, ...] | None = None
+    """What other work leaves free on the nodes; `None` if the cluster can add nodes."""
     request: ClusterRequest = ALL_AT_ONCE
     task_memory_bytes: int | None = None
     """The memory of a task with one core; by default, its share of the node."""
@@ -148,10 +150,15 @@ class RayExecutor:
         return Limits(max(LEAST_BYTES, self.task_memory_bytes or share), 1)
 
     def whole(self, size_bytes: int) -> Limits:
-        """See `Executor`; a larger input gets more cores of the largest node, and their share of its memory."""
+        """See `Executor`; a larger input gets more cores of the largest node, and their share of its memory.
+
+        It gets no more than what is free, because work that never ends, such as a stream, may use the rest.
+        """
         node = max(self.nodes)
         share = -(-size_bytes * EXPANSION * node.cpus // max(node.memory_bytes, 1))
         cpus = min(node.cpus, self.slots, max(1, -(-size_bytes // CPU_BYTES), share))
+        if self.free is not None:
+            cpus = min(cpus, max(self.free).cpus if self.free else 1)
         return Limits(max(LEAST_BYTES, node.memory_bytes * cpus // node.cpus), cpus)
 
     def within(self, share: float) -> RayExecutor:
@@ -177,7 +184,13 @@ def executor_of(spec: StepSpec, settings: Settings, limits: StepLimits = NO_LIMI
     most = sys.maxsize if settings.memory_bytes is None else settings.memory_bytes
     known = tuple(NodeResources(node.cpus, min(node.memory_bytes, most)) for node in possible_nodes(asked))
     request = ClusterRequest(limits.deadline, asked.min_cpus, asked.max_cpus, asked.resources)
-    return RayExecutor(f"{settings.name}.{spec.definition.name}", known, request, asked.task_memory_bytes)
+    return RayExecutor(
+        f"{settings.name}.{spec.definition.name}",
+        known,
+        free_nodes(asked, len(known)),
+        request,
+        asked.task_memory_bytes,
+    )
 
 
 def splits_of(spec: StepSpec, executor: Executor, *, whole_files: bool = False) -> tuple[Split, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.batch.ray_address import has_address, require_reachable
@@ -66,7 +66,7 @@ def nodes(asked: ClusterSettings) -> tuple[NodeResources, ...]:
     If a cluster has no nodes for tasks yet, these are the nodes that it can add. Connects to a configured cluster, but does
     not start a local one. Raises `UnavailableError` if no node can run tasks.
     """
-    return _present(asked.resources) or possible_nodes(asked) if has_address() else (_this_machine(),)
+    return _present(_needs(asked)) or possible_nodes(asked) if has_address() else (_this_machine(),)
 
 
 def possible_nodes(asked: ClusterSettings) -> tuple[NodeResources, ...]:
@@ -77,33 +77,60 @@ def possible_nodes(asked: ClusterSettings) -> tuple[NodeResources, ...]:
     """
     if not has_address():
         return (_this_machine(),)
-    present, addable = _present(asked.resources), _addable(asked.resources)
+    present, addable = _present(_needs(asked)), _addable(_needs(asked))
     known = max(present, addable, key=_cores)
     if not known and asked.max_cpus is not None:
         known = (NodeResources(1, asked.task_memory_bytes or LEAST_BYTES),)
     if not known:
         raise UnavailableError(
-            "the Ray cluster has no nodes for tasks",
-            got=f"resources {', '.join(asked.resources)}" if asked.resources else None,
+            "the Ray cluster has no nodes for tasks with these resources",
+            got=", ".join(f"{name} {amount:,.10g}" for name, amount in _needs(asked).items()),
             do="add nodes, or set max_cpus in [env.….cluster] if its autoscaler adds them",
         )
     missing = 0 if addable or asked.max_cpus is None else asked.max_cpus - _cores(known)
     return (*known, *[max(known)] * min(MOST_NODES, max(0, -(-missing // max(known).cpus))))
 
 
+def free_nodes(asked: ClusterSettings, possible: int) -> tuple[NodeResources, ...] | None:
+    """Return what is free now on the nodes on which tasks can run; `None` if fewer than the `possible` nodes are present."""
+    if not has_address() or possible > len(_present(_needs(asked))):
+        return None
+    return _for_tasks(_free().values(), _needs(asked))
+
+
+def idle_slots(needs: Mapping[str, float]) -> int:
+    """Return how many tasks with these resources could start now."""
+    used = {name: amount for name, amount in needs.items() if amount}
+    return sum(min(int(node.get(name, 0) // amount) for name, amount in used.items()) for node in _free().values())
+
+
+def _free() -> Mapping[str, Mapping[str, float]]:
+    """Return the free resources of each node."""
+    import ray  # noqa: PLC0415 - likewise
+
+    known: Mapping[str, Mapping[str, float]] = ray._private.state.available_resources_per_node()  # type: ignore[no-untyped-call]  # noqa: SLF001 - Ray has no public API for it
+    return known
+
+
+def _needs(asked: ClusterSettings) -> dict[str, float]:
+    """Return the resources that a node must have for one task, by Ray's names."""
+    memory = {"memory": float(asked.task_memory_bytes)} if asked.task_memory_bytes else {}
+    return {"CPU": 1.0, **memory, **asked.resources}
+
+
 def _cores(known: Iterable[NodeResources]) -> int:
     return sum(node.cpus for node in known)
 
 
-def _present(resources: Collection[str]) -> tuple[NodeResources, ...]:
+def _present(needs: Mapping[str, float]) -> tuple[NodeResources, ...]:
     join()
     import ray  # noqa: PLC0415 - likewise
 
     known = ray.nodes()  # type: ignore[no-untyped-call]  # Ray is untyped
-    return _for_tasks([node["Resources"] for node in known if node["Alive"]], resources)
+    return _for_tasks([node["Resources"] for node in known if node["Alive"]], needs)
 
 
-def _addable(resources: Collection[str]) -> tuple[NodeResources, ...]:
+def _addable(needs: Mapping[str, float]) -> tuple[NodeResources, ...]:
     """Return the nodes of a cluster at the limits of its autoscaler; none if it does not report them."""
     join()
     import ray  # noqa: PLC0415 - likewise
@@ -111,11 +138,11 @@ def _addable(resources: Collection[str]) -> tuple[NodeResources, ...]:
     config: Any = ray._private.state.state.get_cluster_config()  # noqa: SLF001 - Ray has no public API for it
     groups = () if config is None else config.node_group_configs
     counts = [(dict(g.resources), MOST_NODES if g.max_count < 0 else min(g.max_count, MOST_NODES)) for g in groups]
-    return _for_tasks([node for node, count in counts for _ in range(count)], resources)
+    return _for_tasks([node for node, count in counts for _ in range(count)], needs)
 
 
-def _for_tasks(known: Iterable[Mapping[str, float]], resources: Collection[str]) -> tuple[NodeResources, ...]:
-    suitable = [node for node in known if node.get("CPU", 0) >= 1 and all(node.get(name) for name in resources)]
+def _for_tasks(known: Iterable[Mapping[str, float]], needs: Mapping[str, float]) -> tuple[NodeResources, ...]:
+    suitable = [node for node in known if all(node.get(name, 0) >= amount for name, amount in needs.items())]
     return tuple(sorted(NodeResources(int(node["CPU"]), int(node.get("memory", 0))) for node in suitable))
 
 

@@ -16,6 +16,7 @@ import ray.data
 
 from pipeline.batch.dataset_blocks import BlockDatasink, WrittenBlock
 from pipeline.batch.ray_cluster import join
+from pipeline.batch.ray_tasks import MAX_ATTEMPTS
 from pipeline.batch.scan_datasource import TableRead
 from pipeline.core.errors import USER_CODE_ERRORS, DefinitionError, Place
 from pipeline.core.functions import place_of
@@ -44,6 +45,7 @@ def write_dataset(function: Callable[..., Any], inputs: Mapping[str, TableRead],
         result = function(**datasets)
         if isinstance(result, ray.data.Dataset):
             sink = BlockDatasink(place)
+            _limit_retries(result)
             result.write_datasink(sink)
             schemas = [block.schema for block in sink.blocks] or [_schema_of(result)]
     except USER_CODE_ERRORS as error:  # here or on a worker
@@ -53,6 +55,16 @@ def write_dataset(function: Callable[..., Any], inputs: Mapping[str, TableRead],
         problem = f"table {function.__name__!r} must return a dataset"
         raise DefinitionError(problem, got=type(result).__name__, do="return a ray.data.Dataset", place=where)
     return DatasetBlocks(sink.blocks, _common_schema(function.__name__, schemas, where))
+
+
+def _limit_retries(dataset: ray.data.Dataset) -> None:
+    """Let a task fail that crashes its worker `MAX_ATTEMPTS` times; by default, Ray Data runs it again without an end."""
+    for operator in dataset._logical_plan.dag.post_order_iter():  # noqa: SLF001 - Ray has no public API for it
+        arguments = getattr(operator, "ray_remote_args", None)
+        if isinstance(arguments, dict):
+            is_actor = isinstance(getattr(operator, "compute", None), ray.data.ActorPoolStrategy)
+            for name in ("max_restarts", "max_task_retries") if is_actor else ("max_retries",):
+                arguments.setdefault(name, MAX_ATTEMPTS - 1)
 
 
 def _schema_of(dataset: ray.data.Dataset) -> pa.Schema:

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from pipeline.batch.demand import Demand
+from pipeline.batch.ray_cluster import idle_slots
 from pipeline.batch.retries import Repeats, SplitTask
 from pipeline.batch.stragglers import LEAST_S, Stragglers
 from pipeline.batch.work import Split
@@ -23,6 +24,8 @@ _POLL_S = 0.2
 """How often a waiting driver checks whether its run has been interrupted."""
 _SETTLE_S = 0.1
 """How long a driver waits before it cancels calls: Ray aborts the driver if a call that is just being started is cancelled."""
+MAX_COPIES = 2
+"""The maximum number of copies of a task that may only be slow."""
 _END_S = 5.0
 """How long an interrupted driver waits for its tasks to end."""
 
@@ -51,14 +54,22 @@ Start = Callable[[SplitTask, int], "ray.ObjectRef[Answer]"]
 """Submits a task; the number is 0, or that of a copy. Calls with different numbers do not wait for the same workers."""
 
 
+@dataclass(frozen=True)
+class Calls:
+    """How tasks are called: a function that submits one, and the resources of a call by Ray's names."""
+
+    start: Start
+    needs: Mapping[str, float]
+
+
 class Round:
-    """The calls of one round of tasks; `start` submits a task, or a copy of it."""
+    """The calls of one round of tasks."""
 
     def __init__(
         self,
         tasks: Sequence[SplitTask],
         demand: Demand,
-        start: Start,
+        calls: Calls,
         publish: Callable[[], None],
         repeats: Repeats,
     ) -> None:
@@ -66,7 +77,8 @@ class Round:
         self._repeats = repeats
         self._left = deque(tasks)
         self._demand = demand
-        self._start = start
+        self._needs = calls.needs
+        self._start = calls.start
         self._publish = publish
         self._calls: dict[ray.ObjectRef[Answer], _Call] = {}
         self._copies = Counter[int]()
@@ -96,7 +108,7 @@ class Round:
 
     def _submit(self) -> None:
         """Submit as many tasks as are asked for, and copies of stragglers if there are idle slots."""
-        now, present = time.monotonic(), _slots(ray.cluster_resources(), self._demand)  # type: ignore[no-untyped-call]  # Ray is untyped
+        now, present = time.monotonic(), int(ray.cluster_resources().get("CPU", 0)) // self._demand.cpus  # type: ignore[no-untyped-call]  # Ray is untyped
         self._lost_node |= present < self._present
         self._present = present
         most = max(self._demand.slots(time.time()), min(present, self._demand.most_slots))
@@ -115,7 +127,7 @@ class Round:
             for ref, call in self._calls.items()
             if call.running_since is not None and not self._copies[call.task.split.index]
         }
-        for ref in self._stragglers.among(running, self._idle()):
+        for ref in self._stragglers.among(running, idle_slots(self._needs)):
             task, (_, seconds) = self._calls[ref].task, running[ref]
             log.warning("straggler is run a second time", split=str(task.split), seconds=f"{seconds:.1f}")
             self._copy(task)
@@ -123,12 +135,15 @@ class Round:
     def _copy_all_if_stalled(self, now: float) -> None:
         """Copy all calls if none has ended for as long as a straggler takes, although there are idle slots.
 
-        Calls, and Ray's requests for workers, wait for minutes for a node that does not answer.
+        Calls, and Ray's requests for workers, wait for minutes for a node that does not answer. Unless a node was lost, a task
+        that only takes long has at most `MAX_COPIES` copies.
         """
         tasks = {call.task.split.index: call.task for call in self._calls.values()}
+        if not self._lost_node:
+            tasks = {index: task for index, task in tasks.items() if self._copies[index] < MAX_COPIES}
         largest = max((task.split.size_bytes for task in tasks.values()), default=0)
         limit_s = LEAST_S if self._lost_node else self._stragglers.limit_s(largest)
-        if now - self._quiet_since < limit_s or not self._idle():
+        if not tasks or now - self._quiet_since < limit_s or not idle_slots(self._needs):
             return
         log.warning("no task has ended although the cluster is idle; all are submitted again", tasks=len(tasks))
         for task in tasks.values():
@@ -139,9 +154,6 @@ class Round:
         self._copies[task.split.index] += 1
         self._repeats.any = True
         self._calls[self._start(task, self._copies[task.split.index])] = _Call(task)
-
-    def _idle(self) -> int:
-        return _slots(ray.available_resources(), self._demand)  # type: ignore[no-untyped-call]  # likewise
 
     def _ended(self, stop: Stop | None) -> list[ray.ObjectRef[Answer]]:
         """Wait for a call to end, and return those that have; possibly none."""
@@ -167,10 +179,6 @@ class Round:
         if answer.result is not None:
             self._stragglers.ended(split.size_bytes, answer.seconds)
             yield split, answer.result
-
-
-def _slots(resources: Mapping[str, float], demand: Demand) -> int:
-    return int(resources.get("CPU", 0)) // demand.cpus
 
 
 def _answer(ref: ray.ObjectRef[Answer], split: Split) -> Answer:

@@ -15,7 +15,7 @@ import ray
 from pipeline.batch.demand import ALL_AT_ONCE, ClusterRequest
 from pipeline.batch.ray_cluster import join
 from pipeline.batch.ray_demand import published
-from pipeline.batch.ray_round import Answer, Round
+from pipeline.batch.ray_round import Answer, Calls, Round
 from pipeline.batch.retries import Repeats, SplitTask, result_or_failure
 from pipeline.batch.work import Split
 from pipeline.kernel.engine import current_stop
@@ -44,6 +44,7 @@ def run_tasks(
     """
     join()
     cpus = limits.threads or 1
+    needs: dict[str, float] = {"CPU": cpus, "memory": limits.memory_bytes or 0, **request.resources}
     shipped: dict[int, ray.ObjectRef[bytes]] = {}
 
     @cache
@@ -66,7 +67,7 @@ def run_tasks(
 
     demand = request.demand([task.split.size_bytes for task in tasks], cpus)
     with published(name, demand) as publish:
-        yield from Round(tasks, demand, start, publish, repeats or Repeats()).results(current_stop())
+        yield from Round(tasks, demand, Calls(start, needs), publish, repeats or Repeats()).results(current_stop())
 
 
 def _attempt(task: bytes, split: Split, copy: int) -> Answer:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray.data
+from ray.data._internal.arrow_block import _BATCH_SIZE_PRESERVING_STUB_COL_NAME
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
@@ -161,6 +162,13 @@ def _blocks(part: _Part) -> Iterator[pa.Table]:
         for batch in reader:
             is_first = False
             rows = pa.Table.from_batches([batch], reader.schema)
-            yield (rows if predicate is None else rows.filter(predicate)).select(part.columns)
+            yield _projected(rows if predicate is None else rows.filter(predicate), part.columns)
         if is_first:
-            yield reader.schema.empty_table().select(part.columns)
+            yield _projected(reader.schema.empty_table(), part.columns)
+
+
+def _projected(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Return some columns; for none, Ray's column without a name of its own, because it counts the rows of a column."""
+    if columns:
+        return rows.select(columns)
+    return pa.table({_BATCH_SIZE_PRESERVING_STUB_COL_NAME: pa.nulls(rows.num_rows)})

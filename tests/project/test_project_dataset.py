@@ -128,6 +128,19 @@ def test_files_without_matching_rows_are_not_opened(project):
         project.dataset("orders", where="id >= 30").take_all()
 
 
+@pytest.mark.parametrize("read_before", [False, True])
+def test_the_rows_of_a_filtered_dataset_are_counted(project, read_before):
+    for dataset in (
+        project.dataset("orders", where="amount >= 10"),
+        project.dataset("orders", columns=["region"], where="amount >= 10"),
+        project.dataset("orders").filter(expr=col("amount") >= 10),
+        project.dataset("orders").filter(expr=col("amount") >= 10).select_columns(["note"]),
+    ):
+        if read_before:
+            assert len(dataset.take_all()) == 40
+        assert dataset.count() == 40
+
+
 def test_no_matching_rows_keep_the_columns(project):
     none = project.dataset("orders", where="id < 0")
 
