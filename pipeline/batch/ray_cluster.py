@@ -12,8 +12,10 @@ from pipeline.batch.ray_address import has_address, require_reachable
 from pipeline.core.cluster_settings import ClusterSettings
 from pipeline.core.errors import UnavailableError
 from pipeline.core.execution import NodeResources
+from pipeline.core.logs import logger
 from pipeline.kernel.budget import LEAST_BYTES, budget_here
 
+log = logger(__name__)
 LOOPBACK = "127.0.0.1"
 MOST_NODES = 1000
 """The maximum number of nodes of a type that a step is planned for, if the autoscaler has no limit."""
@@ -37,6 +39,7 @@ def _join() -> None:
 
     if ray.is_initialized():
         return
+    ray._private.worker.print_to_stdstream = _log_of_node  # noqa: SLF001 - `log_to_driver` does not apply to nodes
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS", "")
     if not address:
@@ -58,6 +61,12 @@ def _join() -> None:
             if address
             else "try again when the machine is less busy, or set HEADWATER_EXECUTION=inline",
         ) from error
+
+
+def _log_of_node(data: Any, ignore_prefix: bool) -> None:  # noqa: FBT001 - Ray's signature
+    """Log what Ray would print: messages of its nodes, about lost workers and waiting tasks, which are reported otherwise."""
+    del ignore_prefix
+    log.debug("message of a Ray node", text="\n".join(data.get("lines", ())))
 
 
 def nodes(asked: ClusterSettings) -> tuple[NodeResources, ...]:
