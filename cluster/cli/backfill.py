@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from cluster.cli.console import err, open_workspace, out, print_json, text
+from cluster.cli.interrupts import interrupts
 from cluster.cli.options import HERE, Env, Folder, Json
-from cluster.cli.running import INTERRUPTED, REFUSED
+from cluster.cli.running import REFUSED
 from pipeline.core.errors import RequestError, quantity
 from pipeline.governance import BackfillRecord
 from pipeline.runner.backfill import Backfill, BackfillOptions, parallelism, plan_backfill
@@ -45,11 +46,12 @@ def backfill(
     if parallel > parallelism(plan) and not as_json:
         err.print("partitions are computed one after the other, because rows of one key can be in several of them")
     shown = _Shown(len(plan.left), quiet=as_json)
-    try:
-        report = fill(workspace, plan, on_partition=shown)
-    except KeyboardInterrupt:
-        err.print("interrupted; completed partitions are committed, and the same command resumes after them")
-        raise typer.Exit(INTERRUPTED) from None
+    with interrupts() as interrupt:
+        try:
+            report = fill(workspace, plan, on_partition=shown)
+        except KeyboardInterrupt:
+            err.print("interrupted; completed partitions are committed, and the same command resumes after them")
+            raise typer.Exit(interrupt.code) from None
     bad = sum(filled.error is not None for filled in report)
     if as_json:
         print_json({"table": name, "before": plan.completed, "partitions": [asdict(filled) for filled in report]})

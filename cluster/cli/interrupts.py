@@ -1,4 +1,4 @@
-"""Handles Ctrl-C during a run, also if an engine replaces the `KeyboardInterrupt` with an error of its own."""
+"""Handles Ctrl-C and SIGTERM during a run, also if an engine replaces the `KeyboardInterrupt` with an error of its own."""
 
 from __future__ import annotations
 
@@ -16,25 +16,33 @@ import typer
 from pipeline.runner.events import Event, Observer
 from pipeline.runner.schedule import has_running_steps
 
+_BY_SIGNAL = 128
+"""Added to the number of a signal, as shells do."""
+
 
 class Interrupts:
     """Records whether the user has requested an interrupt."""
 
     def __init__(self) -> None:
         """Start without a requested interrupt."""
-        self._is_requested = False
+        self._number: int | None = None
+
+    @property
+    def code(self) -> int:
+        """The exit code: 130 after Ctrl-C, 143 after SIGTERM."""
+        return _BY_SIGNAL + (self._number or signal.SIGINT)
 
     def request(self, number: int, frame: FrameType | None) -> None:
         """Record a signal, and raise `KeyboardInterrupt` like Python's handler."""
-        del number, frame
-        self._is_requested = True
+        del frame
+        self._number = number
         raise KeyboardInterrupt
 
     def before(self, observer: Observer) -> Observer:
         """Return an observer that raises `KeyboardInterrupt` at the next event, in case the first one was lost."""
 
         def observe(event: Event) -> None:
-            if self._is_requested:
+            if self._number is not None:
                 raise KeyboardInterrupt
             observer(event)
 
@@ -55,13 +63,14 @@ def leave(code: int) -> NoReturn:
 
 @contextmanager
 def interrupts() -> Iterator[Interrupts]:
-    """Handle Ctrl-C inside the context. Only the main thread can; in others this does nothing."""
+    """Handle Ctrl-C and SIGTERM inside the context. Only the main thread can; in others this does nothing."""
     state = Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield state
         return
-    before = signal.signal(signal.SIGINT, state.request)
+    before = {number: signal.signal(number, state.request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield state
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cluster.cli.console import err, open_project, out, print_failure, print_json
-from cluster.cli.interrupts import interrupts, leave
+from cluster.cli.interrupts import Interrupts, interrupts, leave
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.reporting import try_update_report, update_report
 from cluster.cli.run_progress import RunProgress, bars
@@ -25,7 +25,6 @@ from pipeline.runner.runner import Runner, is_chosen
 
 REFUSED = 3
 TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
-INTERRUPTED = 130
 
 
 def run(
@@ -72,11 +71,12 @@ def run(
         planned = plan_run(Workspace(project), options)
         print_plan(planned, as_json=as_json)
         raise typer.Exit(int(any(step.decision.kind == "fail" for step in planned)))
-    try:
-        record, errors = _watched(project, options, quiet=as_json)
-    except KeyboardInterrupt:
-        err.print("interrupted; committed tables are kept, and the next run resumes from there")
-        leave(INTERRUPTED)
+    with interrupts() as interrupt:
+        try:
+            record, errors = _watched(project, options, interrupt, quiet=as_json)
+        except KeyboardInterrupt:
+            err.print("interrupted; committed tables are kept, and the next run resumes from there")
+            leave(interrupt.code)
     if as_json:
         print_json(record)
     elif summary:
@@ -97,7 +97,9 @@ def _duration(deadline: str) -> timedelta:
         raise RequestError("--deadline is not a duration", got=repr(deadline), do="use 4h, 30min or 90s") from error
 
 
-def _watched(project: Project, options: RunOptions, *, quiet: bool) -> tuple[RunRecord, Mapping[str, Exception]]:
+def _watched(
+    project: Project, options: RunOptions, interrupt: Interrupts, *, quiet: bool
+) -> tuple[RunRecord, Mapping[str, Exception]]:
     """Run with progress bars on the terminal and write the report; return the run and the errors of its steps."""
     workspace = Workspace(project)
     chosen = project.graph.select(options.select)
@@ -106,9 +108,8 @@ def _watched(project: Project, options: RunOptions, *, quiet: bool) -> tuple[Run
     with bars(quiet=quiet) as progress:
         watcher = RunProgress(progress, len(names), expected)
         try:
-            with interrupts() as interrupt:
-                runner = Runner(project, options, observer=interrupt.before(watcher))
-                record = runner.attempt()
+            runner = Runner(project, options, observer=interrupt.before(watcher))
+            record = runner.attempt()
         except HeadwaterError as error:
             try_update_report(project, Workspace(project).catalog, quiet=quiet, known=str(error))
             raise

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 from pipeline.batch.ray_address import has_address, require_reachable
@@ -17,6 +21,8 @@ from pipeline.kernel.budget import LEAST_BYTES, budget_here
 
 log = logger(__name__)
 LOOPBACK = "127.0.0.1"
+_SIGACTION_BYTES = 256
+"""More than the size of the C library's `struct sigaction`."""
 MOST_NODES = 1000
 """The maximum number of nodes of a type that a step is planned for, if the autoscaler has no limit."""
 _JOINING = threading.Lock()
@@ -51,7 +57,11 @@ def _join() -> None:
     if address:
         require_reachable(address)
     try:
-        ray.init(**options)
+        with _keeping_handler(signal.SIGTERM):
+            if address:
+                ray.init(**options)
+            else:
+                _in_lasting_thread(lambda: ray.init(**options))
     except Exception as error:  # Ray raises exceptions of many types here, also plain ones
         ray.shutdown()
         raise UnavailableError(
@@ -61,6 +71,42 @@ def _join() -> None:
             if address
             else "try again when the machine is less busy, or set HEADWATER_EXECUTION=inline",
         ) from error
+
+
+def _in_lasting_thread(start: Callable[[], object]) -> None:
+    """Call a function in a thread that lives as long as this process.
+
+    The kernel kills the processes of a local cluster together with the thread that started them, such as that of a step.
+    """
+    done: Future[object] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(start())
+        except BaseException as error:  # noqa: BLE001 - it is raised in the caller
+            done.set_exception(error)
+        else:
+            threading.Event().wait()
+
+    threading.Thread(target=work, name="local cluster", daemon=True).start()
+    done.result()
+
+
+@contextmanager
+def _keeping_handler(number: signal.Signals) -> Iterator[None]:
+    """Keep this process's handler of a signal: Ray installs one of its own, which ends the process with a stack trace.
+
+    Python can only set handlers in the main thread, so the handler of the C library is restored too.
+    """
+    handler = signal.getsignal(number)
+    library, action = ctypes.CDLL(None), ctypes.create_string_buffer(_SIGACTION_BYTES)
+    library.sigaction(number, None, action)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(number, handler)
+        library.sigaction(number, action, None)
 
 
 def _log_of_node(data: Any, ignore_prefix: bool) -> None:  # noqa: FBT001 - Ray's signature

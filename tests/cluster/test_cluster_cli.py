@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -118,7 +119,11 @@ def test_unwritable_lake_is_a_single_message(headwater, teashop):
     assert "Traceback" not in stderr
 
 
-def test_interrupted_run_is_reported_and_completed_later(headwater, teashop):
+@pytest.mark.parametrize(
+    ("by", "code_of_exit", "execution"),
+    [(signal.SIGINT, 130, "inline"), (signal.SIGTERM, 143, "inline"), (signal.SIGTERM, 143, "ray")],
+)
+def test_interrupted_run_is_reported_and_completed_later(headwater, teashop, by, code_of_exit, execution):
     code = teashop / "teashop.py"
     begun = teashop / "begun"
     slow = f"""
@@ -137,16 +142,22 @@ def slow(orders: pa.Table) -> pa.Table:
 """
     code.write_text(code.read_text() + slow)
     process = subprocess.Popen(
-        [str(BIN / "headwater"), "run"], cwd=teashop, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [str(BIN / "headwater"), "run"],
+        cwd=teashop,
+        env={**os.environ, "HEADWATER_EXECUTION": execution},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 60
     while not begun.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(by)
     _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == code_of_exit
     assert "interrupted; committed tables are kept" in stderr
     assert "Traceback" not in stderr
+    assert "SIGTERM received" not in stderr
     code.write_text(code.read_text().replace("time.sleep(60)", "pass"))
     later = headwater("run", cwd=teashop, check=0)
     assert "2 up to date" in later.stdout or "orders        up to date" in later.stdout
