@@ -92,9 +92,13 @@ def run(
 
 def _duration(deadline: str) -> timedelta:
     try:
-        return parse_duration(deadline, "--deadline")
+        duration = parse_duration(deadline, "--deadline")
     except DefinitionError as error:
-        raise RequestError("--deadline is not a duration", got=repr(deadline), do="use 4h, 30min or 90s") from error
+        problem = error.problem.replace("--deadline=", "--deadline")
+        raise RequestError(problem, got=repr(deadline), do="use 4h, 30min or 90s") from error
+    if not duration:
+        raise RequestError("--deadline must be positive", got=repr(deadline), do="use 4h, 30min or 90s")
+    return duration
 
 
 def _watched(

@@ -85,12 +85,28 @@ def _numbers(key: str, value: object, place: Place) -> dict[str, float]:
     return {name: float(number) for name, number in table.items()}
 
 
+def _resources(key: str, value: object, place: Place) -> dict[str, float]:
+    numbers = _numbers(key, value, place)
+    for name, number in numbers.items():
+        if name in _RAYS_OWN:
+            do = _RAYS_OWN[name]
+            raise SettingsError(f"'{key}.{name}' is not a custom resource", got=f"{number:g}", do=do, place=place)
+    return numbers
+
+
+_RAYS_OWN = {
+    "CPU": "remove it: a task has one core, or more if it runs alone",
+    "GPU": "remove it: tasks do not use GPUs",
+    "memory": "set task_memory_bytes",
+    "object_store_memory": "remove it: tasks pass files",
+}
+"""The resources of Ray that are not custom ones, and what to do instead."""
 _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "deadline": _deadline,
     "min_cpus": _cores,
     "max_cpus": _cores,
     "task_memory_bytes": _bytes,
-    "resources": _numbers,
+    "resources": _resources,
     "stream_worker_cpus": _share,
     "cost_per_hour": _numbers,
 }

@@ -125,10 +125,14 @@ def require_event_time(time: EventTime, schema: Schema, owner: str, place: Place
         )
 
 
+LONGEST = timedelta(days=36_525)
+"""The longest duration: sums of it and a time are still times."""
+
+
 def parse_duration(value: str | timedelta, what: str, place: Place | None = None) -> timedelta:
     """Return a duration from its text, for example `10 minutes`, `1 hour 30 minutes` or `4h`.
 
-    Raises `DefinitionError` for an invalid text and for a negative duration.
+    Raises `DefinitionError` for an invalid text, and for a duration that is negative or longer than `LONGEST`.
     """
     if isinstance(value, timedelta):
         duration = value
@@ -141,11 +145,17 @@ def parse_duration(value: str | timedelta, what: str, place: Place | None = None
             raise DefinitionError(
                 f"{what}= is not a duration", got=repr(value), do="use a text such as '10 minutes'", place=place
             )
-        duration = sum(
-            (timedelta(**{unit: float(number)}) for (number, _), unit in zip(parts, units, strict=True)), timedelta()
-        )
+        try:
+            duration = sum(
+                (timedelta(**{unit: float(number)}) for (number, _), unit in zip(parts, units, strict=True)),
+                timedelta(),
+            )
+        except OverflowError:
+            duration = timedelta.max
     if duration < timedelta():
         raise DefinitionError(f"{what}= must not be negative", got=repr(value), place=place)
+    if duration > LONGEST:
+        raise DefinitionError(f"{what}= is too long", got=repr(value), do="use at most 100 years", place=place)
     return duration
 
 

@@ -29,6 +29,7 @@ def dataset_of(
     from pipeline.batch.scan_datasource import TableRead  # noqa: PLC0415 - importing Ray takes seconds
 
     definition = _definition(workspace, name)
+    _require_types(name, version, columns, where, definition.place)
     table = workspace.table(name)
     pinned = workspace.require(name) if version is None else _version(table, version, definition.place)
     for column in columns or ():
@@ -41,6 +42,17 @@ def dataset_of(
     filesystem = workspace.lake.storage.filesystem()
     read = TableRead(name, pinned.scan(), where, filesystem, partial(files_for, table, pinned))
     return read.dataset(columns)
+
+
+def _require_types(name: str, version: object, columns: object, where: str | None, place: Place) -> None:
+    """Raise `RequestError` for arguments that would be misunderstood."""
+    problem = f"table {name!r} cannot be read as a dataset"
+    if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
+        raise RequestError(problem, got=f"version={version!r}", do="pass the number of a version", place=place)
+    if isinstance(columns, str):
+        raise RequestError(problem, got=f"columns={columns!r}", do=f"pass a list: columns=[{columns!r}]", place=place)
+    if where is not None and not where.strip():
+        raise RequestError(problem, got="an empty where=", do="leave it out, or write a SQL condition", place=place)
 
 
 def _definition(workspace: Workspace, name: str) -> StoredDefinition:

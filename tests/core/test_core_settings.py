@@ -256,6 +256,11 @@ cost_per_hour = { worker = 0.4, large = 2 }
             "stream_worker_cpus = 1.5",
             "'cluster.stream_worker_cpus' must be a whole number if it is more than 1: got 1.5",
         ),
+        ("resources = { CPU = 2 }", "'cluster.resources.CPU' is not a custom resource: got 2"),
+        (
+            "resources = { memory = 5 }",
+            "'cluster.resources.memory' is not a custom resource: got 5; set task_memory_bytes",
+        ),
         ("resources = 3", "'cluster.resources' must be a table of numbers: got 3"),
     ],
 )

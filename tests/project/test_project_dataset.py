@@ -141,6 +141,20 @@ def test_the_rows_of_a_filtered_dataset_are_counted(project, read_before):
         assert dataset.count() == 40
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"version": "0"}, "version='0'"),
+        ({"version": True}, "version=True"),
+        ({"columns": "id"}, r"columns='id'; pass a list: columns=\['id'\]"),
+        ({"where": " "}, "an empty where="),
+    ],
+)
+def test_arguments_of_another_type_are_named(project, arguments, named):
+    with pytest.raises(RequestError, match=f"table 'orders' cannot be read as a dataset: got {named}"):
+        project.dataset("orders", **arguments)
+
+
 def test_no_matching_rows_keep_the_columns(project):
     none = project.dataset("orders", where="id < 0")
 
