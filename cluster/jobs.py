@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pipeline.core.definitions import Artifact, StoredDefinition
 from pipeline.core.errors import RequestError, UnavailableError
 from pipeline.core.settings import NAME, Settings
+from pipeline.project.project import Project
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -26,6 +28,8 @@ ADDRESS = "RAY_API_SERVER_ADDRESS"
 """The environment variable with the address of the Jobs API."""
 NOT_SENT = (".headwater/", ".git/", ".venv/", "__pycache__/", "*.egg-info/")
 """The files of a project that a job does not need, in the syntax of .gitignore."""
+_COPY = "_ray_pkg_"
+"""The start of the name of a job's copy of a project, which Ray removes after the job."""
 _LOCAL_STORES = {"lake": "HEADWATER_LAKE", "warehouse": "HEADWATER_WAREHOUSE"}
 _LOCAL_URLS = {"catalog": "HEADWATER_CATALOG", "models": "HEADWATER_MODELS"}
 _LOGGERS = (
@@ -65,19 +69,53 @@ class JobRequest:
 
     def local_stores(self, address: str) -> dict[str, str]:
         """Return the variables with the stores that are in the folder of the project; see `runtime_env`."""
-        settings, inside = self.settings, f"{self.settings.root}{os.sep}"
-        stores = {v: getattr(settings, key) for key, v in _LOCAL_STORES.items()}
-        urls = {v: getattr(settings, key) for key, v in _LOCAL_URLS.items()}
-        local = {v: place for v, place in stores.items() if str(place).startswith(inside)}
-        local |= {v: url for v, url in urls.items() if url.startswith(f"sqlite:///{inside}")}
-        missing = [variable for variable in local if variable not in self.variables]
+        settings = self.settings
+        local = _stores_in(settings, settings.root)
+        missing = {variable: place for variable, place in local.items() if variable not in self.variables}
         if missing and not is_loopback(address):
             raise RequestError(
                 "stores in the folder of the project cannot be used by a cluster on other machines",
-                got=", ".join(f"{v.removeprefix('HEADWATER_').lower()} = {local[v]}" for v in missing),
+                got=_listed(missing),
                 do=f'set them in headwater.toml for the environment {settings.env!r}, for example lake = "s3://bucket/lake"',
             )
         return local
+
+
+def require_kept_stores(project: Project) -> None:
+    """Raise `RequestError` if this is a job in Ray's copy of a project, and a store of the project is in that copy.
+
+    The warehouse is a store of projects that load tables into it, and the model store one of projects with models.
+    """
+    settings, definitions = project.settings, project.graph.definitions
+    copy = next((folder for folder in (settings.root, *settings.root.parents) if folder.name.startswith(_COPY)), None)
+    if copy is None:
+        return
+    lost = _stores_in(settings, copy)
+    if not any(isinstance(each, StoredDefinition) and each.is_in_warehouse for each in definitions):
+        lost.pop("HEADWATER_WAREHOUSE", None)
+    if not any(isinstance(each, Artifact) for each in definitions):
+        lost.pop("HEADWATER_MODELS", None)
+    if lost:
+        raise RequestError(
+            "this job runs in a temporary copy of the project, and its stores would be removed with the copy",
+            got=_listed(lost),
+            do=f'set shared storage in headwater.toml for the environment {settings.env!r}, for example lake = "s3://bucket/lake", '
+            "or submit the command with `headwater submit`, which uses the stores of the project on a cluster of this machine",
+        )
+
+
+def _stores_in(settings: Settings, folder: Path) -> dict[str, str]:
+    """Return the stores in a folder, by the variables that set them."""
+    inside = f"{folder}{os.sep}"
+    stores = {v: getattr(settings, key) for key, v in _LOCAL_STORES.items()}
+    urls = {v: getattr(settings, key) for key, v in _LOCAL_URLS.items()}
+    local = {v: place for v, place in stores.items() if str(place).startswith(inside)}
+    return local | {v: url for v, url in urls.items() if url.startswith(f"sqlite:///{inside}")}
+
+
+def _listed(stores: Mapping[str, str]) -> str:
+    """Return stores as they are written in the settings."""
+    return ", ".join(f"{v.removeprefix('HEADWATER_').lower()} = {place}" for v, place in stores.items())
 
 
 def address_of(address: str | None) -> str:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cluster.jobs import require_kept_stores
 from pipeline.core import scratch
 from pipeline.core.errors import HeadwaterError
 from pipeline.core.settings import Settings, find
@@ -33,8 +34,12 @@ err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def open_project(folder: Path, env: str | None) -> Project:
-    """Load the project at or above a folder, and remove temporary files that killed commands left behind."""
+    """Load the project at or above a folder, and remove temporary files that killed commands left behind.
+
+    Raises `RequestError` in a job whose results would be removed after it; see `require_kept_stores`.
+    """
     project = load(find(folder).parent, env=env)
+    require_kept_stores(project)
     scratch.reclaim()
     return project
 

@@ -104,6 +104,20 @@ def test_usage_errors_of_submit_are_a_single_message(headwater, teashop):
         assert message in " ".join(process.stderr.split()), process.stderr
 
 
+def test_a_job_does_not_write_stores_that_are_removed_after_it(headwater, teashop, tmp_path):
+    copy = teashop.rename(tmp_path / "_ray_pkg_0123456789abcdef")
+    for command in ("run", "ls", "stream"):
+        process = headwater(command, cwd=copy, check=1)
+        assert "this job runs in a temporary copy of the project" in process.stderr
+        assert f"got lake = {copy}/.headwater/lake, warehouse = {copy}/.headwater/warehouse.duckdb" in process.stderr
+        assert f"catalog = sqlite:///{copy}/.headwater/catalog.db; set shared storage" in process.stderr
+        assert "headwater submit" in process.stderr
+    kept = {"HEADWATER_LAKE": f"{tmp_path}/lake", "HEADWATER_CATALOG": f"sqlite:///{tmp_path}/catalog.db"}
+    assert "got warehouse = " in headwater("run", cwd=copy, env=kept, check=1).stderr
+    kept["HEADWATER_WAREHOUSE"] = f"{tmp_path}/warehouse.duckdb"
+    assert "3 done" in headwater("run", cwd=copy, env=kept, check=0).stdout
+
+
 @pytest.mark.proof
 @pytest.mark.timeout(600)
 def test_packages_of_a_job_are_installed_for_it(headwater, cluster, tmp_path):
