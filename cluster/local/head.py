@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import sys
 import time
@@ -17,9 +16,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.local.nodes import AUTOSCALER, HEAD, LOOPBACK, OPTIONS, WORKER, ended, has_ended, spawned, temporary
+from cluster.local.nodes import (
+    AUTOSCALER,
+    HEAD,
+    LOOPBACK,
+    OPTIONS,
+    WORKER,
+    end_group,
+    end_recorded,
+    has_ended,
+    is_same,
+    spawned,
+    temporary,
+)
 from pipeline.core.errors import RequestError, UnavailableError
-from pipeline.core.processes import is_running, started
+from pipeline.core.processes import started
 
 _START_S, _END_S = 120.0, 10.0
 
@@ -42,7 +53,7 @@ class LocalCluster:
     @property
     def is_running(self) -> bool:
         """Whether the head is running."""
-        return is_running(self.pid) and started(self.pid) == self.started
+        return is_same(self.pid, self.started)
 
     @property
     def environ(self) -> dict[str, str]:
@@ -70,11 +81,13 @@ class LocalNodes:
 def start(folder: Path, nodes: LocalNodes) -> LocalCluster:
     """Start a cluster whose state is in a folder. Only clients with its token are accepted.
 
+    What an earlier cluster left behind, because its head was killed, is stopped and removed.
     Raises `RequestError` if it is already running, and `UnavailableError` if it does not start.
     """
     known = read(folder)
     if known is not None and known.is_running:
         raise RequestError("the local cluster is already running", got=known.jobs, do="stop it: headwater cluster stop")
+    stop(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / AUTOSCALER).unlink(missing_ok=True)
     token = folder / "token"
@@ -110,20 +123,18 @@ def start(folder: Path, nodes: LocalNodes) -> LocalCluster:
 
 
 def stop(folder: Path) -> bool:
-    """Stop the cluster of a folder with all of its nodes; return whether it was running."""
+    """Stop the cluster of a folder with all of its nodes, also if its head was killed; return whether a node was running."""
     cluster = read(folder)
-    if cluster is None or not cluster.is_running:
+    if cluster is None:
         return False
-    ended(cluster.pid, signal.SIGKILL)  # after SIGTERM, Ray waits half a minute for its own actors
-    for file in folder.glob("*.pid"):
-        ended(int(file.read_text(encoding="ascii")), signal.SIGKILL)
-        file.unlink()
-        shutil.rmtree(temporary(file.stem), ignore_errors=True)
-    shutil.rmtree(temporary(cluster.name), ignore_errors=True)
+    # not SIGTERM, after which Ray waits half a minute for its own actors
+    were_running = [end_group(cluster.pid, cluster.started)]
+    were_running += [end_recorded(file) for file in folder.glob("*.pid")]
     until = time.monotonic() + _END_S
     while not has_ended(cluster.pid) and cluster.is_running and time.monotonic() < until:
         time.sleep(0.05)
-    return True
+    shutil.rmtree(temporary(cluster.name), ignore_errors=True)
+    return any(were_running)
 
 
 def read(folder: Path) -> LocalCluster | None:

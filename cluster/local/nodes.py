@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from pipeline.core.processes import is_running, started
 
 LOOPBACK = "127.0.0.1"
 HEAD, WORKER = "head", "worker"
@@ -49,6 +53,54 @@ def has_ended(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG) != (0, 0)
     except ChildProcessError:
         return False
+
+
+def is_same(pid: int, started_at: str) -> bool:
+    """Return whether the process with this id and start time is running: the system gives ids of ended processes to others."""
+    return is_running(pid) and started(pid) == started_at
+
+
+def record(file: Path, pid: int) -> None:
+    """Write the id and the start time of a node's process to a file."""
+    file.write_text(f"{pid} {started(pid)}", encoding="ascii")
+
+
+def end_recorded(file: Path) -> bool:
+    """Kill the processes of a node whose process is in a file, and remove the files of the node.
+
+    Return whether any was running.
+    """
+    pid, _, started_at = file.read_text(encoding="ascii").partition(" ")
+    were_running = pid.isdigit() and end_group(int(pid), started_at)
+    file.unlink()
+    shutil.rmtree(temporary(file.stem), ignore_errors=True)
+    return were_running
+
+
+def end_group(leader: int, started_at: str) -> bool:
+    """Kill the processes of a node: the leader of its process group, and the others; return whether any was running.
+
+    If the leader was killed, Ray's agents stay. A group whose leader is another process now is not that of the node.
+    """
+    if is_same(leader, started_at):
+        ended(leader, signal.SIGKILL)
+        return True
+    left = [] if started(leader) else _of_ray(leader)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(left)
+
+
+def _of_ray(group: int) -> list[int]:
+    """Return the processes of Ray in a process group; none where there is no `/proc`."""
+    pids = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            fields = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            if fields[2] == str(group) and b"ray" in (folder / "cmdline").read_bytes():
+                pids.append(int(folder.name))
+    return pids
 
 
 def ended(group: int, signal_number: int) -> None:

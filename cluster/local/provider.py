@@ -29,7 +29,7 @@ from ray.autoscaler.tags import (
 )
 from ray.core.generated.autoscaler_pb2 import ClusterConfig  # type: ignore[attr-defined]  # generated
 
-from cluster.local.nodes import AUTOSCALER, HEAD, OPTIONS, ended, temporary
+from cluster.local.nodes import AUTOSCALER, HEAD, OPTIONS, ended, record, temporary
 
 _END_S = 10.0
 
@@ -137,7 +137,7 @@ class LocalNodeProvider(NodeProvider):
             process = subprocess.Popen(  # noqa: S603 - our own command, without a shell
                 command, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        (self._folder / f"{name}.pid").write_text(str(process.pid), encoding="ascii")
+        record(self._folder / f"{name}.pid", process.pid)
         return process
 
     def terminate_node(self, node_id: str) -> None:
