@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.batch.ray_address import has_address, require_reachable
 from pipeline.core.cluster_settings import ClusterSettings
-from pipeline.core.errors import UnavailableError
+from pipeline.core.errors import RequestError, UnavailableError
 from pipeline.core.execution import NodeResources
 from pipeline.core.logs import logger
 from pipeline.kernel.budget import LEAST_BYTES, budget_here
@@ -34,7 +34,8 @@ def join() -> None:
     Ray's ports listen on all addresses of the machine, regardless of the address of the cluster.
 
     Does nothing if this process is already connected. Without an explicit address, Ray would connect to any cluster that is
-    running on this machine. Raises `UnavailableError` if Ray does not start, or if the cluster cannot be used.
+    running on this machine. Raises `UnavailableError` if Ray does not start, or if the cluster cannot be used, and `RequestError` if it requires
+    another token.
     """
     with _JOINING:
         _join()
@@ -56,6 +57,7 @@ def _join() -> None:
         options["_node_ip_address"] = LOOPBACK  # otherwise Ray uses the machine's external address
     if address:
         require_reachable(address)
+        _require_token(address)
     try:
         with _keeping_handler(signal.SIGTERM):
             if address:
@@ -113,6 +115,24 @@ def _log_of_node(data: Any, ignore_prefix: bool) -> None:  # noqa: FBT001 - Ray'
     """Log what Ray would print: messages of its nodes, about lost workers and waiting tasks, which are reported otherwise."""
     del ignore_prefix
     log.debug("message of a Ray node", text="\n".join(data.get("lines", ())))
+
+
+def _require_token(address: str) -> None:
+    """Raise `RequestError` if a cluster at HOST:PORT requires another token. `ray.init` does not say so, after 20 seconds."""
+    import ray  # noqa: PLC0415 - likewise
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # noqa: PLC0415 - likewise; a compiled module
+
+    if not address.rpartition(":")[2].isdigit() or "://" in address:
+        return  # `auto` or `local`, or a server of Ray Client
+    try:
+        GcsClient(address)
+    except ray.exceptions.AuthenticationError as error:
+        raise RequestError(
+            f"the Ray cluster {address!r} did not accept the token",
+            do="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token of the cluster if it is not in ~/.ray/auth_token",
+        ) from error
+    except (ray.exceptions.RayError, OSError, RuntimeError):
+        return  # `ray.init` tries again
 
 
 def nodes(asked: ClusterSettings) -> tuple[NodeResources, ...]:
