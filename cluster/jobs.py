@@ -8,7 +8,9 @@ import logging
 import os
 import secrets
 import shlex
+import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -150,7 +152,27 @@ def refused_token(address: str) -> RequestError:
     """Return the error of a cluster that requires another token."""
     return RequestError(
         f"the cluster {address} did not accept the token",
-        do="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token of the cluster",
+        do="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token of the cluster if it is not in ~/.ray/auth_token",
+    )
+
+
+def _too_large(runtime_env: Mapping[str, Any]) -> RequestError:
+    """Return the error of a project that exceeds what a cluster accepts, with its largest files."""
+    from ray._private.runtime_env.packaging import create_package  # noqa: PLC0415 - importing Ray takes seconds
+
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "package.zip"
+        has_gitignore = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"
+        create_package(
+            runtime_env["working_dir"], package, include_gitignore=has_gitignore, excludes=runtime_env["excludes"]
+        )
+        size = package.stat().st_size
+        with zipfile.ZipFile(package) as files:
+            largest = sorted(files.infolist(), key=lambda file: file.file_size, reverse=True)[:3]
+    return RequestError(
+        "the files of the project are too large for the cluster, whose limit is 100 MiB unless it is configured",
+        got=f"{size / 1e6:,.1f} MB, with {', '.join(f'{f.filename} ({f.file_size / 1e6:,.1f} MB)' for f in largest)}",
+        do="exclude files with a .rayignore, in the syntax of .gitignore, and read inputs from shared storage",
     )
 
 
@@ -169,7 +191,7 @@ class Jobs:
         try:
             self._client: JobSubmissionClient = JobSubmissionClient(address)
             for name in _LOGGERS:  # Ray sets the level of each of them when it is imported
-                logging.getLogger(name).setLevel(logging.WARNING)
+                logging.getLogger(name).setLevel(logging.ERROR)
         except AuthenticationError as error:
             raise refused_token(address) from error
         except (ConnectionError, OSError, RuntimeError) as error:
@@ -182,20 +204,23 @@ class Jobs:
     def submit(self, request: JobRequest) -> str:
         """Submit a job and return its id, which contains the name of the project and of the command.
 
-        Raises `UnavailableError` if the cluster does not accept the job.
+        Raises `UnavailableError` if the cluster does not accept the job, and `RequestError` if the project is too large.
         """
         name = f"{request.settings.name}-{request.words[0]}"
         job_id = f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         until = time.monotonic() + _AGENT_S
+        runtime_env = request.runtime_env(self.address)
         while True:
             try:
                 return self._client.submit_job(
                     entrypoint=shlex.join(["headwater", *request.words]),
                     submission_id=job_id,
-                    runtime_env=request.runtime_env(self.address),
+                    runtime_env=runtime_env,
                     metadata={"job_name": name, "project": request.settings.name, "env": request.settings.env},
                 )
             except (ConnectionError, RuntimeError) as error:
+                if "status code 413" in str(error):
+                    raise _too_large(runtime_env) from error
                 if "No available agent" not in str(error) or time.monotonic() > until:
                     reason = str(error).partition("\n")[0]
                     raise UnavailableError(f"the cluster {self.address} did not accept the job", got=reason) from error

@@ -104,6 +104,26 @@ def test_usage_errors_of_submit_are_a_single_message(headwater, teashop):
         assert message in " ".join(process.stderr.split()), process.stderr
 
 
+def test_a_project_that_is_too_large_for_a_job_names_its_largest_files(headwater, teashop, cluster):
+    with (teashop / "large.bin").open("wb") as file:
+        file.truncate(101 << 20)
+    process = headwater("submit", "ls", cwd=teashop, env=cluster.environ, check=1)
+    assert process.stderr.startswith("error: the files of the project are too large for the cluster")
+    assert "got 105.9 MB, with large.bin (105.9 MB), " in process.stderr
+    assert "exclude files with a .rayignore" in process.stderr
+    (teashop / ".rayignore").write_text("large.bin\n")
+    assert headwater("submit", "ls", cwd=teashop, env=cluster.environ, check=0).stdout.startswith("submitted")
+
+
+def test_a_missing_token_is_named(headwater, teashop, cluster):
+    environment = {"RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "disabled", "HEADWATER_EXECUTION": "ray"}
+    for words in (("run",), ("cluster", "status"), ("submit", "--address", cluster.jobs, "run")):
+        start = time.monotonic()
+        process = headwater(*words, cwd=teashop, env=environment, check=1)
+        assert "did not accept the token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN" in process.stderr
+        assert time.monotonic() - start < 15
+
+
 def test_a_job_does_not_write_stores_that_are_removed_after_it(headwater, teashop, tmp_path):
     copy = teashop.rename(tmp_path / "_ray_pkg_0123456789abcdef")
     for command in ("run", "ls", "stream"):
