@@ -43,10 +43,10 @@ class ClusterState:
 
     @property
     def cost_per_hour(self) -> float | None:
-        """The cost of all nodes for an hour; `None` if it is not known for all of their types."""
-        costs = [node.cost_per_hour for node in self.nodes if node.cpus or node.state == "starting"]
-        known = [cost for cost in costs if cost is not None]
-        return sum(known) if len(known) == len(costs) else None
+        """The cost of all nodes for an hour; `None` if it is not known for the type of a node with cores."""
+        known = [node.cost_per_hour for node in self.nodes if node.cost_per_hour is not None]
+        unknown = [node for node in self.nodes if node.cost_per_hour is None]
+        return None if any(node.cpus or node.state == "starting" for node in unknown) else sum(known)
 
 
 def cluster_state(address: str, cost_per_hour: Mapping[str, float]) -> ClusterState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,8 @@ from pipeline.core.settings import Settings
 app = typer.Typer(
     help="Show what runs ask of a Ray cluster, and what it costs; start and stop a local cluster.", no_args_is_help=True
 )
+_NODE_ID = re.compile(r"(?<=node_)([0-9a-f]{8})[0-9a-f]{24,}")
+"""The id of a node, which Ray has as its type in a cluster without an autoscaler."""
 Address = Annotated[str | None, typer.Option(help="Address of the cluster, HOST:PORT (default: RAY_ADDRESS).")]
 
 
@@ -31,7 +34,7 @@ def status(address: Address = None, env: Env = None, as_json: Json = False, fold
     if as_json:
         print_json({**asdict(state), "cost_per_hour": state.cost_per_hour})
     else:
-        _print(state)
+        print_state(state)
 
 
 @app.command("start")
@@ -106,10 +109,11 @@ def _address(address: str | None, settings: Settings) -> str:
     return cluster.address
 
 
-def _print(state: ClusterState) -> None:
+def print_state(state: ClusterState) -> None:
+    """Print the nodes of a cluster, their cost, and what is asked of it. Ids of nodes are shortened."""
     rows = [
         (
-            node.type or "-",
+            _NODE_ID.sub(r"\1…", node.type) or "-",
             node.state,
             f"{node.used_cpus:g} of {node.cpus:g}" if node.state != "starting" else "",
             f"{node.memory_bytes / 1e9:,.1f} GB" if node.state != "starting" else "",
