@@ -123,13 +123,21 @@ def _listed(stores: Mapping[str, str]) -> str:
 def address_of(address: str | None) -> str:
     """Return the address of the Jobs API: the given one, or that of the environment."""
     address = address or os.environ.get(ADDRESS) or ""
-    if not address.startswith(("http://", "https://")):
+    if not address.startswith(("http://", "https://")) or not _has_host(address):
         raise RequestError(
             "the address of the cluster is not known" if not address else "not an address of the Jobs API",
             got=address or None,
             do=f"pass --address http://HOST:8265, or set {ADDRESS}",
         )
     return address.rstrip("/")
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is not a number, or an unclosed bracket
+        return False
 
 
 def is_loopback(address: str) -> bool:

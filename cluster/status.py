@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cluster.jobs import refused_token
 from pipeline.batch.ray_address import require_reachable
 from pipeline.batch.ray_demand import StatedDemand, stated_demands
-from pipeline.core.errors import UnavailableError
+from pipeline.core.errors import RequestError, UnavailableError
 
 if TYPE_CHECKING:
     from ray.autoscaler.v2.schema import NodeInfo
@@ -52,8 +52,13 @@ class ClusterState:
 def cluster_state(address: str, cost_per_hour: Mapping[str, float]) -> ClusterState:
     """Return the state of the cluster with this address of its GCS, HOST:PORT.
 
-    Raises `UnavailableError` if it does not answer, and `RequestError` if it requires a token.
+    Raises `UnavailableError` if it does not answer, and `RequestError` for another address and if it requires a token.
     """
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        raise RequestError(
+            "not the address of a cluster", got=repr(address), do="pass --address HOST:PORT, for example head-node:6379"
+        )
     require_reachable(address)
     import ray  # noqa: PLC0415 - importing Ray takes seconds
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # noqa: PLC0415 - likewise; a compiled module
