@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from cluster.cli.console import err, open_settings, out, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.jobs import JobRequest, Jobs, address_of
 from pipeline.core.errors import RequestError, did_you_mean
+from pipeline.core.settings import Settings
 
 INTERRUPTED = 130
 
@@ -59,13 +61,13 @@ def submit(
             print_json({"job": job_id, "address": jobs.address})
         else:
             out.print(f"submitted {job_id}", soft_wrap=True)
-            err.print(f"[dim]follow it: ray job logs --address {jobs.address} --follow {job_id}[/]", soft_wrap=True)
+            _print_commands(jobs, job_id, None if local is None else settings)
         return
     err.print(f"[dim]job {job_id}, dashboard {jobs.address}[/]", soft_wrap=True)
     try:
         status = jobs.follow(job_id, _write)
     except KeyboardInterrupt:
-        _ask(jobs, job_id)
+        _ask(jobs, job_id, None if local is None else settings)
         raise typer.Exit(INTERRUPTED) from None
     if status != "SUCCEEDED":
         err.print(
@@ -74,13 +76,30 @@ def submit(
         raise typer.Exit(1)
 
 
-def _ask(jobs: Jobs, job_id: str) -> None:
+def _ask(jobs: Jobs, job_id: str, local: Settings | None) -> None:
     """Ask whether to stop the job; without a terminal, it continues."""
     if sys.stdin.isatty() and typer.confirm("Stop the job?", default=False, err=True):
         jobs.stop(job_id)
         err.print("stopped; committed tables are kept")
         return
-    err.print(f"the job continues: ray job logs --address {jobs.address} --follow {job_id}", soft_wrap=True)
+    err.print("the job continues")
+    _print_commands(jobs, job_id, local)
+
+
+def _print_commands(jobs: Jobs, job_id: str, local: Settings | None) -> None:
+    """Print Ray's commands for a job; those for the local cluster of a project need its variables."""
+    if local is not None:
+        where = [] if Path.cwd() == local.root else ["--project", str(local.root)]
+        environment = [] if local.env == "dev" else ["--env", local.env]
+        command = shlex.join(["headwater", "cluster", "environment", *where, *environment])
+        _print_command("before Ray's commands", f'eval "$({command})"')
+    _print_command("output", f"ray job logs --address {jobs.address} --follow {job_id}")
+    _print_command("status", f"ray job status --address {jobs.address} {job_id}")
+    _print_command("stop", f"ray job stop --address {jobs.address} {job_id}")
+
+
+def _print_command(purpose: str, command: str) -> None:
+    err.print(f"{purpose + ':':<22} {command}", style="dim", markup=False, soft_wrap=True)
 
 
 def _write(lines: str) -> None:

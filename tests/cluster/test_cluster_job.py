@@ -11,12 +11,14 @@ import sys
 import time
 import urllib.request
 import zipfile
+from dataclasses import asdict
 
 import pytest
 
 from cluster.local.head import LocalNodes, start, stop
 from cluster.local.nodes import temporary
 from tests.rigs.command import BIN
+from tests.rigs.command import environment as command_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 
@@ -95,6 +97,16 @@ def test_usage_errors_of_submit_are_a_single_message(headwater, teashop):
         (("submit", "rum"), "there is no command 'rum'; did you mean 'run'?"),
         (("submit", "run"), "the address of the cluster is not known; pass --address http://HOST:8265, or set"),
         (("submit", "--address", "127.0.0.1:8265", "run"), "not an address of the Jobs API: got 127.0.0.1:8265"),
+        (("submit", "--address", "http://[::1", "run"), "not an address of the Jobs API: got http://[::1"),
+        (("submit", "--address", "http://head:nonsense", "run"), "not an address of the Jobs API"),
+        (
+            ("cluster", "status", "--address", "nonsense"),
+            "not the address of a cluster: got 'nonsense'; pass --address",
+        ),
+        (
+            ("cluster", "status", "--address", "http://127.0.0.1:1"),
+            "not the address of a cluster: got 'http://127.0.0.1:1'",
+        ),
         (("submit", "--address", "http://127.0.0.1:1", "run"), "the cluster http://127.0.0.1:1 cannot be reached"),
         (("submit", "--address", "http://127.0.0.1:1", "--var", "x", "run"), "--var needs NAME=VALUE: got 'x'"),
         (("submit", "--address", "http://10.0.0.1:8265", "run"), "cannot be used by a cluster on other machines"),
@@ -113,6 +125,31 @@ def test_a_project_that_is_too_large_for_a_job_names_its_largest_files(headwater
     assert "exclude files with a .rayignore" in process.stderr
     (teashop / ".rayignore").write_text("large.bin\n")
     assert headwater("submit", "ls", cwd=teashop, env=cluster.environ, check=0).stdout.startswith("submitted")
+
+
+def test_the_commands_that_are_printed_for_a_job_work(headwater, teashop, cluster):
+    folder = teashop / ".headwater" / "cluster"
+    folder.mkdir(parents=True)
+    (folder / "cluster.json").write_text(json.dumps(asdict(cluster)))
+    environment = {"RAY_ADDRESS": "", "RAY_API_SERVER_ADDRESS": ""}
+    process = headwater("submit", "ls", cwd=teashop, env=environment, check=0)
+    job = process.stdout.removeprefix("submitted ").strip()
+    commands = [line.partition(":")[2].strip() for line in process.stderr.splitlines()]
+    assert [line.partition(":")[0] for line in process.stderr.splitlines()] == [
+        *("before Ray's commands", "output", "status", "stop")
+    ]
+    script = "\n".join(["set -e", *commands])
+    ran = subprocess.run(
+        ["bash", "-c", script],
+        cwd=teashop,
+        env=command_environment(environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "sales_by_day" in ran.stdout
+    assert f"Job '{job}' succeeded" in ran.stdout + ran.stderr
 
 
 def test_a_missing_token_is_named(headwater, teashop, cluster):
