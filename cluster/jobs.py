@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import os
+import re
 import secrets
 import shlex
 import tempfile
@@ -39,6 +40,8 @@ _LOGGERS = (
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
+_PATHS = {"${PATH}", "$PATH", "/bin", "/usr/bin"}
+"""What a PATH of a job must contain one of. Ray replaces the first two by the PATH of the cluster."""
 _POLL_S = 1.0
 _AGENT_S = 60.0
 """How long a cluster that has just started may have no agent for jobs."""
@@ -60,7 +63,8 @@ class JobRequest:
 
         Raises `RequestError` if a store of the project is in its folder, which a cluster on other machines gets as a copy.
         """
-        env: dict[str, Any] = {"working_dir": str(self.settings.root), "excludes": list(NOT_SENT)}
+        root = self.settings.root
+        env: dict[str, Any] = {"working_dir": str(root), "excludes": [*NOT_SENT, *special_files(root)]}
         env["env_vars"] = {
             "HEADWATER_ENV": self.settings.env,
             NAME: self.settings.name,
@@ -81,6 +85,33 @@ class JobRequest:
                 do=f'set them in headwater.toml for the environment {settings.env!r}, for example lake = "s3://bucket/lake"',
             )
         return local
+
+
+def special_files(root: Path) -> list[str]:
+    """Return the pipes, sockets and devices in a project, in the syntax of .gitignore. Ray would wait for their content."""
+    special = []
+    for folder, folders, files in os.walk(root, followlinks=True):  # as Ray does
+        folders[:] = [name for name in folders if f"{name}/" not in NOT_SENT]
+        paths = [Path(folder, name) for name in files]
+        special += [path.relative_to(root) for path in paths if path.exists() and not path.is_file()]
+    return ["/" + re.sub(r"([\\*?\[\] ])", r"\\\1", path.as_posix()) for path in special]
+
+
+def require_startable(variables: Mapping[str, str]) -> None:
+    """Raise `RequestError` for variables with which Ray cannot start the process of a job, and waits for it."""
+    if "PYTHONHOME" in variables:
+        raise RequestError(
+            "a job cannot set PYTHONHOME: Python does not start without its own folder",
+            got=repr(variables["PYTHONHOME"]),
+            do="remove it; PYTHONPATH adds modules",
+        )
+    path = variables.get("PATH")
+    if path is not None and not _PATHS.intersection(path.split(os.pathsep)):
+        raise RequestError(
+            "a job cannot start with this PATH: Ray starts it with bash, which it does not contain",
+            got=repr(path),
+            do="append the PATH of the cluster: --var 'PATH=FOLDER:${PATH}'",
+        )
 
 
 def require_kept_stores(project: Project) -> None:

@@ -13,7 +13,7 @@ from cluster.cli.cluster import local_cluster, use
 from cluster.cli.commands import COMMANDS
 from cluster.cli.console import err, open_settings, out, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
-from cluster.jobs import JobRequest, Jobs, address_of
+from cluster.jobs import JobRequest, Jobs, address_of, require_startable
 from pipeline.core.errors import RequestError, did_you_mean
 from pipeline.core.settings import Settings
 
@@ -114,4 +114,5 @@ def _pairs(variables: list[str]) -> dict[str, str]:
         if not is_pair or not name:
             raise RequestError("--var needs NAME=VALUE", got=repr(text))
         pairs[name] = value
+    require_startable(pairs)
     return pairs

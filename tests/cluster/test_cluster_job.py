@@ -14,7 +14,9 @@ import zipfile
 from dataclasses import asdict
 
 import pytest
+from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 
+from cluster.jobs import NOT_SENT, require_startable, special_files
 from cluster.local.head import LocalNodes, start, stop
 from cluster.local.nodes import temporary
 from tests.rigs.command import BIN
@@ -109,6 +111,8 @@ def test_usage_errors_of_submit_are_a_single_message(headwater, teashop):
         ),
         (("submit", "--address", "http://127.0.0.1:1", "run"), "the cluster http://127.0.0.1:1 cannot be reached"),
         (("submit", "--address", "http://127.0.0.1:1", "--var", "x", "run"), "--var needs NAME=VALUE: got 'x'"),
+        (("submit", "--address", "http://127.0.0.1:1", "--var", "PATH=/x", "run"), "a job cannot start with this PATH"),
+        (("submit", "--address", "http://127.0.0.1:1", "--var", "PYTHONHOME=/x", "run"), "a job cannot set PYTHONHOME"),
         (("submit", "--address", "http://10.0.0.1:8265", "run"), "cannot be used by a cluster on other machines"),
     ):
         process = headwater(*words, cwd=teashop, env={"RAY_API_SERVER_ADDRESS": ""})
@@ -159,6 +163,25 @@ def test_a_missing_token_is_named(headwater, teashop, cluster):
         process = headwater(*words, cwd=teashop, env=environment, check=1)
         assert "did not accept the token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN" in process.stderr
         assert time.monotonic() - start < 15
+
+
+@pytest.mark.timeout(20)
+def test_special_files_of_a_project_are_not_sent(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("pipe", "data/a [1]*.pipe"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "broken").symlink_to("missing")
+    (tmp_path / "kept.csv").write_text("id\n1\n")
+    excludes = [*NOT_SENT, *special_files(tmp_path)]
+    get_uri_for_directory(str(tmp_path), include_gitignore=True, excludes=excludes)  # reads all files
+    create_package(str(tmp_path), tmp_path.parent / "package.zip", include_gitignore=True, excludes=excludes)
+    with zipfile.ZipFile(tmp_path.parent / "package.zip") as package:
+        assert package.namelist() == ["kept.csv"]
+
+
+@pytest.mark.parametrize("path", ["/x:${PATH}", "/x:/usr/bin", "$PATH"])
+def test_a_path_with_the_commands_of_the_system_is_accepted(path):
+    require_startable({"PATH": path})
 
 
 def test_a_job_does_not_write_stores_that_are_removed_after_it(headwater, teashop, tmp_path):
