@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"
 """The environment variable with the address of the Jobs API."""
+REPORT = "HEADWATER_REPORT"
+"""The environment variable with the file of the report, for a job whose stores are in the folder of the project."""
 NOT_SENT = (".headwater/", ".git/", ".venv/", "__pycache__/", "*.egg-info/")
 """The files of a project that a job does not need, in the syntax of .gitignore."""
 _COPY = "_ray_pkg_"
@@ -63,12 +65,13 @@ class JobRequest:
 
         Raises `RequestError` if a store of the project is in its folder, which a cluster on other machines gets as a copy.
         """
-        root = self.settings.root
+        root, local = self.settings.root, self.local_stores(address)
         env: dict[str, Any] = {"working_dir": str(root), "excludes": [*NOT_SENT, *special_files(root)]}
         env["env_vars"] = {
             "HEADWATER_ENV": self.settings.env,
             NAME: self.settings.name,
-            **self.local_stores(address),
+            **local,
+            **({REPORT: str(report_file(self.settings))} if local else {}),
             **self.variables,
         }
         return env if self.pip is None else {**env, "pip": str(self.pip)}
@@ -85,6 +88,11 @@ class JobRequest:
                 do=f'set them in headwater.toml for the environment {settings.env!r}, for example lake = "s3://bucket/lake"',
             )
         return local
+
+
+def report_file(settings: Settings) -> Path:
+    """Return the file of the report: in the folder of the project, also for a job with the stores there."""
+    return Path(os.environ.get(REPORT) or settings.state / "report.html")
 
 
 def special_files(root: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.cli.console import err
+from cluster.jobs import report_file
 from pipeline.core.errors import HeadwaterError
 from pipeline.governance import Catalog
 from pipeline.project.project import Project
@@ -13,7 +14,7 @@ from pipeline.report import write_report
 
 def update_report(project: Project, catalog: Catalog) -> Path:
     """Write the report to its place in the project and return the path; errors are those of `write_report`."""
-    return write_report(project, catalog, project.settings.state / "report.html")
+    return write_report(project, catalog, report_file(project.settings))
 
 
 def try_update_report(project: Project, catalog: Catalog, *, quiet: bool, known: str = "") -> None:

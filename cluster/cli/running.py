@@ -14,6 +14,7 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.reporting import try_update_report, update_report
 from cluster.cli.run_progress import RunProgress, bars
 from cluster.cli.summary import print_summary
+from cluster.jobs import report_file
 from pipeline.core.errors import DefinitionError, HeadwaterError, RequestError
 from pipeline.core.event_time import parse_duration
 from pipeline.governance import Catalog, RunRecord
@@ -128,12 +129,11 @@ def _last_seconds(catalog: Catalog, name: str) -> float:
 
 def _print_where(project: Project) -> None:
     settings = project.settings
-    report = settings.state / "report.html"
     places = {
         "lake": settings.lake,
         "warehouse": settings.warehouse,
         "models": settings.models,
-        "report": report.as_uri(),
+        "report": report_file(settings).as_uri(),
     }
     for name, place in places.items():
         out.print(f"[dim]{name:>10}[/]  {place}", soft_wrap=True)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -16,9 +17,10 @@ from dataclasses import asdict
 import pytest
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 
-from cluster.jobs import NOT_SENT, require_startable, special_files
+from cluster.jobs import NOT_SENT, JobRequest, require_startable, special_files
 from cluster.local.head import LocalNodes, start, stop
 from cluster.local.nodes import temporary
+from pipeline.core.settings import load
 from tests.rigs.command import BIN
 from tests.rigs.command import environment as command_environment
 
@@ -182,6 +184,17 @@ def test_special_files_of_a_project_are_not_sent(tmp_path):
 @pytest.mark.parametrize("path", ["/x:${PATH}", "/x:/usr/bin", "$PATH"])
 def test_a_path_with_the_commands_of_the_system_is_accepted(path):
     require_startable({"PATH": path})
+
+
+def test_the_report_of_a_job_is_in_the_folder_of_the_project(headwater, teashop, tmp_path):
+    copy = tmp_path / "_ray_pkg_0123456789abcdef"
+    shutil.copytree(teashop, copy)
+    request = JobRequest(load(teashop / "headwater.toml"), ["run"])
+    variables = request.runtime_env("http://127.0.0.1:8265")["env_vars"]
+    shown = headwater("run", cwd=copy, env=variables, check=0).stdout
+    assert f"report  file://{teashop}/.headwater/report.html" in shown
+    assert (teashop / ".headwater" / "report.html").exists()
+    assert not (copy / ".headwater" / "report.html").exists()
 
 
 def test_a_job_does_not_write_stores_that_are_removed_after_it(headwater, teashop, tmp_path):
