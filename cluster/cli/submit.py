@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from cluster.cli.cluster import local_cluster, use
-from cluster.cli.commands import COMMANDS
+from cluster.cli.commands import COMMANDS, load
 from cluster.cli.console import err, open_settings, out, print_json
-from cluster.cli.options import HERE, Env, Folder, Json
+from cluster.cli.options import HERE, Env, Folder
 from cluster.jobs import JobRequest, Jobs, address_of, require_startable
 from pipeline.core.errors import RequestError, did_you_mean
 from pipeline.core.settings import Settings
@@ -41,12 +43,15 @@ def submit(
         Path | None, typer.Option(help="Requirements file to install for the job.", exists=True, dir_okay=False)
     ] = None,
     env: Env = None,
-    as_json: Json = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document; with --wait, the output of the job is in stderr.")
+    ] = False,
     folder: Folder = HERE,
 ) -> None:
     """Submit a command of this project to a Ray cluster, as a job with the project's files."""
     if words[0] not in COMMANDS:
         raise RequestError(f"there is no command {words[0]!r}", do=did_you_mean(words[0], COMMANDS))
+    require_usage(words)
     settings = open_settings(folder, env)
     local = None if address else local_cluster(settings)
     if local is not None:
@@ -65,15 +70,29 @@ def submit(
         return
     err.print(f"[dim]job {job_id}, dashboard {jobs.address}[/]", soft_wrap=True)
     try:
-        status = jobs.follow(job_id, _write)
+        status = jobs.follow(job_id, _write_aside if as_json else _write)
     except KeyboardInterrupt:
         _ask(jobs, job_id, None if local is None else settings)
         raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        message = jobs.message(job_id)
+        print_json({"job": job_id, "address": jobs.address, "status": status, "message": message})
+        raise typer.Exit(int(status != "SUCCEEDED"))
     if status != "SUCCEEDED":
         err.print(
             f"[bold red]error:[/] job {job_id} {status.lower()}: {jobs.message(job_id)}", markup=True, soft_wrap=True
         )
         raise typer.Exit(1)
+
+
+def require_usage(words: Sequence[str]) -> None:
+    """Raise a usage error if a command does not have these options and arguments, as the job would."""
+    command: Any = load(words[0])
+    context = command.make_context(words[0], list(words[1:]))
+    if isinstance(command, TyperGroup) and words[1:] and not words[1].startswith("-"):
+        name, of_group, rest = command.resolve_command(context, list(words[1:]))
+        if of_group is not None:
+            of_group.make_context(name, rest, parent=context)
 
 
 def _ask(jobs: Jobs, job_id: str, local: Settings | None) -> None:
@@ -105,6 +124,10 @@ def _print_command(purpose: str, command: str) -> None:
 def _write(lines: str) -> None:
     sys.stdout.write(lines)
     sys.stdout.flush()
+
+
+def _write_aside(lines: str) -> None:
+    sys.stderr.write(lines)
 
 
 def _pairs(variables: list[str]) -> dict[str, str]:

@@ -167,6 +167,26 @@ def test_a_missing_token_is_named(headwater, teashop, cluster):
         assert time.monotonic() - start < 15
 
 
+def test_the_command_is_checked_before_it_is_submitted(headwater, teashop):
+    for words, message in (
+        (("run", "--wait"), "No such option: --wait"),
+        (("show", "a", "b"), "Got unexpected extra argument"),
+        (("streams", "savepoint", "clicks", "--nonsense"), "No such option: --nonsense"),
+        (("streams", "nonsense"), "No such command 'nonsense'"),
+    ):
+        process = headwater("submit", "--address", "http://127.0.0.1:1", *words, cwd=teashop, check=2)
+        assert message in process.stderr, process.stderr
+    for words in (("run", "--full", "--select", "a"), ("streams", "savepoint", "clicks"), ("streams",)):
+        process = headwater("submit", "--address", "http://127.0.0.1:1", *words, cwd=teashop, check=1)
+        assert "cannot be reached" in process.stderr, process.stderr
+
+
+def test_a_job_that_is_waited_for_prints_json(headwater, teashop, cluster):
+    process = headwater("submit", "--wait", "--json", "ls", cwd=teashop, env=cluster.environ, check=0)
+    assert json.loads(process.stdout)["status"] == "SUCCEEDED"
+    assert "sales_by_day" in process.stderr
+
+
 @pytest.mark.timeout(20)
 def test_special_files_of_a_project_are_not_sent(tmp_path):
     (tmp_path / "data").mkdir()
