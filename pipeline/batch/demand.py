@@ -94,8 +94,8 @@ class Demand:
             return f"{left}, no deadline"
         speed = f"{self.bytes_per_s / 1e6:,.1f} MB/s per slot {'so far' if self._done_bytes else 'assumed'}"
         left_s = self.deadline - now
-        when = f"{left_s:,.0f} s until the deadline" if left_s > 0 else f"{-left_s:,.0f} s after the deadline"
-        return f"{left}, {speed}, {when}"
+        when = f"{left_s:,.0f} s left of" if left_s > 0 else f"{-left_s:,.0f} s over"
+        return f"{left}, {speed}, {when} its share of the deadline"
 
 
 ALL_AT_ONCE = ClusterRequest()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +18,7 @@ from pipeline.batch.demand import ALL_AT_ONCE, ClusterRequest
 from pipeline.batch.ray_cluster import join
 from pipeline.batch.ray_demand import published
 from pipeline.batch.ray_round import Answer, Calls, Round
-from pipeline.batch.retries import Repeats, SplitTask, result_or_failure
+from pipeline.batch.retries import FailedTask, Repeats, SplitTask, result_or_failure
 from pipeline.batch.work import Split
 from pipeline.kernel.engine import current_stop
 from pipeline.kernel.pool import Limits
@@ -25,6 +27,9 @@ MAX_ATTEMPTS = 3
 """The maximum number of workers that a task may crash."""
 _ATTEMPT = 1_000_000
 """Added to the index of a split for each attempt, so that no two attempts, of which one may still run, write one file."""
+_ROUND = 1_000 * MAX_ATTEMPTS
+"""The attempts of all copies of a split in a round; the last tries of a split are other rounds."""
+_LAST_TRIES = itertools.count(1)
 
 
 def run_tasks(
@@ -45,6 +50,7 @@ def run_tasks(
     join()
     cpus = limits.threads or 1
     needs: dict[str, float] = {"CPU": cpus, "memory": limits.memory_bytes or 0, **request.resources}
+    first = _ROUND * next(_LAST_TRIES) if any(task.split.is_last_try for task in tasks) else 0
     shipped: dict[int, ray.ObjectRef[bytes]] = {}
 
     @cache
@@ -62,7 +68,7 @@ def run_tasks(
     def start(task: SplitTask, copy: int) -> ray.ObjectRef[Answer]:
         if id(task.run) not in shipped:
             shipped[id(task.run)] = ray.put(cloudpickle.dumps(task.run))
-        ref: ray.ObjectRef[Answer] = remote(copy).remote(shipped[id(task.run)], task.split, copy)
+        ref: ray.ObjectRef[Answer] = remote(copy).remote(shipped[id(task.run)], task.split, first + MAX_ATTEMPTS * copy)
         return ref
 
     demand = request.demand([task.split.size_bytes for task in tasks], cpus)
@@ -70,16 +76,21 @@ def run_tasks(
         yield from Round(tasks, demand, Calls(start, needs), publish, repeats or Repeats()).results(current_stop())
 
 
-def _attempt(task: bytes, split: Split, copy: int) -> Answer:
-    """Run a task in a worker, and return its result or its error; neither if the task is given up."""
+def _attempt(task: bytes, split: Split, first: int) -> Answer:
+    """Run a task in a worker, and return its result or its error; neither if the task is given up.
+
+    `first` is the number of the first attempt of this call, among all attempts of the split.
+    """
     begun, attempt = time.perf_counter(), _attempt_number()
     if attempt >= MAX_ATTEMPTS:
         return Answer(0.0)
-    mine = replace(split, index=split.index + _ATTEMPT * (attempt + MAX_ATTEMPTS * copy))
+    mine = replace(split, index=split.index + _ATTEMPT * (first + attempt))
     try:
         result = result_or_failure(partial(_loaded(task), mine))
     except Exception as error:  # noqa: BLE001 - it is raised again in the driver
         return Answer(0.0, error=_transferable(error))
+    if isinstance(result, FailedTask):  # the machines of a cluster may not have the same files
+        result.error.got = f"{result.error.got or result.error.problem} (on {socket.gethostname()})"
     return Answer(time.perf_counter() - begun, result, attempt=attempt)
 
 

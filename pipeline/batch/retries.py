@@ -146,6 +146,7 @@ class TaskRound:
         return StorageError(
             f"table {self.definition.name!r} cannot be computed: one split crashes every worker",
             got=str(split),
-            do="remove this input, or give the workers more memory; nothing was committed",
+            do="check the function of the table, if it has one; otherwise remove this input, or give the workers more memory; "
+            "nothing was committed",
             place=self.definition.place,
         )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
-from pipeline.batch.executor import RayExecutor, executor_of
+from pipeline.batch.executor import RayExecutor, StepLimits, executor_of
 from pipeline.batch.retries import SplitTask
 from pipeline.batch.step import StepSpec, task_spec_of
 from pipeline.batch.task import run_task
@@ -201,7 +201,7 @@ class _PartitionWorker:
         """Compute each remaining partition; raise errors that affect all of them."""
         is_apart = keys_stay_in_partition(self._plan) or not self._plan.definition.key
         spec = _spec(self._workspace, self._plan, self._run_id, self._at)
-        executor = executor_of(spec, self._workspace.settings)
+        executor = executor_of(spec, self._workspace.settings, StepLimits(deadline=self._deadline()))
         if is_apart and isinstance(executor, RayExecutor):
             self.executor = "ray"
             yield from self._on_cluster(executor)
@@ -217,6 +217,12 @@ class _PartitionWorker:
                     yield self._commit_result(futures[future], future.result())
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _deadline(self) -> float | None:
+        """Return when the backfill should end, in seconds since 1970: by the deadline of the table or of the settings."""
+        given = (self._plan.definition.deadline, self._workspace.settings.cluster.deadline)
+        known = [deadline.total_seconds() for deadline in given if deadline is not None]
+        return time.time() + min(known) if known else None
 
     def _on_cluster(self, executor: RayExecutor) -> Iterator[BackfillRecord]:
         """Compute partitions on the workers of a cluster; a partition whose workers crash has failed."""

@@ -44,8 +44,13 @@ def test_slots_follow_the_speed_so_far():
     assert demand.slots(100.0) == 4  # 800 MB * 1.25 at 1 MB/s in 300 s
     assert demand.slots(200.0) == 5  # in 200 s
     assert demand.slots(300.0) == 8  # 10 would be needed, 8 tasks are left
-    assert demand.reason(100.0) == "800 MB in 8 tasks left, 1.0 MB/s per slot so far, 300 s until the deadline"
-    assert demand.reason(500.0) == "800 MB in 8 tasks left, 1.0 MB/s per slot so far, 100 s after the deadline"
+    assert (
+        demand.reason(100.0)
+        == "800 MB in 8 tasks left, 1.0 MB/s per slot so far, 300 s left of its share of the deadline"
+    )
+    assert (
+        demand.reason(500.0) == "800 MB in 8 tasks left, 1.0 MB/s per slot so far, 100 s over its share of the deadline"
+    )
 
 
 def test_a_stage_has_its_share_of_the_time_that_is_left():
