@@ -121,6 +121,7 @@ CASES = [
     Case("set key=, partition_by= and expect= on the table that reads it", raw(ID, "stored=False", 'key="id"') + KEPT, fix=raw(ID, "stored=False") + "\nkept = sql('select id from raw', key='id')"),
     Case("set event_time= to a column", raw(ID, 'lateness="1 minute"'), AT, raw(TIME, 'lateness="1 minute"')),
     Case("use a text such as '10 minutes'", raw(TIME, 'lateness="soon"'), AT, raw(TIME, 'lateness="10 minutes"')),
+    Case("use at most 100 years", raw(TIME, 'lateness="40000 days"'), AT, raw(TIME, 'lateness="10 minutes"')),
     Case("as BIGINT in schema=", raw('schema={"id": "bigint", "at": "varchar"}, event_time="epoch_ms(at)"'), {"a.csv": "id,at\n1,1704067200000\n"}, raw('schema={"id": "bigint", "at": "bigint"}, event_time="epoch_ms(at)"')),
     Case("or use the column without a function if it is a time", raw(TIME.replace('"at"', '"epoch_ms(at)"').replace('"epoch_ms(at)"', '"at"', 1)), AT, raw(TIME)),
     Case("in the table, and set event_time=", raw(MS) + TICKS.replace("at", "epoch_ms(at)", 1).replace("T", "epoch_ms(at)"), NUMBERS, raw(MS) + TICKS.replace("at", "epoch_ms(at) as at", 1).replace("T", "at")),
