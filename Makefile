@@ -6,7 +6,7 @@ HEADWATER := ../../$(BIN)/headwater
 # Write bytecode even if the shell disables it: tests start hundreds of processes, and each would compile the project.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo cluster-demo test check lint docs proofs bench kafka peers lock clean
+.PHONY: help demo demo-s3 shop cluster-demo test check lint docs proofs bench kafka peers lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +23,12 @@ demo: .venv/.ready  ## run the flights project end to end and show the results
 		"select count(*) as late_twice, count(distinct tailnum) as planes from late_twice"
 	@echo && cd examples/flights && $(HEADWATER) serve --check --port 8421
 	@echo && cd examples/flights && $(HEADWATER) show
+
+demo-s3: .venv/.ready  ## run the flights project with its lake on an object store that it starts itself
+	@cd examples/flights && PYTHONPATH=$(CURDIR) ../../$(BIN)/python demo_s3.py
+
+shop: .venv/.ready kafka  ## run the shop project: a database, an API, a bucket and a topic, on servers that it starts itself
+	@cd examples/shop && PYTHONPATH=$(CURDIR) ../../$(BIN)/python demo.py
 
 cluster-demo: .venv/.ready  ## run the flights project on a local Ray cluster that grows from one node to three
 	@cd examples/flights && $(HEADWATER) cluster start --min-nodes 1 --nodes 3 && \
@@ -58,8 +64,8 @@ bench: .venv/.ready  ## run a benchmark: make bench NAME=etl (default: demo; lis
 kafka: .venv/.ready  ## install Apache Kafka from Maven Central in .kafka, for tests and benchmarks (needs Java 17, Maven)
 	@$(BIN)/python -m benchmarks.kafka
 
-peers: .venv/.ready  ## install the engines that benchmarks compare with: .peers (batch), .peers-streams and .peers-flink (streams)
-	@uv=$$(cat .venv/.ready) && for home in "" -streams -flink; do \
+peers: .venv/.ready  ## install the engines that benchmarks compare with: .peers (batch), .peers-streams and .peers-flink (streams), .peers-sources, .peers-snowflake (a double of Snowflake for tests)
+	@uv=$$(cat .venv/.ready) && for home in "" -streams -flink -sources -snowflake; do \
 		"$$uv" venv --quiet --allow-existing --python $(BIN)/python .peers$$home && \
 		"$$uv" pip install --quiet --python .peers$$home/bin/python -r benchmarks/peers/requirements$$home.txt || \
 		echo "the engines of .peers$$home cannot be installed here and are skipped"; done

@@ -12,8 +12,21 @@ from benchmarks import data, demo, interleaved_runs, peer, scale
 from benchmarks.measure import machine, versions
 from benchmarks.stream import QUESTIONS
 
-NAMES = ("demo", "etl", "medallion", "tpch", "groupby", "join", "merge", "raydata", "scale", "stream")
-CONTESTANTS = ("auto", "ray", "call", *peer.NAMES)
+NAMES = (
+    "demo",
+    "etl",
+    "medallion",
+    "tpch",
+    "groupby",
+    "join",
+    "merge",
+    "raydata",
+    "scale",
+    "sources",
+    "stream",
+    "warehouse",
+)
+CONTESTANTS = ("auto", "ray", "call", "full", *peer.NAMES)
 """Headwater's execution modes, and its peers."""
 
 

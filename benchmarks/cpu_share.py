@@ -7,7 +7,7 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +56,17 @@ def limited(cores: float) -> Iterator[CpuShare]:
 
 
 def _remove(share: CpuShare) -> None:
+    """Kill what runs in a group and remove it; the kernel keeps a group for a moment after its last process has ended."""
     deadline = time.monotonic() + END_S
-    while (pids := share.processes()) and time.monotonic() < deadline:
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.1)
-    share.folder.rmdir()
+    while True:
+        for pid in share.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            share.folder.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cpu_share import limited
+from cluster.local.ports import unused_port
 
 RAY = Path(sys.executable).parent / "ray"
 LOOPBACK = "127.0.0.2"
@@ -41,7 +41,7 @@ def running(count: int = 1, cpus: int | None = None, share: float | None = None)
 
     With a `share`, all processes of a node together get at most this many cores of the machine.
     """
-    port = _free_port()
+    port = unused_port()
     address = f"{LOOPBACK}:{port}"
     keys = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environ = {**keys, "RAY_ADDRESS": address}
@@ -82,9 +82,3 @@ def _wait(address: str, count: int, environ: Mapping[str, str]) -> None:
     )
     if status.returncode:
         raise SystemExit(f"no Ray cluster of {count} on {address}:\n{status.stderr}")
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind((LOOPBACK, 0))
-        return int(free.getsockname()[1])

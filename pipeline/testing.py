@@ -21,10 +21,10 @@ import pytest
 
 from pipeline.commit.moments import Moment
 from pipeline.core.cursors import Bound, Cursor, ReadPlan
-from pipeline.core.definitions import source
 from pipeline.core.graph import Graph
 from pipeline.core.schema import Schema
 from pipeline.core.settings import Settings
+from pipeline.core.source_declaration import source
 from pipeline.core.sources import MISFIT, POSITION, SOURCE, Reader, ReadResult, Scannable
 from pipeline.governance import RunRecord
 from pipeline.kernel.engine import arrow, connect, no_rows, schema_of

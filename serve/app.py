@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -14,19 +15,22 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from pipeline.core.definitions import Artifact, Layer
+from pipeline.connectors.webhook.source import Webhook
+from pipeline.core.definitions import Artifact, Feed, Layer, Source
+from pipeline.core.errors import HeadwaterError
 from pipeline.kernel.pool import Limits
 from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
 from serve.answers import answer_errors
 from serve.engine import Engine
-from serve.http_errors import TooLargeError
+from serve.http_errors import OverloadError, TooLargeError, UnknownError
 from serve.models import Champions, predict, rows_of
 from serve.openapi import document
 from serve.rows import read_rows
 from serve.status import describe, health
 from serve.tables import Tables
 
+_LOG = logging.getLogger("headwater.serve")
 GOLD: tuple[Layer, ...] = ("gold",)
 PATIENCE = timedelta(seconds=30)
 MOST_BODY_BYTES = 8 << 20
@@ -71,6 +75,7 @@ def create_app(
     answer_errors(app, project.settings.lake)
     _add_tables(app, backend)
     _add_models(app, backend)
+    _add_webhooks(app, backend)
     _add_pages(app, backend)
     return app
 
@@ -101,6 +106,26 @@ def _add_models(app: FastAPI, backend: Backend) -> None:
     async def predict_rows(name: str, request: Request) -> Response:
         body = await _body(request)
         return await run_in_threadpool(lambda: JSONResponse(predict(backend.models.predictor(name), rows_of(body))))
+
+
+def _add_webhooks(app: FastAPI, backend: Backend) -> None:
+    """Add the endpoints of webhooks. A message is on disk when its response is sent; until then the sender repeats it."""
+    sources = backend.project.graph.all_of(Source) + backend.project.graph.all_of(Feed)
+    receivers = {each.reader.name: each.reader.receiver() for each in sources if isinstance(each.reader, Webhook)}
+
+    @app.post("/webhooks/{name}")
+    async def receive_message(name: str, request: Request) -> Response:
+        if name not in receivers:
+            raise UnknownError(f"there is no webhook {name!r}", do="define a source of webhook(…)")
+        body, headers = await _body(request), dict(request.headers)
+        try:
+            answer = await run_in_threadpool(receivers[name].receive, headers, body)
+        except HeadwaterError as error:
+            _LOG.warning("webhook %s: %s", name, error)
+            raise OverloadError("the message could not be stored", do="send it again later") from error
+        return JSONResponse(
+            {"result": answer.result, **({"problem": answer.problem} if answer.problem else {})}, answer.status
+        )
 
 
 def _add_pages(app: FastAPI, backend: Backend) -> None:

@@ -11,12 +11,19 @@ from collections.abc import Iterator
 import pytest
 from _pytest.runner import runtestprotocol
 
-from benchmarks.kafka import Cluster, UnavailableError
+from benchmarks.kafka import Cluster
+from pipeline.core.errors import UnavailableError
 from pipeline.core.processes import cores
 from tests.rigs import proofs, workers
 from tests.rigs.command import CommandServer, ConsoleScript
 from tests.rigs.command import headwater_command as running_command
+from tests.rigs.file_servers import file_servers as file_servers  # noqa: PLC0414 - the fixture
+from tests.rigs.snowflake_account import snowflake as snowflake  # noqa: PLC0414 - the fixture
+from tests.rigs.snowflake_account import snowflake_account as snowflake_account  # noqa: PLC0414 - the fixture
+from tests.rigs.snowflake_account import snowflake_url as snowflake_url  # noqa: PLC0414 - the fixture
 from tests.rigs.weed import s3 as s3  # noqa: PLC0414 - the fixture
+
+_internal_errors: list[str] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,6 +32,18 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
     for line in proofs.MARKERS:
         config.addinivalue_line("markers", line)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_internalerror(excrepr: object, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """Keep the first internal error, which is that of a worker: the error of the controller that follows hides it."""
+    del excinfo
+    _internal_errors.append(str(excrepr))
+
+
+def pytest_unconfigure() -> None:
+    if len(_internal_errors) > 1:
+        print(f"\nThe first internal error:\n{_internal_errors[0][-1200:]}")  # noqa: T201 - the end of the output
 
 
 def pytest_report_header() -> str:

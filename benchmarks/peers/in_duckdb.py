@@ -121,6 +121,29 @@ def merge(clock: Clock, base: str, changes: str, to: str) -> None:
         con.execute("checkpoint")
 
 
+def read(clock: Clock, form: str, rows: str, to: str) -> None:
+    """Files to zstd Parquet."""
+    duckdb.execute("set preserve_insertion_order = false")
+    readers = {
+        "csv": f"read_csv('{rows}/*.csv', header = true, columns = {LINEITEM})",
+        "ndjson": f"read_json('{rows}/*.json', columns = {LINEITEM})",
+        "parquet": f"read_parquet('{rows}/*.parquet')",
+    }
+    with clock.part("read"):
+        duckdb.execute(
+            f"copy (from {readers[form]}) to '{to}/rows' (format parquet, compression zstd, per_thread_output true)"
+        )
+
+
+def refresh(clock: Clock, facts: str, news: str, statement: str, to: str) -> None:
+    """Aggregate all facts into a table of a file."""
+    duckdb.execute(f"attach '{to}/sales.duckdb' as mart")
+    duckdb.execute(f"create view facts as from read_parquet(['{facts}/*.parquet', '{news}/*.parquet'])")
+    with clock.part("sales"):
+        duckdb.execute(f"create table mart.sales as {statement}")
+    duckdb.execute("detach mart")
+
+
 JOBS: dict[str, Callable[..., None]] = {
     "etl": etl,
     "medallion": medallion,
@@ -128,6 +151,8 @@ JOBS: dict[str, Callable[..., None]] = {
     "groupby": groupby,
     "join": join,
     "merge": merge,
+    "refresh": refresh,
+    "read": read,
 }
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ LINEITEM = {
     "l_comment": pl.String,
 }
 FEW = 5
+DATES = ["l_shipdate", "l_commitdate", "l_receiptdate"]
 
 
 def etl(clock: Clock, lines: str, to: str) -> None:
@@ -52,6 +53,19 @@ def etl(clock: Clock, lines: str, to: str) -> None:
             .agg(pl.len().alias("lines"), pl.col("revenue").sum())
             .sink_parquet(f"{to}/by_month/0.parquet", engine="streaming")
         )
+
+
+def read(clock: Clock, form: str, rows: str, to: str) -> None:
+    """Files to zstd Parquet."""
+    scans = {
+        "csv": lambda: pl.scan_csv(f"{rows}/*.csv", schema=LINEITEM),
+        "ndjson": lambda: pl.scan_ndjson(
+            f"{rows}/*.json", schema={**LINEITEM, **dict.fromkeys(DATES, pl.String)}
+        ).with_columns(pl.col(DATES).str.to_date()),
+        "parquet": lambda: pl.scan_parquet(f"{rows}/*.parquet"),
+    }
+    with clock.part("read"):
+        scans[form]().sink_parquet(f"{to}/0.parquet", compression="zstd", maintain_order=False, engine="streaming")
 
 
 def groupby(clock: Clock, rows: str, to: str) -> None:
@@ -84,7 +98,7 @@ def join(clock: Clock, left: str, right: str, memory_bytes: str, to: str) -> Non
         )
 
 
-JOBS: dict[str, Callable[..., None]] = {"etl": etl, "groupby": groupby, "join": join}
+JOBS: dict[str, Callable[..., None]] = {"etl": etl, "groupby": groupby, "join": join, "read": read}
 
 if __name__ == "__main__":
     clock = Clock()

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.kafka import Cluster, UnavailableError
+from benchmarks.kafka import Cluster
 from benchmarks.stream.events import PARTITIONS, Events
 from benchmarks.stream.load import Loaded, loaded, loading
+from pipeline.core.errors import UnavailableError
 
 
 @contextmanager

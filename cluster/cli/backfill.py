@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cluster.cli.console import err, open_workspace, out, print_json, text
-from cluster.cli.interrupts import interrupts
+from cluster.cli.interrupts import interrupts, leave
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.running import REFUSED
 from pipeline.core.errors import RequestError, quantity
@@ -51,7 +51,7 @@ def backfill(
             report = fill(workspace, plan, on_partition=shown)
         except KeyboardInterrupt:
             err.print("interrupted; completed partitions are committed, and the same command resumes after them")
-            raise typer.Exit(interrupt.code) from None
+            leave(interrupt.code)
     bad = sum(filled.error is not None for filled in report)
     if as_json:
         print_json({"table": name, "before": plan.completed, "partitions": [asdict(filled) for filled in report]})

@@ -30,6 +30,14 @@ COMMANDS = {
     ),
     "state": ("state.app", "List, show and export the state of streams, as of their last commits."),
     "deadletter": ("deadletter.app", "List, show and replay records that streams rejected."),
+    "env": (
+        "environments.app",
+        "List environments, create one as a clone of another, and promote what was built in it.",
+    ),
+    "plan": (
+        "plan.plan",
+        "Show what the definitions change: tables and columns, what breaks, and rows, bytes, seconds and cost.",
+    ),
     "explain": (
         "planning.explain",
         "Show how, where and why each table is computed, and what the next run would do with it.",
@@ -47,7 +55,14 @@ COMMANDS = {
     "lineage": ("explore.lineage", "Show what a definition is computed from, and what is computed from it."),
     "report": ("explore.report", "Write the report of the last run and print its location."),
     "quarantine": ("quarantine.app", "List, show and replay quarantined rows."),
-    "lake": ("lake.app", "List tables that no definition has any more, and forget them."),
+    "lake": (
+        "lake.app",
+        "Show the history of tables and what changed; restore versions; forget tables; plan and apply the bucket's policies.",
+    ),
+    "warehouse": (
+        "warehouse.app",
+        "Show the star schema of the warehouse and how fresh its tables are; plan and apply what a Snowflake account has.",
+    ),
     "serve": ("serving.serve", "Serve tables and models over HTTP with Ray Serve, with an OpenAPI page at /docs."),
     "submit": (
         "submit.submit",
@@ -56,6 +71,30 @@ COMMANDS = {
     "cluster": (
         "cluster.app",
         "Show what runs ask of a Ray cluster, and what it costs; start and stop a local cluster.",
+    ),
+    "topics": (
+        "topics.app",
+        "Show and make the changes that the declared topics need.",
+    ),
+    "kafka": (
+        "kafka.app",
+        "Start and stop brokers of Apache Kafka on this machine, for development.",
+    ),
+    "schema": (
+        "schema.app",
+        "List, show, compare, check and register schemas; serve the registry.",
+    ),
+    "sources": (
+        "sources.sources",
+        "List the connectors: what they read, how they deliver, what they were tested against, and what is not installed.",
+    ),
+    "discover": (
+        "discover.discover",
+        "Look at a system: schemas, keys, times, partitioning and likely personal data, from a bounded sample.",
+    ),
+    "add": (
+        "add.add",
+        "Add a source to the project: look at its system, write the definition, and check that the project loads.",
     ),
     "doctor": (
         "doctor.doctor",

@@ -11,20 +11,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.jobs import require_kept_stores
-from pipeline.core import scratch
 from pipeline.core.errors import HeadwaterError
 from pipeline.core.settings import Settings, find
 from pipeline.core.settings import load as load_settings
-from pipeline.project.project import Project, load
-from pipeline.project.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.project.project import Project
+    from pipeline.project.workspace import Workspace
 
 _WIDE = 140
 out = Console(
@@ -38,6 +39,10 @@ def open_project(folder: Path, env: str | None) -> Project:
 
     Raises `RequestError` in a job whose results would be removed after it; see `require_kept_stores`.
     """
+    from cluster.jobs import require_kept_stores  # noqa: PLC0415 - not needed by commands without a project
+    from pipeline.core import scratch  # noqa: PLC0415 - likewise
+    from pipeline.project.project import load  # noqa: PLC0415 - likewise
+
     project = load(find(folder).parent, env=env)
     require_kept_stores(project)
     scratch.reclaim()
@@ -51,6 +56,8 @@ def open_settings(folder: Path, env: str | None) -> Settings:
 
 def open_workspace(folder: Path, env: str | None) -> Workspace:
     """Load the project at or above a folder and its stores."""
+    from pipeline.project.workspace import Workspace  # noqa: PLC0415 - not needed by commands without a project
+
     return Workspace(open_project(folder, env))
 
 
@@ -118,7 +125,9 @@ def print_rows(rows: pa.Table, *, as_json: bool, most: int = 50) -> None:
     if as_json:
         print_json(as_objects(rows))
         return
-    numbers = [f.name for f in rows.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)]
+    from pyarrow import types  # noqa: PLC0415 - not needed by commands without rows
+
+    numbers = [f.name for f in rows.schema if types.is_integer(f.type) or types.is_floating(f.type)]
     grid(
         None,
         _apart(rows.column_names),
@@ -142,7 +151,7 @@ def _values(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
         try:
             columns.append(column.to_pylist())
         except (OverflowError, ValueError):
-            columns.append(column.cast(pa.string()).to_pylist())
+            columns.append(column.cast("string").to_pylist())
     return zip(*columns, strict=True)
 
 

@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,21 +20,19 @@ from packaging.requirements import Requirement
 
 from cluster.cli.console import grid, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
+from cluster.cli.packages import PACKAGE, install_command, problems_of, requirements
 from pipeline.batch.ray_address import require_reachable
 from pipeline.core import scratch
 from pipeline.core.definitions import SourceDefinition
 from pipeline.core.errors import HeadwaterError, SettingsError, StorageError, few, quantity
 from pipeline.core.findings import Finding, FindingState
+from pipeline.core.s3_access import s3_access
 from pipeline.core.settings import FILE, Settings
 from pipeline.core.sources import Checkable
-from pipeline.lake.storage import aws_options
 from pipeline.project.forgotten import forgotten_tables
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 
-_PACKAGE = "headwater"
-_COLLECTIONS = frozenset({"all", "dev"})
-"""Extras that only combine others, or are not for users."""
 _SHOWN_PACKAGES = ("ray", "duckdb", "deltalake", "pyarrow")
 _LEAST_FREE_BYTES = 1 << 30
 _CONNECT_S = 5.0
@@ -71,37 +69,21 @@ def _ray() -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     """Compare the installed packages with those that Headwater and its extras require."""
-    required: dict[str, list[Requirement]] = {"": []}
-    if _problem(Requirement(_PACKAGE)):
-        yield Finding("packages", NOTE, f"{_PACKAGE} is imported from a folder: its requirements are unknown")
+    required = requirements()
+    if required is None:
+        yield Finding("packages", NOTE, f"{PACKAGE} is imported from a folder: its requirements are unknown")
         return
-    extras = [extra for extra in metadata(_PACKAGE).get_all("Provides-Extra") or () if extra not in _COLLECTIONS]
-    for requirement in map(Requirement, requires(_PACKAGE) or ()):
-        marker = requirement.marker
-        for extra in ("", *extras) if requirement.name != _PACKAGE else ():
-            if (marker is None and not extra) or (marker is not None and marker.evaluate({"extra": extra})):
-                required.setdefault(extra, []).append(requirement)
-    problems = [problem for requirement in required[""] if (problem := _problem(requirement))]
-    shown = ", ".join(f"{name} {version(name)}" for name in _SHOWN_PACKAGES if not _problem(Requirement(name)))
+    problems = problems_of(required[""])
+    shown = ", ".join(f"{name} {version(name)}" for name in _SHOWN_PACKAGES if not problems_of([Requirement(name)]))
     if problems:
-        detail = f"{'; '.join(problems)}: {sys.executable} -m pip install --upgrade {_PACKAGE}"
+        detail = f"{'; '.join(problems)}: {sys.executable} -m pip install --upgrade {PACKAGE}"
         yield Finding("packages", BAD, detail)
     else:
         yield Finding("packages", OK, f"all {len(required[''])} are installed: {shown} and others")
-    for extra in extras:
-        problems = [problem for requirement in required.get(extra, ()) if (problem := _problem(requirement))]
-        detail = f"{'; '.join(problems)}: pip install '{_PACKAGE}[{extra}]'" if problems else "installed"
+    for extra in sorted(required.keys() - {""}):
+        problems = problems_of(required[extra])
+        detail = f"{'; '.join(problems)}: {install_command(extra)}" if problems else "installed"
         yield Finding(f"extra {extra}", NOTE if problems else OK, detail)
-
-
-def _problem(requirement: Requirement) -> str:
-    """Return why an installed package does not meet a requirement; empty if it does."""
-    try:
-        installed = version(requirement.name)
-    except PackageNotFoundError:
-        return f"{requirement.name} is not installed"
-    is_met = requirement.specifier.contains(installed, prereleases=True)
-    return "" if is_met else f"{requirement.name} {installed} is installed, {requirement.specifier} is required"
 
 
 def _project(folder: Path, env: str | None) -> Iterator[Finding]:
@@ -162,18 +144,12 @@ def _credentials(settings: Settings) -> Iterator[Finding]:
 
 
 def _store_credentials(settings: Settings) -> tuple[FindingState, str]:
-    key = aws_options(settings.storage).get("access_key_id")
-    if key is not None:
-        return OK, f"access key {_masked(key)} of [env.{settings.env}.storage]"
-    try:
-        from botocore.session import Session  # noqa: PLC0415 - of the extra for S3
-    except ImportError:
-        return BAD, "S3 needs an extra: pip install 'headwater[s3]'"
-    credentials = Session().get_credentials()
-    if credentials is None:
-        do = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+    access = s3_access(settings.storage, os.environ)
+    if not access.has_credentials:
+        do = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, choose a profile by aws_profile, or give the machine a role"
         return BAD, f"none: {do}"
-    return OK, f"access key {_masked(credentials.access_key)}, found by {credentials.method}"
+    where = f"in {access.options['region']}" if "region" in access.options else "without a region"
+    return OK, f"access key {_masked(access.options['access_key_id'])} of {access.origin}, {where}"
 
 
 def _masked(key: str) -> str:
@@ -181,10 +157,17 @@ def _masked(key: str) -> str:
 
 
 def _lake(workspace: Workspace) -> Iterator[Finding]:
-    storage = workspace.lake.storage
-    storage.write_text(".headwater-doctor", "ok")
-    storage.remove([".headwater-doctor"])
-    yield Finding("lake", OK, f"{workspace.settings.lake} can be written to")
+    storage, probe = workspace.lake.storage, ".headwater-doctor"
+    storage.write_text(probe, "ok")
+    storage.read_text(probe)
+    storage.names(probe)
+    is_exclusive = storage.is_local or not storage.create(probe, b"other")
+    storage.remove([probe])
+    if is_exclusive:
+        yield Finding("lake", OK, f"{workspace.settings.lake} can be read and written")
+    else:
+        do = "use a store with conditional requests (If-None-Match), such as S3, MinIO, R2, Ceph or SeaweedFS"
+        yield Finding("lake", BAD, f"{workspace.settings.lake} overwrites files that must not exist: {do}")
 
 
 def _forgotten(workspace: Workspace) -> Iterator[Finding]:

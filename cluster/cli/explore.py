@@ -7,14 +7,17 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.tree import Tree
 
 from cluster.cli.console import as_objects, grid, open_workspace, out, print_json, print_rows
-from cluster.cli.options import HERE, Env, Folder, Json
+from cluster.cli.options import HERE, At, Env, Folder, Json
 from cluster.cli.reporting import update_report
 from cluster.cli.summary import print_summary
-from pipeline.core.errors import RequestError, quantity
+from pipeline.core.definitions import Source
+from pipeline.core.errors import RequestError, few, quantity
 from pipeline.kernel.sql_text import quoted
+from pipeline.project.origins import origins
 from pipeline.project.workspace import Workspace
 from pipeline.quality import score
 from pipeline.runner.handlers import handler_of
@@ -29,6 +32,8 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     if as_json:
         print_json(rows)
         return
+    if not any(row["owner"] for row in rows):
+        rows = [{name: value for name, value in row.items() if name != "owner"} for row in rows]
     grid(None, tuple(rows[0]), [tuple(row.values()) for row in rows], right="rows, version")
 
 
@@ -49,16 +54,22 @@ def show(
     definition = workspace.stored(name)
     version = workspace.require(name)
     rows = workspace.query(f"select * from {quoted(name)} limit {limit}")
-    history = workspace.catalog.versions(name)
+    history, changes = workspace.catalog.versions(name), workspace.catalog.column_changes(name)
     if as_json:
         facts = {"name": name, "kind": definition.kind, "layer": definition.layer, "version": version.number}
-        print_json({**facts, "columns": version.schema.as_dict(), "versions": history, "rows": as_objects(rows)})
+        columns = {"columns": version.schema.as_dict(), "column_changes": changes}
+        print_json({**facts, **columns, "versions": history, "rows": as_objects(rows)})
         return
     out.print(f"[bold]{name}[/]  {definition.description}")
     out.print(
         f"[dim]{definition.kind}, {definition.layer}, version {version.number}, {quantity(version.rows, 'row')},[/] {definition.place}"
     )
     grid("Columns", ("name", "type"), [(c.name, c.type) for c in version.schema.columns])
+    if changes:
+        shown = [
+            (c.at[:19], c.column, c.type_before or "new", c.type, ", ".join(c.read_by), c.run_id) for c in changes[:5]
+        ]
+        grid("Changed columns", ("at", "column", "before", "now", "read by", "run"), shown)
     versions = [(m.version, m.at[:19], m.rows, m.run_id, _inputs(m.inputs)) for m in history[:5]]
     grid("Versions", ("version", "at", "rows", "run", "computed from"), versions, right="version, rows")
     out.print()
@@ -72,13 +83,15 @@ def query(
         float | None,
         typer.Option(help="Time limit per statement in seconds (default: query_seconds of headwater.toml).", min=0.001),
     ] = None,
+    at: At = None,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
     """Query the lake in SQL. --json prints the rows as a list, and for several statements a list of lists."""
     workspace = open_workspace(folder, env)
-    answers = [workspace.query(statement, timeout) for statement in statements]
+    as_of = workspace.as_of(at)
+    answers = [workspace.query(statement, timeout, at=as_of) for statement in statements]
     if as_json:
         print_json(as_objects(answers[0]) if len(answers) == 1 else [as_objects(rows) for rows in answers])
         return
@@ -136,11 +149,17 @@ def lineage(name: Name, env: Env = None, as_json: Json = False, folder: Folder =
                 "upstream": sorted(graph.upstream(name)),
                 "downstream": sorted(graph.downstream(name)),
                 "edges": edges,
+                "origins": {
+                    each.name: origins(workspace, each)
+                    for each in graph.all_of(Source)
+                    if each.name == name or each.name in graph.upstream(name)
+                },
             }
         )
         return
     above = Tree(f"[bold]{definition.name}[/] is computed from")
     _grow(workspace, above, name, up=True)
+    _add_origins(workspace, above, name)
     below = Tree(f"[bold]{definition.name}[/] is read by")
     _grow(workspace, below, name, up=False)
     for tree in (above, below):
@@ -173,7 +192,18 @@ def _grow(workspace: Workspace, tree: Tree, name: str, *, up: bool) -> None:
         shown = handler_of(graph[other]).describe(workspace, graph[other])
         rows = "" if shown.rows is None else f", {quantity(shown.rows, 'row')}"
         known = "" if shown.version is None else f" [dim]version {shown.version}{rows}[/]"
-        _grow(workspace, tree.add(f"{other}{known}"), other, up=up)
+        branch = tree.add(f"{other}{known}")
+        _grow(workspace, branch, other, up=up)
+        if up:
+            _add_origins(workspace, branch, other)
+
+
+def _add_origins(workspace: Workspace, tree: Tree, name: str) -> None:
+    """Add the systems and objects that a source was read from."""
+    source = workspace.project.graph[name]
+    for origin in origins(workspace, source) if isinstance(source, Source) else ():
+        owner = f" [dim]owner {escape(origin.owner)}[/]" if origin.owner else ""
+        tree.add(f"{origin.system}: {escape(few(origin.objects))}{owner}")
 
 
 def _inputs(inputs: Mapping[str, int]) -> str:

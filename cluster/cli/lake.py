@@ -2,19 +2,123 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Annotated, Any
 
 import typer
 
-from cluster.cli.console import err, grid, open_workspace, out, print_json
+from cluster.cli import bucket
+from cluster.cli.console import as_objects, err, grid, open_workspace, out, print_json, print_rows
 from cluster.cli.options import HERE, Env, Folder, Json
-from pipeline.core.errors import RequestError, quantity
+from pipeline.commit.commit_plan import row_key
+from pipeline.core.as_of import AsOf
+from pipeline.core.errors import RequestError, few, quantity
+from pipeline.kernel.budget import budget_here
+from pipeline.lake import Version
+from pipeline.lake.diff import TableDiff, diff
+from pipeline.lake.history import VersionFacts, history
+from pipeline.lake.holds import holds, release_hold
 from pipeline.project.forgotten import WAREHOUSE, ForgottenTable, forget, forgotten_tables, remains_of
+from pipeline.project.maintenance import compact_table, maintain, maintained_tables, plan_vacuums, vacuum_table
+from pipeline.project.workspace import Workspace
+from pipeline.reprocessing.restore import plan_restore, restore
+from pipeline.runner.handlers.artifact import HOLD_PREFIX
 
-app = typer.Typer(help="List tables that no definition has any more, and forget them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show the history of tables and what changed; restore versions; forget tables; plan and apply the bucket's policies.",
+    no_args_is_help=True,
+)
+Table = Annotated[str, typer.Argument(help="Name of a table.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it; without this option, only show what would be done.")]
 
 _COLUMNS = ("table", "layer", "rows", "bytes", "place")
+
+
+Tables = Annotated[
+    list[str] | None, typer.Argument(help="Names of tables (default: all that exist).", show_default=False)
+]
+
+
+@app.command("maintain")
+def maintain_(names: Tables = None, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """Compact and vacuum tables and their quarantines by their policies, and shorten their logs."""
+    workspace = open_workspace(folder, env)
+    release_model_holds(workspace)
+    done = [maintain(workspace, name) for name in _names(workspace, names)]
+    if as_json:
+        print_json([asdict(each) for each in done])
+        return
+    columns = ("table", "compacted", "into", "removed files", "removed bytes", "versions", "seconds", "left for later")
+    rows = [
+        (
+            d.table,
+            d.files_before,
+            d.files_after,
+            d.removed_files,
+            d.removed_bytes,
+            d.forgotten_versions,
+            d.seconds,
+            d.note,
+        )
+        for d in done
+    ]
+    grid(None, columns, rows, right="compacted, into, removed files, removed bytes, versions, seconds")
+
+
+@app.command("compact")
+def compact_(names: Tables = None, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """Compact the small files of tables, with their rows ordered by cluster_by= of the policy."""
+    workspace = open_workspace(folder, env)
+    done = {name: compact_table(workspace, name) for name in _names(workspace, names)}
+    if as_json:
+        print_json([{"table": name, **({} if each is None else asdict(each))} for name, each in done.items()])
+        return
+    for name, each in done.items():
+        out.print(
+            f"{name}: no small files"
+            if each is None
+            else f"[green]✓[/] {name}: {quantity(each.before, 'file')} compacted into {each.after}, as version {each.number}"
+        )
+
+
+@app.command("vacuum")
+def vacuum_(
+    names: Tables = None, yes: Yes = False, env: Env = None, as_json: Json = False, folder: Folder = HERE
+) -> None:
+    """List the files that no readable version of tables and their quarantines needs; with --yes, remove them."""
+    workspace = open_workspace(folder, env)
+    release_model_holds(workspace)
+    chosen = _names(workspace, names)
+    plans = {name: vacuum_table(workspace, name) if yes else plan_vacuums(workspace, name) for name in chosen}
+    if as_json:
+        print_json(
+            [
+                {
+                    "table": n,
+                    "removed": yes,
+                    "files": dict(p.files),
+                    "bytes": p.size_bytes,
+                    "versions": p.versions,
+                    "oldest": p.oldest,
+                }
+                for n, each in plans.items()
+                for p in each
+                if p.oldest is not None
+            ]
+        )
+        return
+    rows = [
+        (name if number == 0 else f"{name} (quarantine)", len(p.files), p.size_bytes, p.versions, p.oldest)
+        for name, each in plans.items()
+        for number, p in enumerate(each)
+        if p.files or p.versions
+    ]
+    grid(
+        None, ("table", "files", "bytes", "versions", "oldest kept"), rows, right="files, bytes, versions, oldest kept"
+    )
+    total = sum(int(row[2] or 0) for row in rows)
+    out.print(f"[green]✓[/] removed {total:,} bytes" if yes else f"{total:,} bytes can be removed: do it with --yes")
 
 
 @app.command()
@@ -56,5 +160,151 @@ def forget_(
         out.print(f"removed {name} from {table.place}" if table.layer == WAREHOUSE else f"removed {table.place}")
 
 
+@app.command("history")
+def history_(
+    name: Table,
+    limit: Annotated[int, typer.Option(help="Number of versions to show.", min=1)] = 20,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Show the versions of a table that can be read: when, by which run, what they changed, and what holds them."""
+    workspace = open_workspace(folder, env)
+    workspace.require(name)
+    facts = history(workspace.table(name).storage, limit)
+    if as_json:
+        print_json([{**asdict(each), "at": each.at.isoformat()} for each in facts])
+        return
+    columns = ("version", "committed at (UTC)", "mode", "run", "rows in", "rows out", "files", "bytes", "held by")
+    grid(None, columns, [_history_row(each) for each in facts], right="version, rows in, rows out, files, bytes")
+
+
+@app.command("diff")
+def diff_(
+    name: Table,
+    before: Annotated[str, typer.Argument(help="A version, a time, or a duration ago such as 2h.")],
+    after: Annotated[str | None, typer.Argument(help="Another one (default: the newest).", show_default=False)] = None,
+    rows: Annotated[int, typer.Option(help="Number of changed rows to show.", min=0)] = 0,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Show what changed between two versions of a table: rows by key, and columns."""
+    workspace = open_workspace(folder, env)
+    changes = _diff(workspace, name, (_version(workspace, name, before), _version(workspace, name, after)), rows)
+    if as_json:
+        print_json(_diff_json(changes))
+    else:
+        _print_diff(changes, rows)
+
+
+@app.command("restore")
+def restore_(
+    name: Table,
+    to: Annotated[str, typer.Option("--to", help="A version, a time (ISO 8601, UTC), or a duration ago such as 2h.")],
+    yes: Yes = False,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Restore a table to an earlier version, in a new commit from which runs and its stream go on exactly once."""
+    workspace = open_workspace(folder, env)
+    plan = plan_restore(workspace, name, _as_of(name, to))
+    changes = _diff(workspace, name, (plan.before, plan.target), 0)
+    number = restore(workspace, plan).number if yes else None
+    facts = {"table": name, "restored_to": plan.target.number, "version": number, "redefined": plan.redefined}
+    if as_json:
+        print_json({**facts, "read_by": plan.read_by, "diff": _diff_json(changes)})
+        return
+    _print_diff(changes, 0)
+    if plan.redefined:
+        out.print("[yellow]the definition has changed since: the next run computes the table again[/]")
+    if plan.read_by:
+        out.print(f"read by {few(plan.read_by)}: their next run takes over the change", soft_wrap=True)
+    if number is None:
+        out.print("nothing was changed; restore it with --yes")
+    else:
+        out.print(f"[green]✓[/] {name} has the rows of version {plan.target.number} again, as version {number}")
+
+
+def release_model_holds(workspace: Workspace) -> None:
+    """Release the holds of models whose registered version was deleted in the model store."""
+    storages = [workspace.table(name).storage for name in maintained_tables(workspace)]
+    of_models = [(each, hold.id) for each in storages for hold in holds(each) if hold.id.startswith(HOLD_PREFIX)]
+    if not of_models:
+        return
+    from ml.models.registry import Registry  # noqa: PLC0415 - models are optional
+
+    store = Registry(workspace.settings.models)
+    registered: dict[str, frozenset[str]] = {}
+    for storage, hold_id in of_models:
+        model, _, number = hold_id.removeprefix(HOLD_PREFIX).rpartition("-")
+        if number not in registered.setdefault(model, store.versions(model)):
+            release_hold(storage, hold_id)
+
+
+def _names(workspace: Workspace, names: list[str] | None) -> tuple[str, ...]:
+    return tuple(workspace.stored(name).name for name in names) if names else maintained_tables(workspace)
+
+
+def _as_of(name: str, text: str) -> AsOf:
+    """Return what a version, a time or a duration means for a table."""
+    if text.isdecimal():
+        return AsOf(versions={name: int(text)})
+    try:
+        return AsOf.of(text)
+    except RequestError:
+        return AsOf.of(f"-{text}")
+
+
+def _version(workspace: Workspace, name: str, text: str | None) -> Version:
+    return workspace.require(name, as_of=None if text is None else _as_of(name, text))
+
+
+def _diff(workspace: Workspace, name: str, versions: tuple[Version, Version], rows: int) -> TableDiff:
+    limits = budget_here(workspace.settings.memory_bytes).whole()
+    return diff(workspace.table(name), versions, row_key(workspace.stored(name)), rows=rows, limits=limits)
+
+
+def _diff_json(changes: TableDiff) -> Mapping[str, Any]:
+    facts = asdict(replace(changes, rows=None))
+    return {**facts, "rows": None if changes.rows is None else as_objects(changes.rows)}
+
+
+def _print_diff(changes: TableDiff, rows: int) -> None:
+    out.print(f"[bold]{changes.table}[/]  version {changes.before} → {changes.after}")
+    for column in changes.columns:
+        was, now = column.before or "new", column.after or "removed"
+        out.print(f"column {column.name}: {was} → {now}")
+    counts = [("inserted", changes.inserted), ("deleted", changes.deleted)]
+    counts += [("updated", changes.updated)] if changes.key else []
+    grid(None, ("change", "rows"), counts, right="rows")
+    if changes.changed:
+        out.print("updated columns: " + ", ".join(f"{name} ({count:,})" for name, count in changes.changed.items()))
+    if changes.rows is not None:
+        print_rows(changes.rows, as_json=False, most=rows)
+
+
+def _history_row(facts: VersionFacts) -> tuple[object, ...]:
+    added, removed = facts.added_files, facts.removed_files
+    files = None if added is None else f"+{added} -{removed}"
+    size = None if facts.added_bytes is None else (facts.added_bytes or 0) - (facts.removed_bytes or 0)
+    return (
+        facts.version,
+        f"{facts.at:%Y-%m-%d %H:%M:%S}",
+        facts.mode,
+        facts.run_id,
+        facts.rows_in,
+        facts.rows_out,
+        files,
+        size,
+        ", ".join(facts.held_by),
+    )
+
+
 def _row(table: ForgottenTable) -> tuple[object, ...]:
     return (table.name, table.layer, table.rows, table.size_bytes or None, table.place)
+
+
+for _command in (bucket.plan, bucket.apply, bucket.access):
+    app.command()(_command)

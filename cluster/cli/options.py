@@ -21,6 +21,14 @@ def print_version(wanted: bool) -> None:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Env = Annotated[str | None, typer.Option("--env", help="Environment of headwater.toml (default: dev).")]
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--at",
+        help="Read older versions: of a time (ISO 8601, UTC), of a duration ago (-2h), or TABLE=VERSION; repeatable.",
+        show_default=False,
+    ),
+]
 PROJECT = "HEADWATER_PROJECT"
 """The environment variable with the project's folder, for every command."""
 Folder = Annotated[

@@ -46,7 +46,11 @@ def run(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done without doing it.")] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Number of tables to compute concurrently (default: number of cores).")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of tables to compute concurrently (default: number of cores; on an object store, at least 8).",
+        ),
     ] = None,
     deadline: Annotated[
         str | None, typer.Option(help="Ask a cluster for as many cores as are needed to end in this time: 4h, 30min.")

@@ -58,4 +58,5 @@ def _wait() -> None:
     stop_requested = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop_requested.set())
-    stop_requested.wait()
+    while not stop_requested.wait(0.5):  # a signal just before a wait is handled when the wait ends
+        pass

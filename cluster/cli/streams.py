@@ -16,7 +16,7 @@ from pipeline.governance import DesiredState
 from pipeline.streaming.runtime.control import StreamSummary, request, stream_summaries
 from pipeline.streaming.runtime.control import rescale as rescale_stream
 from pipeline.streaming.runtime.metrics import TROUBLED
-from pipeline.streaming.runtime.savepoints import save
+from pipeline.streaming.runtime.savepoints import delete_savepoint, save
 from pipeline.streaming.runtime.savepoints import savepoints as savepoints_of
 
 app = typer.Typer(help="List streams; pause, resume, rescale, drain or stop running streams; manage savepoints.")
@@ -133,6 +133,18 @@ def savepoints(name: Name, env: Env = None, as_json: Json = False, folder: Folde
         grid(None, ("label", "epoch", "version", "rows", "created at (UTC)"), rows, right="epoch,version,rows")
     else:
         out.print(f"stream {name!r} has no savepoints; create one: headwater streams savepoint {name}")
+
+
+@app.command("delete-savepoint")
+def delete_savepoint_(
+    name: Name,
+    label: Annotated[str, typer.Argument(help="Label of the savepoint.")],
+    env: Env = None,
+    folder: Folder = HERE,
+) -> None:
+    """Delete a savepoint, so that its version of the table is no longer held."""
+    delete_savepoint(open_workspace(folder, env), name, label)
+    out.print(f"[green]✓[/] {name}: savepoint {label} is deleted")
 
 
 def _request(name: str, state: DesiredState, words: str, env: str | None, folder: Folder) -> None:

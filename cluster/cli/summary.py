@@ -13,6 +13,7 @@ from pipeline.governance import RunRecord, StepRecord
 
 _DONE = {
     "create": "created",
+    "refresh": "refreshed",
     "rebuild": "rebuilt",
     "append": "appended",
     "merge": "merged",

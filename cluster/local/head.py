@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import sys
 import time
 import urllib.error
@@ -29,6 +28,7 @@ from cluster.local.nodes import (
     spawned,
     temporary,
 )
+from cluster.local.ports import unused_ports
 from pipeline.core.errors import RequestError, UnavailableError
 from pipeline.core.processes import started
 
@@ -94,7 +94,7 @@ def start(folder: Path, nodes: LocalNodes) -> LocalCluster:
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32), encoding="ascii")
     name = f"{HEAD}-{secrets.token_hex(4)}"
-    gcs, dashboard, agent = _free_ports(3)
+    gcs, dashboard, agent = unused_ports(3)
     address, jobs = f"{LOOPBACK}:{gcs}", f"http://{LOOPBACK}:{dashboard}"
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", *OPTIONS, f"--port={gcs}", "--num-cpus=0"),
@@ -193,11 +193,3 @@ def _wait(cluster: LocalCluster, folder: Path) -> None:
         except OSError:
             time.sleep(0.2)
     raise UnavailableError("the local cluster did not start", do=f"see {folder}/head.log")
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

@@ -113,6 +113,14 @@ class Registry:
                     return Verdict(accepted=False, reason=reason, metrics=self._metrics(run), uri=uri)
         return None
 
+    def versions(self, name: str) -> frozenset[str]:
+        """Return the registered versions of a model; none for a model that is not registered. Writes nothing."""
+        with self._translating():
+            if self._is_database:
+                return frozenset(str(number) for (number,) in self._rows("model_versions", _VERSIONS, {"name": name}))
+            every = self._client().search_model_versions(f"name='{name}'")
+            return frozenset(str(each.version) for each in every)
+
     def log(self, trained: Trained, *, register: bool) -> tuple[str, str]:
         """Log a model in its own run; with `register`, also as a new version that becomes the champion.
 
@@ -234,6 +242,8 @@ _CHAMPION_TAGS = sa.text(
     "join model_version_tags t on t.name = a.name and t.version = a.version "
     "where a.name = :name and a.alias = :alias"
 )
+
+_VERSIONS = sa.text("select version from model_versions where name = :name and current_stage <> 'Deleted_Internal'")
 
 _RUN_TAGS = sa.text(
     "select r.run_uuid, t.key, t.value from experiments e join runs r on r.experiment_id = e.experiment_id "

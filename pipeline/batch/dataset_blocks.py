@@ -1,10 +1,11 @@
 """The blocks of a Ray dataset in the lake's storage: the workers that compute them write them, and tasks read them.
 
-The files are removed after the step. A retried task writes the same file names.
+The files are removed after the step. Each attempt of a task writes files of its own, because an earlier one may still run.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -43,9 +44,8 @@ class BlockDatasink(Datasink[list[WrittenBlock]]):
     def write(self, blocks: Iterable[Block], ctx: Any) -> list[WrittenBlock]:
         """Write the blocks of one task."""
         self._place.make()
-        return [
-            self._write(f"block-{ctx.task_idx:06d}-{number:04d}.arrow", block) for number, block in enumerate(blocks)
-        ]
+        stem = f"block-{ctx.task_idx:06d}-{secrets.token_hex(4)}"
+        return [self._write(f"{stem}-{number:04d}.arrow", block) for number, block in enumerate(blocks)]
 
     def _write(self, name: str, block: Block) -> WrittenBlock:
         rows = BlockAccessor.for_block(block).to_arrow().replace_schema_metadata(None)

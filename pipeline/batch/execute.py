@@ -9,6 +9,7 @@ from typing import cast
 from pipeline.batch.exchange import run_exchange
 from pipeline.batch.executor import NO_LIMITS, RayExecutor, StepLimits, combined_split, executor_of, splits_of
 from pipeline.batch.job import StepExecution
+from pipeline.batch.kept_states import may_keep_states
 from pipeline.batch.partial_aggregation import run_partial
 from pipeline.batch.planning import exchanged
 from pipeline.batch.retries import OnStage
@@ -58,11 +59,12 @@ def _executed(job: StepExecution, lake: Lake) -> Outcome:
 
 
 def _in_splits(job: StepExecution, splits: Sequence[Split], lake: Lake) -> Outcome:
-    if len(splits) == 1:
+    keep = may_keep_states(job.spec)
+    if len(splits) == 1 and not keep:
         return job.run_alone(splits[0])
     if job.spec.execution_plan.strategy != "partial":
         return job.run_all(splits)
-    outcome = run_partial(job, splits)
+    outcome = run_partial(job, splits, keep=keep)
     if outcome is not None:
         return outcome
     chosen = None if job.spec.feed is not None else exchanged(job.spec.definition, job.spec.scans)

@@ -14,6 +14,8 @@ from pipeline.batch.planning import EXPANSION
 from pipeline.batch.ray_cluster import free_nodes, possible_nodes
 from pipeline.batch.retries import OnProgress, Repeats, SplitTask
 from pipeline.batch.splits import (
+    LEAST_TASK_BYTES,
+    LEAST_TASK_BYTES_HERE,
     MOST_BYTES,
     MOST_BYTES_PARTITIONED,
     SPLIT_BYTES,
@@ -62,6 +64,10 @@ class Executor(Protocol):
     def is_one_machine(self) -> bool:
         """Whether a task that runs alone can use all slots."""
 
+    @property
+    def least_bytes(self) -> int:
+        """The minimum input of a task."""
+
     def part(self, tasks: int) -> Limits:
         """Return the limits of each of several concurrent tasks, which have one thread each."""
 
@@ -81,6 +87,7 @@ class LocalExecutor:
 
     budget: Budget
     is_one_machine = True
+    least_bytes = LEAST_TASK_BYTES_HERE
 
     @property
     def slots(self) -> int:
@@ -137,6 +144,11 @@ class RayExecutor:
     def memory_bytes(self) -> int:
         """See `Executor`."""
         return sum(node.memory_bytes for node in self.nodes)
+
+    @property
+    def least_bytes(self) -> int:
+        """See `Executor`."""
+        return LEAST_TASK_BYTES
 
     @property
     def is_one_machine(self) -> bool:
@@ -198,7 +210,7 @@ def splits_of(spec: StepSpec, executor: Executor, *, whole_files: bool = False) 
     strategy = spec.execution_plan.strategy
     is_alone = strategy == "gather" or (strategy == "partial" and executor.is_one_machine and not spec.source_splits)
     most = MOST_BYTES_PARTITIONED if spec.definition.partition_by else MOST_BYTES
-    slots = Slots(1, sys.maxsize) if is_alone else Slots(executor.slots, most)
+    slots = Slots(1, sys.maxsize) if is_alone else Slots(executor.slots, most, executor.least_bytes)
     if spec.reader is not None:
         source_splits = (
             spec.shared.source_splits
@@ -212,7 +224,7 @@ def splits_of(spec: StepSpec, executor: Executor, *, whole_files: bool = False) 
 
 def cut_splits(scan: Scan, executor: Executor) -> tuple[Split, ...]:
     """Divide any input into splits."""
-    return splits_of_scan(scan, Slots(executor.slots))
+    return splits_of_scan(scan, Slots(executor.slots, least_bytes=executor.least_bytes))
 
 
 def combined_split(spec: StepSpec, splits: Sequence[Split]) -> Split:

@@ -12,23 +12,26 @@ import pyarrow as pa
 from sqlglot import exp
 
 from pipeline.batch.job import StepExecution
+from pipeline.batch.kept_states import are_small
 from pipeline.batch.partial_task import PartialStates, run_states
 from pipeline.batch.planning import tree_of
 from pipeline.batch.row_producers import ArrowProducer, SqlProducer
 from pipeline.batch.work import Outcome, Split
 from pipeline.core.definitions import Table
 from pipeline.kernel.aggregates.decomposition import STATES, decompose
-from pipeline.kernel.engine import connect
+from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.scan import Scan, register
 
 MOST_BYTES_IN_ALL = 1 << 30
 """The maximum size of the states that are merged in one process."""
 
 
-def run_partial(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
+def run_partial(job: StepExecution, splits: Sequence[Split], *, keep: bool = False) -> Outcome | None:
     """Compute states per split, and merge them in the order of the splits; the result is validated as one split.
 
-    Returns `None` if the states of all groups exceed the limit, so that another strategy is required.
+    For a refresh, the states of the rows that were consumed before come first. With `keep`, the outcome has the merged
+    states if they are small. Returns `None` if the states of all groups exceed the limit, so that another strategy is
+    required.
     """
     spec, producer = job.spec, cast("SqlProducer", job.work.producer)
     apart = decompose(cast("exp.Select", tree_of(cast("Table", spec.definition).transform)))
@@ -38,14 +41,19 @@ def run_partial(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
     kept = [part.rows for part in partials if part.rows is not None]
     if len(kept) < len(partials) or sum(states.nbytes for states in kept) > MOST_BYTES_IN_ALL:
         return None
-    states = pa.concat_tables(kept)
+    rows_in, bytes_in = sum(p.rows_in for p in partials), sum(p.bytes_in for p in partials)
+    states = pa.concat_tables(kept if spec.states is None else [spec.states.cast(kept[0].schema), *kept])
     with connect(job.work.limits, filesystem=job.work.filesystem) as con:
         inputs = {name: Scan(scan.schema) for name, scan in spec.scans.items()}
         register(con, {**inputs, spec.execution_plan.driving: Scan(spec.driving_schema)})
-        answer = apart.answer(apart.types(con))
-    rows_in, bytes_in = sum(p.rows_in for p in partials), sum(p.bytes_in for p in partials)
-    merger = ArrowProducer(states, rows_in, bytes_in, {STATES: states}, answer)
-    return _with_rejected(job.run_here(Split(len(splits)), merger), partials)
+        types = apart.types(con)
+        if keep:
+            con.register(STATES, states)
+            states = arrow(con, apart.merge(types))
+    merger = ArrowProducer(states, rows_in, bytes_in, {STATES: states}, apart.answer(types))
+    outcome = _with_rejected(job.run_here(Split(len(splits)), merger), partials)
+    is_kept = keep and are_small(states, rows_in if spec.states is None else None)
+    return replace(outcome, states=states) if is_kept else outcome
 
 
 def _with_rejected(outcome: Outcome, partials: Sequence[PartialStates]) -> Outcome:

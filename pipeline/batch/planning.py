@@ -19,7 +19,7 @@ from pipeline.kernel.planner.exchange import Exchange, exchange
 from pipeline.kernel.planner.strategy import StrategyChoice, choose_strategy
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform, statement_of
-from pipeline.warehouse.modelling import FactTransform
+from pipeline.warehouse.modelling.facts import FactTransform
 
 DEFAULT_LIMITS = ExecutionLimits()
 BROADCAST_BYTES = 128 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
 import os
@@ -73,6 +74,7 @@ def _join() -> None:
             if address
             else "try again when the machine is less busy, or set HEADWATER_EXECUTION=inline",
         ) from error
+    atexit.register(ray.shutdown)  # before Ray's own handler, which first waits 0.5 s for messages of workers
 
 
 def _in_lasting_thread(start: Callable[[], object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.batch.misfits import Misfits, misfits_set_aside
+from pipeline.batch.type_changes import TypeRule
 from pipeline.batch.validating_pass import REJECTED, REJECTED_COLUMNS
 from pipeline.batch.work import STOP, InputQuery, SharedRead, Split
 from pipeline.core.definitions import LogTransform, Transform
@@ -56,22 +58,35 @@ class SourceProducer:
     """The event time of the source, which may be converted from a number."""
     shared: SharedRead | None = None
     """The rows that this run has already read for several tables."""
+    types: TypeRule | None = None
+    """What happens to values that the type of their column cannot represent; `None`: their rows are quarantined."""
 
     @contextmanager
     def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         """Read the source splits in order, and collect rejected rows separately."""
+        discarded: Counter[str] = Counter()
         expect_columns(con, len(self.schema.columns))
         con.register("_none", empty(con, self.all_columns))
         con.execute(f"create temp table {_READ} as from _none")
-        for block in self.blocks(con, split):
+        for block in self.blocks(con, split, discarded):
             con.register("_block", block)
             con.execute(f"insert into {_READ} from _block")
             con.unregister("_block")
         good, bad = (one(con, f"select count(*) from {name}")[0] for name in (_READ, REJECTED))
-        yield InputQuery(f"select * from {_READ}", rows_in=good + bad, bytes_in=split.size_bytes, rejected=bad)
+        yield InputQuery(
+            f"select * from {_READ}",
+            rows_in=good + bad,
+            bytes_in=split.size_bytes,
+            rejected=bad,
+            discarded=dict(discarded),
+        )
 
-    def blocks(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[pa.Table]:
+    def blocks(
+        self, con: duckdb.DuckDBPyConnection, split: Split, discarded: Counter[str] | None = None
+    ) -> Iterator[pa.Table]:
         """Yield the rows of the source splits with their provenance, and insert rejected rows into `_rejected`.
+
+        The number of values that are replaced by null is added to `discarded`, by column.
 
         Several splits are scanned, small ones together. If a scan is not valid, the invalid splits are located by
         bisection, and only these are read.
@@ -98,7 +113,7 @@ class SourceProducer:
             elif len(source_splits) > 1:
                 waiting += [source_splits[len(source_splits) // 2 :], source_splits[: len(source_splits) // 2]]
             else:
-                yield from self._read(con, source_splits[0], split)
+                yield from self._read(con, source_splits[0], split, Counter() if discarded is None else discarded)
 
     def _scanned(self, con: duckdb.DuckDBPyConnection, source_splits: Sequence[SourceSplit]) -> pa.Table | None:
         """Return the rows of source splits that are scanned together, or `None` if the scan is not valid."""
@@ -115,7 +130,9 @@ class SourceProducer:
         except (duckdb.Error, SourceError, SchemaError):
             return None  # reading the invalid split separately raises its error
 
-    def _read(self, con: duckdb.DuckDBPyConnection, source_split: SourceSplit, split: Split) -> Iterator[pa.Table]:
+    def _read(
+        self, con: duckdb.DuckDBPyConnection, source_split: SourceSplit, split: Split, discarded: Counter[str]
+    ) -> Iterator[pa.Table]:
         """Yield the rows of a source split, and insert rejected rows into `_rejected`."""
         try:
             reading = self.reader.read(source_split, self._contract)
@@ -126,6 +143,10 @@ class SourceProducer:
                 raise _unreadable(source_split, error) from error
             _reject(con, source_split, f"unreadable: {error.problem}")
             return
+        if self.types is not None:
+            kept = self.types.applied(reading, self._contract, source_split.source_object.uri)
+            reading = kept.reading
+            discarded.update(kept.discarded)
         con.register("_read", reading.rows)
         con.register("_bad", reading.rejected)
         source = literal(source_split.source_object.uri)
@@ -214,7 +235,7 @@ class SourceProducer:
                     else f"select * replace ({MISFIT} or {odd} as {MISFIT}) from ({scan.query})"
                 )
                 is_fit = _ALL_FIT
-                if misfits is not None and scan.read_rows is not None:
+                if misfits is not None and scan.read_rows is not None and self.types is None:
                     is_fit = misfits.condition(source, scan.read_rows)
                 number = unused_name("_number", self.all_columns.names)
                 rows = _without_misfits(query, is_fit, number)
@@ -323,7 +344,8 @@ class SqlProducer:
 
     def _over(self, con: duckdb.DuckDBPyConnection, split: Split) -> InputQuery:
         scan = split.scan or Scan(Schema(()))
-        register(con, {**self.others, **split.beside, self.driving: scan})
+        driving = {self.driving: scan} if self.driving else {}
+        register(con, {**self.others, **split.beside, **driving})
         return InputQuery(self.text, rows_in=scan.rows, bytes_in=split.size_bytes, hidden=self.hidden)
 
     def _over_read(self, con: duckdb.DuckDBPyConnection, read: InputQuery) -> InputQuery:

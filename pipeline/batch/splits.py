@@ -16,8 +16,10 @@ from pipeline.kernel.scan import Scan
 
 SPLIT_BYTES = 128 << 20
 """The target size of the splits of a large source file."""
-LEAST_BYTES = 64 << 20
-"""The minimum input of a task."""
+LEAST_TASK_BYTES = 64 << 20
+"""The minimum input of a task of a cluster."""
+LEAST_TASK_BYTES_HERE = 16 << 20
+"""The minimum input of a task in this process, which begins within milliseconds."""
 MOST_BYTES = 512 << 20
 """The maximum input of a task, which then writes a file of 128 MB or more, and is cheap to retry."""
 MOST_BYTES_PARTITIONED = 768 << 20
@@ -33,7 +35,7 @@ class Slots:
 
     count: int
     most_bytes: int = MOST_BYTES
-    least_bytes: int = LEAST_BYTES
+    least_bytes: int = LEAST_TASK_BYTES
 
     def target(self, total_bytes: int) -> int:
         """Return the target input of a task, such that all slots stay busy, in as few rounds as the maximum allows."""

@@ -6,8 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
+import pyarrow as pa
+
 from pipeline.batch.planning import ExecutionPlan, carries_provenance
 from pipeline.batch.row_producers import FunctionProducer, SourceProducer, SqlProducer, WholeInputProducer
+from pipeline.batch.type_changes import type_rule
 from pipeline.batch.work import RowProducer, SharedRead, TaskSpec
 from pipeline.core.definitions import Feed, Source, StoredDefinition, Table
 from pipeline.core.functions import FunctionTransform
@@ -44,6 +47,8 @@ class StepSpec:
     """Rows of `source_splits` that this run has already read for several tables."""
     existing: Version | None = None
     """For an append: the existing rows."""
+    states: pa.Table | None = None
+    """For a refresh: the aggregate states of all rows that were consumed before."""
     existing_first: bool = True
     """Whether existing rows precede the new rows, so that they are kept if a key occurs in both."""
 
@@ -65,10 +70,11 @@ class StepSpec:
 
     @property
     def driving_schema(self) -> Schema:
-        """The columns of the driving input."""
+        """The columns of the driving input; none if the definition reads no table, as a calendar."""
         if self.feed is not None:
             return SourceProducer(cast("Reader", self.reader), cast("Schema", self.schema), self.at).all_columns
-        return self.scans[self.execution_plan.driving].schema
+        driving = self.execution_plan.driving
+        return self.scans[driving].schema if driving else Schema(())
 
 
 def task_spec_of(
@@ -132,7 +138,13 @@ def _producer_of(spec: StepSpec) -> RowProducer:
     if reads is not None:
         may_skip = reads.unreadable == "quarantine"
         source = SourceProducer(
-            cast("Reader", spec.reader), cast("Schema", spec.schema), spec.at, may_skip, reads.event_time, spec.shared
+            cast("Reader", spec.reader),
+            cast("Schema", spec.schema),
+            spec.at,
+            may_skip,
+            reads.event_time,
+            spec.shared,
+            type_rule(reads.new_types, cast("Reader", spec.reader)),
         )
     if source is not None and reads is definition:
         return source

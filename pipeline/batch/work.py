@@ -21,6 +21,7 @@ from pipeline.kernel.sql_text import listed, literal
 if TYPE_CHECKING:
     import duckdb
     import fsspec
+    import pyarrow as pa
 
     from pipeline.batch.misfits import Misfits
 
@@ -84,6 +85,8 @@ class InputQuery:
     """Columns that are used for validation and not stored."""
     rejected: int = 0
     """The number of rows in the table `_rejected`, which do not match the contract."""
+    discarded: Mapping[str, int] = field(default_factory=dict)
+    """The number of values that were replaced by null, because they are not of their column's type, by column."""
     error_queries: tuple[str, ...] = ()
     """Queries that must return 0 after the fast path; otherwise the validating pass is required."""
     scanned: int | None = None
@@ -153,6 +156,8 @@ class Outcome:
     profile: Profile = field(default_factory=Profile)
     fallbacks: Mapping[str, int] = field(default_factory=dict)
     """The number of splits that required the validating pass, by reason."""
+    states: pa.Table | None = None
+    """The aggregate states of a grouped table, if they are to be kept."""
 
     def __add__(self, other: Outcome) -> Outcome:
         """Return the combined outcome, in order; raise `SchemaError` if the columns differ."""
@@ -168,7 +173,9 @@ class Outcome:
             flow=self.flow + other.flow,
             files=self.files + other.files,
             quarantined=self.quarantined + other.quarantined,
-            checks={name: count + other.checks.get(name, 0) for name, count in self.checks.items()},
+            checks={
+                name: self.checks.get(name, 0) + other.checks.get(name, 0) for name in {**self.checks, **other.checks}
+            },
             profile=self.profile + other.profile,
             fallbacks=dict(Counter(self.fallbacks) + Counter(other.fallbacks)),
         )

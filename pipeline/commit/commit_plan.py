@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 from pipeline.batch.work import Outcome
 from pipeline.commit.quarantine import in_json, json_text, stage_quarantine
-from pipeline.core.definitions import Merge, StoredDefinition
+from pipeline.core.definitions import StoredDefinition
+from pipeline.core.merge_options import START_AT, Merge
+from pipeline.core.schema import Schema
 from pipeline.core.staging import Mode, RowCounts, StagedFile
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import merge_expectations, unless_deleted
@@ -14,9 +16,9 @@ from pipeline.kernel.planner.provenance import passed_through
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import parse, statement_of
 from pipeline.kernel.sql_text import quoted
-from pipeline.lake import MergeSpec, Version, merge, replace_keys
+from pipeline.lake import DeltaStager, MergeSpec, Version, merge, merge_events, replace_keys, target_schema
 from pipeline.project.workspace import Workspace
-from pipeline.warehouse.modelling import FactTransform
+from pipeline.warehouse.modelling.facts import FactTransform
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class CommitPlan:
     quarantine_mode: Mode
     removed: frozenset[str] = frozenset()
     tombstones: tuple[StagedFile, ...] = ()
+    schema: Schema | None = None
+    """The columns of the table, if they are other than those of the rows."""
 
 
 def definition_to_validate(definition: StoredDefinition) -> StoredDefinition:
@@ -56,7 +60,7 @@ def key_passed_on(workspace: Workspace, definition: StoredDefinition, driving: s
     If they exist, all rows with one such key are computed from one row of the input, and changes of the input can be
     applied by key. A merged table has its own order of events, so this does not apply to it.
     """
-    key = workspace.stored(driving).key
+    key = row_key(workspace.stored(driving))
     transform = statement_of(definition)
     if not key or transform is None or definition.merge is not None:
         return None
@@ -72,9 +76,34 @@ def plan_commit(workspace: Workspace, staged: StagedRows) -> CommitPlan:
     quarantine_mode: Mode = "overwrite" if seen is None else "append"
     if how is None:
         return CommitPlan(outcome.files, outcome.flow, outcome.quarantined, quarantine_mode)
-    merged = merge(_work(workspace, staged, staged.definition.key, how))
-    flow = replace(outcome.flow, rows_out=merged.rows_out, superseded=merged.superseded, deletes=merged.deletes)
-    return CommitPlan(merged.files, flow, outcome.quarantined, quarantine_mode, merged.removed, merged.tombstones)
+    work = _work(workspace, staged, staged.definition.key, how)
+    conflicts = DeltaStager(workspace.lake.quarantine(staged.definition.name).storage, f"{staged.run_id}-conflicts")
+    schema = None
+    if how.needs_events:
+        result = merge_events(work, conflicts)
+        merged, schema = result.merged, result.schema
+    else:
+        merged = merge(work, conflicts)
+    flow = replace(
+        outcome.flow,
+        rows_out=merged.rows_out,
+        superseded=merged.superseded,
+        deletes=merged.deletes,
+        quarantined=outcome.flow.quarantined + merged.conflicts,
+    )
+    quarantined = (*outcome.quarantined, *merged.quarantined)
+    return CommitPlan(merged.files, flow, quarantined, quarantine_mode, merged.removed, merged.tombstones, schema)
+
+
+def schema_of_rows(definition: StoredDefinition, rows: Schema) -> Schema:
+    """Return the columns of a table for those of the rows that are committed to it, which a merge may change."""
+    return target_schema(definition.merge, definition.key, rows)
+
+
+def row_key(definition: StoredDefinition) -> tuple[str, ...]:
+    """Return the columns that are unique in a table: its key, and the begin of a version if it has history."""
+    how = definition.merge
+    return (*definition.key, START_AT) if how is not None and how.scd_type == 2 else definition.key  # noqa: PLR2004 - the standard number of the type
 
 
 def replace_by_key(workspace: Workspace, staged: StagedRows, driving: str, changed: Scan) -> CommitPlan:
@@ -83,7 +112,7 @@ def replace_by_key(workspace: Workspace, staged: StagedRows, driving: str, chang
     Quarantined rows with these keys are removed from the quarantine, and newly quarantined rows are added.
     """
     outcome, definition = staged.outcome, staged.definition
-    theirs, ours = workspace.stored(driving).key, key_passed_on(workspace, definition, driving)
+    theirs, ours = row_key(workspace.stored(driving)), key_passed_on(workspace, definition, driving)
     if ours is None:
         raise AssertionError(f"{definition.name!r} does not have the key of {driving!r}")
     keys = replace(changed, schema=changed.schema.select(theirs))

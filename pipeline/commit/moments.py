@@ -16,4 +16,6 @@ class Moment(StrEnum):
     SETTLED = "settled"
     LOADED = "loaded"
     RECORDED = "recorded"
+    MAINTAINED = "maintained"
+    """A table was compacted or vacuumed, which is not due in every run."""
     ENDED = "ended"

@@ -6,9 +6,11 @@ The manifest contains everything it needs, so the next run completes it for a ru
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 
+from pipeline.commit.commit_plan import row_key
 from pipeline.commit.moments import Moment
-from pipeline.core.definitions import StoredDefinition
+from pipeline.core.definitions import Action, StoredDefinition
 from pipeline.core.errors import StorageError
 from pipeline.core.staging import Manifest, RowCounts
 from pipeline.governance import CheckRecord, VersionRecord
@@ -16,6 +18,7 @@ from pipeline.kernel.checks import key_expectations, merge_expectations
 from pipeline.lake import QUARANTINE, Commit, LakeTable, Version
 from pipeline.project.workspace import Workspace
 from pipeline.warehouse import Load
+from pipeline.warehouse.modelling.facts import foreign_keys_of
 
 
 def post_commit(
@@ -54,13 +57,19 @@ def update_warehouse_and_catalog(
 def check_records(
     definition: StoredDefinition, violations: Mapping[str, int], flow: RowCounts
 ) -> tuple[CheckRecord, ...]:
-    """Return a table's expectations with the number of violations of each."""
+    """Return a table's expectations with the number of violations of each, and the columns with discarded values."""
     merge = definition.merge
     promised = key_expectations(definition.key) if merge is None else merge_expectations(definition.key, merge)
     expectations = (*definition.expect, *promised)
-    return tuple(
+    records = [
         CheckRecord(e.name, e.condition, e.action, flow.rows_made, violations.get(e.name, 0)) for e in expectations
-    )
+    ]
+    discarded = set(violations) - {record.expectation for record in records}
+    records += [
+        CheckRecord(name, "other values are stored as null", Action.WARN, flow.rows_made, violations[name])
+        for name in sorted(discarded)
+    ]
+    return tuple(records)
 
 
 def update_quarantine(
@@ -74,6 +83,8 @@ def update_quarantine(
     A process that commits on top of a manifest has already applied it, so a delayed process must not quarantine its
     rows again.
     """
+    if not manifest.quarantined and manifest.quarantine_mode != "overwrite":
+        return
     manifest_id = manifest.manifest_id if manifest_id is None else manifest_id
     quarantined = workspace.lake.quarantine(definition.name)
     before = quarantined.version()
@@ -102,16 +113,21 @@ def _load(workspace: Workspace, definition: StoredDefinition, version: Version) 
     loaded = workspace.warehouse.loaded().get(definition.name)
     if loaded == (version.number, version.manifest_id):
         return
-    added = None if loaded is None else workspace.table(definition.name).added_since(*loaded, version)
+    change = None if loaded is None else workspace.table(definition.name).change_since(*loaded, version)
+    manifest = version.manifest
     load = Load(
         name=definition.name,
         version=version.number,
         manifest_id=version.manifest_id or 0,
         scan=version.scan(),
-        key=definition.key,
+        key=row_key(definition),
         description=definition.description,
-        since=loaded if added is not None else None,
-        added=added or (),
+        since=loaded if change is not None else None,
+        added=() if change is None else change.added,
+        removed=() if change is None else change.removed,
+        foreign_keys=foreign_keys_of(definition),
+        run_id="" if manifest is None else manifest.run_id,
+        committed_at=None if manifest is None or not manifest.at else datetime.fromisoformat(manifest.at),
     )
     workspace.warehouse.load(load, filesystem=workspace.lake.storage.filesystem())
 

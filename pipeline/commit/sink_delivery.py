@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
+from pipeline.commit.commit_plan import row_key
 from pipeline.core.errors import StorageError
 from pipeline.core.sinks import Delivery, Sink, SinkContext, SinkPosition
 from pipeline.kernel.engine import arrow, connect, first_line, schema_of
@@ -36,7 +37,7 @@ class SinkSender:
         """Open the sink's target; raises as `Destination.open` does."""
         settings = workspace.settings
         self._table = workspace.table(sink.table)
-        self._key = workspace.stored(sink.table).key
+        self._key = row_key(workspace.stored(sink.table))
         self._limits = Limits(memory_bytes=settings.memory_bytes)
         self._target = sink.to.open(SinkContext(settings.name, settings.env, sink.name, settings.state))
 
@@ -80,7 +81,8 @@ class SinkSender:
         rows, removed = (now.scan().query(), None) if changes is None else changes
         lost = _none(con, now) if removed is None else arrow(con, removed)
         sent.removed = lost.num_rows
-        return Delivery(sent.to, since, _counted(con, rows, sent), lost, self._key, is_whole=changes is None)
+        files = tuple(file.uri for file in now.files)
+        return Delivery(sent.to, since, _counted(con, rows, sent), lost, self._key, files, is_whole=changes is None)
 
 
 def send(workspace: Workspace, sink: Sink) -> DeliveryReport | None:

@@ -1,33 +1,25 @@
-"""Connectors to external systems: one folder or module per system."""
+"""Connectors to external systems: one folder or module per system, and what a connector is written with.
 
-from pipeline.connectors.arrow import ArrowReader
-from pipeline.connectors.callback import to_callback
-from pipeline.connectors.files import Files, files
-from pipeline.connectors.generator import generate
-from pipeline.connectors.kafka import Kafka, kafka, to_kafka
-from pipeline.connectors.online_store import OnlineStore, to_online
-from pipeline.connectors.registry import connector
-from pipeline.connectors.replay import replay
-from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
-from pipeline.core.splits import SourceObject, SourceSplit
+The functions that create connectors are names of `pipeline`. Nothing is imported before it is used: each task of a cluster
+imports this package.
+"""
 
-__all__ = [
-    "UNBOUNDED",
-    "ArrowReader",
-    "Bound",
-    "Cursor",
-    "Files",
-    "Kafka",
-    "OnlineStore",
-    "ReadPlan",
-    "SourceObject",
-    "SourceSplit",
-    "connector",
-    "files",
-    "generate",
-    "kafka",
-    "replay",
-    "to_callback",
-    "to_kafka",
-    "to_online",
-]
+from typing import TYPE_CHECKING
+
+from pipeline.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from pipeline.connectors.arrow import ArrowReader
+    from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
+    from pipeline.core.splits import SourceObject, SourceSplit
+
+__all__ = ["UNBOUNDED", "ArrowReader", "Bound", "Cursor", "ReadPlan", "SourceObject", "SourceSplit"]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "pipeline.connectors.arrow": ("ArrowReader",),
+        "pipeline.core.cursors": ("UNBOUNDED", "Bound", "Cursor", "ReadPlan"),
+        "pipeline.core.splits": ("SourceObject", "SourceSplit"),
+    },
+)

@@ -52,7 +52,7 @@ class RawTable:
 
 
 def check_columns(
-    schema: Schema, names: tuple[str, ...], place: Place, new_columns: NewColumns = "refuse"
+    schema: Schema, names: tuple[str, ...], place: Place, new_columns: NewColumns = "freeze"
 ) -> tuple[str, ...]:
     """Return the columns of a file that are not in its contract, if rows with a value in one are quarantined.
 
@@ -62,7 +62,7 @@ def check_columns(
     if ours is not None:
         raise SchemaError(
             f"the column name {ours!r} is reserved for the origin of a row",
-            do=f"rename it in the data, or by files(…, rename={{{ours!r}: '…'}})",
+            do=f"rename it where the data is read: rename={{{ours!r}: '…'}}",
             place=place,
         )
     folded = {name.lower(): name for name in schema.names}
@@ -74,17 +74,17 @@ def check_columns(
         raise SchemaError(
             "the columns do not match the contract",
             got=few(f"{name!r}, which differs only in case from {folded[name.lower()]!r}" for name in recased),
-            do=f"rename it: files(…, rename={{{recased[0]!r}: {folded[recased[0].lower()]!r}}})",
+            do=f"rename it where the data is read: rename={{{recased[0]!r}: {folded[recased[0].lower()]!r}}}",
             place=place,
         )
-    not_allowed = [] if new_columns == "add" else missing
-    refused = added if new_columns == "refuse" else []
+    not_allowed = [] if new_columns == "evolve" else missing
+    refused = added if new_columns == "freeze" else []
     if not_allowed or refused:
-        take = 'source(…, new_columns="add") adds new columns and makes missing ones null'
+        take = 'source(…, new_columns="evolve") adds new columns and makes missing ones null'
         other = (
             "remove missing columns from schema="
             if not_allowed
-            else '"set aside" quarantines rows with a value in a new column'
+            else '"discard_row" quarantines rows with a value in a new column, "discard_value" ignores the column'
         )
         raise SchemaError(
             "the columns do not match the contract",
@@ -92,14 +92,14 @@ def check_columns(
             do=f"{take}; {other}",
             place=place,
         )
-    if added and new_columns == "add":
+    if added and new_columns == "evolve":
         raise NewColumnsError(
             "there are columns that are not in the contract yet",
             got=few(map(repr, added)),
             do="run again: a run, and the start of a stream, look for new columns before they read",
             place=place,
         )
-    return tuple(added)
+    return () if new_columns == "discard_value" else tuple(added)
 
 
 def undeclared_names(schema: Schema, names: Iterable[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from pipeline.core.errors import SourceError
+from pipeline.core.errors import SourceError, SourceUnavailableError
 from pipeline.core.sources import Extent, Log, ReadyOffsets, SplitReader
 from pipeline.core.splits import SourceSplit
 
@@ -25,18 +25,25 @@ class DirectTail:
     max_rows: int = MAX_ROWS
     ends_at: Mapping[str, int] | None = None
     """For a finite log: the end offset of each partition."""
+    reuse_s: float = 0.0
+    """How long the offsets that the log's system returned are used again, because each request costs."""
     taken: dict[str, int] = field(init=False)
+    _polled: tuple[float, Mapping[str, Extent]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Start at the offsets; raise `SourceError` for one that is no longer available."""
         self.taken = dict(self.offsets)
-        require_available(self.offsets, self.log.extents())
+        self._polled = (time.monotonic(), self.log.extents())
+        require_available(self.offsets, self._polled[1])
 
     def ready(self, timeout_s: float) -> ReadyOffsets:
         """Return new ranges beyond those already read; wait if there are none."""
         give_up = time.monotonic() + timeout_s
         while True:
-            extents = self.log.extents()
+            try:
+                extents = self._extents()
+            except SourceUnavailableError:
+                return ReadyOffsets(dict(self.taken), 0, is_unanswered=True)
             until = {
                 uri: min(extents[uri].end, offset + self.max_rows) if uri in extents else offset
                 for uri, offset in self.taken.items()
@@ -46,6 +53,14 @@ class DirectTail:
             if rows or ended or time.monotonic() >= give_up:
                 return ReadyOffsets(until, rows, ended)
             time.sleep(min(_POLL_INTERVAL_S, max(give_up - time.monotonic(), 0)))
+
+    def _extents(self) -> Mapping[str, Extent]:
+        at, extents = self._polled
+        if time.monotonic() < at + self.reuse_s:
+            return extents
+        extents = self.log.extents()
+        self._polled = (time.monotonic(), extents)
+        return extents
 
     def reader(self, splits: Sequence[SourceSplit]) -> SplitReader:
         """Return the log, and record the splits as taken."""

@@ -14,14 +14,15 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 from pipeline.core.cursors import UNBOUNDED, Bound
-from pipeline.core.errors import DefinitionError, Place, did_you_mean
+from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.event_time import EventTime, event_time_of, parse_duration
 from pipeline.core.fingerprint import fingerprint
+from pipeline.core.merge_options import Merge
 from pipeline.core.schema import Schema
-from pipeline.core.sources import PROVENANCE, Evolvable, NewColumns, OverTables, Reader, Timed
+from pipeline.core.sources import NewColumns, NewTypes, OverTables, Reader
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,15 +67,6 @@ class Chart:
     title: str | None = None
 
 
-@dataclass(frozen=True)
-class Merge:
-    """How rows of one key are merged: the row with the greatest `sequence_by` is kept, and a delete removes the key."""
-
-    sequence_by: str
-    apply_as_deletes: str | None = None
-    """A SQL condition that is true for rows that delete their key."""
-
-
 Emit = Literal["close", "change"]
 """When a stream emits the row of a group: once, when its window closes, or at every change, replacing the previous row."""
 
@@ -108,6 +100,14 @@ class Transform(Protocol):
 
     def __call__(self, *args: Any, **tables: Any) -> Any:
         """Run the transform on in-memory tables, for example in a unit test."""
+
+
+@runtime_checkable
+class ChecksInputs(Protocol):
+    """A transform that needs certain definitions as its inputs."""
+
+    def check_inputs(self, inputs: Mapping[str, Definition], place: Place) -> None:
+        """Raise `DefinitionError` if the definitions of the inputs do not fit."""
 
 
 @runtime_checkable
@@ -145,6 +145,11 @@ class Definition(ABC):
     def selected_with(self) -> str:
         """The name that also selects this definition; a sink is selected with its table."""
         return self.name
+
+    @property
+    def responsible(self) -> str:
+        """Who is responsible for it; empty if that is not declared."""
+        return ""
 
     @property
     def computed_by(self) -> Transform | None:
@@ -191,10 +196,19 @@ class SourceDefinition(Definition):
     """The contract of the rows; `None` if it is inferred, and empty if it is that of the tables that are read."""
     new_columns: NewColumns | None = None
     """The handling of columns that are not in the contract; `None` uses the reader's default."""
+    new_types: NewTypes = "discard_row"
+    """The handling of values that the type of their column cannot represent."""
     unreadable: Unreadable = "fail"
     event_time: EventTime | None = None
     bound: Bound = UNBOUNDED
     """Limits on how much one run reads."""
+    owner: str = ""
+    """Who is responsible for the data in the system."""
+
+    @property
+    def responsible(self) -> str:
+        """The owner of the data in the system."""
+        return self.owner
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -215,12 +229,15 @@ class Source(SourceDefinition, StoredDefinition):
     def fingerprint(self) -> str:
         """Changes with the reader's options, the contract and the expectations."""
         columns = () if self.schema is None else tuple(self.schema.as_dict().items())
-        return fingerprint("source", self.reader.fingerprint, columns, *self._parts(), *_policy(self.new_columns))
+        return fingerprint(
+            "source", self.reader.fingerprint, columns, *self._parts(), *_policy(self.new_columns, self.new_types)
+        )
 
 
-def _policy(new_columns: NewColumns | None) -> tuple[NewColumns, ...]:
-    """Return the parts of the policy that affect the stored rows; with any other policy, such a run would have failed."""
-    return ("set aside",) if new_columns == "set aside" else ()
+def _policy(new_columns: NewColumns | None, new_types: NewTypes) -> tuple[str, ...]:
+    """Return the parts of the policies that affect the stored rows; with any other policy, such a run would have failed."""
+    columns = ("discard_row",) if new_columns == "discard_row" else ()
+    return columns if new_types in {"discard_row", "freeze"} else (*columns, "types", new_types)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +255,7 @@ class Feed(SourceDefinition):
     def fingerprint(self) -> str:
         """Changes with the reader's options and the contract."""
         columns = tuple(self.schema.as_dict().items())
-        return fingerprint("feed", self.reader.fingerprint, columns, *_policy(self.new_columns))
+        return fingerprint("feed", self.reader.fingerprint, columns, *_policy(self.new_columns, self.new_types))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +289,7 @@ class Table(StoredDefinition):
     @property
     def fingerprint(self) -> str:
         """Changes with the transform, the key, the merge options, the partitioning and the expectations."""
-        merge = () if self.merge is None else (self.merge.sequence_by, self.merge.apply_as_deletes)
+        merge = () if self.merge is None else self.merge.parts
         return fingerprint(self.role, self.transform.fingerprint, self.remembers, *self._parts(), *merge)
 
     def __call__(self, *args: Any, **tables: Any) -> Any:
@@ -360,34 +377,6 @@ def checks(expect: Sequence[Expectation], place: Place) -> tuple[Expectation, ..
     return tuple(expect)
 
 
-def merge_of(key: tuple[str, ...], sequence_by: str | None, apply_as_deletes: str | None, place: Place) -> Merge | None:
-    """Return the merge options of a table, or `None` if it is not merged.
-
-    Raises `DefinitionError` if a required option is missing, or if the sequence is part of the key.
-    """
-    if sequence_by is None and apply_as_deletes is None:
-        return None
-    if sequence_by is None:
-        raise DefinitionError(
-            "apply_as_deletes= requires sequence_by=",
-            got=repr(apply_as_deletes),
-            do="set sequence_by= to the column that orders the rows of a key",
-            place=place,
-        )
-    if not key:
-        raise DefinitionError(
-            "a table with sequence_by= requires a key", got=f"sequence_by={sequence_by!r}", do="set key=", place=place
-        )
-    if sequence_by in key:
-        raise DefinitionError(
-            "sequence_by= must not be part of the key",
-            got=repr(sequence_by),
-            do="remove it from key=, or choose another sequence_by=",
-            place=place,
-        )
-    return Merge(sequence_by, apply_as_deletes)
-
-
 def streaming_of(
     emit: Emit | None,
     ttl: str | timedelta | None,
@@ -427,172 +416,3 @@ def caller() -> Place:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
         frame = frame.f_back
     return Place(frame.f_code.co_filename, frame.f_lineno)
-
-
-def _bound(most_rows: int | None, most_bytes: int | None, place: Place) -> Bound:
-    try:
-        return Bound(most_rows, most_bytes)
-    except ValueError as error:
-        got = f"most_rows={most_rows}, most_bytes={most_bytes}"
-        raise DefinitionError("most_rows= and most_bytes= must be at least 1", got=got, place=place) from error
-
-
-def _contract(schema: Mapping[str, str] | None, time: EventTime | None, place: Place) -> Schema | None:
-    """Return the columns of a source's rows; a number that `event_time=` converts is a timestamp there."""
-    contract = None if schema is None else Schema.of(schema)
-    taken = next((name for name in schema or () if name.lower() in PROVENANCE), None)
-    if taken is not None:
-        raise DefinitionError(
-            f"the column name {taken!r} is reserved for the origin of a row",
-            do="remove it from schema=, or rename it in the data",
-            place=place,
-        )
-    return contract if contract is None or time is None else time.in_rows(contract, place)
-
-
-def _evolving(
-    reader: Reader | OverTables, new_columns: NewColumns | None, *, stored: bool, place: Place
-) -> Reader | OverTables:
-    if new_columns is None:
-        return reader
-    if new_columns not in get_args(NewColumns):
-        known = did_you_mean(new_columns, get_args(NewColumns))
-        raise DefinitionError("unknown value of new_columns=", got=repr(new_columns), do=known, place=place)
-    if new_columns == "add" and not stored:
-        raise DefinitionError(
-            "new_columns='add' requires a stored source",
-            do="remove stored=False, or set new_columns='set aside'",
-            place=place,
-        )
-    if not isinstance(reader, Evolvable):
-        raise DefinitionError(
-            "new_columns= is not supported by this source, because its columns cannot change",
-            do="remove new_columns=",
-            place=place,
-        )
-    return reader.evolving(new_columns)
-
-
-@overload
-def source(
-    reader: Reader | OverTables,
-    *,
-    schema: Mapping[str, str] | None = None,
-    key: str | Sequence[str] | None = None,
-    partition_by: str | Sequence[str] | None = None,
-    expect: Sequence[Expectation] = (),
-    description: str = "",
-    new_columns: NewColumns | None = None,
-    unreadable: Unreadable = "fail",
-    event_time: str | None = None,
-    lateness: str | timedelta | None = None,
-    idle_after: str | timedelta | None = None,
-    ahead: str | timedelta | None = None,
-    most_rows: int | None = None,
-    most_bytes: int | None = None,
-    stored: Literal[True] = True,
-) -> Source: ...
-
-
-@overload
-def source(
-    reader: Reader | OverTables,
-    *,
-    schema: Mapping[str, str] | None = None,
-    description: str = "",
-    new_columns: NewColumns | None = None,
-    unreadable: Unreadable = "fail",
-    event_time: str | None = None,
-    lateness: str | timedelta | None = None,
-    idle_after: str | timedelta | None = None,
-    ahead: str | timedelta | None = None,
-    most_rows: int | None = None,
-    most_bytes: int | None = None,
-    stored: Literal[False],
-) -> Feed: ...
-
-
-def source(
-    reader: Reader | OverTables,
-    *,
-    schema: Mapping[str, str] | None = None,
-    key: str | Sequence[str] | None = None,
-    partition_by: str | Sequence[str] | None = None,
-    expect: Sequence[Expectation] = (),
-    description: str = "",
-    new_columns: NewColumns | None = None,
-    unreadable: Unreadable = "fail",
-    event_time: str | None = None,
-    lateness: str | timedelta | None = None,
-    idle_after: str | timedelta | None = None,
-    ahead: str | timedelta | None = None,
-    most_rows: int | None = None,
-    most_bytes: int | None = None,
-    stored: bool = True,
-) -> Source | Feed:
-    """Define a source. Its rows are stored in a bronze table with the name of the variable it is assigned to.
-
-    `schema` maps column names to DuckDB types. Without it, the types are inferred from the first data and enforced from
-    then on. Rows that do not match are quarantined with their position. Each committed row has the columns `_source`,
-    `_position` and `_ingested_at`.
-
-    A file, or a part of a large file, that cannot be read fails the run. With `unreadable="quarantine"`, it is retried
-    once and then quarantined as one row that contains its byte range; its content counts as consumed. On Ray, a part that
-    crashes its workers is divided first, and only the smallest part that crashes them is quarantined in this way.
-
-    With `stored=False` there is no bronze table. A table whose first input is this source reads the files directly, each
-    once, in the pass that computes its rows, and rows that do not match are quarantined with that table. `schema` is
-    then required, except for a replay, of which only the columns that the table uses are read. A key, partitions and
-    expectations belong to the table that reads the source; setting them here raises `DefinitionError`.
-
-    `new_columns` specifies what happens to a column that is in the data but not in the contract: `"refuse"` (the default
-    for files) fails the run, `"set aside"` quarantines rows with a value in it, and `"add"` adds it to the table. With
-    `"add"`, `schema` may omit columns, and columns that are missing in the data are null.
-
-    A streamed source requires an `event_time`: the column with the time at which a row happened. If it is a number since
-    1970, write `'epoch_ms(at)'` (milliseconds), `'to_timestamp(at)'` (seconds) or `'make_timestamp(at)'` (microseconds);
-    the column is then a timestamp in the rows of the source. Rows may be up to `lateness` behind the latest row of their
-    partition (`'10 minutes'`; none by default). Every partition holds back the watermark until it delivers. With
-    `idle_after`, a partition that is silent for that long no longer does, and rows that it delivers later may be late.
-    Rows more than `ahead` (default: 1 hour) in the future are quarantined.
-    """
-    place = caller()
-    if not isinstance(stored, bool):
-        raise DefinitionError("stored= must be True or False", got=repr(stored), place=place)
-    time = event_time_of(event_time, lateness, idle_after, ahead, place)
-    contract, bound = _contract(schema, time, place), _bound(most_rows, most_bytes, place)
-    reader = reader.timed(time) if time is not None and isinstance(reader, Timed) else reader
-    reader = _evolving(reader, new_columns, stored=stored, place=place)
-    if not stored:
-        if contract is None and isinstance(reader, OverTables):
-            contract = Schema(())  # the schema of the tables that the reader reads
-        if contract is None or key or partition_by or expect:
-            raise DefinitionError(
-                "a source with stored=False requires schema=, and cannot have key=, partition_by= or expect=",
-                do="set key=, partition_by= and expect= on the table that reads it",
-                place=place,
-            )
-        return Feed(
-            place=place,
-            description=description,
-            reader=reader,
-            schema=contract,
-            new_columns=new_columns,
-            unreadable=unreadable,
-            event_time=time,
-            bound=bound,
-        )
-    return Source(
-        place=place,
-        description=description,
-        layer="bronze",
-        key=names(key),
-        partition_by=names(partition_by),
-        expect=checks(expect, place),
-        reader=reader,
-        schema=contract,
-        new_columns=new_columns,
-        unreadable=unreadable,
-        event_time=time,
-        bound=bound,
-    )

@@ -8,7 +8,8 @@
     │   ├── SourceError       a source cannot be read as declared
     │   │   └── SplitError    a part of a file cannot be read separately: read the entire file
     │   ├── SchemaError       data does not match its contract
-    │   │   └── NewColumnsError   data has columns that its contract does not have yet: derive the contract again
+    │   │   ├── NewColumnsError   data has columns that its contract does not have yet: derive the contract again
+    │   │   └── WiderTypesError   data has values that wider types of its columns can represent: widen them, read again
     │   ├── ExpectationError  a `fail` expectation was violated
     │   ├── ModelError        a model cannot be trained or evaluated
     │   ├── SinkError         a sink cannot write the rows of its table; the table itself is intact
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,25 @@ class SchemaError(StopError):
 
 class NewColumnsError(SchemaError):
     """Data has columns that its contract does not have yet; the next run or start of the stream derives a new contract."""
+
+
+class WiderTypesError(SchemaError):
+    """Data has values that only wider types can represent: `columns` are the names of their columns with these types."""
+
+    columns: Mapping[str, str]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, str], place: Place) -> WiderTypesError:
+        """Return the error for columns with their wider types."""
+        error = cls(
+            "some values need wider types", got=few(f"{n!r} as {kind}" for n, kind in columns.items()), place=place
+        )
+        error.columns = dict(columns)
+        return error
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by the parts and the columns."""
+        return (*super().__reduce__(), self.__dict__)
 
 
 class ExpectationError(StopError):

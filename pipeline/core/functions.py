@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 from pipeline.core.definitions import (
     Chart,
@@ -16,12 +16,12 @@ from pipeline.core.definitions import (
     caller,
     checks,
     deadline_of,
-    merge_of,
     names,
     streaming_of,
 )
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import of_function
+from pipeline.core.merge_options import MergeOptions, merge_of
 
 _FRAMES = {
     "pyarrow.lib.Table": "arrow",
@@ -68,8 +68,6 @@ def table(function: Callable[..., Any], /) -> Table: ...
 def table(
     *,
     key: str | Sequence[str] | None = None,
-    sequence_by: str | None = None,
-    apply_as_deletes: str | None = None,
     partition_by: str | Sequence[str] | None = None,
     expect: Sequence[Expectation] = (),
     layer: Layer = "silver",
@@ -77,6 +75,7 @@ def table(
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
     deadline: str | timedelta | None = None,
+    **merging: Unpack[MergeOptions],
 ) -> Callable[[Callable[..., Any]], Table]: ...
 
 
@@ -85,8 +84,6 @@ def table(
     /,
     *,
     key: str | Sequence[str] | None = None,
-    sequence_by: str | None = None,
-    apply_as_deletes: str | None = None,
     partition_by: str | Sequence[str] | None = None,
     expect: Sequence[Expectation] = (),
     layer: Layer = "silver",
@@ -94,6 +91,7 @@ def table(
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
     deadline: str | timedelta | None = None,
+    **merging: Unpack[MergeOptions],
 ) -> Table | Callable[[Callable[..., Any]], Table]:
     """Define a table as a function, by `@table` or `@table(…)`. Its parameters are named after its inputs.
 
@@ -101,7 +99,7 @@ def table(
     functions are called once per block of the first input, and must be row-wise in it; other inputs are passed
     completely. `ray.data.Dataset` functions are called once with complete datasets, and return a dataset.
 
-    `sequence_by` merges the table; it, `event_time`, `lateness` and `deadline` have the same meaning as in `sql`.
+    The options of `MergeOptions` merge the table; they, `event_time`, `lateness` and `deadline` have the same meaning as in `sql`.
 
     Raises `DefinitionError` for a function without inputs, for other annotations, and for a merge without a key.
     """
@@ -133,7 +131,7 @@ def table(
             expect=checks(expect, place),
             transform=FunctionTransform(function, tuple(p.name for p in parameters), language.pop()),
             chart=chart,
-            merge=merge_of(names(key), sequence_by, apply_as_deletes, place),
+            merge=merge_of(names(key), merging, place),
             streaming=streaming_of(None, None, event_time, lateness, place),
             deadline=deadline_of(deadline, place),
         )

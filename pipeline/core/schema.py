@@ -23,11 +23,18 @@ class Column:
     """A notice for the user about how the type was inferred."""
     is_added: bool = field(default=False, compare=False)
     """Whether the column was added to its table later, so that older files do not contain it."""
+    other_key: str = field(default="", compare=False)
+    """Another name in the data, which records have in place of the first; empty if there is none."""
 
     @property
     def data_name(self) -> str:
         """The name in the data."""
         return self.key or self.name
+
+    @property
+    def data_names(self) -> tuple[str, ...]:
+        """The names that the column can have in the data."""
+        return (self.data_name, self.other_key) if self.other_key else (self.data_name,)
 
 
 @dataclass(frozen=True)

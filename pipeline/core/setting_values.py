@@ -16,9 +16,10 @@ def typed(key: str, value: object, kind: type[T], words: str, place: Place) -> T
     return value
 
 
-def positive(key: str, value: object, words: str, place: Place) -> int:
-    """Return a positive integer; raise `SettingsError` for another value."""
+def positive(key: str, value: object, words: str, place: Place, *, least: int = 1) -> int:
+    """Return a positive integer, or with `least=0` also 0; raise `SettingsError` for another value."""
     number = typed(key, value, int, words, place)
-    if number <= 0:
-        raise SettingsError(f"{key!r} must be positive", got=repr(number), place=place)
+    if number < least:
+        problem = f"{key!r} must {'be positive' if least else 'not be negative'}"
+        raise SettingsError(problem, got=repr(number), place=place)
     return number

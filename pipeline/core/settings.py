@@ -28,6 +28,7 @@ from typing import Any, cast, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 from pipeline.core.cluster_settings import ClusterSettings, cluster_settings
+from pipeline.core.credentials import is_reference
 from pipeline.core.errors import Place, SettingsError, did_you_mean
 from pipeline.core.execution import Execution
 from pipeline.core.setting_values import positive, typed
@@ -59,7 +60,11 @@ class Settings:
     """The spill limit of all engines together; by default half of the free disk space."""
     query_seconds: int = 600
     """The timeout of `headwater query`, in seconds."""
+    warehouse_seconds: int = 20
+    """How often streams load their gold tables into the warehouse, in seconds; 0: after every epoch."""
     storage: Mapping[str, str] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """The ARN of each role that policies of lake tables name."""
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     ray_address: str = ""
     """The value of the environment variable `RAY_ADDRESS`; empty if it is not set."""
@@ -84,6 +89,15 @@ def find(start: Path) -> Path:
         f"there is no {FILE} in {start.resolve()} or its parent folders",
         do="run this inside a project, or create one with `headwater init NAME`",
     )
+
+
+def environments(file: Path) -> tuple[str, ...]:
+    """Return the names of the environments of a settings file, in its order; `dev` if it has none.
+
+    Raises `SettingsError` for invalid TOML.
+    """
+    known = _parse(_read(file), file).get("env", {})
+    return tuple(known) if isinstance(known, dict) and known else ("dev",)
 
 
 def load(file: Path, *, environ: Mapping[str, str] | None = None, env: str | None = None) -> Settings:
@@ -214,11 +228,15 @@ def _checked(setting: _Value) -> Any:
             known = ", ".join(repr(word) for word in get_args(Execution))
             raise SettingsError("unknown execution", got=repr(value), do=f"choose one of {known}", place=place)
         return cast("Execution", value)
+    if key == "roles":
+        roles = typed(key, value, dict, "a table of ARNs", place)
+        return {name: _expanded(setting, typed(name, arn, str, "text", place)) for name, arn in roles.items()}
     if key == "storage":
         return _storage(setting, typed(key, value, dict, "a table of text", place))
     if key == "cluster":
         return cluster_settings(typed(key, value, dict, "a table", place), place)
-    return positive(key, value, f"a number of {key.rpartition('_')[2]}", place)
+    least = 0 if key == "warehouse_seconds" else 1
+    return positive(key, value, f"a number of {key.rpartition('_')[2]}", place, least=least)
 
 
 def _storage(setting: _Value, options: Mapping[str, object]) -> dict[str, str]:
@@ -239,7 +257,8 @@ def _secretless(setting: _Value, text: str) -> str:
         except ValueError as error:
             raise SettingsError(f"{setting.key!r} is not a URL", got=str(error), place=setting.place) from error
         secrets = [url.password or "", *(value for name, value in parse_qsl(url.query) if _SECRET.search(name))]
-        if any(secret and _MASK not in secret for secret in secrets):
+        takes_names = setting.key == "warehouse"  # it looks up env:NAME and file:PATH itself
+        if any(secret and _MASK not in secret and not (takes_names and is_reference(secret)) for secret in secrets):
             raise _plain(setting.key, setting.place)
     return _expanded(setting, text)
 

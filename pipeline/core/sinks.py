@@ -54,6 +54,8 @@ class Delivery:
     gone: pa.Table
     key: tuple[str, ...] = ()
     """The table's key."""
+    files: tuple[str, ...] = ()
+    """The URIs of all data files of the table in this version, in order."""
     is_whole: bool = False
     """Whether `rows` contains all rows of the table, because the changes cannot be determined."""
 

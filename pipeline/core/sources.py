@@ -150,14 +150,17 @@ class Reparsable(Protocol):
         """Parse rejected rows again, from the texts returned by `read`; positions are 1-based indexes into `rows`."""
 
 
-NewColumns = Literal["add", "set aside", "refuse"]
-"""The handling of columns that are not in the contract: add them to the table, quarantine rows with a value in them, or
-fail the run."""
+NewColumns = Literal["evolve", "freeze", "discard_row", "discard_value"]
+"""The handling of columns that are not in the contract: add them to the table, fail the run, quarantine rows with a value
+in them, or ignore them."""
+NewTypes = Literal["evolve", "freeze", "discard_row", "discard_value"]
+"""The handling of values that the type of their column cannot represent: widen the type if that is lossless, fail the run,
+quarantine the row, or store null instead of the value and count it."""
 
 
 @runtime_checkable
 class Evolvable(Protocol):
-    """A reader that supports all values of `NewColumns`. With `add`, columns missing in the data are null."""
+    """A reader that supports all values of `NewColumns`. With `evolve`, columns missing in the data are null."""
 
     def evolving(self, new_columns: NewColumns) -> Reader:
         """Return the reader with this handling of new columns."""
@@ -216,6 +219,14 @@ class OverTables(Protocol):
 
     def over(self, rows_of: Callable[[str], TableRows]) -> Reader:
         """Return a reader of the newest versions of the tables."""
+
+
+@runtime_checkable
+class ComparedWithTable(Protocol):
+    """A reader that finds rows that vanished from its system by comparing it with the table of its source."""
+
+    def compared_with(self, stored: TableRows | None) -> Reader:
+        """Return the reader with the newest version of the table; `None` if the table does not exist yet."""
 
 
 @dataclass(frozen=True)

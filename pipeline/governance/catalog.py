@@ -109,6 +109,28 @@ _PARTITIONS = sa.Table(
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("error", sa.Text),
 )
+_COLUMN_CHANGES = sa.Table(
+    "column_changes",
+    METADATA,
+    sa.Column("run_id", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("column", sa.String, primary_key=True),
+    sa.Column("type_before", sa.String, nullable=False),
+    sa.Column("type", sa.String, nullable=False),
+    sa.Column("read_by_json", sa.Text, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+)
+_SYSTEMS = sa.Table(
+    "systems",
+    METADATA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("paused_s", sa.Float, nullable=False),
+    sa.Column("calls", sa.BigInteger, nullable=False),
+    sa.Column("failures", sa.BigInteger, nullable=False),
+    sa.Column("run_id", sa.String, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+)
 
 
 UNCHANGED = ("skip", "streamed")
@@ -137,7 +159,7 @@ class StepRecord:
     kind: str
     layer: str
     decision: str
-    """`skip`, `create`, `append`, `merge`, `rebuild`, `backfill`, `accepted`, `refused`, `sent`, `failed` or `upstream_failed`."""
+    """`skip`, `create`, `append`, `merge`, `refresh`, `rebuild`, `backfill`, `accepted`, `refused`, `sent`, `failed` or `upstream_failed`."""
     reason: str
     strategy: str = ""
     executor: str = ""
@@ -179,7 +201,7 @@ class RunRecord:
     started_at: str
     ended_at: str | None
     status: str
-    """`running`, `done`, `failed` or `refused`; a run that was killed stays `running`."""
+    """`running`, `done`, `failed`, `refused` or `stopped`; a killed run is `running` until the next run on its machine."""
     error: str | None
     steps: Sequence[StepRecord] = ()
 
@@ -213,6 +235,46 @@ class BackfillRecord:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class ColumnChange:
+    """A new column of a source, or a column with another type; recorded before it is committed."""
+
+    name: str
+    """The name of the source."""
+    column: str
+    type_before: str
+    """Empty for a new column."""
+    type: str
+    read_by: Sequence[str] = ()
+    """The definitions that it reaches, upstream first."""
+    run_id: str = ""
+    at: str = ""
+
+    def __str__(self) -> str:
+        """Return the change and what it reaches, for the reason of a step."""
+        what = f"is {self.type} now, not {self.type_before}" if self.type_before else f"({self.type}) is new"
+        reached = f", read by {', '.join(self.read_by)}" if self.read_by else ", read by no definition"
+        return f"{self.column!r} {what}{reached}"
+
+
+@dataclass(frozen=True)
+class SystemRecord:
+    """A system that connectors called, as its guard knew it at the end of a run."""
+
+    name: str
+    """Its address."""
+    state: str
+    """The state of its circuit breaker: `closed`, `open` or `half open`."""
+    paused_s: float
+    """How long no calls would be made from then on, because the system asked for it."""
+    calls: int
+    failures: int
+    """The number of calls that failed temporarily."""
+    run_id: str
+    """The run that called it last."""
+    at: str
+
+
 class Catalog:
     """The catalog at a SQLAlchemy URL. Its tables are created or upgraded on first use. Errors are `StorageError`s."""
 
@@ -239,6 +301,12 @@ class Catalog:
         with self.transaction() as connection:
             run = _RUNS.update().where(_RUNS.c.run_id == run_id)
             connection.execute(run.values(ended_at=at, status=status, error=error))
+
+    def end_killed(self, run_ids: Sequence[str], at: str) -> None:
+        """Record the end of runs whose process was killed before it could."""
+        with self.transaction() as connection:
+            killed = _RUNS.update().where(_RUNS.c.run_id.in_(run_ids), _RUNS.c.status == "running")
+            connection.execute(killed.values(ended_at=at, status="stopped", error="its process was killed"))
 
     def record(self, run_id: str, step: StepRecord) -> None:
         """Record a step with its checks and verdict, replacing an earlier record of it."""
@@ -281,6 +349,40 @@ class Catalog:
             rows = connection.execute(_PARTITIONS.select().where(_PARTITIONS.c.name == name)).mappings().all()
             records = [dict(row) for row in rows]
             return tuple(BackfillRecord(partition=json.loads(row.pop("partition_json")), **row) for row in records)
+
+    def record_column_changes(self, run_id: str, at: str, changes: Sequence[ColumnChange]) -> None:
+        """Record changes of columns by a run, replacing earlier records of the same changes."""
+        with self.transaction() as connection:
+            for change in changes:
+                row = {
+                    **_plain(change, "read_by"),
+                    "read_by_json": json.dumps(change.read_by),
+                    "run_id": run_id,
+                    "at": at,
+                }
+                same = (_COLUMN_CHANGES.c[name] == row[name] for name in ("run_id", "name", "column"))
+                connection.execute(_COLUMN_CHANGES.delete().where(*same))
+                connection.execute(_COLUMN_CHANGES.insert().values(row))
+
+    def column_changes(self, name: str) -> tuple[ColumnChange, ...]:
+        """Return the recorded changes of the columns of a source, newest first."""
+        with self.transaction() as connection:
+            query = _COLUMN_CHANGES.select().where(_COLUMN_CHANGES.c.name == name)
+            rows = [dict(row) for row in connection.execute(query.order_by(_COLUMN_CHANGES.c.at.desc())).mappings()]
+            return tuple(ColumnChange(read_by=tuple(json.loads(row.pop("read_by_json"))), **row) for row in rows)
+
+    def record_systems(self, systems: Sequence[SystemRecord]) -> None:
+        """Record systems, replacing earlier records of them."""
+        with self.transaction() as connection:
+            for system in systems:
+                connection.execute(_SYSTEMS.delete().where(_SYSTEMS.c.name == system.name))
+                connection.execute(_SYSTEMS.insert().values(asdict(system)))
+
+    def systems(self) -> tuple[SystemRecord, ...]:
+        """Return the systems that were called, by name."""
+        with self.transaction() as connection:
+            rows = connection.execute(_SYSTEMS.select().order_by(_SYSTEMS.c.name)).mappings()
+            return tuple(SystemRecord(**row) for row in rows)
 
     def runs(self, limit: int = 20) -> tuple[RunRecord, ...]:
         """Return the newest runs, newest first, without their steps."""

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from pipeline.core.format_versions import require_known
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 3
 """The newest revision in `migrations/versions`. A catalog created before revisions existed has none: 0."""
 VERSION_TABLE = "headwater_alembic_version"
 """The name of Alembic's table; a custom name, because other programs can use Alembic in the same database."""
@@ -26,12 +26,17 @@ def bring_up_to_date(engine: sa.Engine, what: str) -> None:
         version = _version(connection)
     if version in range(FORMAT_VERSION):
         with _UPGRADING, engine.begin() as connection:
-            if engine.dialect.name in _LOCKS:
-                connection.exec_driver_sql(_LOCKS[engine.dialect.name])
+            lock(connection)
             version = _version(connection)  # another process may have upgraded it in the meantime
             if version in range(FORMAT_VERSION):
                 version = _upgraded(connection)
     require_known(version, FORMAT_VERSION, what, "upgrade Headwater, or give the project another catalog")
+
+
+def lock(connection: sa.Connection) -> None:
+    """Exclude other writers of a catalog until the end of a transaction in which nothing has been done yet."""
+    if connection.dialect.name in _LOCKS:
+        connection.exec_driver_sql(_LOCKS[connection.dialect.name])
 
 
 def _version(connection: sa.Connection) -> int | str:

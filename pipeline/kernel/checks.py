@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import duckdb
 
-from pipeline.core.definitions import NOT_NULL, SEQUENCED, UNIQUE, Action, Expectation, Merge
+from pipeline.core.definitions import NOT_NULL, SEQUENCED, UNIQUE, Action, Expectation
 from pipeline.core.errors import DefinitionError, few
+from pipeline.core.merge_options import Merge
 from pipeline.core.sources import INGESTED_AT, POSITION, SOURCE
 from pipeline.kernel.engine import one, schema_of
 from pipeline.kernel.sql_text import listed, literal, quoted
@@ -36,15 +37,20 @@ def key_expectations(key: tuple[str, ...]) -> tuple[Expectation, ...]:
 
 def merge_expectations(key: tuple[str, ...], merge: Merge) -> tuple[Expectation, ...]:
     """Return the expectations of a merged table: the key and the sequence are not null."""
-    present = Expectation(SEQUENCED, f"{quoted(merge.sequence_by)} is not null", Action.QUARANTINE)
-    return (key_expectations(key)[0], present)
+    ordered = " and ".join(f"{quoted(name)} is not null" for name in merge.sequence_by)
+    present = key_expectations(key)[0]
+    if merge.apply_as_truncates is not None:
+        is_truncate = f"coalesce(({merge.apply_as_truncates}\n), false)"
+        present = Expectation(present.name, f"{is_truncate} or ({present.condition})", present.action)
+    return (present, Expectation(SEQUENCED, ordered, Action.QUARANTINE))
 
 
 def unless_deleted(expectations: tuple[Expectation, ...], merge: Merge) -> tuple[Expectation, ...]:
-    """Return the expectations such that rows that delete their key satisfy all of them."""
-    if merge.apply_as_deletes is None:
+    """Return the expectations such that rows that delete their key, or all keys, satisfy all of them."""
+    conditions = [each for each in (merge.apply_as_deletes, merge.apply_as_truncates) if each is not None]
+    if not conditions:
         return expectations
-    is_delete = f"coalesce(({merge.apply_as_deletes}\n), false)"
+    is_delete = " or ".join(f"coalesce(({condition}\n), false)" for condition in conditions)
     return tuple(Expectation(e.name, f"{is_delete} or ({e.condition}\n)", e.action) for e in expectations)
 
 

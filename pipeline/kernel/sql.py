@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import sqlglot
 from sqlglot import exp
@@ -26,12 +26,12 @@ from pipeline.core.definitions import (
     caller,
     checks,
     deadline_of,
-    merge_of,
     names,
     streaming_of,
 )
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import fingerprint
+from pipeline.core.merge_options import MergeOptions, merge_of
 from pipeline.kernel.engine import arrow, connect, first_line
 from pipeline.kernel.planner.determinism import deterministic
 from pipeline.kernel.scan import register
@@ -153,8 +153,6 @@ def sql(
     text: str,
     *,
     key: str | Sequence[str] | None = None,
-    sequence_by: str | None = None,
-    apply_as_deletes: str | None = None,
     partition_by: str | Sequence[str] | None = None,
     expect: Sequence[Expectation] = (),
     layer: Layer = "silver",
@@ -165,13 +163,17 @@ def sql(
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
     deadline: str | timedelta | None = None,
+    **merging: Unpack[MergeOptions],
 ) -> Table:
     """Define a table as one SQL statement over other tables. A leading comment is its description.
 
     With the column `sequence_by`, the table is merged: of the rows of one `key`, the row with the greatest sequence is
     kept, regardless of the order in which rows arrive. A row that satisfies the SQL condition `apply_as_deletes` deletes
     its key, until a row with a greater sequence arrives. For rows with equal key and sequence, a delete wins, otherwise
-    the row with the greatest values.
+    the row with the greatest values; the others are quarantined, unless they are equal.
+
+    The other options of `MergeOptions` are those of AUTO CDC: several columns as `sequence_by`, `apply_as_truncates`,
+    `ignore_null_updates`, `column_list`, `stored_as_scd_type=2` and more; see `docs/auto-cdc.md`.
 
     `emit`, `ttl`, `event_time` and `lateness` are streaming options; see `docs/streams.md`. `deadline` is the time within
     which the table should be computed on a cluster, for example `30 minutes`; see `docs/cluster.md`.
@@ -179,9 +181,12 @@ def sql(
     Raises `DefinitionError` if the text is not one SELECT, or reads no table, and for a merge without a key.
     """
     place = caller()
-    merge = merge_of(names(key), sequence_by, apply_as_deletes, place)
-    if merge is not None and merge.apply_as_deletes is not None:
-        check_condition(Expectation("apply_as_deletes", merge.apply_as_deletes, Action.DROP), place)
+    merge = merge_of(names(key), merging, place)
+    if merge is not None:
+        conditions = {"apply_as_deletes": merge.apply_as_deletes, "apply_as_truncates": merge.apply_as_truncates}
+        for name, condition in conditions.items():
+            if condition is not None:
+                check_condition(Expectation(name, condition, Action.DROP), place)
     return sql_table(
         SqlTransform(text),
         place,
@@ -197,8 +202,15 @@ def sql(
     )
 
 
-def sql_table(transform: SqlTransform, place: Place, *, expect: tuple[Expectation, ...] = (), **fields: Any) -> Table:
-    """Return a table with a SQL transform, after validating its text and expectations."""
+def sql_table(
+    transform: SqlTransform,
+    place: Place,
+    *,
+    kind: type[Table] = Table,
+    expect: tuple[Expectation, ...] = (),
+    **fields: Any,
+) -> Table:
+    """Return a table with a SQL transform, after validating its text and expectations; `kind` is its class."""
     tree = parse(transform.text, place=place)
     deterministic(in_plain_sql(tree, place), place)
     if not transform.inputs:
@@ -206,7 +218,7 @@ def sql_table(transform: SqlTransform, place: Place, *, expect: tuple[Expectatio
     for expectation in expect:
         check_condition(expectation, place)
     fields["description"] = fields.get("description") or _comment(tree)
-    return Table(place=place, transform=transform, expect=checks(expect, place), **fields)
+    return kind(place=place, transform=transform, expect=checks(expect, place), **fields)
 
 
 def check_condition(expectation: Expectation, place: Place) -> None:

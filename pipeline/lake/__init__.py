@@ -6,14 +6,17 @@ from pipeline.core.lazy import lazy
 
 if TYPE_CHECKING:
     from pipeline.lake.changes import VersionChange
-    from pipeline.lake.compaction import Compacted, compact, vacuum
+    from pipeline.lake.compaction import Compacted, compact, small_files
     from pipeline.lake.delta import QUARANTINE_FOLDER, Lake, LakeTable, Version
+    from pipeline.lake.event_merging import merge_events, target_schema
     from pipeline.lake.head import Commit, TableDescription, TableHead
-    from pipeline.lake.merging import MergeResult, MergeSpec, merge, replace_keys, tombstones_without
+    from pipeline.lake.merge_spec import MergeResult, MergeSpec
+    from pipeline.lake.merging import merge, replace_keys, tombstones_without
     from pipeline.lake.quarantine import QUARANTINE
     from pipeline.lake.skipping import files_for
     from pipeline.lake.stager import DeltaStager
     from pipeline.lake.storage import Storage
+    from pipeline.lake.unused_files import VacuumPlan, plan_vacuum, vacuum
 
 __all__ = [
     "QUARANTINE",
@@ -28,12 +31,17 @@ __all__ = [
     "Storage",
     "TableDescription",
     "TableHead",
+    "VacuumPlan",
     "Version",
     "VersionChange",
     "compact",
     "files_for",
     "merge",
+    "merge_events",
+    "plan_vacuum",
     "replace_keys",
+    "small_files",
+    "target_schema",
     "tombstones_without",
     "vacuum",
 ]
@@ -42,13 +50,16 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "pipeline.lake.changes": ("VersionChange",),
-        "pipeline.lake.compaction": ("Compacted", "compact", "vacuum"),
+        "pipeline.lake.compaction": ("Compacted", "compact", "small_files"),
         "pipeline.lake.delta": ("QUARANTINE_FOLDER", "Lake", "LakeTable", "Version"),
         "pipeline.lake.head": ("Commit", "TableDescription", "TableHead"),
-        "pipeline.lake.merging": ("MergeResult", "MergeSpec", "merge", "replace_keys", "tombstones_without"),
+        "pipeline.lake.event_merging": ("merge_events", "target_schema"),
+        "pipeline.lake.merge_spec": ("MergeResult", "MergeSpec"),
+        "pipeline.lake.merging": ("merge", "replace_keys", "tombstones_without"),
         "pipeline.lake.quarantine": ("QUARANTINE",),
         "pipeline.lake.skipping": ("files_for",),
         "pipeline.lake.stager": ("DeltaStager",),
         "pipeline.lake.storage": ("Storage",),
+        "pipeline.lake.unused_files": ("VacuumPlan", "plan_vacuum", "vacuum"),
     },
 )

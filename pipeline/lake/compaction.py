@@ -1,4 +1,4 @@
-"""Compacts the small files of a table, and vacuums unused ones.
+"""Compacts the small files of a table.
 
 A compaction is one commit that moves rows to other files. Its actions are marked as not changing data, it keeps the
 manifest id, and its commit info names, for each new file, the files whose rows it contains. Therefore
@@ -14,7 +14,6 @@ writer that wants to replace a file that was compacted in the meantime fails wit
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import uuid
 from collections import defaultdict
@@ -26,8 +25,9 @@ from pipeline.core.staging import StagedFile
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import DataFile, Scan
+from pipeline.lake.clustering import clustered
 from pipeline.lake.delta import LakeTable, Version
-from pipeline.lake.head import Commit, TableHead, conflict, open_table
+from pipeline.lake.head import Commit, TableHead, conflict
 from pipeline.lake.log import COMPACTED
 from pipeline.lake.stager import DeltaStager
 
@@ -47,9 +47,17 @@ class Compacted:
 
 
 def compact(
-    table: LakeTable, head: TableHead, *, target_bytes: int = TARGET_BYTES, limits: Limits | None = None
+    table: LakeTable,
+    head: TableHead,
+    *,
+    target_bytes: int = TARGET_BYTES,
+    limits: Limits | None = None,
+    cluster_by: tuple[str, ...] = (),
 ) -> Compacted | None:
     """Compact files of less than half the target size, partition by partition, in one commit; `None` if there are none.
+
+    The rows of each new file are ordered by the columns of `cluster_by` that the table has: by one column, or along a
+    Z-order curve of several (`pipeline/lake/clustering.py`).
 
     Between the epochs of a stream, pass the stream's head. Rows, manifest id and the changes that readers see stay the
     same. Raises the errors of `TableHead.commit_files`; staged files are then removed, unless the outcome is unknown.
@@ -69,7 +77,7 @@ def compact(
         Limits(limits.memory_bytes, 1) if limits else Limits(threads=1), filesystem=table.storage.filesystem()
     ) as con:
         for number, group in enumerate(groups):
-            files = stager.stage(con, Scan(version.schema, group).query(), number)
+            files = stager.stage(con, clustered(Scan(version.schema, group), cluster_by), number, version.schema)
             rows = sum(file.rows for file in files)
             if len(files) != 1 or rows != sum(file.rows for file in group):
                 table.storage.remove([file.path for file in (*staged, *files)])
@@ -91,24 +99,9 @@ def compact(
     return Compacted(number, len(replaced), len(staged))
 
 
-def vacuum(table: LakeTable, *, keep: dt.timedelta, now: dt.datetime) -> tuple[str, ...]:
-    """Remove the files that no version within the retention time needs, and return their paths below the table.
-
-    An uncommitted file is removed at this age, so `keep` must be longer than any run or epoch. Incremental readers that
-    are further behind read the entire table again.
-    """
-    delta_table = open_table(table.place)
-    if delta_table is None:
-        return ()
-    hours = max(0, int(keep.total_seconds() // 3600))
-    candidates = set(delta_table.vacuum(retention_hours=hours, enforce_retention_duration=False, full=True))
-    old = tuple(sorted(name for name in candidates & _ages(table, now - keep)))
-    table.storage.remove(old)
-    return old
-
-
-def _ages(table: LakeTable, before: dt.datetime) -> set[str]:
-    return {name for name, changed in table.storage.modified_times().items() if changed < before}
+def small_files(table: LakeTable, version: Version, target_bytes: int) -> tuple[DataFile, ...]:
+    """Return the files that a compaction would write together."""
+    return tuple(file for group in _groups(table, version, target_bytes) for file in group)
 
 
 def _groups(table: LakeTable, version: Version, target_bytes: int) -> Iterator[tuple[DataFile, ...]]:

@@ -5,6 +5,7 @@ Delivery: a manifest is committed at most once, whatever is retried; a reader se
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,9 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from pipeline.core.errors import OutcomeUnknownError, StorageError
+from pipeline.core.as_of import AsOf
+from pipeline.core.errors import OutcomeUnknownError, RequestError, StorageError
+from pipeline.core.lake_policy import DEFAULT_POLICY, LakePolicy
 from pipeline.core.logs import logger
 from pipeline.core.schema import Schema
 from pipeline.core.scratch import Owner
@@ -36,12 +39,14 @@ from pipeline.lake.head import (
     schema_of_table,
     uris,
 )
+from pipeline.lake.holds import held_versions
 from pipeline.lake.log import APP, entries
 from pipeline.lake.manifests import manifest_name, read_manifest
 from pipeline.lake.stager import DeltaStager
 from pipeline.lake.stats import logged
 from pipeline.lake.storage import Storage
-from pipeline.lake.tidy import TIDY_INTERVAL, tidy
+from pipeline.lake.tidy import KEPT_VERSIONS, TIDY_INTERVAL, tidy
+from pipeline.lake.versions import LogFiles, commit_times, logged_stats
 
 log = logger(__name__)
 
@@ -49,6 +54,7 @@ log = logger(__name__)
 _SCRATCH = "_headwater"
 """The folder of the temporary data of runs: `run-<process>/<run>/steps/<table>`, and the notes of what they stage."""
 _NOTES = "staging"
+_BEGUN = "begun"
 """The folder of these notes: `<layer>/<table>/<version>`, with the version before, or -1."""
 QUARANTINE_FOLDER = "quarantine"
 """The folder of the quarantine tables, next to the folders of the layers."""
@@ -93,6 +99,7 @@ class LakeTable:
     description: str = ""
     is_quarantine: bool = False
     """Whether its commits have no manifest of their own: a quarantine uses the manifest of its table."""
+    policy: LakePolicy = DEFAULT_POLICY
 
     def version(self, number: int | None = None, *, lenient: bool = False) -> Version | None:
         """Return the newest version, or a given one; `None` if the table does not exist.
@@ -113,11 +120,56 @@ class LakeTable:
         log = Path(self.storage.uri) / "_delta_log"
         if self.storage.is_local:
             names = os.listdir(log) if log.is_dir() else []  # noqa: PTH208 - only the names are needed
-            return max(
-                (int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit()), default=None
+        else:
+            names = [name.rpartition("/")[2] for name in self.storage.names("_delta_log/")]
+        return max((int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit()), default=None)
+
+    def version_as_of(self, as_of: AsOf) -> Version | None:
+        """Return the version of a time or a given one, otherwise the newest; `None` if the table does not exist.
+
+        Raises `RequestError` for a version that does not exist yet, and `StorageError` for a version or a time before the
+        oldest version that can be read. A version that is not the newest may have no manifest.
+        """
+        number = as_of.versions.get(self.name)
+        if number is None and as_of.time is None:
+            return self.version()
+        newest = self.number()
+        if newest is None:
+            return None
+        if number is None and as_of.time is not None:
+            number = self.number_at(as_of.time)
+        elif number is not None and number not in (known := LogFiles.of(self.storage).readable()):
+            if number > newest:
+                raise RequestError(f"table {self.name!r} has no version {number}", do=f"the newest is {newest}")
+            others = f"the oldest that can be read is {known[0]}" if known else "none can be read"
+            nearest = max((each for each in known if each < number), default=None)
+            do = f"read a later version, or raise history= in its lake_policy: {others}"
+            raise StorageError(
+                f"version {number} of table {self.name!r} can no longer be read",
+                got=None if nearest is None else f"the nearest before it is {nearest}",
+                do=do,
             )
-        delta_table = open_table(self.place)
-        return None if delta_table is None else delta_table.version()
+        return self.version(number, lenient=True)
+
+    def number_at(self, time: dt.datetime) -> int:
+        """Return the newest version committed at or before a time, among those that can be opened.
+
+        Raises `StorageError` if the oldest of them was committed later.
+        """
+        times = commit_times(self.storage)
+        number = max((number for number, at in times.items() if at <= time), default=None)
+        if number is not None:
+            return number
+        if not times:
+            raise StorageError(f"table {self.name!r} has no version that can be opened", do=f"check {self.storage.uri}")
+        oldest = min(times)
+        raise StorageError(
+            f"table {self.name!r} cannot be read as of {time.isoformat(timespec='seconds')}",
+            got=f"its first version is of {times[0].isoformat(timespec='milliseconds')}"
+            if oldest == 0
+            else f"the oldest version that can be read is {oldest}, of {times[oldest].isoformat(timespec='milliseconds')}",
+            do="choose a later time",
+        )
 
     def manifest_id(self) -> int | None:
         """Return the manifest id of the newest version; `None` if the table does not exist or has none."""
@@ -212,20 +264,22 @@ class LakeTable:
         return pa.table(columns_by_name)
 
     def staged(self, version: Version) -> tuple[StagedFile, ...]:
-        """Return the files of a version as staged files, to commit them again; without their bounds."""
+        """Return the files of a version as staged files, to commit them again, with their bounds if the log has them."""
         table = open_table(self.place, version.number)
         if table is None:
             raise StorageError(f"table {self.name!r} does not exist", do=f"check {self.storage.uri}")
         actions = actions_of(table)
         values = [name for name in actions.column_names if name.startswith("partition.")]
         rows = actions.select(["size_bytes", "num_records", *values]).to_pylist()
+        stats = logged_stats(self.storage, version.number)
         return tuple(
             StagedFile(
                 path=uri.removeprefix(f"{self.storage.uri}/"),
                 size_bytes=row["size_bytes"],
                 rows=row["num_records"],
                 partition={name.removeprefix("partition."): logged(row[name]) for name in values},
-                stats=json.dumps({"numRecords": row["num_records"]}),
+                stats=stats.get(uri.removeprefix(f"{self.storage.uri}/"))
+                or json.dumps({"numRecords": row["num_records"]}),
             )
             for uri, row in sorted(zip(uris(self.storage, actions), rows, strict=True), key=itemgetter(0))
         )
@@ -256,8 +310,8 @@ class LakeTable:
         number = head.commit_files(commit)
         if number and number % TIDY_INTERVAL == 0:
             try:
-                tidy(self.place)
-            except (StorageError, DeltaError, OSError) as error:
+                self.tidy()
+            except StorageError as error:
                 log.warning("cleaning up the table log failed and is retried later", table=self.name, error=str(error))
         version = self.version(number) if head.table is None or head.number != number else self._describe(head.table)
         if version is None:
@@ -269,8 +323,13 @@ class LakeTable:
         return TableHead(self.place)
 
     def tidy(self) -> None:
-        """Keep the log short; see `pipeline.lake.tidy`."""
-        tidy(self.place)
+        """Keep the log short; see `pipeline.lake.tidy`. Raises `StorageError` if the store fails."""
+        versions, held = max(KEPT_VERSIONS, self.policy.min_versions), held_versions(self.storage)
+        try:
+            tidy(self.place, versions=versions, history=self.policy.history, held=held)
+        except (DeltaError, OSError) as error:
+            problem = f"the log of table {self.name!r} cannot be shortened"
+            raise self.storage.failed(problem, error, "nothing was removed; try again") from error
 
     @property
     def place(self) -> TableDescription:
@@ -312,14 +371,23 @@ class Lake:
 
     storage: Storage
 
-    def table(self, layer: str, name: str, *, partition_by: tuple[str, ...] = (), description: str = "") -> LakeTable:
+    def table(
+        self,
+        layer: str,
+        name: str,
+        *,
+        partition_by: tuple[str, ...] = (),
+        description: str = "",
+        policy: LakePolicy = DEFAULT_POLICY,
+    ) -> LakeTable:
         """Return a table, whether it exists or not."""
-        return LakeTable(self.storage.at(layer, name), name, partition_by, description)
+        return LakeTable(self.storage.at(layer, name), name, partition_by, description, policy=policy)
 
-    def quarantine(self, name: str) -> LakeTable:
+    def quarantine(self, name: str, policy: LakePolicy = DEFAULT_POLICY) -> LakeTable:
         """Return the quarantine table of a table."""
         description = f"Quarantined rows of {name}"
-        return LakeTable(self.storage.at(QUARANTINE_FOLDER, name), name, description=description, is_quarantine=True)
+        storage = self.storage.at(QUARANTINE_FOLDER, name)
+        return LakeTable(storage, name, description=description, is_quarantine=True, policy=policy)
 
     def scratch(self, run_id: str, name: str) -> Storage:
         """Return a location for temporary data of a step, accessible to all workers; its path names this process."""
@@ -327,6 +395,11 @@ class Lake:
 
     def _run(self, run_id: str) -> Storage:
         return self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder, run_id)
+
+    def begin_run(self, run_id: str) -> None:
+        """Note that this process runs a run, so that `reclaim` finds it if the process is killed; a failure is logged."""
+        with _logged_failure():
+            self._run(run_id).touch(_BEGUN)
 
     def note_staging(self, table: LakeTable, run_id: str, seen: Version | None) -> Callable[[], None]:
         """Note that a run stages files and commits them on top of a version, for `end_run`; return what forgets it."""
@@ -362,19 +435,22 @@ class Lake:
             self._remove_uncommitted(self._run(run_id), run_id)
             self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder).remove_if_empty()
 
-    def reclaim(self) -> None:
-        """Remove what `end_run` removes for the runs of killed processes.
+    def reclaim(self) -> tuple[str, ...]:
+        """Remove what `end_run` removes for the runs of killed processes, and return the names of these runs.
 
         Only a process on the same machine is known to have ended, so the data of other machines is kept.
         """
+        killed: list[str] = []
         with _logged_failure():
             place = self.storage.at(_SCRATCH)
             owners = {folder: Owner.of_folder(folder) for folder in place.list_folder("")}
             for folder in (folder for folder, owner in owners.items() if owner is not None and owner.is_dead):
                 for run_id in place.list_folder(folder):
                     self._remove_uncommitted(place.at(folder, run_id), run_id)
+                    killed.append(run_id)
                 place.at(folder).clear()
                 log.info("removed what a killed run has left in the lake", folder=folder)
+        return tuple(killed)
 
     def _remove_uncommitted(self, place: Storage, run_id: str) -> None:
         """Remove the files of a run that the notes in its folder lead to, and then the folder."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, Transaction
+from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, TableFeatures, Transaction
 from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
@@ -35,6 +35,10 @@ REOPEN_AFTER = 50
 """Number of commits after which the table is reopened."""
 ADDED_COLUMN = "headwater.added"
 """The metadata key of a column that was added after some of its table's files were written."""
+_TIMESTAMP, _FEATURE = '"timestamp_ntz"', "timestampNtz"
+"""The type of timestamps without a time zone in a schema, and the feature of the protocol that it needs."""
+_READABLE_FEATURES = frozenset({"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck", "inCommitTimestamp"})
+"""The features of Delta for readers that do not change which rows the files of a table have."""
 NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
@@ -77,7 +81,11 @@ class TableHead:
     def __init__(self, place: TableDescription) -> None:
         """Open the table; raise `StorageError` if it exists and cannot be read."""
         self.place = place
+        self._opened_with = place.storage.delta_options()
+        """The options with the credentials, which are renewed while the table is open."""
         self.table: DeltaTable | None = open_table(place)
+        self._transactions: dict[tuple[int, str], int | None] = {}
+        """By version and application, for the open table: delta-rs reads the log each time that it is asked."""
         self.manifest_id = self._newest_manifest_id()
         self._is_stale = False
         self._has_conflict = False
@@ -91,10 +99,18 @@ class TableHead:
     @property
     def epoch(self) -> int | None:
         """The number of the last committed epoch, or `None` if there is none."""
-        try:
-            return None if self.table is None else self.table.transaction_version(_stream(self.place.name))
-        except (DeltaError, OSError) as error:
-            raise _unreadable(self.place, None, error) from error
+        return self._transaction(_stream(self.place.name))
+
+    def _transaction(self, app: str) -> int | None:
+        if self.table is None:
+            return None
+        asked = (int(self.table.version()), app)
+        if asked not in self._transactions:
+            try:
+                self._transactions[asked] = self.table.transaction_version(app)
+            except (DeltaError, OSError) as error:
+                raise _unreadable(self.place, None, error) from error
+        return self._transactions[asked]
 
     @property
     def manifest(self) -> Manifest | None:
@@ -136,7 +152,7 @@ class TableHead:
 
     def commit_files(self, commit: Commit) -> int:
         """Commit files under a manifest id like `commit`, unless the table already has that id."""
-        if self._is_stale:
+        if self._is_stale or self._opened_with != self.place.storage.delta_options():
             self._reload()
         if self.table is not None and self._newest_manifest_id() == commit.manifest_id and not commit.moves:
             self.manifest_id = commit.manifest_id
@@ -153,6 +169,7 @@ class TableHead:
             except Exception as error:  # noqa: BLE001 - after any error, only the log shows the outcome
                 number = self._resolve(commit, error, before, may_try=left > 0)
             else:
+                self._note_transactions(commit, before)
                 number = self._committed(commit, before)
             if number is not None:
                 self.place.storage.sync([entry_name(number)])
@@ -162,7 +179,7 @@ class TableHead:
     def _write(self, commit: Commit) -> None:
         """Commit on top of the open version, or recreate the table (first version, other partitions or order)."""
         place, adds = self.place, [_add(file, data_change=not commit.moves) for file in commit.files]
-        schema = DeltaSchema.from_arrow(arrow_schema(commit.schema))
+        schema = _delta_schema(commit)
         if self.table is None and place.is_quarantine:
             self.table = _create_quarantine(place, schema)
         manifest_ids = [Transaction(APP, commit.manifest_id)]
@@ -181,11 +198,12 @@ class TableHead:
                 name=place.name,
                 description=place.description or None,
                 configuration={"delta.enableChangeDataFeed": "true"},
-                storage_options=dict(place.storage.options) or None,
+                storage_options=place.storage.delta_options(),
                 commit_properties=properties,
             )
             return
         mode = "overwrite" if commit.mode == "overwrite" else "append"
+        self._enable_timestamps(self.table, schema)
         if mode == "append":
             self._add_columns(self.table, schema)
         actions: list[AddAction | RemoveAction] = [*adds, *self._removals(self.table, commit)]
@@ -195,6 +213,22 @@ class TableHead:
             schema,
             partition_by=list(place.partition_by),
             commit_properties=properties,
+            post_commithook_properties=NO_HOOKS,
+        )
+
+    def _enable_timestamps(self, table: DeltaTable, schema: DeltaSchema) -> None:
+        """Add the protocol's feature for timestamps without a time zone, if a column is the first to need it.
+
+        This is a separate commit with the same manifest id: a commit of files does not do it, and without the feature,
+        the table could not be read any more.
+        """
+        if _TIMESTAMP not in schema.to_json() or _FEATURE in (table.protocol().reader_features or ()):
+            return
+        manifest_ids = [] if self.manifest_id is None else [Transaction(APP, self.manifest_id)]
+        table.alter.add_feature(
+            TableFeatures.TimestampWithoutTimezone,
+            allow_protocol_versions_increase=True,
+            commit_properties=CommitProperties(app_transactions=manifest_ids, max_commit_retries=0),
             post_commithook_properties=NO_HOOKS,
         )
 
@@ -216,7 +250,7 @@ class TableHead:
             )
 
     def _removals(self, table: DeltaTable, commit: Commit) -> list[RemoveAction]:
-        """Return the actions that remove files; raise `StorageError` if one does not exist."""
+        """Return the actions that remove files; raise `ConflictError` if one does not exist."""
         if not commit.removed:
             return []
         actions = actions_of(table)
@@ -224,8 +258,10 @@ class TableHead:
         rows = actions.select(["path", "size_bytes", *values]).to_pylist()
         files = dict(zip(uris(self.place.storage, actions), rows, strict=True))
         if missing := commit.removed - set(files):
-            raise StorageError(
-                f"table {self.place.name!r} does not have a file that should be replaced", got=min(missing)
+            raise ConflictError(
+                f"table {self.place.name!r} does not have a file that should be replaced",
+                got=min(missing),
+                do="another process may have compacted it: run again",
             )
         now = int(time.time() * 1000)
         return [
@@ -271,6 +307,8 @@ class TableHead:
         has_moved = self.number != before
         if may_try and (has_moved or isinstance(error, CommitFailedError)):
             return None
+        if isinstance(error, ConflictError):
+            raise error
         if has_moved:
             raise conflict(self.place.name) from error
         problem = f"table {self.place.name!r} could not be committed"
@@ -283,6 +321,17 @@ class TableHead:
         commits = () if begin >= now else entries(self.place.storage, begin, now) or ()
         return next((entry.number for entry in commits if entry.manifest_id == manifest_id), now)
 
+    def _note_transactions(self, commit: Commit, before: int | None) -> None:
+        """Note what the log says about the next version if it is this commit, so that it is not read for that."""
+        if before is None or self.number != before + 1:
+            return
+        stream = _stream(self.place.name)
+        self._transactions[before + 1, APP] = commit.manifest_id
+        if commit.epoch is not None:
+            self._transactions[before + 1, stream] = commit.epoch
+        elif (before, stream) in self._transactions:
+            self._transactions[before + 1, stream] = self._transactions[before, stream]
+
     def _advance(self) -> None:
         # an object that was updated over many versions becomes slow: a new one starts from the checkpoint
         if self.table is None or self._is_partitioned_otherwise() or self._updates >= REOPEN_AFTER:
@@ -293,12 +342,14 @@ class TableHead:
 
     def _reload(self) -> None:
         self._is_stale = True
+        self._opened_with = self.place.storage.delta_options()
         self.table = open_table(self.place)
+        self._transactions = {}
         self._is_stale = False
         self._updates = 0
 
     def _newest_manifest_id(self) -> int | None:
-        return None if self.table is None else self.table.transaction_version(APP)
+        return self._transaction(APP)
 
     def _is_partitioned_otherwise(self) -> bool:
         return self.table is not None and tuple(self.table.metadata().partition_columns) != self.place.partition_by
@@ -328,7 +379,8 @@ def open_table(place: TableDescription, number: int | None = None) -> DeltaTable
     if storage.is_local and not (Path(storage.uri) / "_delta_log").is_dir():
         return None
     try:
-        table = DeltaTable(storage.uri, version=number, storage_options=dict(storage.options) or None)
+        table = DeltaTable(storage.uri, version=number, storage_options=storage.delta_options())
+        _require_readable(place, table)
         if place.is_quarantine:
             require_format(place.name, table.metadata().configuration)
     except TableNotFoundError as error:
@@ -342,6 +394,17 @@ def open_table(place: TableDescription, number: int | None = None) -> DeltaTable
     except (DeltaError, OSError) as error:
         raise _unreadable(place, number, error) from error
     return table
+
+
+def _require_readable(place: TableDescription, table: DeltaTable) -> None:
+    """Raise `StorageError` if another engine has given the table features with which its files have other rows or names."""
+    if unknown := sorted(set(table.protocol().reader_features or ()) - _READABLE_FEATURES):
+        raise StorageError(
+            f"table {place.name!r} has features that the lake does not use",
+            got=", ".join(unknown),
+            do="remove them with the engine that added them (ALTER TABLE ... DROP FEATURE), "
+            f"or read the table as a source: delta({place.storage.uri!r})",
+        )
 
 
 def _unreadable(place: TableDescription, number: int | None, error: Exception) -> StorageError:
@@ -359,6 +422,18 @@ def schema_of_table(table: DeltaTable) -> Schema:
     return Schema(tuple(replace(column, is_added=column.name in added) for column in columns))
 
 
+def _delta_schema(commit: Commit) -> DeltaSchema:
+    """Return the schema of a commit; if it replaces all rows, with the marks of columns that some of its files do not have."""
+    schema = DeltaSchema.from_arrow(arrow_schema(commit.schema))
+    added = {column.name for column in commit.schema.columns if column.is_added}
+    if commit.mode != "overwrite" or not added:
+        return schema
+    marks = {True: {ADDED_COLUMN: "true"}, False: {}}
+    return DeltaSchema(
+        [Field(f.name, f.type, nullable=f.nullable, metadata=marks[f.name in added]) for f in schema.fields]
+    )
+
+
 def _create_quarantine(place: TableDescription, schema: DeltaSchema) -> DeltaTable:
     """Create an empty quarantine: `create_table_with_add_actions` rejects properties that are not Delta's."""
     table = DeltaTable.create(
@@ -367,7 +442,7 @@ def _create_quarantine(place: TableDescription, schema: DeltaSchema) -> DeltaTab
         name=place.name,
         description=place.description,
         configuration={"delta.enableChangeDataFeed": "true", **PROPERTIES},
-        storage_options=dict(place.storage.options) or None,
+        storage_options=place.storage.delta_options(),
         raise_if_key_not_exists=False,
     )
     place.storage.sync([entry_name(0)])

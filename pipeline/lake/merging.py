@@ -8,20 +8,20 @@ can contain one of the keys, and writes only those that do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import duckdb
 import pyarrow as pa
 
-from pipeline.core.definitions import Merge
-from pipeline.core.errors import DefinitionError, StorageError
-from pipeline.core.schema import Schema
+from pipeline.core.merge_options import Merge
 from pipeline.core.staging import StagedFile
-from pipeline.kernel.engine import arrow, connect, first_line, one
-from pipeline.kernel.pool import Limits, configure
+from pipeline.kernel.checks import origin_of
+from pipeline.kernel.engine import arrow, connect, one
+from pipeline.kernel.pool import configure
 from pipeline.kernel.scan import DataFile, Scan, no_rows
 from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.lake.delta import LakeTable, Version
+from pipeline.lake.merge_spec import MergeResult, MergeSpec, merge_connection, require_columns
 from pipeline.lake.stager import DeltaStager
 
 RANGES = 4096
@@ -32,87 +32,28 @@ SMALL_BYTES = 16 << 20
 """Smaller staged files are rewritten together, so that merges do not leave small files."""
 MAX_TOMBSTONE_FILES = 8
 """Maximum number of tombstone files; beyond that, they are combined into one."""
-RESERVED_NAMES = frozenset({"file_index", "file_row_number", "filename"})
-"""Names of DuckDB's virtual Parquet columns; a merged table cannot have columns with these names."""
+EQUAL_SEQUENCE = "equal_sequence"
+"""Why a change is quarantined: another change of its key has the same sequence and is another one."""
 _TIME_SLACK = "interval 1 millisecond"  # the Delta protocol allows maximum timestamps to be truncated to milliseconds
 
 
-@dataclass(frozen=True)
-class MergeSpec:
-    """The input of a merge: staged rows, the table, and the rule for the last row of a key."""
-
-    table: LakeTable
-    key: tuple[str, ...]
-    how: Merge | None
-    """Determines the last row of a key; `None` if the staged rows replace all rows of given keys."""
-    run_id: str
-    staged: tuple[StagedFile, ...]
-    schema: Schema
-    seen: Version | None = None
-    """The version to merge into; if `None`, the staged rows are merged only with each other."""
-    limits: Limits = field(default_factory=Limits)
-
-    @property
-    def columns(self) -> str:
-        """The SELECT list for ranking: key and sequence."""
-        names = {
-            **{f"k{n}": name for n, name in enumerate(self.key)},
-            **({"s": self.how.sequence_by} if self.how else {}),
-        }
-        return ", ".join(f"{quoted(name)} as {short}" for short, name in names.items())
-
-    @property
-    def key_columns(self) -> str:
-        """The names of the key columns during ranking."""
-        return ", ".join(f"k{number}" for number in range(len(self.key)))
-
-    def uri(self, file: StagedFile) -> str:
-        """Return the URI of a staged file."""
-        return f"{self.table.storage.uri}/{file.path}"
-
-
-@dataclass(frozen=True)
-class MergeResult:
-    """Files to add, URIs of files to remove, and the row counts of the merge."""
-
-    files: tuple[StagedFile, ...]
-    removed: frozenset[str]
-    tombstones: tuple[StagedFile, ...]
-    rows_out: int
-    superseded: int
-    deletes: int
-
-
-def merge(work: MergeSpec) -> MergeResult:
+def merge(work: MergeSpec, quarantine: DeltaStager | None = None) -> MergeResult:
     """Rank the staged rows together with the table's rows, and rewrite the files that lose rows.
 
     Nothing is committed. The result does not depend on how rows are distributed over merges: a delete leaves a
     tombstone with its sequence, so an older row that arrives later is ignored. Of rows with the same key and sequence,
-    a delete wins, otherwise the greatest row as text. Memory is limited by `limits`; larger data spills to disk.
+    a delete wins, otherwise the greatest row as text; the others are staged for the quarantine, if they are different, and if
+    one is given. Memory is limited by `limits`; larger data spills to disk.
 
     Raises `DefinitionError` if the rows lack a required column, and `StorageError` if the store fails.
     """
     how = work.how
     if how is None:
         raise ValueError("rows that are merged have a sequence")
-    _require_columns(work, (*work.key, how.sequence_by))
-    filesystem = work.table.storage.filesystem()
-    with connect(work.limits, filesystem=filesystem) as con:
-        configure(con, "preserve_insertion_order", "false")  # otherwise entire row groups are buffered
-        try:
-            return _merged(con, work, how)
-        except (duckdb.BinderException, duckdb.ConversionException) as error:
-            raise DefinitionError(
-                f"the deletes of table {work.table.name!r} cannot be determined",
-                got=first_line(error),
-                do=f"check apply_as_deletes={how.apply_as_deletes!r}",
-            ) from error
-        except duckdb.IOException as error:
-            raise StorageError(
-                f"table {work.table.name!r} cannot be merged into",
-                got=first_line(error),
-                do="run again; if a file of the lake is missing, recompute its table with --full",
-            ) from error
+    require_columns(work, (*work.key, *how.sequence_by))
+    problem = f"the deletes of table {work.table.name!r} cannot be determined"
+    with merge_connection(work, problem, f"check apply_as_deletes={how.apply_as_deletes!r}") as con:
+        return _merged(con, work, how, quarantine)
 
 
 def replace_keys(work: MergeSpec, keys: Scan, names: tuple[str, ...]) -> MergeResult:
@@ -122,9 +63,8 @@ def replace_keys(work: MergeSpec, keys: Scan, names: tuple[str, ...]) -> MergeRe
     """
     if work.seen is None:
         raise ValueError("only rows of a table can be replaced")
-    _require_columns(work, work.key)
-    filesystem = work.table.storage.filesystem()
-    with connect(work.limits, filesystem=filesystem) as con:
+    require_columns(work, work.key)
+    with connect(work.limits, filesystem=work.table.storage.filesystem()) as con:
         configure(con, "preserve_insertion_order", "false")
         chosen = ", ".join(f"{quoted(name)} as k{number}" for number, name in enumerate(names))
         con.execute(f"create temp table _rows as select distinct {chosen} from ({keys.query()})")
@@ -135,11 +75,11 @@ def replace_keys(work: MergeSpec, keys: Scan, names: tuple[str, ...]) -> MergeRe
                 f"insert into _removed_rows select file, row, false from ({_read(work, old, 'false', len(work.staged))}) "
                 f"semi join _rows using ({work.key_columns})"
             )
-        files, removed = _rewrite(con, work, uris)
+        files, removed = rewrite(con, work, uris)
     return MergeResult(files, removed, (), sum(file.rows for file in work.staged), 0, 0)
 
 
-def _merged(con: duckdb.DuckDBPyConnection, work: MergeSpec, how: Merge) -> MergeResult:
+def _merged(con: duckdb.DuckDBPyConnection, work: MergeSpec, how: Merge, quarantine: DeltaStager | None) -> MergeResult:
     known = () if work.seen is None or work.seen.manifest is None else tuple(work.seen.manifest.tombstones)
     uris = [work.uri(file) for file in work.staged]
     _collect(con, work, how, uris)
@@ -153,10 +93,17 @@ def _merged(con: duckdb.DuckDBPyConnection, work: MergeSpec, how: Merge) -> Merg
         f"select count(*) filter (where file < {new} and not is_delete), count(*) filter (where is_delete) from _removed_rows",
     )
     con.execute("drop table _rows; drop table _several; drop table _ranked; drop table _tied")
-    files, removed = _rewrite(con, work, uris)
+    conflicts, total = one(con, "select count(*) filter (where is_new), count(*) from _conflicts")
+    quarantined: tuple[StagedFile, ...] = ()
+    if quarantine is None:
+        conflicts = 0
+    elif total:
+        quarantined = quarantine.stage(con, conflict_rows(work.run_id, "_conflicts"), 0)
+    files, removed = rewrite(con, work, uris)
     tombstones = _write_tombstones(con, work, known) if deletes else known
     rows = sum(file.rows for file in work.staged)
-    return MergeResult(files, removed, tombstones, rows - superseded - deletes, int(superseded), int(deletes))
+    out, others = rows - superseded - deletes, int(superseded) - int(conflicts)
+    return MergeResult(files, removed, tombstones, out, others, int(deletes), quarantined, int(conflicts))
 
 
 def candidates(con: duckdb.DuckDBPyConnection, work: MergeSpec, seen: Version) -> list[str]:
@@ -196,7 +143,7 @@ def _highest(bounds: pa.Table, number: int) -> str:
 def _collect(con: duckdb.DuckDBPyConnection, work: MergeSpec, how: Merge, uris: Sequence[str]) -> None:
     """Create `_rows` from the staged rows: key, sequence, whether deleted, and the file and row number."""
     if not uris:
-        nothing = Scan(work.schema.select((*work.key, how.sequence_by))).query()
+        nothing = Scan(work.schema.select((*work.key, *how.sequence_by))).query()
         con.execute(
             f"create temp table _rows as select {work.columns}, false as gone, 0 as file, 0 as row from ({nothing})"
         )
@@ -212,7 +159,7 @@ def _collect_old(
     con.execute(f"create temp table _keys as select distinct {work.key_columns} from _rows")
     parts = [_read(work, uris, "false", len(work.staged))] if uris else []
     if tombstones:
-        parts.append(f"select {work.key_columns}, s, true as gone, -1 as file, 0 as row from {_parquet(tombstones)}")
+        parts.append(f"select {work.key_columns}, s, true as gone, -1 as file, 0 as row from {parquet(tombstones)}")
     for part in parts:
         con.execute(f"insert into _rows select r.* from ({part}) as r semi join _keys using ({work.key_columns})")
     con.execute("drop table _keys")
@@ -221,11 +168,17 @@ def _collect_old(
 def _read(work: MergeSpec, uris: Sequence[str], is_delete: str, first: int) -> str:
     return (
         f"select {work.columns}, {is_delete} as gone, file_index::bigint + {first} as file, file_row_number as row "
-        f"from {_parquet(uris)}"
+        f"from {parquet(uris)}"
     )
 
 
-def _parquet(uris: Sequence[str]) -> str:
+def read_keys(work: MergeSpec, uris: Sequence[str], first: int) -> str:
+    """Return a SELECT of the keys of files, with the numbers of the files, from `first` on, and of the rows."""
+    return _read(replace(work, how=None), uris, "false", first)
+
+
+def parquet(uris: Sequence[str]) -> str:
+    """Return a call of `read_parquet` on files."""
     return f"read_parquet([{', '.join(map(literal, uris))}], union_by_name = true, hive_partitioning = false)"
 
 
@@ -260,6 +213,7 @@ def _rank(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) 
 def _break_ties(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) -> None:
     """Among the last rows of a key with equal sequence, keep the greatest row as text."""
     keys = work.key_columns
+    con.execute("create temp table _conflicts (json varchar, source varchar, position bigint, is_new boolean)")
     con.execute(
         f"create temp table _tied as select {keys}, file, row from _ranked where place = 1 and not gone "
         f"qualify count(*) over (partition by {keys}) > 1"
@@ -268,18 +222,35 @@ def _break_ties(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[
     if not numbers:
         return
     local = ", ".join(f"({index}, {number})" for index, number in enumerate(numbers))
-    content = f"struct_pack({', '.join(f'{quoted(n)} := {quoted(n)}' for n in work.schema.names)})::varchar"
+    packed = f"struct_pack({', '.join(f'{quoted(n)} := {quoted(n)}' for n in work.schema.names)})"
+    source, position = origin_of(work.schema.names)
+    in_order = f"(partition by {keys} order by content desc, t.file, t.row)"
     con.execute(
-        f"insert into _removed_rows select t.file, t.row, false from _tied as t "
+        f"create temp table _placed as select t.file, t.row, content, json, source, position, row_number() over {in_order} as place, "
+        f"first_value(content) over {in_order} as winner, first_value(t.file) over {in_order} as winner_file from _tied as t "
         f"join (values {local}) as f(i, file) on f.file = t.file "
-        f"join (select file_index as i, file_row_number as row, {content} as content from ("
+        f"join (select file_index as i, file_row_number as row, {packed}::varchar as content, to_json({packed})::varchar as json, "
+        f"{source} as source, {position} as position from ("
         f"{no_rows(work.schema)} union all by name select *, file_index, file_row_number "
-        f"from {_parquet([uris[n] for n in numbers])})) as p on p.i = f.i and p.row = t.row "
-        f"qualify row_number() over (partition by {keys} order by content desc, t.file, t.row) > 1"
+        f"from {parquet([uris[n] for n in numbers])})) as p on p.i = f.i and p.row = t.row"
+    )
+    con.execute("insert into _removed_rows select file, row, false from _placed where place > 1")
+    new = len(work.staged)
+    con.execute(
+        f"insert into _conflicts select json, source, position, file < {new} from _placed "
+        f"where content <> winner and (file < {new} or winner_file < {new})"
     )
 
 
-def _rewrite(
+def conflict_rows(run_id: str, rows: str) -> str:
+    """Return rows of the quarantine for changes that have the sequence of another one. `rows` has `json`, `source`, `position`."""
+    return (
+        f"select '{EQUAL_SEQUENCE}' as reasons, source as _source, position as _position, json as row, "
+        f"{literal(run_id)} as _run, now() as _quarantined_at from {rows}"
+    )
+
+
+def rewrite(
     con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]
 ) -> tuple[tuple[StagedFile, ...], frozenset[str]]:
     """Rewrite the files that contain removed rows; return the new files and the files that they replace."""
@@ -308,7 +279,7 @@ def _groups(work: MergeSpec, uris: Sequence[str], losing: set[int]) -> list[list
 
 def _without(work: MergeSpec, uris: Sequence[str], group: Sequence[int]) -> str:
     local = ", ".join(f"({index}, {number})" for index, number in enumerate(group))
-    files = f"select *, file_index as _i, file_row_number as _row from {_parquet([uris[n] for n in group])}"
+    files = f"select *, file_index as _i, file_row_number as _row from {parquet([uris[n] for n in group])}"
     return (
         f"select {listed(work.schema.names)} from "
         f"({no_rows(work.schema)} union all by name {files}) as kept "  # older files may lack columns
@@ -323,7 +294,7 @@ def _write_tombstones(
     """Write the tombstones of the keys deleted by this merge; combine all tombstones if there are too many files."""
     rows = f"select {work.key_columns}, s from _deleted"
     if len(known) + 1 > MAX_TOMBSTONE_FILES:
-        before = f"select {work.key_columns}, s from {_parquet([work.uri(file) for file in known])}"
+        before = f"select {work.key_columns}, s from {parquet([work.uri(file) for file in known])}"
         rows = f"select {work.key_columns}, max(s) as s from ({rows} union all {before}) group by {work.key_columns}"
         known = ()
     return (*known, *_staged_tombstones(con, work.table, work.run_id, rows))
@@ -339,7 +310,7 @@ def tombstones_without(
     if not known:
         return ()
     with connect(filesystem=table.storage.filesystem()) as con:
-        every = _parquet([f"{table.storage.uri}/{file.path}" for file in known])
+        every = parquet([f"{table.storage.uri}/{file.path}" for file in known])
         if not one(con, f"select count(*) from {every} where {condition}")[0]:
             return known
         return _staged_tombstones(con, table, run_id, f"select * from {every} where not coalesce({condition}, false)")
@@ -350,18 +321,3 @@ def _staged_tombstones(
 ) -> tuple[StagedFile, ...]:
     written = DeltaStager(table.storage.at("_headwater"), f"{run_id}-tombstones").stage(con, rows, 0)
     return tuple(StagedFile(f"_headwater/{f.path}", f.size_bytes, f.rows, {}, "") for f in written)
-
-
-def _require_columns(work: MergeSpec, names: Sequence[str]) -> None:
-    for name in names:
-        if name not in work.schema.names:
-            raise DefinitionError(
-                f"table {work.table.name!r} has no column {name!r}, by which it is merged",
-                got=", ".join(work.schema.names),
-            )
-    taken = sorted(RESERVED_NAMES & {name.lower() for name in work.schema.names})
-    if taken:
-        raise DefinitionError(
-            f"table {work.table.name!r} is merged and has a column {taken[0]!r}, which is a reserved name",
-            do="rename the column",
-        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,19 +14,25 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.core.clients import is_unavailable, message_of
+from pipeline.core.durable import sync
 from pipeline.core.errors import OutcomeUnknownError, StorageError, StorageUnavailableError
+from pipeline.core.object_store_options import s3_client_options
+from pipeline.core.s3_access import s3_access
+from pipeline.core.store_refusals import refusal_of
 
-_UNAVAILABLE = re.compile(
-    r"connect|time.?out|timed out|unreachable|error sending request|dns error|slow ?down|internal ?error|unavailable|\b50[0234]\b",
-    re.IGNORECASE,
-)
-_EXCEPTION_LINE = re.compile(r"^[\w.]+: .*$", re.MULTILINE)
-"""The line of a traceback that contains the exception."""
-_COLOURS = re.compile("\x1b\\[[0-9;]*m")
-_RETRIES = 3
-"""The number of retries by fsspec's client, within seconds; after that, a stream reports it and retries itself."""
 DRAFT_PREFIX = ".draft-"
 """The name prefix of local files that are still being written."""
+_ONE_REQUEST = {"max_concurrency": 1}
+"""Small files are read by one request; otherwise, the client of S3 asks for their size first."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """The size of a file, and when it was last modified by the clock of the store, in UTC."""
+
+    size_bytes: int
+    modified: dt.datetime
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,25 @@ class Storage:
         return Storage("/".join([self.uri.rstrip("/"), *parts]), self.options)
 
     def filesystem(self) -> fsspec.AbstractFileSystem | None:
-        """Return the filesystem for DuckDB, or `None` for a local folder."""
+        """Return the filesystem for DuckDB, or `None` for a local folder; it is for files that are never changed."""
+        if self._is_s3:
+            from pipeline.lake.object_files import ObjectFiles  # noqa: PLC0415 - an extra
+
+            return ObjectFiles(**self._client_options())
         return None if self.is_local else self._filesystem()
+
+    def delta_options(self) -> dict[str, str] | None:
+        """Return the options for delta-rs, with the current credentials; `None` if there are none.
+
+        Raises `SettingsError` if a profile does not exist.
+        """
+        if self._is_s3:
+            return s3_access(self.options, os.environ).delta_options(self.options)
+        return dict(self.options) or None
+
+    @property
+    def _is_s3(self) -> bool:
+        return self.uri.startswith(("s3://", "s3a://"))
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small text file; see `write_bytes`."""
@@ -102,14 +124,43 @@ class Storage:
                 raise self.failed(problem, error, advice) from error
             raise OutcomeUnknownError(
                 f"{name!r} below {self.uri} was written and cannot be read again",
-                got=_reason(error),
+                got=self.failed("", error).got,
                 do="try again when the store answers, to determine the outcome",
             ) from unreadable
 
     def failed(self, problem: str, error: Exception, do: str | None = None) -> StorageError:
         """Return the error for an exception of the store: a separate type if the store is unavailable."""
-        kind = StorageUnavailableError if not self.is_local and _is_unavailable(error) else StorageError
-        return kind(problem, got=_reason(error), do=do)
+        kind = StorageUnavailableError if not self.is_local and is_unavailable(error) else StorageError
+        refusal = None if self.is_local else refusal_of(error)
+        if refusal is None:
+            return kind(problem, got=message_of(error), do=do)
+        cause, advice = refusal
+        return kind(
+            problem, got=f"{cause} ({message_of(error)})" if kind is StorageUnavailableError else cause, do=advice
+        )
+
+    def take(self, source: Storage, name: str) -> None:
+        """Take over a file of another location under the same name: a link or a copy by the store, if that is possible.
+
+        Links are only made of Parquet files, which are never changed. Raises `StorageError` if a store fails.
+        """
+        try:
+            if self.is_local and source.is_local and name.endswith(".parquet"):
+                target = Path(self.uri) / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(OSError):  # another disk, or a file system without links
+                    os.link(Path(source.uri) / name, target)
+                    return
+            elif not self.is_local and self._is_beside(source):
+                self._filesystem().cp_file(source._path(name), self._path(name))
+                return
+        except Exception as error:  # the clients of object stores have their own exceptions
+            raise self.failed(f"cannot copy {name!r} from {source.uri} to {self.uri}", error) from error
+        self.write_bytes(name, source.read_bytes(name))
+
+    def _is_beside(self, other: Storage) -> bool:
+        """Return whether another location is in the same object store."""
+        return self.uri.partition("://")[0] == other.uri.partition("://")[0] and self.options == other.options
 
     def read_text(self, name: str) -> str:
         """Read a small text file; raise `StorageError` if it cannot be read."""
@@ -118,7 +169,7 @@ class Storage:
     def read_bytes(self, name: str) -> bytes:
         """Read a file; raise `StorageError`, caused by `FileNotFoundError` if it does not exist."""
         try:
-            content: bytes = self._filesystem().cat_file(self._path(name))
+            content: bytes = self._filesystem().cat_file(self._path(name), **_ONE_REQUEST)
         except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot read {name!r} below {self.uri}", error) from error
         return content
@@ -127,36 +178,63 @@ class Storage:
         """Read those of the given files that exist, concurrently if the store supports it."""
         paths = {self._filesystem()._strip_protocol(self._path(name)): name for name in names}  # noqa: SLF001 - no public equivalent
         try:
-            contents = self._filesystem().cat(list(paths), on_error="return") if paths else {}
+            contents = self._filesystem().cat(list(paths), on_error="return", **_ONE_REQUEST) if paths else {}
         except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot read below {self.uri}", error) from error
         for path, content in contents.items():
-            if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+            if isinstance(content, Exception) and not self._is_missing(content):
                 raise self.failed(f"cannot read {paths[path]!r} below {self.uri}", content) from content
         return {paths[path]: content for path, content in contents.items() if isinstance(content, bytes)}
 
     def names(self, prefix: str = "") -> tuple[str, ...]:
         """Return the sorted names of all files, at any depth, that begin with a prefix."""
-        folder = self._path(prefix.rpartition("/")[0]).rstrip("/")
-        filesystem = self._filesystem()
-        root = filesystem._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - as above
-        try:
-            paths = [path.removeprefix(root) for path in filesystem.find(folder)]
-        except Exception as error:  # the clients of object stores have their own exceptions
-            raise self.failed(f"cannot list {prefix!r} below {self.uri}", error) from error
+        found = self._found(prefix)
         return tuple(
-            sorted(n for n in paths if n.startswith(prefix) and not n.rpartition("/")[2].startswith(DRAFT_PREFIX))
+            sorted(n for n in found if n.startswith(prefix) and not n.rpartition("/")[2].startswith(DRAFT_PREFIX))
         )
 
-    def modified_times(self) -> dict[str, dt.datetime]:
-        """Return the modification time of each file, at any depth, in UTC."""
-        filesystem = self._filesystem()
+    def files(self) -> dict[str, StoredFile]:
+        """Return all files, at any depth, by name; also drafts, which are still being written."""
+        found = self._found("").items()
+        return {name: StoredFile(int(detail.get("size") or 0), _moment(detail)) for name, detail in found}
+
+    def time(self, name: str) -> dt.datetime:
+        """Return the time by the clock of the store, by writing a file and reading when it was modified."""
+        self.write_bytes(name, b"")
+        modified = self.modified(name)
+        if modified is None:
+            raise StorageError(f"{name!r} below {self.uri} was written and does not exist", do="check the store")
+        return modified
+
+    def modified(self, name: str) -> dt.datetime | None:
+        """Return when a file was last modified, in UTC; `None` if it does not exist."""
+        try:
+            return _moment(self._filesystem().info(self._path(name)))
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # the clients of object stores have their own exceptions
+            raise self.failed(f"cannot read {name!r} below {self.uri}", error) from error
+
+    def _found(self, prefix: str) -> dict[str, Mapping[str, Any]]:
+        """Return files at any depth by their names, with what the store says about each: at least those with a prefix."""
+        filesystem, folder = self._filesystem(), prefix.rpartition("/")[0]
         root = filesystem._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - as above
         try:
-            details = filesystem.find(root, detail=True)
+            if self._is_s3 and prefix:  # one request, also if there are none
+                found = filesystem.find(self.uri, prefix=prefix, detail=True)
+            else:
+                found = filesystem.find(self._path(folder).rstrip("/"), detail=True)
         except Exception as error:  # the clients of object stores have their own exceptions
-            raise self.failed(f"cannot list {self.uri}", error) from error
-        return {path.removeprefix(root): _moment(detail) for path, detail in details.items()}
+            raise self.failed(f"cannot list {folder!r} below {self.uri}", error) from error
+        # without files below it, some stores report the folder itself
+        return {path.removeprefix(root): detail for path, detail in found.items() if path.startswith(root)}
+
+    def copy(self, name: str, target: str) -> None:
+        """Copy a file to another name; on an object store, without reading it. Make it durable with `sync`."""
+        try:
+            self._filesystem().cp_file(self._path(name), self._path(target))
+        except Exception as error:  # the clients of object stores have their own exceptions
+            raise self.failed(f"cannot copy {name!r} below {self.uri}", error, "check space and permissions") from error
 
     def sync(self, names: Sequence[str]) -> None:
         """Make files of another writer durable; object stores need nothing."""
@@ -165,9 +243,9 @@ class Storage:
         paths = [Path(self.uri) / name for name in names]
         try:
             for path in (*paths, *{path.parent for path in paths}):
-                _fsync(path)
+                sync(path)
         except OSError as error:
-            raise StorageError(f"cannot write to disk below {self.uri}", got=_reason(error)) from error
+            raise StorageError(f"cannot write to disk below {self.uri}", got=message_of(error)) from error
 
     def open(self, name: str) -> BinaryIO:
         """Open a file for reading; raise `OSError` if it does not exist."""
@@ -176,21 +254,36 @@ class Storage:
 
     def has(self, name: str) -> bool:
         """Return whether a file exists; raise `StorageError` if the store cannot be queried."""
+        problem = f"cannot check whether {name!r} exists below {self.uri}"
         try:
             return bool(self._filesystem().exists(self._path(name)))
-        except Exception as error:  # the clients of object stores have their own exceptions
-            raise self.failed(f"cannot check whether {name!r} exists below {self.uri}", error) from error
+        except Exception as error:
+            raise self.failed(problem, self._cause(error)) from error
+
+    def _cause(self, error: Exception) -> Exception:
+        """Return the error of a listing: a store gives no reason when it refuses to say whether an object exists."""
+        try:
+            self._filesystem().ls(self.uri)
+        except FileNotFoundError:
+            return error
+        except Exception as reason:  # noqa: BLE001 - the clients of object stores have their own exceptions
+            return reason
+        return error
 
     def list_folder(self, folder: str) -> tuple[str, ...]:
         """Return the sorted names of the entries of a folder; empty if it does not exist."""
         filesystem = self._filesystem()
         try:
             entries = filesystem.ls(self._path(folder), detail=False)
-        except FileNotFoundError:
-            return ()
         except Exception as error:  # the clients of object stores have their own exceptions
+            if self._is_missing(error):
+                return ()
             raise self.failed(f"cannot list {folder!r} below {self.uri}", error) from error
         return tuple(sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in entries))
+
+    def _is_missing(self, error: Exception) -> bool:
+        """Return whether an error means that a file or folder does not exist, but its bucket does."""
+        return isinstance(error, FileNotFoundError) and (self.is_local or refusal_of(error) is None)
 
     def folders(self) -> frozenset[Path]:
         """Return all folders at and below a local location; an object store has none."""
@@ -236,7 +329,7 @@ class Storage:
             Path(self.uri).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                f"cannot create the folder {self.uri}", got=_reason(error), do="choose a writable folder"
+                f"cannot create the folder {self.uri}", got=message_of(error), do="choose a writable folder"
             ) from error
 
     def _path(self, name: str) -> str:
@@ -246,7 +339,10 @@ class Storage:
         if self.is_local:
             return LocalFileSystem()
         protocol = self.uri.partition("://")[0]
-        return fsspec.filesystem(protocol, **_fsspec_options(protocol, {**os.environ, **self.options}))
+        return fsspec.filesystem(protocol, **self._client_options())
+
+    def _client_options(self) -> dict[str, Any]:
+        return s3_client_options(s3_access(self.options, os.environ).options) if self._is_s3 else {}
 
 
 def _moment(detail: Mapping[str, Any]) -> dt.datetime:
@@ -269,51 +365,4 @@ def _draft(target: Path, content: bytes) -> Iterator[tuple[Path, Path]]:
     finally:
         draft.unlink(missing_ok=True)
     for folder in (target.parent, *(folder.parent for folder in created)):
-        _fsync(folder)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def aws_options(options: Mapping[str, str]) -> dict[str, str]:
-    """Return storage options by names in lower case without `aws_`: Delta accepts `AWS_REGION`, `aws_region` and `region`."""
-    return {name.lower().removeprefix("aws_"): value for name, value in options.items()}
-
-
-def _fsspec_options(protocol: str, options: Mapping[str, str]) -> dict[str, Any]:
-    if protocol not in {"s3", "s3a"}:
-        return {}
-    aws = aws_options(options)
-    client = {"region_name": aws["region"]} if "region" in aws else {}
-    tries = 1 + int(options.get("max_retries", _RETRIES))
-    return {
-        "key": aws.get("access_key_id"),
-        "secret": aws.get("secret_access_key"),
-        "token": aws.get("session_token"),
-        "endpoint_url": aws.get("endpoint_url", aws.get("endpoint")),
-        "client_kwargs": client,
-        "config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": tries}},
-        "use_listings_cache": False,  # other processes write too
-    }
-
-
-def _is_unavailable(error: BaseException) -> bool:
-    """Return whether an error means that the store is unavailable; the libraries have no common type for this."""
-    if isinstance(error, FileNotFoundError | PermissionError):
-        return False
-    return (
-        isinstance(error, ConnectionError | TimeoutError)
-        or _UNAVAILABLE.search(f"{type(error).__name__} {error}") is not None
-    )
-
-
-def _reason(error: Exception) -> str:
-    """Return an error as one line; if DuckDB passes on a Python traceback, return its first exception."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    inner = _EXCEPTION_LINE.search(text) if "Traceback (most recent call last)" in text else None
-    return " ".join(_COLOURS.sub("", text if inner is None else inner[0]).split())
+        sync(folder)

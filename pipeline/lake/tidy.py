@@ -1,67 +1,112 @@
 """Maintenance of a table's log: checkpoints make it fast to open, and folding old entries makes it fast to list.
 
-Each of the last `KEPT_VERSIONS` versions can be opened, and the newest `KEPT_MANIFESTS` manifests can be read. A reader
-that follows the table from an older version still gets the changes since (`pipeline/lake/log.py`).
+Each of the last `KEPT_VERSIONS` versions can be opened, with its manifest. Of earlier ones within the table's history, one
+checkpoint every `SPACING` stays, and those of held versions. A reader that follows the table from any earlier version
+still gets the changes since (`pipeline/lake/log.py`).
 """
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Collection, Mapping
+
+from pipeline.core.lake_policy import LakePolicy
 from pipeline.lake.head import TableDescription, open_table
-from pipeline.lake.log import LogEntry, entries, entry_name, fold, number_of
+from pipeline.lake.log import entries, fold, number_of
 from pipeline.lake.manifests import manifest_name
 from pipeline.lake.storage import Storage
+from pipeline.lake.versions import LogFiles, keep_times, kept_times, monotone, notes
 
 TIDY_INTERVAL = 100
 """The number of versions between two runs."""
 KEPT_VERSIONS = 500
 """The number of versions that can always be opened; up to `TIDY_INTERVAL` more may be."""
-KEPT_MANIFESTS = 20
-"""The number of newest manifests that are kept, for readers that have just opened their version."""
+SPACING = dt.timedelta(minutes=10)
+"""The time between two earlier versions that can be opened."""
 
 
-def tidy(place: TableDescription, *, versions: int = KEPT_VERSIONS) -> None:
+def tidy(
+    place: TableDescription,
+    *,
+    versions: int = KEPT_VERSIONS,
+    history: dt.timedelta = LakePolicy.history,
+    held: Collection[int] = (),
+) -> None:
     """Write a checkpoint of the newest version, fold old entries, and remove old manifests.
 
     Safe during reads and writes, and if it is interrupted: an entry is removed only after a later checkpoint and its
-    folded line are written, a manifest only after a later one is committed. Run one at a time per table.
+    folded line are written, a manifest only when its version can no longer be opened. Run one at a time per table.
     Raises `StorageError` or an error of `deltalake` if the store fails; the table stays intact.
     """
     table = open_table(place)
     if table is None:
         return
-    table.create_checkpoint()
-    now = int(table.version())
-    newest = entries(place.storage, max(0, now - KEPT_MANIFESTS + 1), now)
-    if newest is None:  # another engine maintains this log
-        return
-    kept = frozenset(entry.manifest_id for entry in newest)
-    names = place.storage.names("_delta_log/")
-    _remove_manifests(
-        place.storage,
-        _present(place.storage, names, now - KEPT_MANIFESTS - 2 * TIDY_INTERVAL, now - KEPT_MANIFESTS),
-        kept,
-    )
-    checkpoints = sorted(number_of(name) for name in names if ".checkpoint" in name)
-    old = [number for number in checkpoints if 0 <= number <= now - versions]
+    files = LogFiles.of(place.storage)
+    old = [number for number in files.checkpoints if number <= int(table.version()) - versions]
     if old:
-        going = [name for name in names if 0 <= number_of(name) < old[-1]]
-        numbers = sorted(number for name in going if entry_name(number := number_of(name)) == name)
-        if numbers:
-            _remove_manifests(place.storage, fold(place.storage, numbers[0], numbers[-1]), kept)
-        place.storage.remove(sorted(going))
+        checkpoint_held(place, files, [number for number in held if number < old[-1]])
+    table.create_checkpoint()
+    if old:
+        shorten(place.storage, old[-1], history, held)
 
 
-def _present(storage: Storage, names: tuple[str, ...], first: int, last: int) -> tuple[LogEntry, ...]:
-    """Return the entries between two numbers that exist as files."""
-    numbers = sorted(n for name in names if first <= (n := number_of(name)) <= last and name == entry_name(n))
-    return (entries(storage, numbers[0], numbers[-1]) or ()) if numbers else ()
+def checkpoint_held(place: TableDescription, files: LogFiles, held: Collection[int]) -> None:
+    """Write checkpoints of versions that can be opened and have none."""
+    missing = (frozenset(held) & frozenset(files.readable())) - frozenset(files.checkpoints)
+    for number in sorted(missing):
+        table = open_table(place, number)
+        if table is not None:
+            table.create_checkpoint()
 
 
-def _remove_manifests(storage: Storage, older: tuple[LogEntry, ...], kept: frozenset[int | None]) -> None:
-    """Remove the manifests of older versions; those of commits in progress are kept."""
-    obsolete = {
-        manifest_name(entry.manifest_id)
-        for entry in older
-        if entry.manifest_id is not None and entry.manifest_id not in kept
-    }
+def shorten(storage: Storage, base: int, history: dt.timedelta, held: Collection[int]) -> None:
+    """Fold the entries before a checkpoint, and remove them and the manifests of versions that can no longer be opened."""
+    files = LogFiles.of(storage)
+    at_base = entries(storage, base, base)
+    if at_base is None or base not in files.checkpoints:  # another engine maintains this log
+        return
+    going = [number for number in files.entries if number < base]
+    checkpoints = [number for number in files.checkpoints if number < base]
+    known = kept_times(storage)
+    if not going and not (set(checkpoints) | set(known)):
+        return
+    noted = notes(storage, [*going, base, files.entries[-1]])
+    times = known | {number: note.time_ms for number, note in noted.items()}
+    kept = milestones(times, checkpoints, base, history, held)
+    folded = fold(storage, going[0], going[-1]) if going else ()
+    expired = [entry for number in set(known) - set(kept) for entry in entries(storage, number, number) or ()]
+    staying = [entry for number in kept for entry in entries(storage, number, number) or ()]
+    ids = {entry.manifest_id for entry in (*at_base, *staying)}
+    if known or kept:
+        keep_times(storage, {number: times[number] for number in kept if number in times})
+    _remove_manifests(storage, {e.manifest_id for e in (*folded, *expired)} - ids)
+    names = [name for name in files.names if 0 <= number_of(name) < base]
+    storage.remove([name for name in names if ".checkpoint" not in name or number_of(name) not in kept])
+
+
+def milestones(
+    times_ms: Mapping[int, int], checkpoints: Collection[int], base: int, history: dt.timedelta, held: Collection[int]
+) -> tuple[int, ...]:
+    """Return the checkpoints before `base` that stay: those of held versions, and one every `SPACING` within `history`.
+
+    The age of a version is counted from the version after it, and until the newest commit.
+    """
+    times = monotone(times_ms)
+    kept: list[int] = []
+    last: dt.datetime | None = None
+    following = dict(zip(times, [*list(times)[1:], None], strict=True))
+    for number in sorted(checkpoints):
+        at = times.get(number)
+        if number in held:
+            kept.append(number)
+        elif at is not None and (next_one := following[number]) is not None:
+            is_young = times[max(times)] - times[next_one] < history
+            if is_young and (last is None or at - last >= SPACING):
+                kept.append(number)
+                last = at
+    return tuple(number for number in kept if number < base)
+
+
+def _remove_manifests(storage: Storage, ids: Collection[int | None]) -> None:
+    obsolete = {manifest_name(manifest_id) for manifest_id in ids if manifest_id is not None}
     storage.remove(sorted(obsolete & set(storage.names("_headwater/"))))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from pipeline.batch.type_changes import wider_types
 from pipeline.core.cursors import Bound
 from pipeline.core.definitions import Feed, Source
 from pipeline.core.errors import SourceError, SourceUnavailableError
@@ -39,7 +41,7 @@ def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogRea
     These are the columns of its table, and those of unread records of its log, up to a limit.
     """
     is_declared = definition.schema is not None and bool(definition.schema.columns)
-    if not isinstance(definition, Source) or definition.new_columns != "add":
+    if not isinstance(definition, Source) or definition.new_columns != "evolve":
         if definition.schema is not None and is_declared:
             return definition.schema
         return inferred(workspace, definition, log.plan(None, Bound(rows=1)).splits)
@@ -64,12 +66,22 @@ def _unread(log: LogReader, read: Mapping[str, int]) -> tuple[SourceSplit, ...]:
 
 
 def with_declared(definition: Source, inferred_columns: Schema) -> Schema:
-    """Return the declared columns, followed by the inferred columns that are not declared."""
+    """Return the declared columns, followed by the inferred columns that are not declared.
+
+    If types may evolve, a declared column has the type of the table if that is wider.
+    """
     declared = Schema(()) if definition.schema is None else definition.schema
-    if declared.columns and definition.new_columns != "add":
+    if definition.new_types == "evolve":
+        kinds = inferred_columns.as_dict()
+        declared = Schema(tuple(replace(c, type=_wider(c.type, kinds.get(c.name, c.type))) for c in declared.columns))
+    if declared.columns and definition.new_columns != "evolve":
         return declared
     known = set(declared.names)
     return Schema((*declared.columns, *(c for c in inferred_columns.columns if c.name not in known)))
+
+
+def _wider(declared: str, present: str) -> str:
+    return present if present in wider_types(declared) else declared
 
 
 def own_columns(schema: Schema) -> Schema:
@@ -82,7 +94,7 @@ def grown(workspace: Workspace, source: Source, contract: Schema, splits: Sequen
 
     The type of a new column is inferred from the first split that contains it.
     """
-    if source.new_columns != "add":
+    if source.new_columns != "evolve":
         return contract
     reader = reader_of(workspace, source)
     for split in splits:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from pipeline.batch.ray_cluster import join
+from pipeline.core.as_of import AsOf
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import DefinitionError, Place, RequestError, did_you_mean
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import connect, first_line
 from pipeline.kernel.scan import Scan
-from pipeline.kernel.sql import parse
+from pipeline.kernel.syntax.row_expressions import require_row_expression
 from pipeline.lake import LakeTable, Version, files_for
 from pipeline.project.workspace import Workspace
 
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 
 
 def dataset_of(
-    workspace: Workspace, name: str, version: int | None, columns: Sequence[str] | None, where: str | None
+    workspace: Workspace,
+    name: str,
+    version: int | AsOf | None,
+    columns: Sequence[str] | None,
+    where: str | None,
 ) -> ray.data.Dataset:
     """Return the rows of a table as a dataset; see `Project.dataset`."""
     from pipeline.batch.scan_datasource import TableRead  # noqa: PLC0415 - importing Ray takes seconds
@@ -31,7 +36,10 @@ def dataset_of(
     definition = _definition(workspace, name)
     _require_types(name, version, columns, where, definition.place)
     table = workspace.table(name)
-    pinned = workspace.require(name) if version is None else _version(table, version, definition.place)
+    if isinstance(version, AsOf) or version is None:
+        pinned = workspace.require(name, as_of=workspace.as_of(version))
+    else:
+        pinned = _version(table, version, definition.place)
     for column in columns or ():
         if column not in pinned.schema.names:
             problem, known = f"table {name!r} has no column {column!r}", did_you_mean(column, pinned.schema.names)
@@ -47,7 +55,7 @@ def dataset_of(
 def _require_types(name: str, version: object, columns: object, where: str | None, place: Place) -> None:
     """Raise `RequestError` for arguments that would be misunderstood."""
     problem = f"table {name!r} cannot be read as a dataset"
-    if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
+    if isinstance(version, bool) or not isinstance(version, int | AsOf | None):
         raise RequestError(problem, got=f"version={version!r}", do="pass the number of a version", place=place)
     if isinstance(columns, str):
         raise RequestError(problem, got=f"columns={columns!r}", do=f"pass a list: columns=[{columns!r}]", place=place)
@@ -80,9 +88,9 @@ def _require_condition(name: str, schema: Schema, where: str, place: Place) -> N
     """Raise `RequestError` unless a text is a SQL condition on the columns."""
     problem = f"table {name!r} cannot be filtered by {where!r}"
     try:
-        parse(f"select * from rows where ({where}\n)", what="a filter")
+        require_row_expression("where=", where, place)
         with connect() as con:
             con.execute(f"describe select * from ({Scan(schema).query()}) as _rows where ({where}\n)")
     except (DefinitionError, duckdb.Error) as error:
-        got = error.got or error.problem if isinstance(error, DefinitionError) else first_line(error)
+        got = error.problem if isinstance(error, DefinitionError) else first_line(error)
         raise RequestError(problem, got=got, do="write a SQL condition on its columns", place=place) from error

@@ -7,25 +7,33 @@ import os
 import pkgutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import cloudpickle
 
+from pipeline.connectors.kafka.quotas import QuotaDefinition
+from pipeline.connectors.kafka.topics import TopicDefinition
 from pipeline.core import scratch
-from pipeline.core.definitions import Definition, SourceDefinition
-from pipeline.core.errors import DefinitionError, HeadwaterError, Place, SettingsError
+from pipeline.core.as_of import AsOf, At
+from pipeline.core.definitions import ChecksInputs, Definition, SourceDefinition, StoredDefinition
+from pipeline.core.errors import DefinitionError, HeadwaterError, Place, RequestError, SettingsError
 from pipeline.core.graph import Graph
+from pipeline.core.lake_policy import LakePolicy, PolicyDefinition, policy_of, require_tables
 from pipeline.core.schema import Schema
 from pipeline.core.settings import Settings, find
 from pipeline.core.settings import load as load_settings
+from pipeline.core.snowflake_account import DeclaredAccount, SnowflakeDeclaration, declared_account
 from pipeline.core.sources import InProject
 from pipeline.kernel.types import require_types
 
 if TYPE_CHECKING:
     import ray.data
+
+K = TypeVar("K", TopicDefinition, QuotaDefinition)
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -34,16 +42,29 @@ class Project:
 
     settings: Settings
     graph: Graph
+    topics: tuple[TopicDefinition, ...] = ()
+    """The topics that are declared beside the definitions, by name."""
+    quotas: tuple[QuotaDefinition, ...] = ()
+    """The quotas of Kafka's clients that are declared, by name."""
+    policies: tuple[PolicyDefinition, ...] = ()
+    """The policies of lake tables that are declared, in the order of the definitions."""
+    account: DeclaredAccount = field(default_factory=DeclaredAccount)
+    """What is declared of the account of a Snowflake warehouse."""
+
+    def policy(self, definition: StoredDefinition) -> LakePolicy:
+        """Return how the table of a definition is kept in the lake."""
+        return policy_of(self.policies, definition)
 
     def dataset(
         self,
         name: str,
         *,
         version: int | None = None,
+        at: At | None = None,
         columns: Sequence[str] | None = None,
         where: str | None = None,
     ) -> ray.data.Dataset:
-        """Return the rows of a table as a Ray dataset, in its newest version or a given one.
+        """Return the rows of a table as a Ray dataset, in its newest version, a given one, or the one of a time (`at`).
 
         The version is determined now, also if the dataset is read later, so every read returns the same rows until that
         version is vacuumed. Rows are read by tasks of the cluster in `RAY_ADDRESS`, otherwise of a local one, and not by this
@@ -51,13 +72,15 @@ class Project:
         condition, limit what is read, as do `select_columns` and `filter(expr=...)` of the dataset: other columns are not
         read, and files without matching rows are not opened.
 
-        Raises `RequestError` for an unknown table, version or column, and for an invalid condition; `StorageError` if the
+        Raises `RequestError` for an unknown table, version, time or column, and for an invalid condition; `StorageError` if the
         table does not exist yet, or if the version is no longer available.
         """
         from pipeline.project.datasets import dataset_of  # noqa: PLC0415 - importing the lake takes a second
         from pipeline.project.workspace import Workspace  # noqa: PLC0415 - likewise
 
-        return dataset_of(Workspace(self), name, version, columns, where)
+        if version is not None and at is not None:
+            raise RequestError(f"both version= and at= of table {name!r} are given", do="give one")
+        return dataset_of(Workspace(self), name, version if at is None else AsOf.of(at), columns, where)
 
 
 def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[str, str] | None = None) -> Project:
@@ -74,7 +97,15 @@ def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[st
         raise DefinitionError(
             "the project has no definitions", do="assign a source(…) to a name", place=Place(str(settings.definitions))
         )
-    return Project(settings, graph)
+    for definition in graph.definitions:
+        transform: object = definition.computed_by
+        if isinstance(transform, ChecksInputs):
+            transform.check_inputs({name: graph[name] for name in definition.inputs}, definition.place)
+    policies = tuple(_values_of(modules, PolicyDefinition))
+    require_tables(policies, graph)
+    topics, quotas = _declared_in(modules, TopicDefinition), _declared_in(modules, QuotaDefinition)
+    account = declared_account(_values_of(modules, SnowflakeDeclaration), graph)
+    return Project(settings, graph, topics, quotas, policies, account)
 
 
 def _within(definition: Definition, folder: Path) -> Definition:
@@ -102,6 +133,26 @@ def definitions_in(modules: Iterable[ModuleType]) -> list[Definition]:
                 )
             by_id.setdefault(id(value), value.named(name))
     return list(by_id.values())
+
+
+def _declared_in(modules: Iterable[ModuleType], kind: type[K]) -> tuple[K, ...]:
+    """Return the topics or quotas that are assigned to names in modules.
+
+    Raises `DefinitionError` if one is declared twice.
+    """
+    found: dict[tuple[str, str | None], K] = {}
+    for value in _values_of(modules, kind):
+        first = found.setdefault((value.name, value.servers), value)
+        if first is not value:
+            problem = f"{value.title} is declared twice, first at {first.place}"
+            raise DefinitionError(problem, do="remove one", place=value.place)
+    return tuple(sorted(found.values(), key=lambda each: each.name))
+
+
+def _values_of(modules: Iterable[ModuleType], kind: type[V]) -> list[V]:
+    """Return the values of a type that are assigned to names in modules, each once."""
+    values = (value for module in modules for value in vars(module).values() if isinstance(value, kind))
+    return list({id(value): value for value in values}.values())
 
 
 def _require_no_hiding(folder: Path, name: str) -> None:

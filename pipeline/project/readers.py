@@ -6,13 +6,24 @@ from typing import Protocol, cast
 
 from pipeline.core.definitions import Feed, Source
 from pipeline.core.errors import DefinitionError
-from pipeline.core.sources import Log, OverTables, Reader, TableRows
+from pipeline.core.sources import ComparedWithTable, Log, OverTables, Reader, TableRows
 from pipeline.project.workspace import Workspace
 
 
 def reader_of(workspace: Workspace, definition: Source | Feed) -> Reader:
     """Return the reader of a source; raise `StorageError` if a table that it reads does not exist yet."""
     reader = definition.reader
+    if isinstance(reader, ComparedWithTable):
+        if not isinstance(definition, Source):
+            raise DefinitionError(
+                f"source {definition.name!r} has no table to compare its keys with",
+                do="remove stored=False, or reconcile=",
+                place=definition.place,
+            )
+        own = workspace.version(definition.name)
+        files = workspace.lake.storage.filesystem()
+        stored = None if own is None else TableRows(own.scan().query(), own.schema, own.manifest_id, files)
+        return reader.compared_with(stored)
     if not isinstance(reader, OverTables):
         return reader
 

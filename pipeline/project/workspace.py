@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 from sqlglot import exp
 
+from pipeline.core.as_of import AsOf, At
 from pipeline.core.definitions import Definition, StoredDefinition
 from pipeline.core.errors import DefinitionError, RequestError, StorageError, did_you_mean
 from pipeline.governance import Catalog
@@ -57,19 +58,27 @@ class Workspace:
     def table(self, name: str) -> LakeTable:
         """Return a definition's table in the lake, whether or not it exists."""
         stored = self.stored(name)
-        return self.lake.table(stored.layer, name, partition_by=stored.partition_by, description=stored.description)
+        return self.lake.table(
+            stored.layer,
+            name,
+            partition_by=stored.partition_by,
+            description=stored.description,
+            policy=self.project.policy(stored),
+        )
 
     def version(self, name: str, *, lenient: bool = False) -> Version | None:
         """Return the newest version of a table, or `None` if it does not exist yet; see `LakeTable.version`."""
         return self.table(name).version(lenient=lenient)
 
-    def require(self, name: str, reader: str | None = None, *, is_streamed: bool | None = None) -> Version:
-        """Return the newest version of a table; raise `StorageError` if it does not exist yet.
+    def require(
+        self, name: str, reader: str | None = None, *, is_streamed: bool | None = None, as_of: AsOf | None = None
+    ) -> Version:
+        """Return the newest version of a table, or the one of `as_of`; raise `StorageError` if it does not exist yet.
 
         `reader` is the definition that reads it, for the error. `is_streamed` is whether a stream writes the table; by
         default, it is derived from its inputs.
         """
-        version = self.version(name)
+        version = self.version(name) if as_of is None else self.table(name).version_as_of(as_of)
         if version is None:
             is_streamed = self.project.graph.follows_a_stream(name) if is_streamed is None else is_streamed
             raise StorageError(
@@ -83,19 +92,29 @@ class Workspace:
             )
         return version
 
-    def query(self, text: str, seconds: float | None = None) -> pa.Table:
+    def as_of(self, at: AsOf | At | None) -> AsOf:
+        """Return the versions that `at=` means; raise `RequestError` if it cannot be parsed or names no table."""
+        as_of = AsOf.of(at)
+        for name in as_of.versions:
+            self.stored(name)
+        return as_of
+
+    def query(self, text: str, seconds: float | None = None, *, at: AsOf | At | None = None) -> pa.Table:
         """Run one SELECT over the tables and return its rows.
+
+        `at` is a time, for which each table has the newest version committed until then, or versions by table: see
+        `AsOf.of`. Without it, the newest versions are read.
 
         Raises `RequestError` for an unknown table, for an error of the query, and if the query exceeds `seconds` (default:
         `query_seconds` of the settings), the memory limit or the spill limit; `StorageError` for a table that does not
-        exist yet or whose files cannot be read.
+        exist yet, a version that can no longer be read, or files that cannot be read.
         """
-        seconds = self.settings.query_seconds if seconds is None else seconds
+        seconds, as_of = self.settings.query_seconds if seconds is None else seconds, self.as_of(at)
         scans = {}
         for name in tables_of(_one_select(text)):
             if name not in self.table_names:
                 raise RequestError(f"there is no table {name!r}", do=did_you_mean(name, self.table_names))
-            scans[name] = self.require(name).scan()
+            scans[name] = self.require(name, as_of=as_of).scan()
         budget = budget_here(self.settings.memory_bytes)
         with (
             connect(budget.whole(), filesystem=self.lake.storage.filesystem()) as con,

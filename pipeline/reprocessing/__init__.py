@@ -1,1 +1,1 @@
-"""Replay of rejected rows after a fix."""
+"""Replay of rejected rows, and restores of tables."""

@@ -19,7 +19,7 @@ from pipeline.batch.row_producers import ArrowProducer, SourceProducer
 from pipeline.batch.step import StepSpec, task_spec_of
 from pipeline.batch.task import run_task
 from pipeline.batch.work import RowProducer, Split
-from pipeline.commit.commit_plan import StagedRows, definition_to_validate, plan_commit
+from pipeline.commit.commit_plan import StagedRows, definition_to_validate, plan_commit, schema_of_rows
 from pipeline.commit.post_commit import post_commit
 from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Source, StoredDefinition, Table
@@ -69,7 +69,9 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
     )
     work = task_spec_of(spec, workspace.lake, workspace.settings, producer)
     outcome = run_task(work, Split(0, source_splits=spec.source_splits))
-    require_same(definition, Decision(DecisionKind.APPEND, "replay"), version, outcome.schema)
+    require_same(
+        definition, Decision(DecisionKind.APPEND, "replay"), version, schema_of_rows(definition, outcome.schema)
+    )
     if not outcome.flow.rows_out and not outcome.flow.dropped and outcome.flow.quarantined == rows.num_rows:
         return outcome.flow  # nothing has changed: a version would only make readers compute again
     commit = plan_commit(workspace, StagedRows(definition, outcome, run_id, version))
@@ -80,14 +82,16 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
         mode="append" if definition.merge is None else "merge",
         flow=commit.flow,
         checks=dict(outcome.checks),
-        quarantined=outcome.quarantined,
+        quarantined=commit.quarantined,
         quarantine_mode="overwrite",
         tombstones=commit.tombstones,
         epoch=None if version.manifest.epoch is None else with_replayed_rows(version.manifest.epoch, commit.flow),
         seconds=time.perf_counter() - begun,
         at=at,
     )
-    committed = workspace.table(name).commit(manifest, commit.files, outcome.schema, version, commit.removed)
+    committed = workspace.table(name).commit(
+        manifest, commit.files, commit.schema or outcome.schema, version, commit.removed
+    )
     post_commit(workspace, definition, committed)
     return commit.flow
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
@@ -42,6 +41,7 @@ from pipeline.runner.contracts import require_same
 from pipeline.runner.decide import Decision, DecisionKind
 from pipeline.runner.facts import execution_plan_of, feed_of
 from pipeline.runner.partitions import PartitionColumn, PartitionProducer, column_of, every_partition, within
+from pipeline.runner.schedule import BlockedStep, Schedule
 
 PARTIAL_PREFIX = "partly "
 """The prefix of the fingerprint of a table with partitions computed by another definition."""
@@ -130,15 +130,20 @@ def backfill(
     begun, at = time.perf_counter(), clock().isoformat()
     run_id = f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     catalog, settings = workspace.catalog, workspace.settings
+    workspace.lake.begin_run(run_id)
     catalog.begin(RunRecord(run_id, settings.name, settings.env, at, None, "running", None))
+    catalog.end_killed(workspace.lake.reclaim(), at)
     filler = _PartitionWorker(workspace, plan, run_id, at)
     records: list[BackfillRecord] = []
     workspace.lake.note_staging(workspace.table(plan.definition.name), run_id, plan.version)
     try:
-        for filled in filler.fill():
+
+        def ended(filled: BackfillRecord) -> None:
             catalog.fill(filled)
             records.append(filled)
             on_partition(filled)
+
+        filler.fill(ended)
         post_commit(workspace, plan.definition, filler.version)
         workspace.lake.end_run(run_id)
     except BaseException as error:
@@ -197,26 +202,30 @@ class _PartitionWorker:
         self._at = at
         self._completed = list(plan.completed)
 
-    def fill(self) -> Iterator[BackfillRecord]:
-        """Compute each remaining partition; raise errors that affect all of them."""
+    def fill(self, ended: OnPartition) -> None:
+        """Compute each remaining partition; raise errors that affect all of them.
+
+        `ended` is called in this thread. Ctrl-C interrupts the statements of all partitions.
+        """
         is_apart = keys_stay_in_partition(self._plan) or not self._plan.definition.key
         spec = _spec(self._workspace, self._plan, self._run_id, self._at)
         executor = executor_of(spec, self._workspace.settings, StepLimits(deadline=self._deadline()))
         if is_apart and isinstance(executor, RayExecutor):
             self.executor = "ray"
-            yield from self._on_cluster(executor)
+            for filled in self._on_cluster(executor):
+                ended(filled)
             return
-        with ThreadPoolExecutor(parallelism(self._plan)) as pool:
-            if parallelism(self._plan) == 1:  # each partition must see the rows committed by the previous one
-                for index, partition in enumerate(self._plan.left):
-                    yield self._commit_result(partition, pool.submit(self._compute, index, partition).result())
-                return
-            futures = {pool.submit(self._compute, i, p): p for i, p in enumerate(self._plan.left)}
-            try:
-                for future in as_completed(futures):
-                    yield self._commit_result(futures[future], future.result())
-            finally:
-                pool.shutdown(cancel_futures=True)
+        left = {str(index): partition for index, partition in enumerate(self._plan.left)}
+
+        def computed(index: str, outcome: _Computed | Exception | BlockedStep) -> None:
+            if isinstance(outcome, Exception):
+                raise outcome
+            if isinstance(outcome, _Computed):  # partitions read nothing of each other, so none is blocked
+                ended(self._commit_result(left[index], outcome))
+
+        # with one thread, each partition sees the rows committed by the previous one
+        threads = parallelism(self._plan)
+        Schedule(dict.fromkeys(left, ()), lambda index: self._compute(int(index), left[index]), computed).run(threads)
 
     def _deadline(self) -> float | None:
         """Return when the backfill should end, in seconds since 1970: by the deadline of the table or of the settings."""
@@ -294,7 +303,7 @@ class _PartitionWorker:
             manifest_ids={name: version.manifest_id for name, version in plan.inputs.items()},
             flow=merged.flow,
             checks=dict(outcome.checks),
-            quarantined=stage_quarantine(self._workspace, plan.definition.name, writer, outcome.quarantined, others),
+            quarantined=stage_quarantine(self._workspace, plan.definition.name, writer, merged.quarantined, others),
             quarantine_mode="overwrite",
             tombstones=(*kept, *merged.tombstones),
             backfill=plan.id,
@@ -375,7 +384,7 @@ def _require_table(workspace: Workspace, name: str) -> Table:
         problem = "is a source", "read it again: headwater run --full"
     elif definition.merge is not None and definition.partition_by[0] not in definition.key:
         problem = "is merged, and rows of one key may be in several partitions", "recompute it: headwater run --full"
-    elif definition.remembers:
+    elif definition.remembers or (definition.merge is not None and definition.merge.needs_events):
         problem = "has history that its inputs no longer contain", "recompute it: headwater run --full"
     elif feed_of(workspace, definition) is not None:
         problem = "reads a source that is not stored", "recompute it: headwater run --full"

@@ -16,6 +16,8 @@ class RunBuildContext:
         self._workspace = workspace
         self._artifact = artifact
         self._run_id = run_id
+        self.versions: dict[str, int] = {}
+        """The numbers of the versions whose ids were read, by input."""
 
     @property
     def store(self) -> str:
@@ -38,4 +40,5 @@ class RunBuildContext:
     def version(self, name: str) -> int:
         """Return the manifest id of the version that `table` returns; version numbers can recur, ids cannot."""
         version = self._workspace.require(name, self._artifact.name)
+        self.versions[name] = version.number
         return version.number if version.manifest_id is None else version.manifest_id

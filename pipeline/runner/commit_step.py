@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 from pipeline.batch.execute import execute
 from pipeline.batch.executor import StepLimits
+from pipeline.batch.kept_states import KeptStates
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
-from pipeline.commit.commit_plan import CommitPlan, StagedRows, plan_commit, replace_by_key
+from pipeline.commit.commit_plan import CommitPlan, StagedRows, plan_commit, replace_by_key, schema_of_rows
 from pipeline.commit.moments import Moment
 from pipeline.commit.post_commit import check_records, post_commit
 from pipeline.core.cursors import Cursor, Gap
@@ -85,6 +86,9 @@ def commit_step(run: RunContext, spec: StepSpec, basis: StepBasis) -> StepRecord
         before_bytes = 0 if basis.version is None else sum(file.size_bytes for file in basis.version.files)
         with run.reserve(spec, before_bytes) as memory_bytes:
             outcome, commit = _staged(run, spec, basis, memory_bytes)
+        kept_states = KeptStates.of(table.storage)
+        if outcome.states is not None:
+            kept_states.write(run.run_id, outcome.states)
         run.notify(Moment.STAGED, definition.name)
         mode: Mode = "append" if kind is DecisionKind.APPEND else "merge" if kind is DecisionKind.MERGE else "overwrite"
         manifest = Manifest(
@@ -104,9 +108,11 @@ def commit_step(run: RunContext, spec: StepSpec, basis: StepBasis) -> StepRecord
             seconds=time.perf_counter() - begun,
             at=spec.at,
         )
-        committed = table.commit(manifest, commit.files, outcome.schema, basis.version, commit.removed)
+        committed = table.commit(manifest, commit.files, commit.schema or outcome.schema, basis.version, commit.removed)
     run.keep_version(definition.name, committed)
     run.notify(Moment.COMMITTED, definition.name)
+    if outcome.states is not None:
+        kept_states.remove_others(run.run_id)
     post_commit(run.workspace, definition, committed, lambda moment: run.notify(moment, definition.name))
     return StepRecord(
         name=definition.name,
@@ -147,7 +153,9 @@ def _staged(run: RunContext, spec: StepSpec, basis: StepBasis, memory_bytes: int
         lambda share, stage: run.notify_progress(spec, share, stage),
         StepLimits(memory_bytes, run.deadline_of(basis.definition)),
     )
-    require_same(basis.definition, decision, basis.version, outcome.schema, may_rebuild=True)
+    require_same(
+        basis.definition, decision, basis.version, schema_of_rows(basis.definition, outcome.schema), may_rebuild=True
+    )
     before = basis.version if decision.takes_new else None
     staged = StagedRows(basis.definition, outcome, run.run_id, before)
     if not decision.removed:

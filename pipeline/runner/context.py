@@ -33,6 +33,10 @@ class PlannedStep:
     execution_plan: ExecutionPlan | None = None
 
 
+STORE_THREADS = 8
+"""The least number of concurrent steps with a lake on an object store: small steps wait for it most of the time."""
+
+
 class RunContext:
     """The context of a run for its steps; thread-safe. Each input version is read once, and all steps use one clock."""
 
@@ -42,7 +46,8 @@ class RunContext:
         self.options = options
         self.run_id = f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         budget = budget_here(workspace.settings.memory_bytes)
-        self.threads = options.threads or budget.slots
+        most = budget.slots if workspace.lake.storage.is_local else max(budget.slots, STORE_THREADS)
+        self.threads = options.threads or most
         self.memory = MemoryPool(budget, self.threads)
         self.streamed = StreamedDefinitions(workspace)
         self.deadlines = Deadlines(None, {})

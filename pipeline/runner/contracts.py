@@ -27,13 +27,13 @@ def source_contract(
             _require_first(contract, fresh_contract(workspace, definition, decision.source_splits))
         return contract
     contract = fresh_contract(workspace, definition, decision.source_splits)
-    if before is not None and not full and definition.schema is None and definition.new_columns != "add":
+    if before is not None and not full and definition.schema is None and definition.new_columns != "evolve":
         change = compare(_untyped(before), _untyped(contract))
         if change:
             raise SchemaError(
                 f"source {definition.name!r} has other columns than before",
                 got=str(change),
-                do='accept them with --full if all data has them, otherwise set new_columns="add" on the source',
+                do='accept them with --full if all data has them, otherwise set new_columns="evolve" on the source',
                 place=definition.place,
             )
     return contract

@@ -22,6 +22,8 @@ class DecisionKind(StrEnum):
     """Everything is computed, for the first time."""
     APPEND = "append"
     MERGE = "merge"
+    REFRESH = "refresh"
+    """New rows are added to the aggregate states of the existing ones, and the result replaces the existing rows."""
     REBUILD = "rebuild"
     """Everything is computed and replaces the existing rows."""
     FAIL = "fail"
@@ -60,7 +62,7 @@ class Decision:
     plan: ReadPlan | None = None
     """For a source, and for a table that reads an unstored source: the data to read."""
     added: tuple[DataFile, ...] = field(default=(), repr=False)
-    """For a table that appends or merges: the new files of its driving input."""
+    """For a table that appends, merges or refreshes: the new files of its driving input."""
     removed: tuple[DataFile, ...] = field(default=(), repr=False)
     """The removed files of the driving input; rows with the keys in them are replaced."""
 
@@ -119,6 +121,8 @@ class InputFacts:
     """The current number of rows of the driving input."""
     is_later: bool = True
     """Whether new rows of the driving input are known to sort after the existing ones."""
+    has_states: bool = False
+    """Whether the aggregate states of the consumed rows are kept."""
 
 
 def decide_source(table: TableFacts, since: ReadPlan | None, options: RunOptions) -> Decision:
@@ -183,18 +187,30 @@ def decide_table(table: TableFacts, inputs: InputFacts, options: RunOptions) -> 
     changed = _changed(manifest, inputs)
     if not changed:
         return Decision(DecisionKind.SKIP, "up to date")
-    if changed == [inputs.driving] and inputs.splits_alone and inputs.added is not None:
+    taken = _with_new_rows(inputs) if changed == [inputs.driving] else None
+    return taken or Decision(DecisionKind.REBUILD, f"{', '.join(map(repr, changed))} changed")
+
+
+def _with_new_rows(inputs: InputFacts) -> Decision | None:
+    """Return how a table takes the changes of its driving input only, or `None` if it must be recomputed."""
+    if inputs.added is None:
+        return None
+    if inputs.splits_alone:
         return _take_new(inputs, inputs.added)
-    others = ", ".join(repr(name) for name in changed)
-    return Decision(DecisionKind.REBUILD, f"{others} changed")
+    if not inputs.has_states or inputs.removed:
+        return None
+    rows = sum(file.rows for file in inputs.added)
+    reason = f"{quantity(rows, 'new row')} in {inputs.driving!r}, added to the aggregates"
+    return Decision(DecisionKind.REFRESH, reason, added=inputs.added)
 
 
 def _changed(manifest: Manifest, inputs: InputFacts) -> list[str]:
-    """Return the inputs whose version differs from the consumed one."""
+    """Return the inputs whose version differs from the consumed one. A compaction keeps the manifest id, and no row changes."""
     return [
         name
         for name, version in inputs.versions.items()
-        if (manifest.inputs.get(name), manifest.manifest_ids.get(name)) != (version, inputs.manifest_ids.get(name))
+        if manifest.manifest_ids.get(name) != inputs.manifest_ids.get(name)
+        or (inputs.manifest_ids.get(name) is None and manifest.inputs.get(name) != version)
     ]
 
 

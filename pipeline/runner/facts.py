@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from pipeline.batch.kept_states import KeptStates
 from pipeline.batch.planning import ExecutionPlan, carries_provenance, execution_plan, source_execution_plan, strategy
 from pipeline.batch.ray_cluster import nodes
 from pipeline.commit.commit_plan import key_passed_on
@@ -52,17 +53,13 @@ def decide(
         return _planned(workspace, definition, decision, _first_bound(definition, options, since))
     execution_plan = execution_plan_of(workspace, definition, {})
     feed = feed_of(workspace, definition)
-    change = None
-    if (
-        manifest is not None
-        and execution_plan.splits_alone
-        and execution_plan.driving in manifest.inputs
-        and execution_plan.driving in inputs
-    ):
-        manifest_id = manifest.manifest_ids.get(execution_plan.driving)
-        change = workspace.table(execution_plan.driving).change_since(
-            manifest.inputs[execution_plan.driving], manifest_id, inputs[execution_plan.driving]
-        )
+    change, has_states, driving = None, False, inputs.get(execution_plan.driving)
+    if manifest is not None and driving is not None and _has_new(manifest, execution_plan.driving, driving):
+        has_states = execution_plan.strategy == "partial" and _has_states(workspace, definition, manifest)
+        if execution_plan.splits_alone or has_states:
+            number, manifest_id = (of.get(execution_plan.driving) for of in (manifest.inputs, manifest.manifest_ids))
+            log = workspace.table(execution_plan.driving)
+            change = None if number is None else log.change_since(number, manifest_id, driving)
     if change is not None and change.removed and key_passed_on(workspace, definition, execution_plan.driving) is None:
         change = None
     stored = stored_inputs(workspace, definition)
@@ -78,12 +75,25 @@ def decide(
         is_later=_is_later(
             workspace, definition, inputs.get(execution_plan.driving), () if change is None else change.added
         ),
+        has_states=has_states,
     )
     if feed is None:
         return decide_table(table, known, options)
     since = _read_since(workspace, options, feed, manifest)
     decision = decide_reading(table, since, known, options)
     return _planned(workspace, feed, decision, _first_bound(feed, options, since))
+
+
+def _has_new(manifest: Manifest, name: str, version: Version) -> bool:
+    """Return whether an input may have other rows than those consumed; otherwise, its log need not be read."""
+    return version.manifest_id is None or version.manifest_id != manifest.manifest_ids.get(name)
+
+
+def _has_states(workspace: Workspace, definition: Table, manifest: Manifest | None) -> bool:
+    """Return whether the aggregate states of a table's version are kept."""
+    if manifest is None or manifest.backfill:  # several commits of a backfill have the same run
+        return False
+    return KeptStates.of(workspace.table(definition.name).storage).has(manifest.run_id)
 
 
 def rebuild_decision(

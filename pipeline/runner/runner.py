@@ -11,12 +11,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from pipeline.commit.moments import Moment
+from pipeline.connectors.guard import guard_here
 from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Definition, layer_of
 from pipeline.core.errors import HeadwaterError
 from pipeline.core.graph import Graph
 from pipeline.core.logs import fields, logger
-from pipeline.governance import RunRecord, StepRecord
+from pipeline.governance import RunRecord, StepRecord, SystemRecord
 from pipeline.lake import Version
 from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
@@ -24,6 +25,7 @@ from pipeline.runner.context import RunContext
 from pipeline.runner.decide import DecisionKind, RunOptions
 from pipeline.runner.events import Observer, no_observer
 from pipeline.runner.handlers import handler_of
+from pipeline.runner.maintenance import maintain_written
 from pipeline.runner.schedule import BlockedStep, Schedule
 from pipeline.runner.shared_reads import SharedReads
 from pipeline.streaming.planning.streamed import STREAMED
@@ -74,11 +76,12 @@ class Runner:
         chosen = graph.select(self.options.select)
         definitions = {d.name: d for d in graph.definitions if is_chosen(d, chosen)}
         run = RunRecord(context.run_id, settings.name, settings.env, context.at(), None, "running", None)
+        self.workspace.lake.begin_run(context.run_id)
         catalog.begin(run)
         context.notify(Moment.BEGUN)
         context.start_deadlines(definitions)
         context.shared_reads = SharedReads.among(self.workspace, tuple(definitions.values()))
-        self.workspace.lake.reclaim()
+        catalog.end_killed(self.workspace.lake.reclaim(), context.at())
         steps: dict[str, StepRecord] = {}
         numbers = {name: number for number, name in enumerate(definitions)}
 
@@ -103,7 +106,10 @@ class Runner:
         status, error = _ending(in_order)
         run = replace(run, ended_at=context.at(), status=status, error=error, steps=tuple(in_order))
         catalog.end(context.run_id, str(run.ended_at), status, run.error)
+        if called := _called(context):
+            catalog.record_systems(called)
         self.workspace.lake.end_run(context.run_id)
+        maintain_written(context, in_order)
         context.notify(Moment.ENDED)
         return run
 
@@ -145,6 +151,14 @@ def _step(definition: Definition, outcome: StepRecord | Exception | BlockedStep)
     is_ours = isinstance(outcome, BlockedStep | HeadwaterError)
     reason = str(outcome) if is_ours else f"{type(outcome).__name__}: {outcome}"
     return StepRecord(definition.name, 0, definition.kind, layer_of(definition), decision, reason)
+
+
+def _called(context: RunContext) -> tuple[SystemRecord, ...]:
+    """Return the systems that this process or its cluster called under a guard."""
+    return tuple(
+        SystemRecord(name, each.state, each.paused_s, each.calls, each.failures, context.run_id, context.at())
+        for name, each in guard_here().reports().items()
+    )
 
 
 def _ending(steps: Sequence[StepRecord]) -> tuple[str, str | None]:

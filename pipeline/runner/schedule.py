@@ -6,14 +6,16 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from pipeline.kernel.engine import Stop, stopped_by
 
 T = TypeVar("T")
 _THREAD = "headwater-step-"
+_HANDLES_SIGNALS_EVERY_S = 0.5
 _GRACE_S = 5.0
 """How long an interrupted run waits for its steps: DuckDB stops immediately, user functions may not."""
 
@@ -102,8 +104,14 @@ class Schedule(Generic[T]):
 
 
 def _next(finished: SimpleQueue[tuple[str, T | BaseException]]) -> tuple[str, T | Exception]:
-    """Wait for a step to end and return its result; raise errors that end the run."""
-    name, outcome = finished.get()
+    """Wait for a step to end and return its result; raise errors that end the run.
+
+    Python handles a signal that arrives just before a wait only when the wait ends, so it must end now and then.
+    """
+    while True:
+        with suppress(Empty):
+            name, outcome = finished.get(timeout=_HANDLES_SIGNALS_EVERY_S)
+            break
     if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
         raise outcome
     return name, outcome

@@ -14,15 +14,20 @@ from pathlib import Path
 
 import duckdb
 import fsspec
+import pyarrow as pa
 
-from pipeline.core.errors import StorageError
-from pipeline.kernel.engine import connect, first_line, leave
+from pipeline.core.errors import RequestError, StorageError, quantity
+from pipeline.kernel.engine import arrow, connect, first_line, leave, schema_of
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql_text import listed, literal, quoted
-from pipeline.warehouse.warehouse import Load
+from pipeline.warehouse.warehouse import ForeignKey, Load, LoadRecord, moment
 
 _LOADS = "headwater_loads"
 _DATABASE = "warehouse"
+_ADDED = {"rows": "bigint", "committed_at": "timestamptz", "loaded_at": "timestamptz"}
+"""Columns that files of earlier versions do not have."""
+_READ = {"rows": "rows", "committed_at": "epoch_us(committed_at)", "loaded_at": "epoch_us(loaded_at)"}
+"""How they are read: times in microseconds, because DuckDB needs another library for times with a zone."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +40,30 @@ class DuckDBWarehouse:
 
     def loaded(self) -> dict[str, tuple[int, int]]:
         """Return the version and the manifest id of each table in the warehouse."""
+        return {name: (record.version, record.manifest_id) for name, record in self.loads().items()}
+
+    def loads(self) -> dict[str, LoadRecord]:
+        """Return what is recorded of each table in the warehouse; the number of rows is that of the loaded version."""
         if not Path(self.path).exists():
             return {}
         with self._open(read_only=True) as con:
             # the file exists but is empty if the first load was killed before its commit
-            if not con.execute("select 1 from duckdb_tables() where table_name = ?", [_LOADS]).fetchall():
+            known = con.execute("select column_name from duckdb_columns() where table_name = ?", [_LOADS]).fetchall()
+            names = {str(name) for (name,) in known}
+            if not names:
                 return {}
-            rows = con.execute(f"select name, version, mark from {_LOADS}").fetchall()
-            return {str(name): (int(version), int(manifest_id)) for name, version, manifest_id in rows}
+            others = (f"{value if name in names else 'null'}::bigint" for name, value in _READ.items())
+            rows = con.execute(f"select name, version, mark, {', '.join(others)} from {_LOADS}").fetchall()
+            return {
+                str(name): LoadRecord(version, manifest_id, count, moment(committed_us), moment(loaded_us))
+                for name, version, manifest_id, count, committed_us, loaded_us in rows
+            }
 
     def load(self, load: Load, *, filesystem: fsspec.AbstractFileSystem | None = None) -> None:
         """Load a version of a table: append the rows added since the loaded version, otherwise replace the table.
 
-        Raises `StorageError` if the file cannot be written, or is locked by another process; the file is then unchanged.
+        Raises `StorageError` if the file cannot be written, or is locked by another process, and if the key is not unique or
+        a foreign key does not exist; the file is then unchanged.
         """
         with self._open(read_only=False, filesystem=filesystem) as con:
             try:
@@ -55,7 +71,7 @@ class DuckDBWarehouse:
                 _load(con, load)
                 con.execute("commit")
             except duckdb.Error as error:
-                raise self._unusable(error) from error
+                raise _violated(load.name, error) or self._unusable(error) from error
 
     def require_writable(self) -> None:
         """Raise `StorageError` if the folder of the file cannot be written to."""
@@ -82,6 +98,16 @@ class DuckDBWarehouse:
                 con.execute("commit")
             except duckdb.Error as error:
                 raise self._unusable(error) from error
+
+    def query(self, text: str) -> pa.Table:
+        """See `Warehouse`."""
+        with self.read() as con:
+            try:
+                return arrow(con, text)
+            except duckdb.IOException:
+                raise
+            except duckdb.Error as error:
+                raise RequestError("this query of the warehouse failed", got=first_line(error)) from error
 
     @contextmanager
     def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -117,16 +143,83 @@ class DuckDBWarehouse:
 
 def _load(con: duckdb.DuckDBPyConnection, load: Load) -> None:
     con.execute(f"create table if not exists {_LOADS} (name varchar primary key, version bigint, mark bigint)")
+    for column, kind in _ADDED.items():
+        con.execute(f"alter table {_LOADS} add column if not exists {column} {kind}")
     row = con.execute(f"select version, mark from {_LOADS} where name = ?", [load.name]).fetchone()
     if row is not None and row == (load.version, load.manifest_id):
         return
-    table = quoted(load.name)
-    if row is not None and load.since == row:
-        con.execute(f"insert into {table} by name {Scan(load.scan.schema, load.added).query()}")
-    else:
+    table, checked = quoted(load.name), Scan(load.scan.schema, load.added).query()
+    if row is None or load.since != row or not _has_columns(con, load) or not _change(con, load):
+        checked = f"from {table}"
         con.execute(f"create or replace table {table} as {load.scan.query()}")
         if load.key:
             con.execute(f"alter table {table} add primary key ({listed(load.key)})")
+    for foreign_key in load.foreign_keys:
+        _require_keys(con, load.name, foreign_key, checked)
     if load.description:
         con.execute(f"comment on table {table} is {literal(load.description)}")
-    con.execute(f"insert or replace into {_LOADS} values (?, ?, ?)", [load.name, load.version, load.manifest_id])
+    con.execute(
+        f"insert or replace into {_LOADS} (name, version, mark, rows, committed_at, loaded_at) "
+        "values (?, ?, ?, ?, ?::timestamptz, now())",
+        [
+            load.name,
+            load.version,
+            load.manifest_id,
+            load.scan.rows,
+            load.committed_at and load.committed_at.isoformat(),
+        ],
+    )
+
+
+def _violated(name: str, error: duckdb.Error) -> StorageError | None:
+    """Return the error for rows that violate the key of a table, or `None` for another error."""
+    text = first_line(error)
+    if not isinstance(error, duckdb.ConstraintException) and "constraint violation" not in text:
+        return None
+    do = f"recompute it: headwater run --full --select {name}"
+    return StorageError(f"the key of {name!r} is violated", got=text, do=do)
+
+
+def _require_keys(con: duckdb.DuckDBPyConnection, name: str, foreign_key: ForeignKey, rows: str) -> None:
+    """Raise `StorageError` for a value of a foreign key that the other table does not have."""
+    there = f"select 1 from {_LOADS} where name = ?"
+    if not con.execute(there, [foreign_key.table]).fetchall():
+        return
+    column, key = quoted(foreign_key.column), quoted(foreign_key.references)
+    count, example = con.execute(
+        f"select count(*), min({column}) from ({rows}) where {column} is not null "
+        f"and {column} not in (select {key} from {quoted(foreign_key.table)} where {key} is not null)"
+    ).fetchall()[0]
+    if count:
+        raise StorageError(
+            f"{quantity(count, 'row')} of {name!r} have a {foreign_key.column!r} that {foreign_key.table!r} does not have",
+            got=str(example),
+            do=f"recompute both: headwater run --full --select {foreign_key.table} {name}",
+        )
+
+
+def _has_columns(con: duckdb.DuckDBPyConnection, load: Load) -> bool:
+    """Return whether the table in the warehouse has the columns of the version."""
+    return schema_of(con, f"from {quoted(load.name)}") == schema_of(con, load.scan.query())
+
+
+def _change(con: duckdb.DuckDBPyConnection, load: Load) -> bool:
+    """Add, change and remove the rows that differ; return whether that is possible: otherwise, nothing has changed."""
+    table, added = quoted(load.name), Scan(load.scan.schema, load.added).query()
+    if not load.removed:
+        con.execute(f"insert into {table} by name {added}")
+        return True
+    if sum(file.rows for file in load.removed) * 2 > sum(file.rows for file in load.scan.files):
+        return False  # replacing the table costs less
+    removed = Scan(load.scan.schema, load.removed).query()
+    con.execute(f"create temp table _new as ({added}) except all ({removed})")
+    con.execute(f"create temp table _gone as ({removed}) except all ({added})")
+    (gone,) = con.execute("select count(*) from _gone").fetchall()[0]
+    is_possible = bool(load.key) or not gone
+    if is_possible:
+        if gone:
+            same = " and ".join(f"t.{quoted(name)} = _gone.{quoted(name)}" for name in load.key)
+            con.execute(f"delete from {table} t using _gone where {same}")
+        con.execute(f"insert into {table} by name from _new")
+    con.execute("drop table _new; drop table _gone")
+    return is_possible

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.kernel.scan import DataFile, Scan
 
 if TYPE_CHECKING:
-    import duckdb
     import fsspec
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """A column whose values must be keys of another table in the warehouse."""
+
+    column: str
+    table: str
+    references: str
+    """The key column of that table."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """A version of a table to load: all rows, and if rows were only added, the files added since a version."""
+    """A version of a table to load: all rows, and if they are known, the files added and removed since a version."""
 
     name: str
     version: int
@@ -25,22 +35,57 @@ class Load:
     description: str = ""
     since: tuple[int, int] | None = None
     added: tuple[DataFile, ...] = ()
+    removed: tuple[DataFile, ...] = ()
+    """Rows of the removed files that are also in the added ones were only rewritten."""
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    """Checked if the other table is in the warehouse."""
+    run_id: str = ""
+    """The run that committed the version."""
+    committed_at: datetime | None = None
+    """When the version was committed to the lake."""
+
+
+@dataclass(frozen=True)
+class LoadRecord:
+    """What the warehouse itself records of the version of a table that it has."""
+
+    version: int
+    manifest_id: int
+    rows: int | None = None
+    committed_at: datetime | None = None
+    """When the version was committed to the lake, in UTC; `None` for a table loaded by an earlier Headwater."""
+    loaded_at: datetime | None = None
+    """When it was loaded, in UTC, by the clock of the warehouse."""
+
+
+def moment(microseconds: int | None) -> datetime | None:
+    """Return a time in UTC from its microseconds since 1970."""
+    return None if microseconds is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
 
 
 class Warehouse(Protocol):
     """A database with the gold tables. Each version of a table is loaded exactly once."""
 
     def require_writable(self) -> None:
-        """Raise `StorageError` if tables cannot be loaded; nothing is changed."""
+        """Raise `StorageError` if tables cannot be loaded; no table is changed."""
 
     def loaded(self) -> dict[str, tuple[int, int]]:
         """Return the version and the manifest id of each table in the warehouse."""
 
+    def loads(self) -> dict[str, LoadRecord]:
+        """Return what is recorded of each table in the warehouse."""
+
     def load(self, load: Load, *, filesystem: fsspec.AbstractFileSystem | None = None) -> None:
-        """Load a version of a table in one transaction; raise `StorageError` on failure, after which nothing has changed."""
+        """Load a version of a table in one transaction; raise `StorageError` on failure, after which nothing has changed.
+
+        The key must be unique and not null, and the values of foreign keys must exist.
+        """
 
     def drop(self, name: str) -> None:
         """Drop a table in one transaction, if it exists; raise `StorageError` on failure."""
 
-    def read(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-        """Open the warehouse for reading."""
+    def query(self, text: str) -> pa.Table:
+        """Return the rows of a SELECT in DuckDB's dialect.
+
+        Raises `RequestError` for an invalid query, and `StorageError` if the warehouse cannot be read.
+        """

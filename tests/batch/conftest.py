@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -59,9 +58,13 @@ def step(tmp_path) -> Callable[..., StepResult]:
     numbers = iter(range(1000))
 
     def do(
-        definition: StoredDefinition, scans: Mapping[str, Scan], execution: Execution = "inline", **options: Any
+        definition: StoredDefinition,
+        scans: Mapping[str, Scan],
+        execution: Execution = "inline",
+        storage: Storage | None = None,
+        **options: Any,
     ) -> StepResult:
-        lake = Lake(Storage(str(tmp_path / f"lake{next(numbers)}")))
+        lake = Lake(storage or Storage(str(tmp_path / f"lake{next(numbers)}")))
         if isinstance(definition, Source):
             source_splits = definition.reader.plan(None).splits
             plan = source_execution_plan(definition, source_splits, ExecutionLimits(execution))
@@ -76,21 +79,18 @@ def step(tmp_path) -> Callable[..., StepResult]:
         spec = StepSpec(definition, plan, scans, "run1", "2024-01-01T00:00:00+00:00", **options)
         settings = Settings("p", tmp_path, tmp_path)
         outcome = execute(spec, lake, settings)
-        stored = lake.table(definition.layer, definition.name).storage.uri
-        return StepResult(
-            outcome,
-            _read(stored, outcome.files),
-            _read(lake.quarantine(definition.name).storage.uri, outcome.quarantined),
-        )
+        stored = lake.table(definition.layer, definition.name).storage
+        quarantined = lake.quarantine(definition.name).storage
+        return StepResult(outcome, _read(stored, outcome.files), _read(quarantined, outcome.quarantined))
 
     return do
 
 
-def _read(root: str, files: Any) -> list[dict[str, Any]]:
+def _read(root: Storage, files: Any) -> list[dict[str, Any]]:
     if not files:
         return []
-    names = ", ".join(f"'{Path(root) / file.path}'" for file in files)
-    with connect() as con:
+    names = ", ".join(f"'{root.uri}/{file.path}'" for file in files)
+    with connect(filesystem=root.filesystem()) as con:
         rows = con.sql(f"from read_parquet([{names}], hive_partitioning = false)").to_arrow_table().to_pylist()
     return sorted(rows, key=repr)
 

@@ -113,6 +113,7 @@ def test_a_task_that_only_takes_long_has_few_copies(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("0-*"))) <= 1 + ray_round.MAX_COPIES
 
 
+@pytest.mark.proof
 def test_a_dataset_function_that_crashes_its_worker_fails(step, scan, tmp_path):
     crashes = str(tmp_path)
 

@@ -46,6 +46,7 @@ def stored_bytes(*, of_driver: bool) -> int:
     return sum(stats)
 
 
+@pytest.mark.proof
 def test_rows_do_not_reach_the_driver(nodes, step, scan):
     @table(key="id", expect=[quarantine("is_small", "id < 399990")])
     def placed(numbers: ray.data.Dataset) -> ray.data.Dataset:

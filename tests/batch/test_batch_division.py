@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipeline import files
 from pipeline.batch.division import WAYS, DivisionPolicy, divided
 from pipeline.batch.work import Split
-from pipeline.connectors import files
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.splits import SourceObject, SourceSplit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 
 import pyarrow as pa
 import pytest
@@ -61,6 +62,23 @@ def test_results_in_buckets_equal_the_local_result(step, scan, text, orders):
     assert there.rows == here.rows
     assert there.outcome.schema == here.outcome.schema
     assert there.outcome.flow.rows_in == sum(part.num_rows for part in orders)
+
+
+@pytest.mark.proof
+def test_buckets_are_exchanged_over_an_object_store(step, scan, s3):
+    """The workers write and read the buckets in the lake's storage, from which they are removed."""
+    table = sql("select o.id, k.name, o.x from orders o full join customers k on o.c = k.c").named("t")
+    scans = {"orders": scan(*ORDERS), "customers": scan(*CUSTOMERS)}
+    lake = s3.storage(uuid.uuid4().hex)
+
+    there = step(table, scans, "ray", lake)
+
+    assert (
+        execution_plan(table, scans, limits=limits_of(NodeResources(1, 1 << 20), NodeResources(1, 1 << 20))).strategy
+        == "exchange"
+    )
+    assert there.rows == step(table, scans).rows
+    assert [name for name in lake.names() if not name.startswith("silver/t/part-")] == []
 
 
 def test_the_plan_names_the_partitioned_inputs(scan):

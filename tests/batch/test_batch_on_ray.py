@@ -14,16 +14,16 @@ import ray
 import ray.data
 from ray.data.expressions import col
 
+from pipeline import files
 from pipeline.batch.ray_datasets import write_dataset
 from pipeline.batch.ray_tasks import run_tasks
 from pipeline.batch.retries import SplitTask
 from pipeline.batch.scan_datasource import TableRead
 from pipeline.batch.work import Split
-from pipeline.connectors import files
-from pipeline.core.definitions import source
 from pipeline.core.errors import DefinitionError, ExpectationError, StorageError
 from pipeline.core.functions import table
 from pipeline.core.schema import Schema
+from pipeline.core.source_declaration import source
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql import sql
 from pipeline.lake import Storage

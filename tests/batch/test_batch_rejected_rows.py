@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, currently_in_test_context, event, given, settings
 from hypothesis import strategies as st
 
+from pipeline import files
 from pipeline.batch import misfits, violations
 from pipeline.batch.partial_task import run_states
 from pipeline.batch.row_producers import ArrowProducer, SourceProducer, SqlProducer
 from pipeline.batch.task import run_task
 from pipeline.batch.work import Split, TaskSpec
-from pipeline.connectors import files
 from pipeline.connectors.files.csv import arrow_conversion
 from pipeline.core.errors import ExpectationError, HeadwaterError, Place
 from pipeline.core.schema import Schema

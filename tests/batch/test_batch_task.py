@@ -10,15 +10,16 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from pipeline import files
 from pipeline.batch.duplicate_keys import combine_outcomes
 from pipeline.batch.row_producers import ArrowProducer, FunctionProducer, SqlProducer
 from pipeline.batch.task import run_task
 from pipeline.batch.work import Outcome, Split, TaskSpec
-from pipeline.connectors import files
-from pipeline.core.definitions import Table, source
+from pipeline.core.definitions import Table
 from pipeline.core.errors import DefinitionError, ExpectationError, Place, SchemaError, StorageError
 from pipeline.core.functions import table
 from pipeline.core.schema import Schema
+from pipeline.core.source_declaration import source
 from pipeline.core.staging import RowCounts
 from pipeline.kernel.checks import key_expectations
 from pipeline.kernel.engine import connect

@@ -74,6 +74,13 @@ def test_raydata(bench):
 
 
 @pytest.mark.proof
+def test_warehouse(bench):
+    figures = bench("warehouse", "--who", "auto", "--who", "full")
+    assert (figures["rows"], figures["new"]) == (200_000, 2_000)
+    assert figures["medians"].keys() == {"auto", "full"}  # both are correct
+
+
+@pytest.mark.proof
 def test_join(bench):
     figures = bench("join", "--who", "auto", "--who", "duckdb", "--only", "1M")
     assert_measured(figures)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kafka import BrokerError, Cluster, UnavailableError, home
+from benchmarks.kafka import BrokerError, Cluster, home
+from pipeline.core.errors import UnavailableError
 
 STARTS_ONE = """
 import sys

@@ -119,6 +119,7 @@ def test_unwritable_lake_is_a_single_message(headwater, teashop):
     assert "Traceback" not in stderr
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize(
     ("by", "code_of_exit", "execution"),
     [(signal.SIGINT, 130, "inline"), (signal.SIGTERM, 143, "inline"), (signal.SIGTERM, 143, "ray")],

@@ -12,6 +12,7 @@ import subprocess
 import pytest
 
 from tests.rigs.command import BIN
+from tests.rigs.refusing_store import Refusal, refusing_store
 
 DEFINITIONS = """\
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_outdated_warehouse_and_invalid_warehouse_file(findings, headwater, proj
     assert of(results, "warehouse")[0][0] == "bad"
     assert "cannot be used" in of(results, "warehouse")[0][1]
     assert "delete the file: the next run loads all tables from the lake again" in of(results, "warehouse")[0][1]
-    assert of(results, "lake") == [("ok", f"{project}/.headwater/lake can be written to")]
+    assert of(results, "lake") == [("ok", f"{project}/.headwater/lake can be read and written")]
 
 
 @pytest.mark.share(2)
@@ -177,7 +178,12 @@ def test_credentials_are_listed_without_their_values(findings, project):
         file.write('AWS_ENDPOINT_URL = "http://127.0.0.1:1"\nmax_retries = "0"\n')
     results, code = findings({"KEY": "AKIAPRIVATE"})
     assert code == 1
-    assert of(results, "credentials of the lake") == [("ok", "access key AKIA… of [env.dev.storage]")]
+    assert of(results, "credentials of the lake") == [
+        ("ok", "access key AKIA… of the options of the store, without a region")
+    ]
+    [(state, detail)] = of(results, "lake")
+    assert state == "bad"
+    assert re.search(r"got the endpoint does not answer .*; check endpoint_url and the network", detail)
     assert of(results, "credentials of the catalog") == [("ok", "postgresql+psycopg://me:***@127.0.0.1:1/db")]
     assert of(results, "secret file") == [
         ("note", f"{project}/secret can be read by other users: chmod 600 {project}/secret")
@@ -200,3 +206,17 @@ def test_renamed_table_is_reported_and_removed_on_request(findings, headwater, p
     headwater("lake", "forget", "total", "--yes", cwd=project, check=0)
     assert of(findings()[0], "table total") == []
     assert headwater("lake", "forgotten", cwd=project, check=0).stdout == "every table of the lake has a definition\n"
+
+
+def test_the_cause_of_a_refusal_of_the_lake_is_named(findings, project):
+    with refusing_store() as store, (project / "headwater.toml").open("a") as file:
+        store.refusal = Refusal(400, "ExpiredToken", "The provided token has expired.")
+        file.write('[env.dev]\nlake = "s3://acme/p"\n[env.dev.storage]\nregion = "eu-central-1"\n')
+        file.write(f'AWS_ENDPOINT_URL = "{store.endpoint}"\nAWS_ALLOW_HTTP = "true"\nmax_retries = "0"\n')
+        file.flush()
+        results, code = findings({"AWS_ACCESS_KEY_ID": "ASIAPRIVATE", "AWS_SECRET_ACCESS_KEY": "s"})
+    assert code == 1
+    assert of(results, "credentials of the lake") == [("ok", "access key ASIA… of the environment, in eu-central-1")]
+    [(state, detail)] = of(results, "lake")
+    assert state == "bad"
+    assert "got the session token has expired; get new credentials" in detail

@@ -34,6 +34,11 @@ def test_help_imports_no_engine(words, tmp_path):
     assert len(loaded) < 600
 
 
+@pytest.mark.parametrize("words", [["sources"], ["kafka", "status"], ["kafka", "stop"]])
+def test_commands_that_read_no_data_import_no_engine(words, tmp_path):
+    assert HEAVY & modules(*words, cwd=tmp_path) == set()
+
+
 def test_run_with_nothing_to_do_imports_no_unused_library(headwater, teashop):
     headwater("run", cwd=teashop, check=0)
     loaded = modules("run", cwd=teashop)

@@ -8,8 +8,9 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 import pytest
 
-from pipeline.connectors import OnlineStore, to_callback, to_kafka, to_online
+from pipeline import to_callback, to_kafka, to_online
 from pipeline.connectors.json_rows import key_text, texts
+from pipeline.connectors.online_store import OnlineStore
 from pipeline.core.errors import DefinitionError, RequestError, SchemaError, SinkError
 from pipeline.core.sinks import Delivery, SinkContext, SinkPosition
 

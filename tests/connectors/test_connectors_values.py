@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.connectors import contract, files
+from pipeline import files
+from pipeline.connectors import contract
 from pipeline.connectors.kafka.decoding import Decoder
 from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.value_formats import Metadata

@@ -8,13 +8,15 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import fastavro
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Producer
+from pyarrow.orc import write_table as write_orc
 
 from benchmarks.kafka import Cluster
-from pipeline.connectors import files, kafka
+from pipeline import files, kafka
 from pipeline.connectors.generator import Generator
 from pipeline.core.sources import Extent
 from pipeline.testing import ReaderContract, World
@@ -33,6 +35,16 @@ def ndjson(path: Path, rows: Rows) -> None:
 
 def parquet(path: Path, rows: Rows) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def orc(path: Path, rows: Rows) -> None:
+    write_orc(pa.Table.from_pylist(rows), path)
+
+
+def avro(path: Path, rows: Rows) -> None:
+    fields = [{"name": "id", "type": "long"}, {"name": "name", "type": "string"}]
+    with path.open("wb") as file:
+        fastavro.writer(file, fastavro.parse_schema({"type": "record", "name": "r", "fields": fields}), rows)
 
 
 class FilesWorld:
@@ -114,6 +126,18 @@ class TestParquet(ReaderContract):
     @pytest.fixture
     def world(self, tmp_path: Path) -> World:
         return FilesWorld(tmp_path, ".parquet", parquet, 3)
+
+
+class TestAvro(ReaderContract):
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> World:
+        return FilesWorld(tmp_path, ".avro", avro, 3)
+
+
+class TestOrc(ReaderContract):
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> World:
+        return FilesWorld(tmp_path, ".orc", orc, 3)
 
 
 class TestKafka(ReaderContract):

@@ -5,25 +5,35 @@ To add a log, add a `World` to `WORLDS`: it appends records and knows how many t
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import pickle
 import random
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 import duckdb
+import nats
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from confluent_kafka import Producer
+from redis import Redis
 
 from benchmarks.kafka import Cluster
 from pipeline.connectors.generator import Generator
 from pipeline.connectors.kafka import kafka as topics
+from pipeline.connectors.spool.record_log import record
+from pipeline.connectors.streams.nats import nats_stream
+from pipeline.connectors.streams.rabbitmq import rabbitmq_stream
+from pipeline.connectors.streams.redis import redis_stream
+from pipeline.connectors.webhook.source import webhook
 from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import SchemaError, SourceError
 from pipeline.core.schema import Schema
@@ -32,6 +42,11 @@ from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 from tests.rigs.logs import source_objects
+from tests.rigs.rabbitmq import RabbitRig
+from tests.rigs.rabbitmq import rabbitmq as rabbitmq  # noqa: PLC0414 - the fixture
+from tests.rigs.streams import StreamServer
+from tests.rigs.streams import jetstream as jetstream  # noqa: PLC0414 - the fixture
+from tests.rigs.streams import valkey as valkey  # noqa: PLC0414 - likewise
 
 SOON_S = 20.0
 
@@ -97,13 +112,116 @@ class ComputedWorld:
         return 40
 
 
+class MessagesWorld:
+    """A durable log of messages, with two partitions."""
+
+    schema = Schema.of({"id": "BIGINT", "name": "VARCHAR"})
+    missing = "webhook://contract/9"
+
+    def __init__(self, folder: Path) -> None:
+        self.log: Log = webhook("contract", unsigned=True, spool=str(folder))
+        self.written = 0
+
+    def more(self) -> int:
+        for number in range(40):
+            value = b'"not JSON"' if number % 13 == 5 else b'{"id": %d, "name": "n%d"}' % (self.written, number)
+            made = record(int(time.time() * 1000), {}, value)
+            self.log.partition(str(number % 2)).append([made])
+            self.written += 1
+        return 40
+
+
+class NatsWorld:
+    """Two streams of a NATS server."""
+
+    schema = Schema.of({"id": "BIGINT", "name": "VARCHAR"})
+    missing = "nats://none"
+
+    def __init__(self, server: StreamServer) -> None:
+        self.names = [f"contract-{uuid.uuid4().hex[:8]}-{n}" for n in range(2)]
+        self.servers = f"nats://127.0.0.1:{server.port}"
+        self.log: Log = nats_stream(self.names, servers=self.servers)
+        self.written = 0
+        asyncio.run(self.with_client(self.create))
+
+    async def with_client(self, work: Callable[..., Awaitable[None]]) -> None:
+        client = await nats.connect(self.servers)
+        try:
+            await work(client.jetstream())
+        finally:
+            await client.close()
+
+    async def create(self, stream) -> None:
+        for name in self.names:
+            await stream.add_stream(name=name, subjects=[f"{name}.>"])
+
+    async def write(self, stream) -> None:
+        for number in range(40):
+            value = "not JSON" if number % 13 == 5 else json.dumps({"id": self.written, "name": f"n{number}"})
+            await stream.publish(f"{self.names[number % 2]}.a", value.encode())
+            self.written += 1
+
+    def more(self) -> int:
+        asyncio.run(self.with_client(self.write))
+        return 40
+
+
+class RedisWorld:
+    """Two streams of a Valkey server."""
+
+    schema = Schema.of({"id": "BIGINT", "name": "VARCHAR"})
+    missing = "redis://none"
+
+    def __init__(self, server: StreamServer) -> None:
+        self.names = [f"contract-{uuid.uuid4().hex[:8]}-{n}" for n in range(2)]
+        self.client = Redis(port=server.port)
+        for name in self.names:
+            self.client.xgroup_create(name, "other", mkstream=True)
+        self.log: Log = redis_stream(self.names, url=f"redis://127.0.0.1:{server.port}", field="body")
+        self.written = 0
+
+    def more(self) -> int:
+        for number in range(40):
+            value = "not JSON" if number % 13 == 5 else json.dumps({"id": self.written, "name": f"n{number}"})
+            self.client.xadd(self.names[number % 2], {"body": value})
+            self.written += 1
+        return 40
+
+
+class RabbitWorld:
+    """Two streams of a RabbitMQ server."""
+
+    schema = Schema.of({"id": "BIGINT", "name": "VARCHAR"})
+    missing = "rabbitmq://none"
+
+    def __init__(self, server: RabbitRig) -> None:
+        self.names = [f"contract-{uuid.uuid4().hex[:8]}-{n}" for n in range(2)]
+        self.server, self.written = server, 0
+        with server.channel() as channel:
+            for name in self.names:
+                channel.queue_declare(name, durable=True, arguments={"x-queue-type": "stream"})
+        self.log: Log = rabbitmq_stream(self.names, url=f"rabbitmq-stream://127.0.0.1:{server.stream_port}")
+
+    def more(self) -> int:
+        with self.server.channel() as channel:
+            for number in range(40):
+                value = "not JSON" if number % 13 == 5 else json.dumps({"id": self.written, "name": f"n{number}"})
+                channel.basic_publish("", self.names[number % 2], value.encode())
+                self.written += 1
+        return 40
+
+
 WORLDS: dict[str, Callable[[pytest.FixtureRequest], World]] = {
     "kafka": of_kafka,
     "computed": lambda _: ComputedWorld(),
+    "messages": lambda request: MessagesWorld(request.getfixturevalue("tmp_path")),
+    "nats": lambda request: NatsWorld(request.getfixturevalue("jetstream")),
+    "redis": lambda request: RedisWorld(request.getfixturevalue("valkey")),
+    "rabbitmq": lambda request: RabbitWorld(request.getfixturevalue("rabbitmq")),
 }
 
 
-written = pytest.mark.parametrize("world", ["kafka"], indirect=True)
+written = pytest.mark.parametrize("world", ["kafka", "messages", "nats", "redis", "rabbitmq"], indirect=True)
 """Logs with a writer: some records are invalid, and each has the time at which it was written."""
 
 

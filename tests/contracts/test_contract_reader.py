@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.connectors import Files, files
+from pipeline import files
+from pipeline.connectors.files import Files
 from pipeline.core.errors import SchemaError, SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION

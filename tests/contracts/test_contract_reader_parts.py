@@ -21,7 +21,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipeline.connectors import Files, files
+from pipeline import files
+from pipeline.connectors.files import Files
 from pipeline.core.errors import SchemaError, SourceError, SplitError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT, POSITION, ReadResult

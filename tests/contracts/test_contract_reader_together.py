@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import files
 from pipeline.batch import row_producers
 from pipeline.batch.row_producers import SourceProducer
 from pipeline.batch.validating_pass import REJECTED
 from pipeline.batch.work import Split
-from pipeline.connectors import Files, files
+from pipeline.connectors.files import Files
 from pipeline.core.errors import SchemaError, SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION, SOURCE

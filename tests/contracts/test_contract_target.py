@@ -15,7 +15,8 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from pipeline.connectors import OnlineStore, to_callback, to_kafka, to_online
+from pipeline import to_callback, to_kafka, to_online
+from pipeline.connectors.online_store import OnlineStore
 from pipeline.core.errors import ConflictError, HeadwaterError, SchemaError, SinkError
 from pipeline.core.sinks import Delivery, Destination, SinkContext, SinkPosition, Target
 

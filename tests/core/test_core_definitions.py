@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.cursors import Cursor, Gap
-from pipeline.core.definitions import Action, Expectation, caller, checks, names, source
+from pipeline.core.definitions import Action, Expectation, caller, checks, names
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.functions import table
 from pipeline.core.schema import Schema, compare
+from pipeline.core.source_declaration import source
 from pipeline.core.staging import Manifest, RowCounts, StagedFile, manifest_id_of
 
 HERE = Place("flights.py", 3)

@@ -58,7 +58,7 @@ def test_examples_run(page, tmp_path, headwater_command):
             path = tmp_path / named[1]
             path.parent.mkdir(exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
-            projects.add(Path(named[1]).parts[0])
+            projects |= {Path(named[1]).parts[0]} if block.kind == "python" else set()
         elif block.kind == "python":
             exec(compile(block.text, where, "exec"), names)  # noqa: S102 - a page of this project
         elif block.kind == "console":

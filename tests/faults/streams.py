@@ -29,6 +29,8 @@ from pipeline.connectors.generator import Generator
 from pipeline.core.epochs import Epoch
 from pipeline.core.sources import Extent, Tail
 from pipeline.core.staging import Manifest, manifest_id_of
+from pipeline.kernel.engine import connect
+from pipeline.lake.log import number_of
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
@@ -113,10 +115,12 @@ class Clicks:
     step: int = 40
     partitions: int = 3
     names: tuple[str, ...] = TABLES
+    environment: str = ""
+    """The sections of `headwater.toml` about the lake; without them, it is a local folder."""
 
     def write(self) -> Clicks:
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "headwater.toml").write_text(TOML)
+        (self.folder / "headwater.toml").write_text(TOML + self.environment)
         text = PROJECT.format(partitions=self.partitions, count=self.count, step=self.step)
         (self.folder / "clicks.py").write_text(text)
         return self
@@ -290,8 +294,10 @@ def epochs_of(workspace: Workspace, name: str) -> Epochs:
     """Return a table's commits in order; check that each refers to a complete manifest."""
     storage = workspace.table(name).storage
     epochs = []
-    for entry in sorted((Path(storage.uri) / "_delta_log").glob("*.json")):
-        actions = [json.loads(line) for line in entry.read_text().splitlines()]
+    for entry in storage.names("_delta_log/"):
+        if not entry.endswith(".json"):
+            continue
+        actions = [json.loads(line) for line in storage.read_text(entry).splitlines()]
         if not any({"add", "remove", "txn"} & action.keys() for action in actions):
             continue  # a vacuum adds an entry
         marks = [action["txn"]["version"] for action in actions if action.get("txn", {}).get("appId") == "headwater"]
@@ -332,10 +338,10 @@ def committed_once_each(workspace: Workspace, name: str) -> Epochs:
 
 def feed_is_snapshot(workspace: Workspace, name: str) -> None:
     """Check that the change data feed yields the rows of the table, and that it has only inserts."""
-    uri = workspace.table(name).storage.uri
-    first = min(int(entry.stem) for entry in (Path(uri) / "_delta_log").glob("[0-9]*[0-9].json"))
+    storage = workspace.table(name).storage
+    first = min(number for entry in storage.names("_delta_log/") if (number := number_of(entry)) >= 0)
     with duckdb.connect() as con:
-        read = DeltaTable(uri).load_cdf(starting_version=first)
+        read = DeltaTable(storage.uri, storage_options=dict(storage.options) or None).load_cdf(starting_version=first)
         con.register("feed", pa.RecordBatchReader.from_stream(read).read_all())
         kinds = con.sql("select distinct _change_type from feed").fetchall()
         assert {kind for (kind,) in kinds} <= {"insert"}, f"{name}: {kinds}"
@@ -441,6 +447,8 @@ class Follower:
 
     def __init__(self, clicks: Clicks, names: Sequence[str] = TABLES, every_s: float = 0.02) -> None:
         self._workspace = clicks.workspace()
+        self._reader = connect(filesystem=self._workspace.lake.storage.filesystem())
+        self._con = self._reader.__enter__()
         self._names = names
         self._every_s = every_s
         self._stop = threading.Event()
@@ -457,19 +465,21 @@ class Follower:
         self._stop.set()
         self._thread.join()
         self._look()
+        self._reader.__exit__(None, None, None)
         assert not self.wrong, self.wrong
 
     def _follow(self) -> None:
         while not self._stop.wait(self._every_s):
             self._look()
 
-    @staticmethod
-    def _has_moved(removed: set[str], added: set[str]) -> bool:
+    def _has_moved(self, removed: set[str], added: set[str]) -> bool:
         """Return whether all rows of the removed files are in the added files."""
         if not added:
             return False
         rows = "select * from read_parquet({})"
-        lost = duckdb.sql(f"{rows.format(sorted(removed))} except all {rows.format(sorted(added))} limit 1").fetchall()
+        lost = self._con.sql(
+            f"{rows.format(sorted(removed))} except all {rows.format(sorted(added))} limit 1"
+        ).fetchall()
         return not lost
 
     def _look(self) -> None:
@@ -491,7 +501,7 @@ class Follower:
                 for file in version.files:
                     if (
                         file.uri not in known
-                        and file.rows != duckdb.sql(f"select count(*) from '{file.uri}'").fetchall()[0][0]
+                        and file.rows != self._con.sql(f"select count(*) from '{file.uri}'").fetchall()[0][0]
                     ):
                         self.wrong.append(f"{name} {version.number}: {file} is incomplete")
             except Exception as error:  # noqa: BLE001 - reported at the end

@@ -154,6 +154,7 @@ def nodes() -> Iterator[Nodes]:
         yield started
 
 
+@pytest.mark.proof
 def test_a_straggler_is_run_a_second_time(nodes):
     assert nodes
 

@@ -7,15 +7,17 @@ import random
 import resource
 import time
 from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
-from deltalake import DeltaTable
 
 from pipeline.core.errors import ConflictError, StorageError
+from pipeline.core.lake_policy import LakePolicy
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest
 from pipeline.kernel.engine import connect
-from pipeline.lake import Lake, Storage, compact
+from pipeline.lake import Lake, Storage, compact, vacuum
 from tests.faults.streams import PROCESSES, TOML, Clicks, Follower, Orders, oracle, run, start
 from tests.faults.test_fault_streams import driven_by_the_log
 
@@ -37,7 +39,7 @@ def test_compaction_and_vacuum_while_streams_run(tmp_path, undisturbed, seed):
             with suppress(ConflictError, StorageError):  # the stream was first, or the table does not exist yet
                 together += compact(table, table.head()) is not None
             if dice.random() < 0.3 and table.number() is not None:
-                DeltaTable(table.storage.uri).vacuum(1, dry_run=False, enforce_retention_duration=False)
+                vacuum(replace(table, policy=LakePolicy(history=timedelta(seconds=30))))
         ended = child.wait()
     assert not isinstance(ended, BaseException), ended
     assert together

@@ -229,6 +229,7 @@ StreamJob(Workspace(load(Path(sys.argv[1]))), options).run(say, every_s=0.05)
 """
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 @pytest.mark.fault(10)
 def test_a_killed_driver_leaves_no_actor(tmp_path, nodes):

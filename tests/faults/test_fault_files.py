@@ -42,7 +42,7 @@ def test_names_are_listed_by_prefix(storage):
     assert storage.names("b/") == ("b/1", "b/2", "b/deep/3")
     assert storage.names("b") == ("b/1", "b/2", "b/deep/3", "bc")
     assert storage.names("nothing/") == ()
-    assert set(storage.modified_times()) == set(storage.names())
+    assert set(storage.files()) == set(storage.names())
 
 
 def test_a_name_is_created_once(storage):

@@ -17,8 +17,8 @@ from datetime import datetime, timedelta
 import duckdb
 import pytest
 
-from benchmarks.kafka import Cluster, UnavailableError
-from pipeline.core.errors import HeadwaterError
+from benchmarks.kafka import Cluster
+from pipeline.core.errors import HeadwaterError, UnavailableError
 from pipeline.streaming.runtime.options import Intervals
 from pipeline.streaming.runtime.verify import verify
 from tests.faults.streams import (

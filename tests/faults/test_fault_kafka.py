@@ -7,8 +7,9 @@ import json
 import pytest
 from confluent_kafka import Producer
 
-from benchmarks.kafka import Cluster, UnavailableError
+from benchmarks.kafka import Cluster
 from pipeline.connectors.kafka import kafka
+from pipeline.core.errors import UnavailableError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION
 from pipeline.core.splits import SourceSplit

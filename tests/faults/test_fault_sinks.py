@@ -17,8 +17,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.connectors import OnlineStore, to_callback, to_kafka, to_online
+from pipeline import to_callback, to_kafka, to_online
 from pipeline.connectors.kafka import kafka as topics
+from pipeline.connectors.online_store import OnlineStore
 from pipeline.core.sinks import SinkContext
 from tests.contracts.test_contract_target import committed
 from tests.faults.sending import FENCED, DeliverySpec, expected, start_delivery, stopped

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -19,6 +20,7 @@ from pipeline.core.cursors import Cursor
 from pipeline.core.errors import StorageError
 from pipeline.core.staging import Manifest
 from pipeline.governance import Catalog, Leases
+from pipeline.lake import Storage
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.reprocessing.quarantine import quarantined_rows
@@ -94,7 +96,7 @@ def form(name: str, folder: Path) -> set[str]:
     if name == "epoch":
         manifests = folder.glob("lake/silver/by_minute/_headwater/*.json")
         return {field for file in manifests for field in fields(json.loads(file.read_text())["epoch"])}
-    files = folder.rglob("savepoint.json") if name == "savepoint" else folder.glob("*.json")
+    files = folder.rglob("savepoint.json") if name == "savepoint" else folder.rglob("*.json")
     return {field for file in files for field in fields(json.loads(file.read_text()))}
 
 
@@ -202,6 +204,22 @@ def test_catalogs(tmp_path, version):
     assert catalog.versions("orders") == today.versions("orders")
     assert catalog.filled("orders") == today.filled("orders")
     assert Leases(catalog).all() == Leases(today).all()
+    if version >= 3:  # earlier catalogs have no such tables
+        assert catalog.column_changes("raw_orders") == today.column_changes("raw_orders")
+        assert catalog.systems() == today.systems()
+
+
+@every("hold")
+def test_holds(version):
+    storage = Storage(str(HERE / "hold" / str(version)))
+    early = lambda: datetime(2023, 1, 1, tzinfo=UTC)  # noqa: E731 - a clock
+    assert write.holds.holds(storage, early) == (write.Hold("model-m-1", 7, "model m 1", "a run", write.AT),)
+
+
+@every("kept_versions")
+def test_times_of_kept_versions(version):
+    storage = Storage(str(HERE / "kept_versions" / str(version)))
+    assert write.versions.kept_times(storage) == {100: 1_704_067_200_000, 200: 1_704_067_800_000}
 
 
 # -- formats of later versions of Headwater; for the catalog, see tests/governance

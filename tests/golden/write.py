@@ -24,16 +24,23 @@ from pipeline.governance import (
     BackfillRecord,
     Catalog,
     CheckRecord,
+    ColumnChange,
     LeaseHolder,
     Leases,
     RunRecord,
     StepRecord,
+    SystemRecord,
     VersionRecord,
     revisions,
 )
+from pipeline.lake import Storage, holds, versions
 from pipeline.lake import quarantine as quarantine_format
+from pipeline.lake.holds import Hold, place_hold
+from pipeline.lake.versions import keep_times
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
+from pipeline.schema_registry.registry import SchemaRegistry
+from pipeline.schema_registry.schemas import SchemaText
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime import savepoints
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
@@ -175,7 +182,24 @@ def record(kept: Catalog) -> None:
     kept.record("r1", StepRecord(**{**vars(step), "checks": (check,), "verdict": verdict}))
     kept.keep(VersionRecord("orders", 3, "silver", "r1", AT, 99, 120, Schema.of({"id": "BIGINT"}), {"raw_orders": 7}))
     kept.fill(BackfillRecord("orders", "2024-01-01", "b1", "r1", AT, 4, 0.5))
+    registry = SchemaRegistry(kept)
+    registry.register(
+        "orders-value", SchemaText('{"type": "string"}', "JSON", metadata={"properties": {"owner": "us"}})
+    )
+    registry.set_level("orders-value", "FULL")
+    kept.record_column_changes("r1", AT, [ColumnChange("raw_orders", "v", "BIGINT", "DOUBLE", ("orders",))])
+    kept.record_systems([SystemRecord("api.example.com", "closed", 0.0, 12, 2, "r1", AT)])
     Leases(kept, clock=lambda: 0.0).acquire("by_minute", LeaseHolder("holder", "host", "", 1))
+
+
+def hold(folder: Path) -> None:
+    """Write a hold with all fields."""
+    place_hold(Storage(str(folder)), Hold("model-m-1", 7, "model m 1", "a run", AT))
+
+
+def kept_versions(folder: Path) -> None:
+    """Write the times of two versions."""
+    keep_times(Storage(str(folder)), {100: 1_704_067_200_000, 200: 1_704_067_800_000})
 
 
 WRITERS: dict[str, tuple[int, int, Callable[[Path], None]]] = {
@@ -184,6 +208,8 @@ WRITERS: dict[str, tuple[int, int, Callable[[Path], None]]] = {
     "epoch": (1, epochs.FORMAT_VERSION, epoch),
     "savepoint": (1, savepoints.FORMAT_VERSION, savepoint),
     "quarantine": (1, quarantine_format.FORMAT_VERSION, quarantine),
+    "hold": (1, holds.FORMAT_VERSION, hold),
+    "kept_versions": (1, versions.FORMAT_VERSION, kept_versions),
     "catalog": (0, revisions.FORMAT_VERSION, catalog),
 }
 """By format: the oldest readable version, the newest version, and its writer."""

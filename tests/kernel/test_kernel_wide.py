@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.connectors import files
+from pipeline import files
 from pipeline.core.schema import Schema
 from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import WIDE, connect, expect_columns

@@ -23,7 +23,7 @@ class Writer:
         self.table = table
 
     def stage(self, select: str, run: str = "r1", split: int = 0) -> tuple[StagedFile, ...]:
-        with connect() as con:
+        with connect(filesystem=self.table.storage.filesystem()) as con:
             return self.table.stager(run).stage(con, select, split)
 
     def manifest(self, run: str = "r1", mode: Mode = "overwrite", **fields: Any) -> Manifest:

@@ -219,9 +219,24 @@ def test_lost_response_is_resolved_below_a_later_commit(lake, writer):
 def test_failed_commit_without_changes_is_reported_as_such(writer):
     w = writer()
     seen = w.write(ONE)
+
+    class Away(TableHead):
+        def _write(self, _commit):
+            fail()
+
+    with pytest.raises(StorageError, match=r"could not be committed: got no answer; nothing was changed; run again"):
+        Away(w.table.place).commit_files(Commit((), seen.schema, "append", 7))
+    assert w.table.version() == seen
+
+
+def test_a_file_that_was_compacted_meanwhile_is_a_conflict(writer):
+    w = writer()
+    seen = w.write(ONE)
     commit = Commit((), seen.schema, "append", 7, removed=frozenset({"elsewhere"}))
 
-    with pytest.raises(StorageError, match=r"could not be committed: got .*; nothing was changed; run again"):
+    with pytest.raises(
+        ConflictError, match=r"a file that should be replaced: got elsewhere; .*compacted it: run again"
+    ):
         w.table.commit_files(commit, seen)
     assert w.table.version() == seen
 

@@ -14,7 +14,7 @@ import pytest
 from deltalake import DeltaTable
 
 from pipeline.core.definitions import Merge
-from pipeline.core.errors import ConflictError, DefinitionError, StorageError
+from pipeline.core.errors import ConflictError, DefinitionError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest
 from pipeline.kernel.engine import connect, schema_of
@@ -25,7 +25,7 @@ from pipeline.kernel.types import stored
 from pipeline.lake import MergeSpec, Version, merge, replace_keys
 from pipeline.lake.merging import overlapping
 
-HOW = Merge("seq", "op = 'D'")
+HOW = Merge(("seq",), "op = 'D'")
 
 
 @dataclass
@@ -236,7 +236,9 @@ def test_merge_into_an_old_version_is_a_conflict(merging):
 def test_missing_file_cannot_be_replaced(merging):
     t = merging()
     t.merge(values((1, 1, "I", "a")))
-    with pytest.raises(StorageError, match=r"does not have a file that should be replaced: got .*gone.parquet"):
+    with pytest.raises(
+        ConflictError, match=r"does not have a file that should be replaced: got .*gone.parquet; another"
+    ):
         t.table.commit(
             Manifest("t", "r9", "f", "merge"),
             (),

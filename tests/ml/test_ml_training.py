@@ -5,8 +5,10 @@ from __future__ import annotations
 import mlflow
 import pytest
 
+from cluster.cli.lake import release_model_holds
 from ml.models.registry import Registry
 from pipeline.core.errors import DefinitionError, ModelError, StorageError
+from pipeline.lake.holds import holds
 from pipeline.project import Workspace, load
 
 REFUSED = {"at_least=0.6": "at_least=0.99"}
@@ -42,6 +44,24 @@ def test_a_good_model_is_accepted_registered_and_becomes_champion(project, capfd
     assert verdict.metrics["training_rows"] + verdict.metrics["holdout_rows"] + 140 == 1400
     assert champion(project).version == 1
     assert capfd.readouterr() == ("", "")  # MLflow prints nothing
+
+
+def test_a_registered_model_holds_the_version_it_was_trained_on(project):
+    project.run()
+    table = Workspace(load(project.root)).table("trips")
+    assert [(hold.id, hold.version, hold.reason) for hold in holds(table.storage)] == [
+        ("model-lateness-1", table.number(), "model lateness 1")
+    ]
+    registry = Registry(project.store)
+    assert registry.versions("lateness") == {"1"}
+    assert registry.versions("another") == frozenset()
+    workspace = Workspace(load(project.root))
+    release_model_holds(workspace)
+    assert len(holds(table.storage)) == 1
+    client(project).delete_model_version("lateness", "1")
+    assert registry.versions("lateness") == frozenset()
+    release_model_holds(workspace)
+    assert holds(table.storage) == ()
 
 
 def test_run_records_how_the_model_was_trained(project):

@@ -13,6 +13,7 @@ from ray.cluster_utils import Cluster
 from ray.data.expressions import col
 
 from pipeline.core.errors import RequestError, StorageError
+from pipeline.lake.versions import commit_times
 from pipeline.project import Project, Workspace, load
 from pipeline.runner import Runner
 from tests.rigs.weed import BUCKET, SECRET, credentials
@@ -72,6 +73,8 @@ def file_of(project: Project, region: str, number: int) -> Path:
 
 def test_a_dataset_has_the_rows_of_its_version(project):
     newest, first = project.dataset("orders"), project.dataset("orders", version=0)
+    time = commit_times(Workspace(project).table("orders").storage)[0]
+    assert project.dataset("orders", at=time).count() == 30
 
     assert (newest.count(), first.count()) == (60, 30)
     rows = sorted(newest.take_all(), key=lambda row: row["id"])
@@ -166,7 +169,7 @@ def test_no_matching_rows_keep_the_columns(project):
 def test_columns_added_later_are_null_in_earlier_files(tmp_path):
     (tmp_path / "headwater.toml").write_text('[project]\nname = "w"\ndefinitions = "w.py"\n')
     (tmp_path / "w.py").write_text(
-        'from pipeline import files, source\nraw = source(files("*.csv"), new_columns="add")\n'
+        'from pipeline import files, source\nraw = source(files("*.csv"), new_columns="evolve")\n'
     )
     for number, text in enumerate(("a\n1\n", "a,b\n2,x\n")):
         (tmp_path / f"{number}.csv").write_text(text)
@@ -189,8 +192,10 @@ def test_columns_added_later_are_null_in_earlier_files(tmp_path):
         ("orders", {"columns": ["amout"]}, RequestError, r"no column 'amout'; did you mean 'amount'\? \(.*shop\.py:4\)"),
         ("orders", {"where": "amout > 1"}, RequestError, r"cannot be filtered by 'amout > 1': got .*amout.*\(.*shop\.py:4\)"),
         ("orders", {"where": "amount >"}, RequestError, r"cannot be filtered by 'amount >'"),
+        ("orders", {"where": "id = (select 1)"}, RequestError, "must not contain a subquery"),
+        ("orders", {"where": "count(*) > 1"}, RequestError, "must not contain .* aggregate"),
     ],
-    ids=["table", "version", "negative", "column", "where", "syntax"],
+    ids=["table", "version", "negative", "column", "where", "syntax", "subquery", "aggregate"],
 )  # fmt: skip
 def test_unknown_names_are_named_with_their_place(project, name, options, kind, message):
     with pytest.raises(kind, match=message):

@@ -2,61 +2,72 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
+import uuid
 from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
-STARTS_WITHIN_S = 60
-_GUARD = '"$@" & pid=$!; read -r _; kill -INT $pid; wait $pid 2>/dev/null; exit 0'
-"""The server ends with the test process, even if that is killed, because its end of the pipe closes."""
+from benchmarks.postgres import postgres_server
+from pipeline.core.errors import UnavailableError
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The SQLAlchemy URL of an empty database."""
     pytest.importorskip("psycopg", reason="no driver for PostgreSQL: pip install psycopg[binary]")
-    if missing := [name for name in ("initdb", "postgres") if shutil.which(name) is None]:
-        pytest.skip(f"no PostgreSQL on this machine: {' and '.join(missing)} not found")
-    user = "nobody" if os.name == "posix" and os.geteuid() == 0 else None  # the server does not run as root
-    folder = Path(tempfile.mkdtemp(prefix="headwater-postgres-"))
-    if user is not None:
-        shutil.chown(folder, user)
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
-    data = str(folder / "data")
-    command = ["initdb", "-D", data, "-U", "headwater", "--auth", "trust", "-E", "UTF8", "--no-sync"]
-    subprocess.run(command, user=user, cwd=folder, check=True, capture_output=True)
-    served = ["postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            ["sh", "-c", _GUARD, "sh", *served], user=user, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=log
-        )
-    url = f"postgresql+psycopg://headwater@127.0.0.1:{port}/postgres"
-    try:
-        _wait_for(url, folder / "log")
-        yield url
-    finally:
-        server.communicate()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_for(url: str, log: Path) -> None:
-    engine, end = sa.create_engine(url, poolclass=sa.NullPool), time.monotonic() + STARTS_WITHIN_S
-    while True:
+    with ExitStack() as stack:
         try:
-            engine.connect().close()
-        except sa.exc.OperationalError:
-            if time.monotonic() > end:
-                raise RuntimeError(f"PostgreSQL did not start: {log.read_text()}") from None
-            time.sleep(0.1)
-        else:
-            return
+            url = stack.enter_context(postgres_server())
+        except UnavailableError as error:
+            pytest.skip(str(error))
+        yield url.replace("postgresql:", "postgresql+psycopg:")
+
+
+class PostgresDatabase:
+    """A database of its own on the server, for tests of sources."""
+
+    def __init__(self, server: str) -> None:
+        self.name = f"hw_{uuid.uuid4().hex[:12]}"
+        self._server = server.replace("+psycopg", "")
+        with self._connected(self._server) as con:
+            con.execute(f"create database {self.name}")
+        self.url = f"{self._server.rpartition('/')[0]}/{self.name}"
+
+    def connected(self) -> AbstractContextManager[Any]:
+        """A connection that commits each statement."""
+        return self._connected(self.url)
+
+    def run(self, *statements: str) -> None:
+        """Run statements, each in a transaction of its own."""
+        with self.connected() as con:
+            for statement in statements:
+                con.execute(statement)
+
+    def as_user(self, user: str) -> str:
+        """The URL for another user."""
+        return self.url.replace("headwater@", f"{user}@")
+
+    def _connected(self, url: str) -> AbstractContextManager[Any]:
+        import psycopg  # noqa: PLC0415 - the fixture skips without it
+
+        return psycopg.connect(url, autocommit=True)
+
+
+@pytest.fixture(scope="session")
+def pg_database(postgres: str) -> PostgresDatabase:
+    """A database for tests of sources, which they share: to create one takes longer than most of them."""
+    return PostgresDatabase(postgres)
+
+
+@pytest.fixture
+def pg(pg_database: PostgresDatabase) -> PostgresDatabase:
+    """An empty database."""
+    pg_database.run(
+        "drop schema if exists public cascade",
+        "create schema public",
+        "grant usage on schema public to public",
+        f"alter database {pg_database.name} reset all",
+    )
+    return pg_database

@@ -7,6 +7,7 @@ rule applies to `times` requests. Requests and the status of their responses are
 from __future__ import annotations
 
 import http.client
+import random
 import re
 import socket
 import threading
@@ -64,6 +65,8 @@ class Proxy:
         self.upstream_port = upstream_port
         self.port = 0
         self.closing = threading.Event()
+        self.latency_s, self.jitter_s = 0.0, 0.0
+        """How long each request waits, and a random time in addition, as on the way to a store in another building."""
         self._rules: list[Rule] = []
         self._seen: list[Seen] = []
         self._lock = threading.Lock()
@@ -136,6 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if rule is not None and fault is Fault.DELAY:
             self.rules.closing.wait(rule.delay_s)
+        if self.rules.latency_s:
+            self.rules.closing.wait(self.rules.latency_s + random.uniform(0, self.rules.jitter_s))  # noqa: S311 - no secret
         status, headers, content = self._forward(body)
         self.rules.note(Seen(self.command, self.path, status, fault))
         if rule is not None and fault is Fault.LIE:

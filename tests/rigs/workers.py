@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-SERVERS = ("kafka", "s3")
+SERVERS = (
+    "secure_kafka",
+    "kafka",
+    "s3",
+    "file_servers",
+    "postgres",
+    "mariadb",
+    "ferret",
+    "rabbitmq",
+    "snowflake_account",
+)
 """The fixtures of servers. All tests of a server run on one worker, which starts it once."""
 MODELS = {"empty_store", "trained"}
 """Fixtures of models. All their tests run on one worker, because MLflow creates a store in seconds."""
@@ -22,6 +32,8 @@ def group_of(item: pytest.Item) -> str:
     if item.get_closest_marker("ray") is not None:
         return "ray"
     fixtures = set(getattr(item, "fixturenames", ()))
+    parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+    fixtures |= {each for each in parameters if isinstance(each, str)}  # a fixture that is requested by its name
     server = next((name for name in SERVERS if name in fixtures), None)
     if server is not None:
         return server

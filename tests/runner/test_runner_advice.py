@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import gzip
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import HeadwaterError
@@ -17,11 +20,25 @@ from tests.runner.conftest import TOML
 
 ROOT = Path(__file__).parents[2] / "pipeline"
 SINKS = {"callback.py", "json_rows.py", "online_store.py"}
+ELSEWHERE_TESTED = {
+    *("remote.py", "remote_clients.py", "remote_listing.py", "ssh_host_keys.py", "graphql.py", "dlt_resource.py"),
+    *("archives.py", "expansion.py", "excel_rows.py", "xml_rows.py", "fixed_width.py", "discovery.py", "definition.py"),
+    *("server_url.py", "extension_types.py"),
+}
+"""Modules of other systems and formats, whose errors are tested beside them: tests/connectors."""
 MODULES = [
-    *sorted(
-        path for path in (ROOT / "connectors").rglob("*.py") if path.parent.name != "kafka" and path.name not in SINKS
+    *sorted(path for path in (ROOT / "connectors" / "files").rglob("*.py") if path.name not in ELSEWHERE_TESTED),
+    *sorted(path for path in (ROOT / "connectors").glob("*.py") if path.name not in SINKS | ELSEWHERE_TESTED),
+    *(
+        ROOT / name
+        for name in (
+            "core/definitions.py",
+            "core/source_declaration.py",
+            "core/event_time.py",
+            "runner/decide.py",
+            "runner/contracts.py",
+        )
     ),
-    *(ROOT / name for name in ("core/definitions.py", "core/event_time.py", "runner/decide.py", "runner/contracts.py")),
     ROOT / "project/contracts.py",
 ]
 HEAD = "import pyarrow as pa\nfrom pipeline import fail, files, generate, quarantine, source, sql, table, warn\n"
@@ -52,7 +69,8 @@ def raw(*options: str, pattern: str = "data/*.csv", reader: str = "") -> str:
 
 ONE, WIDER = {"f1.csv": "id\n1\n"}, {"f2.csv": "id,b\n1,x\n"}
 BOTH = {**ONE, **WIDER}
-ADD, ASIDE = 'new_columns="add"', 'new_columns="set aside"'
+TYPES = 'new_types="evolve"'
+ADD, ASIDE = 'new_columns="evolve"', 'new_columns="discard_row"'
 ID = 'schema={"id": "bigint"}'
 ID_Z = 'schema={"id": "bigint", "z": "bigint"}'
 KEPT = "\nkept = sql('select id from raw')"
@@ -65,19 +83,30 @@ FUNCTION = """
 def kept(raw: pa.Table) -> pa.Table:
     return pa.table({"x": [CAST] * raw.num_rows})
 """
+
+
+def parquet_with(metadata: dict[str, str]) -> bytes:
+    """Return a file of Parquet whose column `id` has metadata."""
+    content = io.BytesIO()
+    pq.write_table(pa.table({"id": [1]}, schema=pa.schema([pa.field("id", pa.int64(), metadata=metadata)])), content)
+    return content.getvalue()
+
+
+PARQUET = raw(pattern="data/*.parquet")
 ROWS_DECIDE = FUNCTION.replace("CAST", "1 if 1 in raw['id'].to_pylist() else 'x'")
 
 CASES = [
     Case("name all columns by position: files(…, header=True, names=[…])", files={"a.csv": "v,v\n1,2\n"}, fix=raw(reader=', header=True, names=["v", "w"]')),
-    Case("rename one of them: files(…, rename={", files={"a.csv": "p,P\n1,2\n"}, fix=raw(reader=', rename={"P": "upper"}')),
-    Case("rename it: files(…, rename={", raw(ID), {"a.csv": "ID\n1\n"}, raw(ID, reader=', rename={"ID": "id"}')),
-    Case("rename it in the data, or by files(…, rename={", files={"a.csv": "id,_source\n1,2\n"}, fix=raw(reader=', rename={"_source": "origin"}')),
-    Case('new_columns="add") adds new columns', files=BOTH, fix=raw(ADD)),
-    Case('new_columns="add") adds new columns', raw(ID), BOTH, raw(ID, ADD)),
-    Case('new_columns="add") adds new columns', files={**WIDER, "f3.csv": "id\n1\n"}, fix=raw(ADD)),
-    Case('new_columns="add") adds new columns', fix=raw(ADD), before=(RAW, ONE), put={}, files=BOTH),
-    Case('"set aside" quarantines rows with a value in a new column', files=BOTH, fix=raw(ASIDE)),
-    Case('"set aside" quarantines rows with a value in a new column', raw(ID, "stored=False") + KEPT, WIDER, raw(ID, "stored=False", ASIDE) + KEPT),
+    Case("rename one of them where the data is read: rename={", files={"a.csv": "p,P\n1,2\n"}, fix=raw(reader=', rename={"P": "upper"}')),
+    Case("rename it where the data is read: rename={", raw(ID), {"a.csv": "ID\n1\n"}, raw(ID, reader=', rename={"ID": "id"}')),
+    Case("remove the column from schema=, or its name from rename=", raw(ID_Z, reader=', rename={"z": "y"}'), {"a.csv": "id,z\n1,2\n"}, raw(ID_Z.replace("z", "y"), reader=', rename={"z": "y"}')),
+    Case("rename it where the data is read: rename={", files={"a.csv": "id,_source\n1,2\n"}, fix=raw(reader=', rename={"_source": "origin"}')),
+    Case('new_columns="evolve") adds new columns', files=BOTH, fix=raw(ADD)),
+    Case('new_columns="evolve") adds new columns', raw(ID), BOTH, raw(ID, ADD)),
+    Case('new_columns="evolve") adds new columns', files={**WIDER, "f3.csv": "id\n1\n"}, fix=raw(ADD)),
+    Case('new_columns="evolve") adds new columns', fix=raw(ADD), before=(RAW, ONE), put={}, files=BOTH),
+    Case('"discard_row" quarantines rows with a value in a new column', files=BOTH, fix=raw(ASIDE)),
+    Case('"discard_row" quarantines rows with a value in a new column', raw(ID, "stored=False") + KEPT, WIDER, raw(ID, "stored=False", ASIDE) + KEPT),
     Case("remove missing columns from schema=", raw(ID_Z), ONE, raw(ID)),
     Case("remove missing columns from schema=", raw(ID_Z, "stored=False") + KEPT, ONE, raw(ID, "stored=False") + KEPT),
     Case("makes missing ones null", raw(ID_Z), ONE, raw(ID_Z, ADD)),
@@ -115,9 +144,18 @@ CASES = [
     Case("set sequence_by= to the column that orders the rows of a key", RAW + "\nkept = sql('select id from raw', key='id', apply_as_deletes='id > 3')", fix=RAW + "\nkept = sql('select id, id as s from raw', key='id', apply_as_deletes='id > 3', sequence_by='s')"),
     Case("set key=", RAW + "\nkept = sql('select id, id as s from raw', sequence_by='s')", fix=RAW + "\nkept = sql('select id, id as s from raw', sequence_by='s', key='id')"),
     Case("remove it from key=, or choose another sequence_by=", RAW + "\nkept = sql('select id, id as s from raw', sequence_by='s', key=('id', 's'))", fix=RAW + "\nkept = sql('select id, id as s from raw', sequence_by='s', key='id')"),
-    Case("remove stored=False, or set new_columns='set aside'", raw(ID, ADD, "stored=False") + KEPT, fix=raw(ID, ADD) + KEPT),
-    Case("or set new_columns='set aside'", raw(ID, ADD, "stored=False") + KEPT, fix=raw(ID, ASIDE, "stored=False") + KEPT),
+    Case("remove stored=False, or set new_columns='discard_row'", raw(ID, ADD, "stored=False") + KEPT, fix=raw(ID, ADD) + KEPT),
+    Case("or set new_columns='discard_row'", raw(ID, ADD, "stored=False") + KEPT, fix=raw(ID, ASIDE, "stored=False") + KEPT),
+    Case('"discard_value" ignores the column', raw(ID), WIDER, raw(ID, 'new_columns="discard_value"')),
+    Case("remove stored=False, or new_types=", raw(ID, TYPES, "stored=False") + KEPT, fix=raw(ID, TYPES) + KEPT),
+    Case("remove stored=False, or new_types=", raw(ID, TYPES, "stored=False") + KEPT, fix=raw(ID, "stored=False") + KEPT),
+    Case("remove new_types=: such rows are quarantined", raw(TIME, TYPES), AT, raw(TIME)),
+    Case("remove new_types=", f'raw = source(generate({{"id": "i"}}, count=3), {ID}, {TYPES})', fix=f'raw = source(generate({{"id": "i"}}, count=3), {ID})'),
+    Case("new_types='discard_row'", raw(ID, 'new_types="freeze"'), {"a.csv": "id\nx\n"}, raw(ID)),
+    Case("correct the data or schema=", raw(ID, 'new_types="freeze"'), {"a.csv": "id\nx\n"}, put={"a.csv": "id\n1\n"}),
+    Case("declare the type in schema=, for example as decimal(38, 6), and recompute", raw(ID, TYPES), {"b.csv": "id\n0.5\n"}, raw('schema={"id": "decimal(38, 6)"}', TYPES), before=(raw(ID, TYPES), {"a.csv": "id\n9007199254740993\n"}), full=True),
     Case("remove new_columns=", f'raw = source(generate({{"id": "i"}}, count=3), {ID}, {ADD})', fix=f'raw = source(generate({{"id": "i"}}, count=3), {ID})'),
+    Case("write the column without the extension type", PARQUET, {"a.parquet": parquet_with({"ARROW:extension:name": "acme.money"})}, put={"a.parquet": parquet_with({})}),
     Case("set key=, partition_by= and expect= on the table that reads it", raw(ID, "stored=False", 'key="id"') + KEPT, fix=raw(ID, "stored=False") + "\nkept = sql('select id from raw', key='id')"),
     Case("set event_time= to a column", raw(ID, 'lateness="1 minute"'), AT, raw(TIME, 'lateness="1 minute"')),
     Case("use a text such as '10 minutes'", raw(TIME, 'lateness="soon"'), AT, raw(TIME, 'lateness="10 minutes"')),
@@ -126,7 +164,7 @@ CASES = [
     Case("or use the column without a function if it is a time", raw(TIME.replace('"at"', '"epoch_ms(at)"').replace('"epoch_ms(at)"', '"at"', 1)), AT, raw(TIME)),
     Case("in the table, and set event_time=", raw(MS) + TICKS.replace("at", "epoch_ms(at)", 1).replace("T", "epoch_ms(at)"), NUMBERS, raw(MS) + TICKS.replace("at", "epoch_ms(at) as at", 1).replace("T", "at")),
     Case("accept them with --full if all data has them", files={"f1.csv": "id,b\n1,x\n"}, before=(RAW, ONE), full=True),
-    Case('otherwise set new_columns="add" on the source', files={"f1.csv": "id,b\n1,x\n"}, before=(RAW, {**ONE, "f3.csv": "id\n3\n"}), fix=raw(ADD)),
+    Case('otherwise set new_columns="evolve" on the source', files={"f1.csv": "id,b\n1,x\n"}, before=(RAW, {**ONE, "f3.csv": "id\n3\n"}), fix=raw(ADD)),
     Case("restore them, or accept the loss with --full", raw("key='id'"), {"f1.csv": None}, before=(RAW, {**ONE, "f2.csv": "id\n2\n"}), put=ONE),
     Case("accept the loss with --full", raw("key='id'"), {"f1.csv": None}, before=(RAW, {**ONE, "f2.csv": "id\n2\n"}), full=True),
     Case("cast them in the definition, or recompute it with --full", RAW + ROWS_DECIDE, {"f2.csv": "id\n2\n"}, RAW + FUNCTION.replace("CAST", "'x'"), before=(RAW + ROWS_DECIDE, ONE)),

@@ -6,6 +6,9 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +19,7 @@ from pipeline.runner import backfill as module
 from pipeline.runner.backfill import BackfillOptions, backfill, plan_backfill
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
+from pipeline.runner.schedule import has_running_steps
 from tests.rigs.uncommitted import uncommitted
 from tests.runner.conftest import TOML, rows_of
 
@@ -301,6 +305,25 @@ def fill_and_die(folder, after, *, before_aside=False):
         plan_backfill(workspace, "visits", BackfillOptions()),
         on_partition=(lambda _: None) if before_aside else count_down,
     )
+
+
+def test_an_interrupted_backfill_stops_its_statements_and_is_recorded(web):
+    plan = plan_backfill(Workspace(load(web)), "visits", BackfillOptions(parallel=2))
+    change(web, "from raw", "from raw where (select count(*) from range(100000000000) t(i) where hash(i) = 42) >= 0")
+    workspace = Workspace(load(web))
+    slow = replace(plan, definition=workspace.project.graph["visits"])
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    begun = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            backfill(workspace, slow)
+    finally:
+        timer.cancel()  # otherwise another test would be interrupted
+        timer.join()
+    assert time.monotonic() - begun < 10
+    assert not has_running_steps()
+    assert workspace.catalog.run().status == "stopped"
 
 
 @pytest.mark.proof

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline import quarantine, sql, table
-from pipeline.core.definitions import merge_of
 from pipeline.core.errors import DefinitionError, Place
+from pipeline.core.merge_options import merge_of
 from pipeline.core.staging import Manifest
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
@@ -215,7 +215,7 @@ def test_same_rules_apply_to_functions():
         def f(t: pa.Table) -> pa.Table:
             return t
 
-    assert merge_of((), None, None, HERE) is None
+    assert merge_of((), {}, HERE) is None
 
 
 def test_manifests_of_earlier_formats_are_read(crm):

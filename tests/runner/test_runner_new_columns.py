@@ -48,7 +48,7 @@ def passed(raw: pa.Table) -> pa.Table:
 Row = dict[str, Any]
 
 
-def project(folder: Path, kind: str = "csv", options: str = 'new_columns="add"', below: str = READERS) -> Path:
+def project(folder: Path, kind: str = "csv", options: str = 'new_columns="evolve"', below: str = READERS) -> Path:
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / "headwater.toml").write_text(TOML)
     (folder / "shop.py").write_text(f'{HEAD}raw = source(files("data/*.{kind}"), {options})\n{below}')
@@ -181,7 +181,7 @@ def test_table_with_named_columns_only_appends_the_new_rows(tmp_path):
 
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
 def test_declared_types_are_kept_and_other_columns_are_added(tmp_path, kind):
-    options = 'schema={"v": "double", "z": "date"}, new_columns="add"'
+    options = 'schema={"v": "double", "z": "date"}, new_columns="evolve"'
     folder = project(tmp_path / "p", kind, options, "")
     write(folder, f"f1.{kind}", [{"id": 1, "v": 1}], ("id", "v"))
     run(folder)
@@ -213,7 +213,7 @@ def test_earlier_file_determines_the_type(tmp_path):
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
 def test_row_with_a_value_in_an_undeclared_column_is_rejected(tmp_path, kind, stored):
-    options = f'schema={{"id": "bigint", "v": "bigint"}}, new_columns="set aside", stored={stored}'
+    options = f'schema={{"id": "bigint", "v": "bigint"}}, new_columns="discard_row", stored={stored}'
     folder = project(tmp_path / "p", kind, options, 'kept = sql("select id from raw")')
     write(folder, f"f1.{kind}", [{"id": 1, "v": 1}], ("id", "v"))
     write(folder, f"f2.{kind}", [{"id": 2, "b": "x"}, {"id": 3, "v": 4}], ("b", "v", "id"))
@@ -226,12 +226,12 @@ def test_row_with_a_value_in_an_undeclared_column_is_rejected(tmp_path, kind, st
 
 
 def test_rejected_row_is_accepted_after_its_column_is_declared(tmp_path):
-    folder = project(tmp_path / "p", options='schema={"id": "bigint"}, new_columns="set aside"', below="")
+    folder = project(tmp_path / "p", options='schema={"id": "bigint"}, new_columns="discard_row"', below="")
     write(folder, "f1.csv", [{"b": "x", "id": 1}, {"b": None, "id": 2}], ("b", "id"))
     run(folder)
     assert len(quarantined(folder)) == 1
 
-    project(folder, options='schema={"id": "bigint", "b": "varchar"}, new_columns="set aside"', below="")
+    project(folder, options='schema={"id": "bigint", "b": "varchar"}, new_columns="discard_row"', below="")
     run(folder)
 
     assert quarantined(folder) == []
@@ -239,12 +239,15 @@ def test_rejected_row_is_accepted_after_its_column_is_declared(tmp_path):
 
 
 @pytest.mark.share(6)
-@pytest.mark.parametrize("policy", ["add", "set aside", "refuse"])
+@pytest.mark.parametrize("policy", ["evolve", "discard_row", "freeze"])
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        (("V", "id"), r"got 'V', which differs only in case from 'v'; rename it: files\(…, rename=\{'V': 'v'\}\)"),
+        (
+            ("V", "id"),
+            r"got 'V', which differs only in case from 'v'; rename it where the data is read: rename=\{'V': 'v'\}",
+        ),
         (("id",), "the columns do not match the contract: got no 'v'"),
         (("v", "id"), None),
     ],
@@ -252,7 +255,7 @@ def test_rejected_row_is_accepted_after_its_column_is_declared(tmp_path):
 def test_columns_removed_renamed_in_case_or_reordered(tmp_path, policy, kind, columns, problem):
     folder = project(tmp_path / "p", kind, f'schema={{"id": "bigint", "v": "bigint"}}, new_columns="{policy}"', "")
     write(folder, f"f1.{kind}", [{"id": 1, "v": 1, "V": 1}], columns)
-    if problem is None or (columns == ("id",) and policy == "add"):
+    if problem is None or (columns == ("id",) and policy == "evolve"):
         run(folder)
         assert len(rows_of(folder, "raw")) == 1
     else:
@@ -284,8 +287,8 @@ def test_run_killed_after_adding_the_column_is_completed_by_the_next(tmp_path):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ('new_columns="adds"', "unknown value of new_columns=: got 'adds'; did you mean 'add'"),
-        ('new_columns="add", schema={"id": "bigint"}, stored=False', "requires a stored source"),
+        ('new_columns="evolves"', "unknown value of new_columns=: got 'evolves'; did you mean 'evolve'"),
+        ('new_columns="evolve", schema={"id": "bigint"}, stored=False', "requires a stored source"),
     ],
 )
 def test_invalid_policy_is_rejected(tmp_path, options, problem):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from pipeline.commit.moments import Moment
 from pipeline.core.errors import RequestError
 from pipeline.core.scratch import Owner
+from pipeline.governance import RunRecord
 from pipeline.project import Workspace, load
 from pipeline.runner import Runner
 from pipeline.runner.dry_run import RunOptions
@@ -39,16 +41,39 @@ def test_the_next_run_removes_what_a_killed_run_left(shop):
     earlier_format = owner.with_name("20260101T000000-abcdef")
     for folder in (elsewhere, earlier_format):
         (folder / "run1").mkdir(parents=True)
+    catalog = Workspace(load(shop)).catalog
+    catalog.begin(RunRecord("run1", "shop", "dev", "2026-01-01", None, "running", None))
 
     Runner(load(shop)).run()
     assert file.read_bytes() == b"rows"
+    assert catalog.run("run1").status == "running"
 
     step.communicate("\n")
     Runner(load(shop)).run()
     assert owner.name == own.folder
     assert not owner.exists()
+    assert (catalog.run("run1").status, catalog.run("run1").error) == ("stopped", "its process was killed")
     assert elsewhere.is_dir()
     assert earlier_format.is_dir()
+
+
+BEGIN = """\
+import os, signal, sys
+from pipeline.project import load
+from pipeline.runner import Runner
+
+Runner(load(sys.argv[1]), observer=lambda event: os.kill(os.getpid(), signal.SIGKILL)).run()
+"""
+
+
+def test_a_run_that_was_killed_before_its_first_step_is_recorded_by_the_next(shop):
+    killed = subprocess.run([sys.executable, "-c", BEGIN, str(shop)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    catalog = Workspace(load(shop)).catalog
+    [run] = catalog.runs()
+    assert run.status == "running"
+    Runner(load(shop)).run()
+    assert catalog.run(run.run_id).status == "stopped"
 
 
 def staged(folder, layer):

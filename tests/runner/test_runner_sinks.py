@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.connectors import OnlineStore
+from pipeline.connectors.online_store import OnlineStore
 from pipeline.core.errors import DefinitionError, SchemaError, SinkError
 from pipeline.lake import compact
 from pipeline.project.project import load

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from cluster.local.ports import unused_port
 from pipeline.core.errors import DefinitionError, RequestError
 from serve.check import check
 from tests.rigs.proofs import examples
@@ -63,12 +64,6 @@ raw_nothing = source(files("nothing.csv"))
 REPLICAS = str(examples(1, 2))
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
 def hasty(tmp_path) -> Path:
     """A project that loads here, but not in a replica."""
@@ -88,9 +83,9 @@ def environ() -> dict[str, str]:
 @pytest.mark.ray
 def test_a_project_is_served_by_ray(cafe, environ):
     """In a separate process, so that Ray leaves nothing behind in this one."""
-    port = free_port()
+    port = unused_port()
     with subprocess.Popen(
-        [sys.executable, "-c", SERVE, cafe.root, str(port), str(free_port()), REPLICAS],
+        [sys.executable, "-c", SERVE, cafe.root, str(port), str(unused_port()), REPLICAS],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -118,7 +113,7 @@ def test_a_project_is_served_by_ray(cafe, environ):
 @pytest.mark.proof
 @pytest.mark.ray
 def test_replicas_that_do_not_start_are_reported(hasty, environ):
-    port = free_port()
+    port = unused_port()
     command = [sys.executable, "-c", FAILING, hasty, str(port)]
     output = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=120, check=True).stdout
     assert output.startswith("SettingsError the replicas do not start: got ")
@@ -139,18 +134,18 @@ def test_errors_are_reported_before_ray_is_started(cafe, monkeypatch):
         ):
             start(cafe.root, port=port)
     with pytest.raises(RequestError, match="there must be at least one replica: got 0"):
-        start(cafe.root, port=free_port(), replicas=0)
+        start(cafe.root, port=unused_port(), replicas=0)
     with pytest.raises(RequestError, match=r"cannot listen on 127.0.0.1:70000"):
         start(cafe.root, port=70_000)
     with pytest.raises(RequestError, match=r"cannot listen on nowhere.invalid:80"):
         start(cafe.root, host="nowhere.invalid", port=80)
     (cafe.root / "cafe.py").write_text("1 / 0")
     with pytest.raises(DefinitionError, match="ZeroDivisionError"):
-        start(cafe.root, port=free_port())
+        start(cafe.root, port=unused_port())
 
 
 def test_check_reports_an_endpoint_that_does_not_respond(cafe):
-    answers = check(f"http://127.0.0.1:{free_port()}", cafe.project())
+    answers = check(f"http://127.0.0.1:{unused_port()}", cafe.project())
     assert [(answer.path, answer.status, answer.is_good) for answer in answers] == [
         ("/health", 0, False),
         ("/tables/cafe_orders?limit=3", 0, False),

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core.errors import DefinitionError
 from pipeline.warehouse import dimension
-from pipeline.warehouse.modelling import UNKNOWN
+from pipeline.warehouse.modelling.members import UNKNOWN
 
 HISTORY = dimension(
     "select plane, operator, seen_at from seen", key="plane", stored_as_scd_type=2, sequence_by="seen_at"

@@ -15,6 +15,7 @@ from pipeline.core.schema import Schema
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.warehouse import Load
 from pipeline.warehouse.duckdb import DuckDBWarehouse
+from pipeline.warehouse.warehouse import ForeignKey
 
 SCHEMA = Schema.of({"id": "BIGINT", "v": "VARCHAR"})
 
@@ -82,6 +83,72 @@ def test_added_rows_are_appended_only_to_the_preceding_version(warehouse, data):
     assert warehouse.loaded() == {"t": (4, 7)}
 
 
+def values(tmp_path, name, *pairs):
+    """Write a file of rows, each with a key and a value."""
+    path = tmp_path / f"{name}.parquet"
+    pq.write_table(pa.table({"id": [key for key, _ in pairs], "v": [value for _, value in pairs]}), path)
+    return DataFile(str(path), len(pairs), path.stat().st_size)
+
+
+def in_stored_order(warehouse):
+    with warehouse.read() as con:
+        return [row[0] for row in con.execute("select id from t order by rowid").fetchall()]
+
+
+def test_changed_rows_are_changed_and_rewritten_ones_stay(warehouse, tmp_path):
+    kept = values(tmp_path, "kept", *((number, "kept") for number in range(10, 30)))
+    old = values(tmp_path, "old", (1, "a"), (2, "b"), (3, "c"), (4, None))
+    new = values(tmp_path, "new", (1, "a"), (2, "changed"), (4, None), (5, "added"))
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (kept, old)), key=("id",)))
+    assert in_stored_order(warehouse) == [*range(10, 30), 1, 2, 3, 4]
+
+    version = Scan(SCHEMA, (kept, new))
+    warehouse.load(Load("t", 2, 7, version, key=("id",), since=(1, 7), added=(new,), removed=(old,)))
+
+    assert rows(warehouse)[:4] == [(1, "a"), (2, "changed"), (4, None), (5, "added")]
+    assert len(rows(warehouse)) == 24
+    assert in_stored_order(warehouse)[:22] == [*range(10, 30), 1, 4]  # the others were written
+
+
+def test_files_that_were_only_rewritten_change_nothing_without_a_key(warehouse, tmp_path):
+    kept = values(tmp_path, "kept", *((number, "kept") for number in range(10, 30)))
+    one, two = values(tmp_path, "one", (1, "a")), values(tmp_path, "two", (1, "a"), (2, "b"))
+    both = values(tmp_path, "both", (1, "a"), (1, "a"), (2, "b"), (3, "c"))
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (kept, one, two))))
+    with warehouse.read() as con:
+        before = con.execute("select rowid, * from t order by rowid").fetchall()
+
+    warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (kept, both)), since=(1, 7), added=(both,), removed=(one, two)))
+
+    with warehouse.read() as con:
+        assert con.execute("select rowid, * from t order by rowid").fetchall() == [*before, (len(before), 3, "c")]
+    less = values(tmp_path, "less", (1, "a"), (2, "b"), (3, "c"))
+    warehouse.load(Load("t", 3, 7, Scan(SCHEMA, (kept, less)), since=(2, 7), added=(less,), removed=(both,)))
+    assert rows(warehouse)[:4] == [(1, "a"), (2, "b"), (3, "c"), (10, "kept")]
+
+
+def test_a_key_that_is_already_there_keeps_the_last_version(warehouse, tmp_path):
+    kept = values(tmp_path, "kept", *((number, "kept") for number in range(10, 30)))
+    old, new = values(tmp_path, "old", (1, "a")), values(tmp_path, "new", (10, "again"))
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (kept, old)), key=("id",)))
+    load = Load("t", 2, 7, Scan(SCHEMA, (kept, new)), key=("id",), since=(1, 7), added=(new,), removed=(old,))
+    with pytest.raises(StorageError, match=r"(?i)duplicate key"):
+        warehouse.load(load)
+    assert warehouse.loaded() == {"t": (1, 7)}
+    assert rows(warehouse)[0] == (1, "a")
+
+
+def test_a_table_of_which_most_is_new_or_that_has_other_columns_is_replaced(warehouse, tmp_path):
+    old, new = values(tmp_path, "old", (1, "a"), (2, "b")), values(tmp_path, "new", (1, "x"), (2, "b"))
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (old,)), key=("id",)))
+    warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (new,)), key=("id",), since=(1, 7), added=(new,), removed=(old,)))
+    assert rows(warehouse) == [(1, "x"), (2, "b")]
+    ids = Schema.of({"id": "BIGINT"})
+    more = values(tmp_path, "more", (3, "c"))
+    warehouse.load(Load("t", 3, 7, Scan(ids, (new, more)), key=("id",), since=(2, 7), added=(more,)))
+    assert rows(warehouse) == [(1,), (2,), (3,)]
+
+
 def test_a_replaced_table_may_have_other_columns(warehouse, data):
     warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),)), key=("id",)))
 
@@ -99,7 +166,10 @@ def test_table_without_rows_is_created(warehouse):
 def test_a_duplicate_key_keeps_the_last_version(warehouse, data):
     warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),)), key=("id",)))
 
-    with pytest.raises(StorageError, match=r"cannot be used: got .*duplicate key.*the lake contains all data"):
+    with pytest.raises(
+        StorageError,
+        match=r"the key of 't' is violated: got .*duplicate key.*; recompute it: headwater run --full --select t",
+    ):
         warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (data("b", [2, 2]),)), key=("id",)))
     with pytest.raises(StorageError, match=r"(?i)duplicate key"):
         warehouse.load(Load("t", 2, 7, Scan(SCHEMA), key=("id",), since=(1, 7), added=(data("c", [1]),)))
@@ -184,3 +254,43 @@ def test_load_killed_before_its_commit_leaves_the_warehouse_unchanged(warehouse,
     assert rows(warehouse) == [(1, "a1")]
     warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (b,))))
     assert rows(warehouse) == [(2, "b2")]
+
+
+def test_values_of_foreign_keys_must_exist(warehouse, data):
+    key = ForeignKey("id", "dim", "id")
+    dim, known, unknown = data("d", [0, 1, 2]), data("a", [1, 2]), data("b", [2, 5, 6])
+    warehouse.load(Load("dim", 1, 7, Scan(SCHEMA, (dim,))))
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (known,)), foreign_keys=(key,)))
+
+    problem = r"2 rows of 't' have a 'id' that 'dim' does not have: got 5; recompute both: headwater run --full --select dim t"
+    with pytest.raises(StorageError, match=problem):
+        warehouse.load(
+            Load("t", 2, 8, Scan(SCHEMA, (known, unknown)), since=(1, 7), added=(unknown,), foreign_keys=(key,))
+        )
+    with pytest.raises(StorageError, match=problem):
+        warehouse.load(Load("t", 2, 8, Scan(SCHEMA, (known, unknown)), foreign_keys=(key,)))
+
+    assert rows(warehouse) == [(1, "a1"), (2, "a2")]
+    assert warehouse.loaded() == {"dim": (1, 7), "t": (1, 7)}
+
+
+def test_foreign_keys_are_not_checked_without_the_other_table(warehouse, data):
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),)), foreign_keys=(ForeignKey("id", "dim", "id"),)))
+
+    assert rows(warehouse) == [(1, "a1")]
+
+
+def test_a_file_of_an_earlier_version_is_read_and_continued(warehouse, data):
+    a, b = data("a", [1]), data("b", [2])
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (a,))))
+    with duckdb.connect(warehouse.path) as con:  # as the ledger was before it had times
+        con.execute("create table old as select name, version, mark from headwater_loads")
+        con.execute("drop table headwater_loads")
+        con.execute("alter table old rename to headwater_loads")
+        con.execute("alter table headwater_loads add primary key (name)")
+    record = warehouse.loads()["t"]
+    assert (record.version, record.manifest_id, record.rows, record.committed_at) == (1, 7, None, None)
+
+    warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (a, b)), since=(1, 7), added=(b,)))
+    assert warehouse.loads()["t"].rows == 2
+    assert rows(warehouse) == [(1, "a1"), (2, "b2")]

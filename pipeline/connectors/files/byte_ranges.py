@@ -19,7 +19,8 @@ Bytes = npt.NDArray[np.uint8]
 _FEED, _QUOTE = 10, 34
 _CHUNK_BYTES = 1 << 20  # counting is fastest if the buffer fits a core's cache
 _LOOK_BYTES = 1 << 16
-_HEAD_BYTES = 1 << 20
+HEAD_BYTES = 1 << 20
+"""The number of bytes within which a header must end so that a file can be split."""
 _REMAINDER_FACTOR = 1.5
 """A remainder of up to this many times the target size is not split again."""
 
@@ -42,7 +43,7 @@ def contains_byte(path: str, byte: bytes, start: int) -> bool:
 
 def head_bytes(data: Bytes, delimiter: str) -> int | None:
     """Return where a delimited file's first line ends; None if that line is not exactly the header."""
-    line, end, _ = data[:_HEAD_BYTES].tobytes().partition(b"\n")
+    line, end, _ = data[:HEAD_BYTES].tobytes().partition(b"\n")
     try:
         # in strict mode, an open quote at the end of the line is an error
         names = next(csv.reader([line.decode("utf-8-sig").removesuffix("\r")], delimiter=delimiter, strict=True), [])

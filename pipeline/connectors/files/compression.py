@@ -5,23 +5,24 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 import pyarrow as pa
 
 from pipeline.connectors.files.byte_ranges import head_bytes, mapped_bytes, read_range
 from pipeline.connectors.files.encoding import recoded
+from pipeline.connectors.files.expansion import DEFAULT_EXPANSION, Expansion
 from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.splits import SourceSplit
 
 _NAME = "source"
+_PIECE_BYTES = 1 << 20
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".zip")
 _DECOMPRESSION_ERRORS = (
     OSError,
@@ -34,47 +35,64 @@ _DECOMPRESSION_ERRORS = (
 )
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file in an archive is not data: its name or a folder's begins with a dot, or macOS added it."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return any(part.startswith(".") and part != ".." for part in parts) or "__MACOSX" in parts
+
+
+def suffix_of(location: str) -> str:
+    """Return the suffix of a location's name in lower case, for example `.gz`; a URL may have parameters after the name."""
+    return Path(location.partition("?")[0] if "://" in location else location).suffix.lower()
+
+
 @contextmanager
-def decompressed(uri: str, encoding: str | None = None) -> Iterator[str]:
-    """Yield a path with the file's plain content in a temporary folder: a link, or decompressed and decoded.
+def decompressed(
+    path: str, location: str, encoding: str | None = None, expansion: Expansion = DEFAULT_EXPANSION
+) -> Iterator[str]:
+    """Yield a path with the plain content of the file of a location, at `path`: a link, or decompressed and decoded.
 
     Raises `SourceError` for a file that is empty, cannot be decompressed completely, or is a zip with several files.
     """
-    suffix = Path(uri).suffix.lower()
+    suffix = suffix_of(location)
     with scratch.folder("source") as folder:
         plain = Path(folder) / _NAME
         if suffix in COMPRESSED_SUFFIXES:
-            _decompress(uri, suffix, plain, encoding)
+            _decompress(path, location, plain, encoding, expansion)
         elif encoding is not None:
-            with Path(uri).open("rb") as stream:
-                _copy(stream, plain, encoding)
+            with Path(path).open("rb") as stream, plain.open("wb") as file:
+                file.writelines(recoded(stream, encoding))
         else:
-            plain.symlink_to(Path(uri).absolute())
+            plain.symlink_to(Path(path).absolute())
         if not plain.stat().st_size:
-            raise SourceError(
-                "the file is empty", got="0 bytes", do="remove the file, or wait until it is written", place=Place(uri)
-            )
+            do = "remove the file, or wait until it is written"
+            raise SourceError("the file is empty", got="0 bytes", do=do, place=Place(location))
         yield str(plain)
 
 
 @contextmanager
-def split_as_file(split: SourceSplit, delimiter: str | None = None, encoding: str | None = None) -> Iterator[str]:
-    """Yield a path with the text of a split, preceded by the header if a delimited file has one.
+def split_as_file(
+    path: str,
+    split: SourceSplit,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    expansion: Expansion = DEFAULT_EXPANSION,
+) -> Iterator[str]:
+    """Yield a path with the text of a split of the file at `path`, preceded by the header if a delimited file has one.
 
     A split that is not the entire file is copied to a file in a temporary folder.
     """
     if split.is_whole:
-        with decompressed(split.source_object.uri, encoding) as path:
-            yield path
+        with decompressed(path, split.source_object.uri, encoding, expansion) as plain:
+            yield plain
         return
-    uri = split.source_object.uri
-    head = head_bytes(mapped_bytes(uri), delimiter) if delimiter and split.begin else 0
+    head = head_bytes(mapped_bytes(path), delimiter) if delimiter and split.begin else 0
     with scratch.folder("source") as folder:
-        plain = Path(folder) / _NAME
-        with plain.open("wb", buffering=0) as file:
-            for chunk in itertools.chain(read_range(uri, 0, head), read_range(uri, split.begin, split.end)):
+        part = Path(folder) / _NAME
+        with part.open("wb", buffering=0) as file:
+            for chunk in itertools.chain(read_range(path, 0, head), read_range(path, split.begin, split.end)):
                 _write(file, chunk)
-        yield str(plain)
+        yield str(part)
 
 
 def _write(file: io.FileIO, chunk: memoryview) -> None:
@@ -82,41 +100,40 @@ def _write(file: io.FileIO, chunk: memoryview) -> None:
         chunk = chunk[file.write(chunk) :]
 
 
-def _copy(stream: IO[bytes], plain: Path, encoding: str | None) -> None:
-    with plain.open("wb") as file:
-        if encoding is None:
-            shutil.copyfileobj(stream, file, 1 << 20)
-        else:
-            file.writelines(recoded(stream, encoding))
-
-
-def _decompress(uri: str, suffix: str, plain: Path, encoding: str | None) -> None:
-    with Path(uri).open("rb"):
+def _decompress(path: str, location: str, plain: Path, encoding: str | None, expansion: Expansion) -> None:
+    place = Place(location)
+    with Path(path).open("rb"):
         pass  # a file that cannot be opened is not a damaged file
     try:
-        with _opened(uri, suffix) as packed:
-            _copy(packed, plain, encoding)
+        with _opened(path, suffix_of(location), place) as packed, plain.open("wb") as file:
+            pieces = _pieces(packed) if encoding is None else recoded(packed, encoding)
+            expansion.write(pieces, file, Path(path).stat().st_size, place)
     except _DECOMPRESSION_ERRORS as error:
         raise SourceError(
             "the file cannot be decompressed",
             got=str(error),
             do="check that it is complete, and compressed as its name says",
-            place=Place(uri),
+            place=place,
         ) from error
 
 
+def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
+    while piece := stream.read(_PIECE_BYTES):
+        yield piece
+
+
 @contextmanager
-def _opened(uri: str, suffix: str) -> Iterator[IO[bytes]]:
+def _opened(path: str, suffix: str, place: Place) -> Iterator[IO[bytes]]:
     if suffix == ".gz":
-        with gzip.open(uri, "rb") as stream:
+        with gzip.open(path, "rb") as stream:
             yield cast("IO[bytes]", stream)
     elif suffix == ".zst":
-        with pa.input_stream(uri, compression="zstd") as stream:
+        with pa.input_stream(path, compression="zstd") as stream:
             yield stream
     else:
-        with zipfile.ZipFile(uri) as archive:
-            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        with zipfile.ZipFile(path) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir() and not is_hidden(info.filename)]
             if len(names) != 1:
-                raise SourceError("a zip archive must contain exactly one file", got=f"{len(names)}", place=Place(uri))
+                raise SourceError("a zip archive must contain exactly one file", got=f"{len(names)}", place=place)
             with archive.open(names[0]) as stream:
                 yield stream

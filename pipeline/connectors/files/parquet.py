@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.connectors.contract import RAW, apply_contract_to_types, check_columns, not_in_years
-from pipeline.connectors.files.byte_ranges import is_small
-from pipeline.connectors.files.column_names import ColumnNames
+from pipeline.connectors.column_names import ColumnNames
+from pipeline.connectors.extension_types import require_known_types
+from pipeline.connectors.files.stores import Ranges
+from pipeline.connectors.files.typed import RowGroup, TypedRows, renamed
 from pipeline.core.errors import Place, SourceError
-from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import MISFIT, POSITION, NewColumns, ReadResult, ScanQuery
-from pipeline.core.splits import SourceObject, SourceSplit
+from pipeline.core.schema import Schema
+from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import schema_of
-from pipeline.kernel.sql_text import literal, quoted
+from pipeline.kernel.sql_text import literal
 
 _ROW = "file_row_number"
+_MAGIC_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -28,115 +30,80 @@ class ParquetFile:
     """The metadata of a Parquet file: its location, number of rows, and columns under the names of the table."""
 
     path: str
-    rows: int
+    row_count: int
     names: tuple[str, ...]
     place: Place
 
-    @classmethod
-    def of(cls, path: str, naming: ColumnNames, place: Place) -> ParquetFile:
+    def schema(self, con: duckdb.DuckDBPyConnection) -> Schema:
+        """Return the columns and types."""
+        return renamed(schema_of(con, f"select * from read_parquet({literal(self.path)})"), self.names)
+
+    def rows(self, con: duckdb.DuckDBPyConnection, split: SourceSplit, *, exact: bool) -> TypedRows:
+        """Return the rows of the split's row groups; DuckDB skips the others by their row numbers."""
+        del con, exact
+        if split.is_whole:
+            return TypedRows(f"read_parquet({literal(self.path)})", "row_number() over ()", self.row_count)
+        until = "" if split.end is None else f" and {_ROW} < {split.end}"
+        scan = f"read_parquet({literal(self.path)}, {_ROW} = true) where {_ROW} >= {split.begin}{until}"
+        return TypedRows(scan, f"{_ROW} + 1", (self.row_count if split.end is None else split.end) - split.begin)
+
+
+class ParquetFormat:
+    """The format Parquet, with an index of row groups at the end of a file."""
+
+    has_index = True
+
+    def open(self, path: str, naming: ColumnNames, place: Place) -> ParquetFile:
         """Read the metadata of a file.
 
-        Raises `SourceError` for names that differ only in case, because DuckDB would rename one of them.
+        Raises `SourceError` for names that differ only in case, because DuckDB would rename one of them, and for an
+        unknown extension type.
         """
         try:
             footer = pq.read_metadata(path)
         except pa.ArrowException as error:
             raise SourceError("the file cannot be read as PARQUET", got=str(error), place=place) from error
-        return cls(path, footer.num_rows, naming.named(footer.schema.to_arrow_schema().names, place), place)
+        columns = columns_of(footer, place)
+        return ParquetFile(path, footer.num_rows, naming.named(columns.names, place), place)
 
-    def schema(self, con: duckdb.DuckDBPyConnection) -> Schema:
-        """Return the columns and types."""
-        file_schema = schema_of(con, f"select * from read_parquet({literal(self.path)})")
-        named = zip(file_schema.columns, self.names, strict=True)
-        return Schema(tuple(Column(name, c.type, key=c.name if c.name != name else "") for c, name in named))
+    def groups(self, file: BinaryIO) -> Sequence[RowGroup]:
+        """Return the row groups; none if the file is damaged, or a column has the name of DuckDB's row number column."""
+        footer = _footer(file)
+        if footer is None or _ROW in footer.schema.to_arrow_schema().names:
+            return ()
+        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        begins = itertools.accumulate((group.num_rows for group in groups), initial=0)
+        return [RowGroup(b, b + 1, g.total_byte_size) for b, g in zip(begins, groups, strict=False)]
+
+    def ranges(self, file: BinaryIO, split: SourceSplit) -> Ranges:
+        """Return the bytes with the row groups of a split, and the footer; the entire file if it is damaged."""
+        footer = _footer(file)
+        if footer is None:
+            return ((0, split.source_object.size_bytes),)
+        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        begins = itertools.accumulate((group.num_rows for group in groups), initial=0)
+        end = footer.num_rows if split.end is None else split.end
+        bounds = [_bounds(group) for begin, group in zip(begins, groups, strict=False) if split.begin <= begin < end]
+        last = max(_bounds(group)[1] for group in groups)
+        return ((0, _MAGIC_BYTES), (bounds[0][0], bounds[-1][1]), (last, split.source_object.size_bytes))
 
 
-def uncast_columns(file_schema: Schema, schema: Schema) -> str | None:
-    """Return SQL for a contract's columns, null for missing ones; `None` if a column must be cast."""
-    known, types = file_schema.as_dict(), schema.as_dict()
-    if any(known.get(name, kind) != kind for name, kind in types.items()):
+def columns_of(footer: pq.FileMetaData, place: Place) -> pa.Schema:
+    """Return the columns of a file; raise `SourceError` for an unknown extension type."""
+    columns = footer.schema.to_arrow_schema()
+    require_known_types(columns, place)
+    return columns
+
+
+def _footer(file: BinaryIO) -> pq.FileMetaData | None:
+    try:
+        return pq.read_metadata(file)
+    except pa.ArrowException:  # reading the file reports it
         return None
-    return _selected(file_schema, schema.names, {name: f"null::{kind}" for name, kind in types.items()})
 
 
-def _selected(file_schema: Schema, names: Sequence[str], nothing: Mapping[str, str]) -> str:
-    columns = {column.name: quoted(column.data_name) for column in file_schema.columns}
-    return ", ".join(f"{columns.get(name) or nothing[name]} as {quoted(name)}" for name in names)
-
-
-def splits(
-    con: duckdb.DuckDBPyConnection, path: str, source_object: SourceObject, target_bytes: int
-) -> tuple[SourceSplit, ...]:
-    """Split a file between row groups into splits of about `target_bytes` before compression."""
-    groups = con.execute(
-        "select any_value(row_group_num_rows), sum(total_uncompressed_size)::bigint "
-        f"from parquet_metadata({literal(path)}) group by row_group_id order by row_group_id"
-    ).fetchall()
-    if is_small(sum(size for _, size in groups), target_bytes) or _has_row_numbers(con, path):
-        return (SourceSplit(source_object),)
-    sizes, begins, room = [0], [0], target_bytes
-    for row, (_, size) in zip(itertools.accumulate((rows for rows, _ in groups), initial=0), groups, strict=False):
-        if room <= 0:
-            begins.append(row)
-            sizes.append(0)
-            room = target_bytes
-        sizes[-1] += size
-        room -= size
-    if len(begins) == 1:
-        return (SourceSplit(source_object),)
-    ends = [*begins[1:], None]
-    return tuple(SourceSplit(source_object, b, e, b + 1, size) for b, e, size in zip(begins, ends, sizes, strict=True))
-
-
-def parts(split: SourceSplit, finer: Sequence[SourceSplit]) -> tuple[SourceSplit, ...]:
-    """Divide a split at the row groups with which finer splits of its file begin."""
-    inside = [s for s in finer if s.begin > split.begin and (split.end is None or s.begin < split.end)]
-    begins = [(split.begin, split.first), *((s.begin, s.first) for s in inside)]
-    ends = [*(s.begin for s in inside), split.end]
-    size_bytes = split.size_bytes // len(begins)
-    return tuple(
-        replace(split, begin=begin, first=first, end=end, planned_bytes=size_bytes)
-        for (begin, first), end in zip(begins, ends, strict=True)
-    )
-
-
-def read(
-    con: duckdb.DuckDBPyConnection, file: ParquetFile, split: SourceSplit, schema: Schema, new_columns: NewColumns
-) -> ReadResult:
-    """Return the accepted rows of a split, and the rejected rows as JSON objects."""
-    undeclared = check_columns(schema, file.names, file.place, new_columns)
-    names = (*schema.names, *undeclared)
-    columns = _selected(file.schema(con), names, dict.fromkeys(names, "null::varchar"))
-    con.execute(f"create temp table {RAW} as select {_numbered(split)}, {columns} from {_scan(file.path, split)}")
-    return apply_contract_to_types(con, schema, undeclared)
-
-
-def scan(
-    con: duckdb.DuckDBPyConnection, file: ParquetFile, split: SourceSplit, schema: Schema, new_columns: NewColumns
-) -> ScanQuery | None:
-    """Return the rows as a query if all columns have the contract's types, so that only years can be invalid."""
-    undeclared = check_columns(schema, file.names, file.place, new_columns)
-    columns = uncast_columns(file.schema(con), schema)
-    if undeclared or columns is None:
-        return None
-    rows_of = f"(select {columns}, {_numbered(split)} from {_scan(file.path, split)})"
-    query = f"select *, {not_in_years(schema)} as {MISFIT} from {rows_of}"
-    return ScanQuery(query, (file.rows if split.end is None else split.end) - split.begin, "select 0")
-
-
-def _has_row_numbers(con: duckdb.DuckDBPyConnection, path: str) -> bool:
-    """Return whether a file has a column with the name of DuckDB's row number column."""
-    return _ROW in schema_of(con, f"select * from read_parquet({literal(path)})").names
-
-
-def _numbered(split: SourceSplit) -> str:
-    # a file with a column of that name is never split
-    return f"{'row_number() over ()' if split.is_whole else f'{_ROW} + 1'} as {POSITION}"
-
-
-def _scan(path: str, split: SourceSplit) -> str:
-    """Return a scan of the split's row groups; DuckDB skips the others by their row numbers."""
-    if split.is_whole:
-        return f"read_parquet({literal(path)})"
-    until = "" if split.end is None else f" and {_ROW} < {split.end}"
-    return f"read_parquet({literal(path)}, {_ROW} = true) where {_ROW} >= {split.begin}{until}"
+def _bounds(group: pq.RowGroupMetaData) -> tuple[int, int]:
+    """Return the first byte of a row group, and the byte after its last one."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    begins = [min(each.data_page_offset, each.dictionary_page_offset or each.data_page_offset) for each in columns]
+    return min(begins), max(b + each.total_compressed_size for b, each in zip(begins, columns, strict=True))

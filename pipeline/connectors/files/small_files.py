@@ -18,9 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.connectors.contract import check_columns
-from pipeline.connectors.files import parquet, text_scan
+from pipeline.connectors.files import text_scan
 from pipeline.connectors.files.byte_ranges import mapped_bytes
 from pipeline.connectors.files.csv.reader import CsvReader, Dialect, column_names
+from pipeline.connectors.files.parquet import ParquetFormat, columns_of
+from pipeline.connectors.files.typed import uncast_columns
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT, POSITION, SOURCE, ScanQuery
@@ -80,13 +82,13 @@ def scan_delimited(files: Sequence[SmallFile], dialect: Dialect, schema: Schema,
     return _union(scans, schema, rejects, sum(sum(group.counts) for group in groups))
 
 
-def scan_json(files: Sequence[SmallFile], schema: Schema, rejects: str) -> ScanQuery | None:
+def scan_json(files: Sequence[SmallFile], dialect: Dialect, schema: Schema, rejects: str) -> ScanQuery | None:
     """Return the lines of JSON files as one query; see `scan_delimited`."""
     if _RESERVED_NAMES.intersection(schema.names):
         return None
     counts = [_lines(_content(file)) for file in files]
     group = _FileGroup((), tuple(enumerate(files)), counts)
-    scan = text_scan.json_text_scan([file.path for file in files], schema, f"{rejects}_0")
+    scan = text_scan.json_text_scan([file.path for file in files], dialect, schema, f"{rejects}_0")
     return _union([_numbered(scan, schema, group, first_line=1)], schema, rejects, sum(counts))
 
 
@@ -102,14 +104,14 @@ def scan_parquet(
             footer = pq.read_metadata(file.path)
         except pa.ArrowException:
             return None  # reading the file individually reports the error
-        file_schema = footer.schema.to_arrow_schema().remove_metadata()
+        file_schema = columns_of(footer, Place(file.source)).remove_metadata()
         groups.setdefault(file_schema, []).append((number, file, footer.num_rows))
     scans = []
     for group in groups.values():
         place = Place(group[0][1].source)
-        file_schema = parquet.ParquetFile.of(group[0][1].path, dialect.naming, place).schema(con)
+        file_schema = ParquetFormat().open(group[0][1].path, dialect.naming, place).schema(con)
         undeclared = check_columns(schema, file_schema.names, place, dialect.new_columns)
-        columns = parquet.uncast_columns(file_schema, schema)
+        columns = uncast_columns(file_schema, schema)
         if undeclared or columns is None or _RESERVED_NAMES.intersection(file_schema.names):
             return None
         numbers, sources = _list(n for n, _, _ in group), _list(literal(file.source) for _, file, _ in group)

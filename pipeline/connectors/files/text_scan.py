@@ -99,26 +99,28 @@ def _text_scan(schema: Schema, cells: CellExpressions, source: str, other: str =
     return TextScan(casts(schema), f"{other} or {any_misfit(schema, cells)}", cast_cells(schema, cells, source))
 
 
-def scan_json(path: str, schema: Schema, lines: int, moved: int) -> ScanQuery:
+def scan_json(path: str, dialect: Dialect, schema: Schema, lines: int, moved: int) -> ScanQuery:
     """Return the rows of JSON lines, with their positions shifted.
 
     The values are computed by the same expressions as in `read`.
 
-    A line that is blank, is not an object, or has an unknown field is rejected; a line that is not JSON is an error.
+    A line that is blank, is not an object, or has an unknown field that is not ignored is rejected; a line that is not JSON is an error.
     """
     rejects = _name(path, "rejects")
-    return _scan_query(json_text_scan(path, schema, rejects), lines, moved, f"select count(*) from {rejects}")
+    return _scan_query(json_text_scan(path, dialect, schema, rejects), lines, moved, f"select count(*) from {rejects}")
 
 
-def json_text_scan(path: str | Sequence[str], schema: Schema, rejects: str) -> TextScan:
+def json_text_scan(path: str | Sequence[str], dialect: Dialect, schema: Schema, rejects: str) -> TextScan:
     """Return the scan of one or several files of JSON lines."""
     paths = literal(path) if isinstance(path, str) else f"[{', '.join(map(literal, path))}]"
     # `case`, because DuckDB evaluates both sides of an `and`; most lines have exactly the fields of the contract
-    keys = tuple(column.data_name for column in schema.columns)
-    count = len(keys)
+    keys, count = json_reader.keys_in(schema), len(schema.columns)
+    other = "json_type(line) <> 'OBJECT'"
+    if dialect.new_columns != "discard_value":
+        other += f" or not {nested_values.only_keys('json_keys(line)', keys)}"
     other = (
         f"case when len(json_keys(line)) = {count} and list_count(texts) = {count} then false "
-        f"else coalesce(json_type(line) <> 'OBJECT' or not {nested_values.only_keys('json_keys(line)', keys)}, true) end"
+        f"else coalesce({other}, true) end or {json_reader.both_names(schema)} is not null"
     )
     scan = (
         f"read_csv({paths}, auto_detect = false, header = false, delim = {literal(_NO_BYTE)}, quote = '', "

@@ -3,6 +3,6 @@
 from pipeline.connectors.kafka.security import Sasl, Tls
 from pipeline.connectors.kafka.sink import to_kafka
 from pipeline.connectors.kafka.source import Kafka, kafka
-from pipeline.connectors.kafka.value_formats import Avro, Protobuf
+from pipeline.connectors.kafka.value_formats import Avro, Debezium, Protobuf
 
-__all__ = ["Avro", "Kafka", "Protobuf", "Sasl", "Tls", "kafka", "to_kafka"]
+__all__ = ["Avro", "Debezium", "Kafka", "Protobuf", "Sasl", "Tls", "kafka", "to_kafka"]

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.errors import SourceError, quantity
+from pipeline.core.errors import Place, SourceError, quantity
+from pipeline.core.extras import imports_of
 from pipeline.core.findings import Finding, FindingState
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from pipeline.connectors.kafka.source import Kafka
 
-_OPTIONS = {
+_CLIENT_OPTIONS = {
     "bootstrap.servers": "bootstrap_servers",
     "security.protocol": "security_protocol",
     "sasl.mechanism": "sasl_mechanism",
@@ -125,20 +126,32 @@ def _topic(described: Mapping[str, Any], settings: Mapping[str, Mapping[str, str
 
 @contextmanager
 def _admin(kafka: Kafka) -> Iterator[KafkaAdminClient]:
-    from kafka import KafkaAdminClient  # noqa: PLC0415 - optional dependency
-    from kafka.errors import KafkaError  # noqa: PLC0415 - optional dependency
+    with admin_client(kafka.options(), kafka.place) as client:
+        yield client
 
-    options = {_OPTIONS[name]: value for name, value in kafka.options().items() if name in _OPTIONS}
+
+@contextmanager
+def admin_client(options: Mapping[str, Any], place: Place) -> Iterator[KafkaAdminClient]:
+    """Connect a client with options by their names in librdkafka; raise `SourceError` if a request fails."""
+    with imports_of("kafka", "a Kafka topic"):
+        from kafka import KafkaAdminClient  # noqa: PLC0415 - optional dependency
+        from kafka.errors import KafkaError  # noqa: PLC0415 - optional dependency
+
+        from pipeline.connectors.kafka.rejections import probe  # noqa: PLC0415 - needs the other client
+    rejection = probe(options) if "security.protocol" in options else None
+    if rejection is not None:
+        raise rejection.error(place)  # the other client does not say why it is not accepted
     try:
-        client = KafkaAdminClient(**options, bootstrap_timeout_ms=_PATIENCE_MS, request_timeout_ms=_PATIENCE_MS)
+        own = {_CLIENT_OPTIONS[name]: value for name, value in options.items() if name in _CLIENT_OPTIONS}
+        client = KafkaAdminClient(**own, bootstrap_timeout_ms=_PATIENCE_MS, request_timeout_ms=_PATIENCE_MS)
         try:
             yield client
         finally:
             client.close()
-    except KafkaError as error:
+    except (KafkaError, OSError) as error:
         raise SourceError(
             "the Kafka brokers rejected the request",
             got=str(error),
             do="check servers=, security= and permissions",
-            place=kafka.place,
+            place=place,
         ) from error

@@ -5,19 +5,32 @@ from __future__ import annotations
 import functools
 import io
 import json
+import re
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 from fastavro import parse_schema, schemaless_reader
 
-from pipeline.connectors.kafka.records import Record, UndecodableError, inferred
-from pipeline.connectors.kafka.security import secret
+from pipeline.connectors.kafka.avro_columns import AvroColumns, columns_of_schema
+from pipeline.connectors.kafka.records import (
+    Decoded,
+    DecodedColumns,
+    DecodedRecords,
+    Record,
+    UndecodableError,
+    decode_individually,
+    inferred,
+)
 from pipeline.connectors.kafka.value_formats import Avro
+from pipeline.core.credentials import secret
 from pipeline.core.errors import Place, SourceError, SourceUnavailableError
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import connect
@@ -26,7 +39,23 @@ _HEAD_BYTES = 5
 _TIMEOUT_S = 10
 _RETRIES = 1
 """Immediate retries within the client; a stream that fails on the registry is reopened automatically."""
+_ADDRESS = re.compile(r" from <[^>]*>")
+"""The stream in a message of the library, which is another one each time."""
 _NOT_FOUND, _SERVER_ERRORS = 404, 500
+
+
+@dataclass(frozen=True)
+class WriterSchema:
+    """A schema of the registry: parsed for single records, and the decoder of columns if there can be one."""
+
+    parsed: Any
+    columns: AvroColumns | None
+
+    @classmethod
+    def of(cls, text: str) -> WriterSchema:
+        """Parse the text of a schema."""
+        schema = json.loads(text)
+        return cls(parse_schema(json.loads(text)), columns_of_schema(schema))
 
 
 class AvroCodec:
@@ -35,19 +64,38 @@ class AvroCodec:
     def __init__(self, format: Avro) -> None:  # noqa: A002 - the usual name of the option
         """Fetch each schema from the registry when its id first occurs."""
         self._format = format
-        self._known: dict[int, Any] = {}
+        self._known: dict[int, WriterSchema] = {}
+
+    def decoded(self, values: pa.BinaryArray) -> Iterator[tuple[pa.Array, Decoded]]:
+        """Yield the records of each schema, with their places among the values."""
+        heads = pc.binary_slice(values, 0, _HEAD_BYTES)
+        kinds = heads.unique().to_pylist()
+        for head in kinds:
+            at = pc.indices_nonzero(pc.equal(heads, head))
+            yield at, self._of_one_schema(head, values if len(kinds) == 1 else values.take(at))
+
+    def _of_one_schema(self, head: bytes, values: pa.BinaryArray) -> Decoded:
+        if len(head) == _HEAD_BYTES and head[0] == 0:
+            try:
+                columns = self._schema_of(int.from_bytes(head[1:], "big")).columns
+            except UndecodableError as error:
+                return DecodedRecords([{}] * len(values), [str(error)] * len(values))
+            if columns is not None:
+                return DecodedColumns(*columns.decode(values, _HEAD_BYTES))
+        return decode_individually(self, values.to_pylist())
 
     def decode(self, value: bytes) -> Record:
         """Return a record's fields; raise `UndecodableError`, or `SourceError` if a new schema cannot be fetched."""
         if len(value) < _HEAD_BYTES or value[0] != 0:
             raise UndecodableError("not Avro with a schema id")
-        writer = self._schema_of(int.from_bytes(value[1:_HEAD_BYTES], "big"))
+        writer = self._schema_of(int.from_bytes(value[1:_HEAD_BYTES], "big")).parsed
         stream = io.BytesIO(value)
         stream.seek(_HEAD_BYTES)
         try:
             record = schemaless_reader(stream, writer, None)
         except Exception as error:  # the library's exceptions have no common base class
-            raise UndecodableError(f"not valid Avro for its schema: {type(error).__name__} {error}".strip()) from error
+            reason = _ADDRESS.sub("", f"{type(error).__name__} {error}").strip()
+            raise UndecodableError(f"not valid Avro for its schema: {reason}") from error
         if stream.tell() != len(value):
             raise UndecodableError("not valid Avro for its schema: trailing bytes")
         if not isinstance(record, dict):
@@ -65,12 +113,20 @@ class AvroCodec:
         with connect() as con:
             return inferred(records, con, place)
 
-    def _schema_of(self, number: int) -> Any:
+    def text_of(self, value: bytes) -> str:
+        """Return the schema that wrote a value, as JSON; an empty object if it is not known."""
+        try:
+            text = self._fetch_schema(int.from_bytes(value[1:_HEAD_BYTES], "big"))
+        except UndecodableError:
+            text = None
+        return text or "{}"
+
+    def _schema_of(self, number: int) -> WriterSchema:
         if number not in self._known:
             text = self._fetch_schema(number)
             if text is None:
                 raise UndecodableError(f"the registry has no schema {number}")
-            self._known[number] = parse_schema(json.loads(text))
+            self._known[number] = WriterSchema.of(text)
         return self._known[number]
 
     def _fetch_schema(self, number: int) -> str | None:
@@ -106,6 +162,6 @@ class AvroCodec:
     def _registry(self) -> SchemaRegistryClient:
         options: dict[str, Any] = {"url": self._format.registry, "timeout": _TIMEOUT_S, "max.retries": _RETRIES}
         if self._format.registry_user is not None:
-            password = secret(self._format.registry_password or "")
+            password = secret(self._format.registry_password or "", "the password of the schema registry")
             options["basic.auth.user.info"] = f"{self._format.registry_user}:{password}"
         return SchemaRegistryClient(options)

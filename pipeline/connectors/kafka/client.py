@@ -19,6 +19,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 from pipeline.connectors.kafka.messages import MessageConsumer, MessageFault, PythonConsumer
 from pipeline.connectors.kafka.native import NativeConsumer, is_available
 from pipeline.connectors.kafka.partitions import Partition, Topic
+from pipeline.connectors.kafka.rejections import explained, is_rejection
 from pipeline.core.errors import Place, SourceError, SourceUnavailableError
 from pipeline.core.logs import logger
 from pipeline.core.sources import Extent
@@ -44,16 +45,6 @@ _MISSING_CODES = frozenset(
         KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
     }
 )
-_REJECTED_CODES = frozenset(
-    {
-        KafkaError._AUTHENTICATION,  # noqa: SLF001
-        KafkaError._FATAL,  # noqa: SLF001
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        KafkaError.SASL_AUTHENTICATION_FAILED,
-        KafkaError.UNSUPPORTED_SASL_MECHANISM,
-    }
-)
 
 
 class Client:
@@ -64,6 +55,8 @@ class Client:
         self._place = place
         self._options = options
         self._last: KafkaError | None = None
+        self._rejection: str | None = None
+        """The message of the last error that means that the client is not accepted."""
         self._silent_since: float | None = None
         """Since when no request has succeeded; `None` if the last one did."""
         self._admin = self._new_admin()
@@ -142,6 +135,7 @@ class Client:
         started = time.monotonic()
 
         def is_transient(error: KafkaException) -> bool:
+            self._admin.poll(0)  # errors of connections are reported only then
             may_be_new = error.args[0].code() not in _MISSING_CODES or time.monotonic() - started <= _METADATA_DELAY_S
             return may_be_new and not self._is_rejection(error)
 
@@ -168,7 +162,7 @@ class Client:
             if is_transient(error):
                 self._replace_if_silent()
             raise
-        self._silent_since = None
+        self._silent_since = self._rejection = None
         return result
 
     def _log_first_retry(self, state: RetryCallState) -> None:
@@ -196,15 +190,14 @@ class Client:
             self._admin, self._silent_since = self._new_admin(), now
 
     def _is_rejection(self, error: KafkaException) -> bool:
-        return error.args[0].code() in _REJECTED_CODES or (
-            self._last is not None and self._last.code() in _REJECTED_CODES
-        )
+        reason = error.args[0]
+        return self._rejection is not None or is_rejection(reason.code(), reason.str())
 
     def _translated(self, error: KafkaException) -> SourceError:
         last = self._last
         text = error.args[0].str() if last is None else f"{error.args[0].str()} ({last.str()})"
         if self._is_rejection(error):
-            return SourceError("Kafka rejects the client", got=text, do="check security=", place=self._place)
+            return explained(self._rejection or error.args[0].str(), self._options).error(self._place)
         if error.args[0].code() in _MISSING_CODES:
             return SourceError("the topic does not exist", got=error.args[0].str(), do="create it", place=self._place)
         return SourceUnavailableError(
@@ -213,6 +206,8 @@ class Client:
 
     def _on_error(self, error: KafkaError) -> None:
         self._last = error
+        if is_rejection(error.code(), error.str()):
+            self._rejection = error.str()
 
 
 class PartitionConsumer:
@@ -223,7 +218,7 @@ class PartitionConsumer:
 
     def __init__(self, options: Mapping[str, str], place: Place, *, ahead_bytes: int) -> None:
         """Configure the client; it connects when partitions are added and prefetches at most `ahead_bytes`."""
-        self._place = place
+        self._place, self._options = place, options
         self._rejection: str | None = None
         client = NativeConsumer if is_available() else PythonConsumer
         self.consumer: MessageConsumer = client(
@@ -261,20 +256,20 @@ class PartitionConsumer:
             )
         if fault.code in _MISSING_CODES:
             raise SourceError("the partition no longer exists", got=fault.text, place=place)
-        if fault.code in _REJECTED_CODES:
-            raise SourceError("Kafka rejects the client", got=fault.text, do="check security=", place=place)
+        if is_rejection(fault.code, fault.text):
+            raise explained(fault.text, self._options).error(place)
 
     def check(self) -> None:
         """Raise `SourceError` if the brokers reject this client."""
         if self._rejection is not None:
-            raise SourceError("Kafka rejects the client", got=self._rejection, do="check security=", place=self._place)
+            raise explained(self._rejection, self._options).error(self._place)
 
     def close(self) -> None:
         """Disconnect from the brokers."""
         self.consumer.close()
 
     def _on_error(self, code: int, text: str) -> None:
-        if code in _REJECTED_CODES:
+        if is_rejection(code, text):
             self._rejection = text
 
 

@@ -9,9 +9,10 @@ import base64
 import binascii
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import duckdb
 import numpy as np
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.connectors import values
+from pipeline.connectors.column_names import ColumnNames
 from pipeline.connectors.contract import (
     RAW,
     CellExpressions,
@@ -31,12 +33,12 @@ from pipeline.connectors.contract import (
     text_cells,
     typed_cells,
 )
+from pipeline.connectors.files.csv.reader import Dialect
 from pipeline.connectors.files.json import reader as json_reader
-from pipeline.connectors.kafka.message_batches import FETCHED, VALUE
 from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.record_codecs import codec_of
-from pipeline.connectors.kafka.records import WHY, Codec, columns_of, decode
-from pipeline.connectors.kafka.value_formats import TYPES, Avro, Format, Metadata, Protobuf
+from pipeline.connectors.kafka.records import WHY, Codec, Decoded, DecodedRecords, RenamedRecords, columns_of
+from pipeline.connectors.kafka.value_formats import FETCHED, TYPES, VALUE, Avro, Format, Metadata, Protobuf
 from pipeline.connectors.nested_values import only_keys
 from pipeline.connectors.values import ConversionRule
 from pipeline.core import scratch
@@ -56,6 +58,19 @@ _VALUE_PREFIX = "own:"
 """Prefix of decoded columns, which distinguishes them from the metadata columns."""
 
 
+class RecordOrigin(Protocol):
+    """The partition of records: its URI, the name of its topic or stream, and its number in it."""
+
+    @property
+    def uri(self) -> str: ...  # noqa: D102 - see above
+
+    @property
+    def topic(self) -> str: ...  # noqa: D102 - see above
+
+    @property
+    def number(self) -> int: ...  # noqa: D102 - see above
+
+
 @dataclass(frozen=True)
 class Decoder:
     """Decodes the records of a topic according to a contract."""
@@ -65,8 +80,10 @@ class Decoder:
     keeps_tombstones: bool = False
     event_time: EventTime | None = None
     """The event time; messages without a value use the message timestamp."""
-    new_columns: NewColumns | None = None
-    """What happens to fields that are not in the contract; `None`: they are ignored."""
+    new_columns: NewColumns = "discard_value"
+    """What happens to fields that are not in the contract."""
+    naming: ColumnNames = field(default_factory=ColumnNames)
+    """Which fields have another name in the table."""
 
     def infer(self, records: pa.Table, place: Place) -> Schema:
         """Infer the schema from some records; raise `SourceError` if none can be decoded."""
@@ -74,9 +91,12 @@ class Decoder:
         if self.format in {"raw", "text"}:
             return Schema.of({VALUE: "BLOB" if self.format == "raw" else "VARCHAR", **extra})
         values = records.column(VALUE).drop_null()
-        inferred = (
-            self._codec.schema(values.to_pylist(), place) if self._codec is not None else _inferred(values, place)
-        )
+        if self._codec is None:
+            inferred = _inferred(values, place, self.naming)
+        else:
+            types = self._codec.schema(values.to_pylist(), place).as_dict()
+            fields_of = self.naming.of_distinct_fields(types, place)
+            inferred = Schema.of({name: types[fields[0]] for name, fields in fields_of.items()})
         return Schema.of({**inferred.as_dict(), **extra})
 
     def check_columns(self, schema: Schema, place: Place) -> None:
@@ -98,7 +118,7 @@ class Decoder:
 
     @contextlib.contextmanager
     def scan(
-        self, con: duckdb.DuckDBPyConnection, records: pa.Table, schema: Schema, partition: Partition
+        self, con: duckdb.DuckDBPyConnection, records: pa.Table, schema: Schema, partition: RecordOrigin
     ) -> Iterator[ScanQuery | None]:
         """Yield records as a query; `None` if they need the validating pass."""
         with self.scan_together(con, [(partition, records)], schema) as scan:
@@ -106,9 +126,10 @@ class Decoder:
 
     @contextlib.contextmanager
     def scan_together(
-        self, con: duckdb.DuckDBPyConnection, ranges: Sequence[tuple[Partition, pa.Table]], schema: Schema
+        self, con: duckdb.DuckDBPyConnection, ranges: Sequence[tuple[RecordOrigin, pa.Table]], schema: Schema
     ) -> Iterator[ScanQuery | None]:
         """Yield the records of some partitions as one query with `_source`; `None` if they need the validating pass."""
+        schema = self.naming.keyed(schema)
         tables = [] if MISFIT in schema.names else [self._scannable(table, schema, p) for p, table in ranges]
         scannable = [table for table in tables if table is not None]
         if len(scannable) < len(ranges):
@@ -123,8 +144,9 @@ class Decoder:
             with contextlib.suppress(duckdb.Error):  # the connection may already be closed or broken
                 con.unregister(name)
 
-    def read(self, records: pa.Table, schema: Schema, partition: Partition) -> ReadResult:
+    def read(self, records: pa.Table, schema: Schema, partition: RecordOrigin) -> ReadResult:
         """Return the valid and the rejected rows."""
+        schema = self.naming.keyed(schema)
         with connect() as con:
             con.register("_records", records)
             if self._codec is not None:
@@ -133,6 +155,7 @@ class Decoder:
                 return _apply_contract(
                     con, schema, RawTable(self._cells(schema, partition), "", why=WHY), in_text=False
                 )
+            value_schema = Schema(self._value_columns(schema))
             is_object = json_reader.is_object("line") if self.format == "json" else "true"
             con.execute(
                 f"create temp table {RAW} as select *, {is_object} as is_object from "
@@ -141,10 +164,15 @@ class Decoder:
             source = f"(select *, line as shown from {RAW})"
             if self.format == "json":
                 objects = f"(select * replace (case when is_object then line end as line), line as shown from {RAW})"
-                source = json_reader.with_texts(Schema(self._value_columns(schema)), objects)
-            beyond = json_reader.values_of(self._undeclared(schema, self._keys(con), partition))
+                source = json_reader.with_texts(value_schema, objects)
+            keys_of = self.naming.of_fields(self._keys(con))
+            beyond = json_reader.values_of(self._undeclared(schema, keys_of, partition), keys_of)
             raw = RawTable(
-                self._cells(schema, partition), "", why=f"({self._invalid_reason()})", source=source, undeclared=beyond
+                self._cells(schema, partition),
+                "",
+                why=f"({self._invalid_reason(value_schema)})",
+                source=source,
+                undeclared=beyond,
             )
             return _apply_contract(con, schema, raw, in_text=True)
 
@@ -163,13 +191,13 @@ class Decoder:
 
     @cached_property
     def _codec(self) -> Codec | None:
-        return codec_of(self.format) if isinstance(self.format, Avro | Protobuf) else None
+        return codec_of(self.format, self.naming) if isinstance(self.format, Avro | Protobuf) else None
 
     def _value_columns(self, schema: Schema) -> tuple[Column, ...]:
         """Return the columns that are decoded from the value."""
         return tuple(c for c in schema.columns if c.name not in TYPES)
 
-    def _cells(self, schema: Schema, partition: Partition | None = None) -> CellExpressions:
+    def _cells(self, schema: Schema, partition: RecordOrigin | None = None) -> CellExpressions:
         """Return the SQL expressions of the value's and the metadata columns; without a partition, all come from the table."""
         value = self._value_cells(Schema(self._value_columns(schema)))
         message = self._message_columns(schema, partition)
@@ -209,7 +237,7 @@ class Decoder:
             return typed_cells(dict.fromkeys(value_schema.names, VALUE), dict.fromkeys(value_schema.names, "BLOB"))
         return text_cells(dict.fromkeys(value_schema.names, "line"))
 
-    def _message_columns(self, schema: Schema, partition: Partition | None) -> dict[str, str]:
+    def _message_columns(self, schema: Schema, partition: RecordOrigin | None) -> dict[str, str]:
         """Return SQL for the metadata columns."""
         message = {name: quoted(name) for name in TYPES} | {"_offset": POSITION}
         if partition is not None:
@@ -218,31 +246,32 @@ class Decoder:
             message["_key"] = "decode(_key, 'replace')"
         return message
 
-    def _invalid_reason(self) -> str:
+    def _invalid_reason(self, value_schema: Schema) -> str:
         """Return SQL for the reason why a value is not a valid record, or null."""
         tombstone = f"when {VALUE} is null then {'null' if self.keeps_tombstones else literal('no value')}"
         if self.format == "raw":
             return f"case {tombstone} end"
         text = f"when shown is null then {literal('not UTF-8')}"
         json = f"when not is_object then {literal('not a JSON object')}" if self.format == "json" else ""
-        return f"case {tombstone} {text} {json} end"
+        both = f"else {json_reader.both_names(value_schema)}" if self.format == "json" else ""
+        return f"case {tombstone} {text} {json} {both} end"
 
     def _keys(self, con: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
         """Return the keys of the JSON objects in `raw`, if undeclared fields matter."""
-        if self.new_columns is None or self.format != "json":
+        if self.new_columns == "discard_value" or self.format != "json":
             return ()
         result = con.execute(f"select distinct unnest(json_keys(line)) as key from {RAW} where is_object order by key")
         return tuple(str(row[0]) for row in result.fetchall())
 
-    def _undeclared(self, schema: Schema, names: Iterable[str], partition: Partition) -> tuple[str, ...]:
+    def _undeclared(self, schema: Schema, names: Iterable[str], partition: RecordOrigin) -> tuple[str, ...]:
         """Return the undeclared fields that reject a row; raise `SchemaError` for fields that fail the step."""
-        if self.new_columns is None:
+        if self.new_columns == "discard_value":
             return ()
         return check_columns(
             schema, tuple(dict.fromkeys((*schema.names, *names))), Place(partition.uri), self.new_columns
         )
 
-    def _scannable(self, records: pa.Table, schema: Schema, partition: Partition) -> pa.Table | None:
+    def _scannable(self, records: pa.Table, schema: Schema, partition: RecordOrigin) -> pa.Table | None:
         """Return the relation that a query can scan, or `None` if a value is not a valid record."""
         if not self.keeps_tombstones and records.column(VALUE).null_count:
             return None
@@ -268,16 +297,17 @@ class Decoder:
         return records
 
     def _query(self, name: str, schema: Schema) -> str:
-        source, other = quoted(name), "false"
-        if self.format == "json" and not self._value_columns(schema):
+        source, other, value_schema = quoted(name), "false", Schema(self._value_columns(schema))
+        if self.format == "json" and not value_schema.columns:
             other = f"(line is not null and not {json_reader.is_object('line')})"
         elif self.format == "json":
             # invalid JSON aborts the query; valid JSON that begins with a brace is an object
-            source = json_reader.with_texts(Schema(self._value_columns(schema)), source)
+            source = json_reader.with_texts(value_schema, source)
             other = "not coalesce(starts_with(line, '{'), true)"
-            if self.new_columns is not None:
-                names = tuple(column.name for column in self._value_columns(schema))
-                other += f" or not coalesce({only_keys('json_keys(line)', names)}, true)"
+            other += f" or {json_reader.both_names(value_schema)} is not null" if self.naming.rename else ""
+            if self.new_columns != "discard_value":
+                keys = json_reader.keys_in(value_schema)
+                other += f" or not coalesce({only_keys('json_keys(line)', keys)}, true)"
         cells = self._cells(schema)
         return (
             f"select {casts(schema)}, {SOURCE}, {POSITION}, ({other} or {any_misfit(schema, cells)}) as {MISFIT} "
@@ -285,16 +315,34 @@ class Decoder:
         )
 
     def _decoded(
-        self, records: pa.Table, schema: Schema, con: duckdb.DuckDBPyConnection, partition: Partition
+        self, records: pa.Table, schema: Schema, con: duckdb.DuckDBPyConnection, partition: RecordOrigin
     ) -> pa.Table:
         """Return the columns of the values, and `_why` for values that cannot be decoded."""
         assert self._codec is not None  # noqa: S101 - checked by the caller
-        values = records.column(VALUE).to_pylist()
         value_schema = Schema(self._value_columns(schema))
-        decoded = decode(self._codec, values, keeps_tombstones=self.keeps_tombstones)
-        undeclared = self._undeclared(schema, decoded.names, partition)
-        table = columns_of(decoded, value_schema, undeclared, con)
+        groups = list(self._groups(records.column(VALUE).combine_chunks()))
+        if self.naming.rename:
+            groups = [(at, RenamedRecords(decoded, self.naming)) for at, decoded in groups]
+        names = dict.fromkeys(name for _, decoded in groups for name in decoded.names)
+        undeclared = self._undeclared(schema, names, partition)
+        tables = [columns_of(decoded, value_schema, undeclared, con) for _, decoded in groups]
+        table = pa.concat_tables(tables or [columns_of(DecodedRecords([], []), value_schema, (), con)])
+        if len(groups) > 1:
+            table = table.take(pc.sort_indices(pa.concat_arrays([at.cast(pa.int64()) for at, _ in groups])))
         return table.rename_columns([*(f"{_VALUE_PREFIX}{name}" for name in value_schema.names), WHY])
+
+    def _groups(self, values: pa.BinaryArray) -> Iterator[tuple[pa.Array, Decoded]]:
+        """Yield the decoded values in groups, each with their places."""
+        assert self._codec is not None  # noqa: S101 - checked by the caller
+        if not values.null_count:
+            if len(values):
+                yield from self._codec.decoded(values)
+            return
+        nulls, others = pc.indices_nonzero(values.is_null()), pc.indices_nonzero(values.is_valid())
+        yield nulls, DecodedRecords([{}] * len(nulls), [None if self.keeps_tombstones else "no value"] * len(nulls))
+        if len(others):
+            for at, decoded in self._codec.decoded(values.take(others)):
+                yield others.take(at), decoded
 
 
 def _apply_contract(con: duckdb.DuckDBPyConnection, schema: Schema, raw: RawTable, *, in_text: bool) -> ReadResult:
@@ -321,7 +369,7 @@ def _bytes(row: str) -> bytes | None:
     return row.encode()
 
 
-def _inferred(values: pa.ChunkedArray, place: Place) -> Schema:
+def _inferred(values: pa.ChunkedArray, place: Place, naming: ColumnNames) -> Schema:
     """Infer the fields of JSON objects: they are written to a file, one per line, which DuckDB reads as JSON."""
     with scratch.folder("json") as folder, connect() as con:
         path = str(Path(folder) / "values.ndjson")
@@ -333,4 +381,4 @@ def _inferred(values: pa.ChunkedArray, place: Place) -> Schema:
         )
         if pc.count(values).as_py() == 0 or not Path(path).stat().st_size:
             raise SourceError("no record contains a JSON object", do="pass schema=, or check format=", place=place)
-        return json_reader.infer(con, path, place)
+        return json_reader.infer(con, path, place, Dialect(naming=naming))

@@ -12,16 +12,9 @@ from confluent_kafka import KafkaError
 from pipeline.connectors.kafka.client import PartitionConsumer
 from pipeline.connectors.kafka.messages import MessageBatch
 from pipeline.connectors.kafka.partitions import Partition
-from pipeline.connectors.kafka.value_formats import Metadata
+from pipeline.connectors.kafka.value_formats import FETCHED, VALUE, Metadata
 from pipeline.core.sources import POSITION
 
-VALUE = "value"
-FETCHED = {
-    "_key": pa.binary(),
-    "_timestamp": pa.timestamp("us", tz="UTC"),
-    "_headers": pa.map_(pa.string(), pa.binary()),
-}
-"""Metadata columns that are fetched with the values if requested."""
 _EOF = KafkaError._PARTITION_EOF  # noqa: SLF001 - the client's name for an internal error
 
 

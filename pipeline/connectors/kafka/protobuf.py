@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 
-from pipeline.connectors.kafka.records import Record, UndecodableError
+from pipeline.connectors.column_names import ColumnNames
+from pipeline.connectors.kafka.protobuf_columns import columnar, unframed
+from pipeline.connectors.kafka.records import Decoded, DecodedColumns, Record, UndecodableError, decode_individually
 from pipeline.connectors.kafka.value_formats import Protobuf
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Schema
@@ -26,14 +30,19 @@ _TYPES = {
     FieldDescriptor.CPPTYPE_BOOL: "BOOLEAN",
     FieldDescriptor.CPPTYPE_ENUM: "VARCHAR",
 }
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMESTAMP = "google.protobuf.Timestamp"
 
 
 class ProtobufCodec:
     """Decodes values of one message type. Absent optional fields are null; enums are decoded to their names."""
 
-    def __init__(self, format: Protobuf) -> None:  # noqa: A002 - the usual name of the option
-        """Load the descriptors; raise `SourceError` if the file is invalid or does not contain the message type."""
+    def __init__(self, format: Protobuf, naming: ColumnNames) -> None:  # noqa: A002 - the usual name of the option
+        """Load the descriptors.
+
+        Raises `SourceError` if the file is invalid or does not contain the message type, and if two fields have one name in
+        the table, although one of them has a value in each message.
+        """
         self._framed = format.framed
         place = Place(format.descriptors)
         try:
@@ -47,19 +56,42 @@ class ProtobufCodec:
         except (DecodeError, KeyError, TypeError) as error:
             problem = f"the descriptors have no message {format.message!r}"
             raise SourceError(problem, got=str(error), do="check message=", place=place) from error
+        _require_one_value(self._type, naming, place)
         self._class = message_factory.GetMessageClass(self._type)
+        is_proto3 = all(file.syntax == "proto3" for file in files.file)  # others have default values of their own
+        self._columns = columnar(self._type) if is_proto3 else None
+
+    def decoded(self, values: pa.BinaryArray) -> Iterator[tuple[pa.Array, Decoded]]:
+        """Yield all messages as one group: decoded by column, unless one of them is invalid."""
+        messages = unframed(values) if self._framed else values
+        columns = None if self._columns is None or messages is None else self._columns(messages)
+        places = pa.array(range(len(values)))
+        if columns is None:
+            yield places, decode_individually(self, values.to_pylist())
+        else:
+            yield places, DecodedColumns(columns, [None] * len(values))
 
     def decode(self, value: bytes) -> Record:
         """Return a message's fields; raise `UndecodableError`."""
         try:
             return _fields(self._class.FromString(_unframed(value) if self._framed else value))
-        except DecodeError as error:
+        except (DecodeError, OverflowError) as error:
             raise UndecodableError(f"not valid Protobuf of its message type: {error}") from error
 
     def schema(self, values: Sequence[bytes], place: Place) -> Schema:
         """Return the columns of the message type; the values are not needed."""
         del values, place
         return Schema.of({field.name: _type(field) for field in self._type.fields})
+
+
+def _require_one_value(message_type: Any, naming: ColumnNames, place: Place) -> None:
+    fields = message_type.fields_by_name
+    for name, both in naming.of_fields(fields).items():
+        always = next((each for each in both if not fields[each].has_presence), None)
+        if len(both) > 1 and always is not None:
+            problem = f"rename= makes {' and '.join(map(repr, both))} of {message_type.name!r} one column {name!r}"
+            do = "declare the fields as optional, or rename one to another name"
+            raise SourceError(problem, got=f"{always!r}, which has a value in each message", do=do, place=place)
 
 
 def _unframed(value: bytes) -> bytes:
@@ -106,11 +138,19 @@ def _field(message: Any, field: Any) -> object:
 
 def _one(value: Any, field: Any) -> object:
     if field.message_type is not None:
-        return value.ToDatetime() if field.message_type.full_name == _TIMESTAMP else _fields(value)
+        return _time(value) if field.message_type.full_name == _TIMESTAMP else _fields(value)
     if field.enum_type is not None:
         enum_value = field.enum_type.values_by_number.get(value)
         return str(value) if enum_value is None else enum_value.name
     return value
+
+
+def _time(value: Any) -> datetime:
+    """Return a timestamp in microseconds; raise `OverflowError` if it is not in the years 1 to 9999."""
+    try:
+        return _EPOCH + timedelta(microseconds=value.seconds * 1_000_000 + int(value.nanos / 1000))
+    except OverflowError as error:
+        raise OverflowError(f"a timestamp of {value.seconds} seconds is not in the years 1 to 9999") from error
 
 
 def _type(field: Any) -> str:

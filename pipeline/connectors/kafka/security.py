@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.core.errors import SettingsError
+from pipeline.core.credentials import secret
 
-_FROM_ENVIRONMENT = "env:"
+_WHAT = "a Kafka secret"
 
 
 @dataclass(frozen=True)
 class Tls:
     """Encrypted connections. `ca` defaults to the system's authorities; `certificate` authenticates the client.
 
-    All are paths of PEM files. `key_password` may be `env:NAME`.
+    All are paths of PEM files. `key_password` may be `env:NAME` or `file:PATH`.
     """
 
     ca: str | None = None
@@ -25,7 +23,7 @@ class Tls:
     key_password: str | None = field(default=None, repr=False)
 
     def options(self) -> dict[str, str]:
-        """Return the client's settings; raise `SettingsError` if an environment variable is not set."""
+        """Return the client's settings; raise `SettingsError` if a secret is not found."""
         return {"security.protocol": "SSL", **self.files()}
 
     def files(self) -> dict[str, str]:
@@ -34,14 +32,14 @@ class Tls:
             "ssl.ca.location": self.ca,
             "ssl.certificate.location": self.certificate,
             "ssl.key.location": self.key,
-            "ssl.key.password": None if self.key_password is None else secret(self.key_password),
+            "ssl.key.password": None if self.key_password is None else secret(self.key_password, _WHAT),
         }
         return {name: value for name, value in settings.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Sasl:
-    """A user and a password, over TLS unless `tls=None`. Prefer `env:NAME`, which is resolved where the client runs.
+    """A user and a password, over TLS unless `tls=None`. Prefer `env:NAME` or `file:PATH`, which is resolved where the client runs.
 
     It is never displayed. Only a literal password is pickled with the definition.
     """
@@ -52,22 +50,11 @@ class Sasl:
     tls: Tls | None = Tls()
 
     def options(self) -> dict[str, str]:
-        """Return the client's settings; raise `SettingsError` if an environment variable is not set."""
+        """Return the client's settings; raise `SettingsError` if a secret is not found."""
         return {
             "security.protocol": "SASL_PLAINTEXT" if self.tls is None else "SASL_SSL",
             "sasl.mechanism": self.mechanism,
             "sasl.username": self.username,
-            "sasl.password": secret(self.password),
+            "sasl.password": secret(self.password, _WHAT),
             **({} if self.tls is None else self.tls.files()),
         }
-
-
-def secret(value: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Return a secret, or the environment variable of `env:NAME`; raise `SettingsError` if it is not set."""
-    if not value.startswith(_FROM_ENVIRONMENT):
-        return value
-    name = value.removeprefix(_FROM_ENVIRONMENT)
-    secret_value = environment.get(name)
-    if not secret_value:
-        raise SettingsError(f"the environment variable {name!r} with a Kafka secret is not set", do=f"set {name}")
-    return secret_value

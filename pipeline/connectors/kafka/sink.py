@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 SERVERS = "HEADWATER_KAFKA_SERVERS"
 _PATIENCE_S = 30.0
+_FIRST_S = 5.0
+"""After this time without an answer, it is determined whether the brokers reject the client."""
+_REJECTED = "Kafka rejects the client"
 _POLL_S = 0.1
 _LOG = logging.getLogger("headwater.kafka")
 _LOG.addHandler(logging.NullHandler())
@@ -243,7 +246,13 @@ class KafkaTarget:
         from confluent_kafka.cimpl import NewTopic  # noqa: PLC0415 - optional dependency
 
         admin = AdminClient(self.to.options(), logger=_LOG)
-        known = admin.list_topics(timeout=_PATIENCE_S).topics
+        try:
+            known = admin.list_topics(timeout=_FIRST_S).topics
+        except KafkaException as error:
+            translated = self._translated(error)
+            if translated.problem.startswith(_REJECTED):
+                raise translated from error
+            known = admin.list_topics(timeout=_PATIENCE_S - _FIRST_S).topics
         if self.to.topic not in known:
             raise SinkError(f"the Kafka topic {self.to.topic!r} does not exist", do="create it")
         if self.position_topic in known:
@@ -295,6 +304,8 @@ class KafkaTarget:
     def _translated(self, error: KafkaException, cause: KafkaError | None = None) -> HeadwaterError:
         from confluent_kafka import KafkaError  # noqa: PLC0415 - optional dependency
 
+        from pipeline.connectors.kafka.rejections import probe  # noqa: PLC0415 - likewise
+
         kafka_error: KafkaError = error.args[0]
         if kafka_error.code() in {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}:  # noqa: SLF001
             return ConflictError(
@@ -302,6 +313,9 @@ class KafkaTarget:
                 got=kafka_error.str(),
                 do="run one sender; it delivers what is outstanding",
             )
+        rejection = probe(self.to.options()) if kafka_error.retriable() or kafka_error.code() < 0 else None
+        if rejection is not None:
+            return SinkError(f"{_REJECTED} of {self.to}", got=rejection.got, do=rejection.do)
         message = (
             kafka_error.str()
             if cause is None or cause.code() == kafka_error.code()

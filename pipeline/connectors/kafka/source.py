@@ -7,6 +7,7 @@ No consumer group is joined, and no offset is committed to Kafka.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +20,20 @@ from typing import TYPE_CHECKING
 import duckdb
 import pyarrow as pa
 
+from pipeline.connectors.column_names import ColumnNames
 from pipeline.connectors.contract import undeclared_names
 from pipeline.connectors.kafka.partitions import Partition, Topic
 from pipeline.connectors.kafka.security import Sasl, Tls
-from pipeline.connectors.kafka.value_formats import Avro, Field, Format, Metadata, Protobuf, metadata_of
+from pipeline.connectors.kafka.value_formats import (
+    Avro,
+    Debezium,
+    Field,
+    Format,
+    Metadata,
+    Protobuf,
+    metadata_of,
+    naming_of,
+)
 from pipeline.connectors.log_batches import plan_log
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.errors import DefinitionError, Place, SourceError, did_you_mean
@@ -58,8 +69,10 @@ class Kafka:
     ahead_bytes: int = field(default=AHEAD_BYTES, compare=False)
     event_time: EventTime | None = None
     """The event time; messages without a value use the message timestamp if tombstones are kept."""
-    new_columns: NewColumns | None = None
-    """What happens to fields that are not in the contract; `None`: they are ignored."""
+    new_columns: NewColumns = "discard_value"
+    """What happens to fields that are not in the contract."""
+    naming: ColumnNames = field(default_factory=ColumnNames)
+    """Which fields have another name in the table."""
 
     def __getstate__(self) -> dict[str, object]:
         """Pickle the options only; connections are opened again."""
@@ -70,8 +83,11 @@ class Kafka:
         """A hash of the format and the metadata; topics and servers are not part of it."""
         kind = self.format if isinstance(self.format, str) else type(self.format).__name__
         kept = ("message", self.format.message) if isinstance(self.format, Protobuf) else ()
-        policy = () if self.new_columns in {None, "refuse"} else (self.new_columns,)
-        return fingerprint("kafka", kind, kept, self.metadata.columns, self.keeps_tombstones, *policy)
+        if isinstance(self.format, Debezium):
+            kept = ("types", json.dumps(dict(sorted(self.format.types.items()))))
+        policy = () if self.new_columns in {"discard_value", "freeze"} else (self.new_columns,)
+        more = (*policy, *self.naming.renamed_part)
+        return fingerprint("kafka", kind, kept, self.metadata.columns, self.keeps_tombstones, *more)
 
     def evolving(self, new_columns: NewColumns) -> Kafka:
         """Return these topics with a rule for fields that are not in the contract."""
@@ -170,7 +186,14 @@ class Kafka:
         """Decodes values into rows."""
         from pipeline.connectors.kafka.decoding import Decoder  # noqa: PLC0415 - optional dependency
 
-        return Decoder(self.format, self.metadata, self.keeps_tombstones, self.event_time, self.new_columns)
+        decoder = Decoder(
+            self.format, self.metadata, self.keeps_tombstones, self.event_time, self.new_columns, self.naming
+        )
+        if isinstance(self.format, Debezium):
+            from pipeline.connectors.kafka.debezium import decoder_of  # noqa: PLC0415 - likewise
+
+            return decoder_of(decoder, self.format)
+        return decoder
 
     @property
     def place(self) -> Place:
@@ -215,6 +238,7 @@ def kafka(
     servers: str | None = None,
     format: Format = "json",  # noqa: A002 - the usual name of the option
     metadata: Sequence[Field] = (),
+    rename: Mapping[str, str] | None = None,
     security: Tls | Sasl | None = None,
     tombstones: str = "reject",
     ahead_bytes: int = AHEAD_BYTES,
@@ -223,17 +247,18 @@ def kafka(
 
     `servers` is a comma-separated list of `host:port`; if omitted, `HEADWATER_KAFKA_SERVERS` is read when data is
     read. `format` describes a value: `json` (an object; fields that are not in the contract are ignored), `text`,
-    `raw`, `Avro(…)` or `Protobuf(…)`. `metadata` selects `key`, `timestamp`, `headers`, `topic`, `partition` or `offset` of
+    `raw`, `Avro(…)`, `Protobuf(…)` or `Debezium()`. `metadata` selects `key`, `timestamp`, `headers`, `topic`, `partition` or `offset` of
     the message, each as a column with this name after an underscore. A message without a value (a tombstone) is
     quarantined, unless `tombstones="keep"`: then it is a row of nulls, identified by its key, whose event time is the
-    message timestamp.
+    message timestamp. `rename` maps names of fields to names of columns: a column has the value of the field with the old
+    name, or else of the one with the new name.
 
     Raises `DefinitionError` for invalid or contradictory options.
     """
     names = (topics,) if isinstance(topics, str) else tuple(topics)
     if bool(names) == (pattern is not None):
         raise DefinitionError("a Kafka source needs either topics or a pattern", do="pass one of them")
-    if not isinstance(format, Avro | Protobuf) and format not in {"json", "text", "raw"}:
+    if not isinstance(format, Avro | Protobuf | Debezium) and format not in {"json", "text", "raw"}:
         known = did_you_mean(str(format), ("json", "text", "raw", "avro", "protobuf"))
         raise DefinitionError("unknown format of Kafka values", got=repr(format), do=known)
     if tombstones not in {"reject", "keep"}:
@@ -252,6 +277,7 @@ def kafka(
         security,
         tombstones == "keep",
         ahead_bytes,
+        naming=naming_of(rename, format),
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import pyarrow as pa
+
+from pipeline.connectors.column_names import ColumnNames
 from pipeline.core.errors import DefinitionError, did_you_mean
 
 Text = Literal["json", "text", "raw"]
@@ -19,6 +22,14 @@ TYPES = {
     "_headers": "MAP(VARCHAR, BLOB)",
 }
 """The metadata columns and their types."""
+
+VALUE = "value"
+FETCHED = {
+    "_key": pa.binary(),
+    "_timestamp": pa.timestamp("us", tz="UTC"),
+    "_headers": pa.map_(pa.string(), pa.binary()),
+}
+"""Metadata columns that are fetched with the values if requested."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +51,9 @@ class Metadata:
 def metadata_of(fields: Sequence[str]) -> Metadata:
     """Return the metadata to fetch; raise `DefinitionError` for an unknown name."""
     known = get_args(Field)
-    for field in fields:
-        if field not in known:
-            raise DefinitionError("unknown message metadata", got=repr(field), do=did_you_mean(field, known))
+    for each in fields:
+        if each not in known:
+            raise DefinitionError("unknown message metadata", got=repr(each), do=did_you_mean(each, known))
     place = tuple(f"_{name}" for name in ("topic", "partition", "offset") if name in fields)
     return Metadata("key" in fields, "timestamp" in fields, "headers" in fields, place)
 
@@ -77,4 +88,31 @@ class Protobuf:
     framed: bool = False
 
 
-Format = Text | Avro | Protobuf
+def naming_of(rename: Mapping[str, str] | None, format: Format) -> ColumnNames:  # noqa: A002 - the usual name
+    """Return the new names of fields; raise `DefinitionError` for a format without fields, and for reserved names."""
+    naming = ColumnNames.renaming(rename, TYPES)
+    if naming.rename and format != "json" and not isinstance(format, Avro | Protobuf):
+        got = format if isinstance(format, str) else type(format).__name__
+        do = "use it with 'json', Avro(…) or Protobuf(…)"
+        raise DefinitionError("rename= needs values with fields", got=f"format {got}", do=do)
+    return naming
+
+
+@dataclass(frozen=True)
+class Debezium:
+    """Events of Debezium, in JSON or, with `registry=Avro(…)`, in Avro: they become changes of the table's rows.
+
+    JSON is recognized with and without its schema, unwrapped, and in CloudEvents. Without a schema, the meaning of numbers
+    is unknown: `types` then names the type of a column as Debezium's documentation does, for example
+    `{"day": "io.debezium.time.Date", "price": "org.apache.kafka.connect.data.Decimal(2)"}`.
+    """
+
+    registry: Avro | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        """Hash the options."""
+        return hash((self.registry, tuple(sorted(self.types.items()))))
+
+
+Format = Text | Avro | Protobuf | Debezium

@@ -77,7 +77,8 @@ class Decomposition:
         columns = [*(f"_k{i}" for i in range(len(self.keys))), *also]
         states = [f"{c.merged(kinds)} as {c.column}" for c, kinds in zip(self.calls, types.calls, strict=True)]
         groups = ", ".join(str(i + 1) for i in range(len(columns)))
-        return f"select {', '.join([*columns, *states])} from {self._rows(types, also)} group by {groups}"
+        by = f" group by {groups}" if groups else ""
+        return f"select {', '.join([*columns, *states])} from {self._rows(types, also)}{by}"
 
     def _rows(self, types: CallTypes, also: tuple[str, ...] = ()) -> str:
         """Return the rows to merge: one row per exported state, followed by one row per value of the other states."""

@@ -12,13 +12,14 @@ def used_columns(tree: exp.Query, table: str, schema: Schema) -> tuple[str, ...]
 
     A column counts as used if its name occurs anywhere in the statement, even if it refers to another table.
     """
-    if _takes_all(tree, table):
+    if takes_all(tree, table):
         return schema.names
     named = {node.name.lower() for node in tree.find_all(exp.Identifier)}
     return tuple(name for name in schema.names if name.lower() in named) or schema.names[:1]
 
 
-def _takes_all(tree: exp.Query, table: str) -> bool:
+def takes_all(tree: exp.Expr, table: str) -> bool:
+    """Return whether a statement or a part of it may use all columns of a table."""
     stars = (star for star in tree.find_all(exp.Star) if not isinstance(star.parent, exp.Count))
     if next(stars, None) is not None or tree.find(exp.Columns, exp.Pivot) is not None:
         return True

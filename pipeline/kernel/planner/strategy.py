@@ -44,6 +44,8 @@ def choose_strategy(tree: exp.Query) -> StrategyChoice:
     """Choose the strategy for a statement."""
     scope = Scope.of(tree)
     driving = scope.driving
+    if not scope.inputs:
+        return StrategyChoice("gather", "", "it reads no table")
     if driving is None:
         return StrategyChoice("gather", next(iter(scope.inputs), ""), "its first input is not a table")
     obstacle = _obstacle_in(scope, driving)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from pipeline.commit.moments import Moment
 from pipeline.core.definitions import Artifact, Verdict
 from pipeline.core.staging import RowCounts
 from pipeline.governance import StepRecord
+from pipeline.lake.holds import Hold, place_hold
 from pipeline.project.workspace import Workspace
 from pipeline.runner.build_context import RunBuildContext
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.decide import Decision, DecisionKind, RunOptions, compute_all
 from pipeline.runner.handlers.handler import Description, described
+
+HOLD_PREFIX = "model-"
+"""The prefix of the ids of holds of registered artifacts."""
 
 
 class ArtifactHandler:
@@ -61,6 +66,21 @@ def _build_decision(workspace: Workspace, definition: Artifact, reason: str) -> 
     return compute_all(reason, exists=workspace.catalog.last_step(definition.name) is not None)
 
 
+def hold_id(name: str, version: str) -> str:
+    """Return the id of the holds of a registered version of an artifact."""
+    return f"{HOLD_PREFIX}{name}-{version}"
+
+
+def _hold_inputs(workspace: Workspace, definition: Artifact, verdict: Verdict, versions: Mapping[str, int]) -> None:
+    """Hold the versions that a registered artifact was built from, so that it can be built and examined again."""
+    if not verdict.version:
+        return
+    reason = f"{definition.kind} {definition.name} {verdict.version}"
+    for name, number in versions.items():
+        storage = workspace.table(name).storage
+        place_hold(storage, Hold(hold_id(definition.name, verdict.version), number, reason))
+
+
 def _build(run: RunContext, definition: Artifact) -> StepRecord:
     context = RunBuildContext(run.workspace, definition, run.run_id)
     verdict = None if run.options.full else definition.verdict(context)
@@ -70,6 +90,7 @@ def _build(run: RunContext, definition: Artifact) -> StepRecord:
         refused = replace(step, decision="refused", reason=still_refused(verdict), verdict=verdict)
         return step if verdict.accepted else refused
     verdict = definition.build(context)
+    _hold_inputs(run.workspace, definition, verdict, context.versions)
     run.notify(Moment.COMMITTED, definition.name)
     decision = "accepted" if verdict.accepted else "refused"
     counts = RowCounts(rows_in=verdict.rows)

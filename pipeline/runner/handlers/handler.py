@@ -28,11 +28,14 @@ class Description:
     """`None` if it does not exist yet or has no versions."""
     description: str = ""
     """The first line of the documentation."""
+    owner: str = ""
+    """Who is responsible for it, with the business unit of a mart."""
 
 
 def described(definition: Definition) -> Description:
     """Return the description of a definition that is not a table."""
-    return Description(definition.name, definition.kind, description=definition.description.partition("\n")[0])
+    first_line = definition.description.partition("\n")[0]
+    return Description(definition.name, definition.kind, description=first_line, owner=definition.responsible)
 
 
 def table_described(workspace: Workspace, definition: StoredDefinition) -> Description:

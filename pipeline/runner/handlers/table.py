@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from pipeline.batch.kept_states import KeptStates
 from pipeline.batch.step import StepSpec
 from pipeline.commit.commit_plan import definition_to_validate
 from pipeline.core.definitions import Table
@@ -20,7 +21,7 @@ from pipeline.runner.decide import DecisionKind, RunOptions, compute_all
 from pipeline.runner.facts import decide, execution_plan_of, feed_of, keeps_rows, scans_of, stored_inputs
 from pipeline.runner.handlers.handler import Description, table_described
 from pipeline.runner.handlers.source import EPOCH_START, trial_id
-from pipeline.warehouse.modelling import DimensionTransform
+from pipeline.warehouse.modelling.dimension import DimensionTransform
 
 
 class TableHandler:
@@ -84,9 +85,14 @@ def _compute(run: RunContext, basis: StepBasis) -> StepRecord:
     workspace = run.workspace
     scans = scans_of(workspace, definition, basis.inputs)
     feed = feed_of(workspace, definition)
-    if decision.takes_new and feed is None:
+    if (decision.takes_new or decision.kind is DecisionKind.REFRESH) and feed is None:
         driving = execution_plan_of(workspace, definition, scans).driving
         scans[driving] = replace(scans[driving], files=decision.added)
+    states = None
+    if decision.kind is DecisionKind.REFRESH and version is not None and version.manifest is not None:
+        states = KeptStates.of(workspace.table(definition.name).storage).read(version.manifest.run_id)
+        if states is None:  # they were removed since the decision, or are damaged
+            scans = scans_of(workspace, definition, basis.inputs)
     computed, scans = _with_last_version(run, definition, version, scans)
     spec = StepSpec(
         definition=definition_to_validate(computed),
@@ -100,6 +106,7 @@ def _compute(run: RunContext, basis: StepBasis) -> StepRecord:
         feed=feed,
         existing=version if decision.kind is DecisionKind.APPEND else None,
         existing_first=decision.is_later,
+        states=states,
     )
     return commit_step(run, replace(spec, shared=run.shared_reads.read(run, spec)), basis)
 

@@ -21,11 +21,11 @@ from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.event_time import parse_duration
 from pipeline.core.fingerprint import fingerprint
 from pipeline.kernel.syntax.function_calls import is_reserved
+from pipeline.kernel.syntax.row_expressions import require_row_expression
 from pipeline.streaming.operators.batch_form import StreamedInput, schemas_of
 from pipeline.streaming.operators.operator import Operator
 from pipeline.streaming.operators.pattern_matches import Matches, matches_in, validated
 from pipeline.streaming.operators.pattern_steps import Contiguity, Pattern, Step
-from pipeline.streaming.operators.row_conditions import require_condition
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -137,7 +137,7 @@ def _require_columns(keys: Sequence[str], select: Mapping[str, str], place: Plac
             place=place,
         )
     for column, expression in select.items():
-        require_condition(f"column {column!r}", expression, place)
+        require_row_expression(f"column {column!r}", expression, place)
 
 
 def _event_times(
@@ -180,7 +180,7 @@ def _require_valid_steps(steps: Sequence[Step], place: Place) -> None:
                 do="remove or_more, or put another event between them",
                 place=after.place,
             )
-        require_condition(f"step {step.name!r}", step.where, step.place)
+        require_row_expression(f"step {step.name!r}", step.where, step.place)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.batch.row_producers import SourceProducer
+from pipeline.batch.type_changes import type_rule
 from pipeline.batch.work import RowProducer
 from pipeline.core.epochs import Epoch, InputProgress
 from pipeline.core.event_time import EventTime
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Log, SplitReader
+from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Log, NewTypes, SplitReader
 from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.engine import empty
 
@@ -31,6 +32,8 @@ class StreamInput:
     """The event time of its rows; None for a table of the lake without a known event time."""
     columns: tuple[str, ...] | None = None
     """The columns that the stream uses besides the event time; None means all."""
+    new_types: NewTypes = "discard_row"
+    """What happens to values that the type of their column cannot represent."""
 
     @property
     def read_columns(self) -> tuple[str, ...]:
@@ -64,7 +67,11 @@ class StreamInput:
         kept = set(self.read_columns)
         loose = Schema(tuple(c if c.name in kept else Column(c.name, "VARCHAR") for c in self.schema.columns))
         return SourceProducer(
-            cast("SplitReader", self.log) if reader is None else reader, loose, at, event_time=self.time
+            cast("SplitReader", self.log) if reader is None else reader,
+            loose,
+            at,
+            event_time=self.time,
+            types=type_rule(self.new_types, self.log),
         )
 
     def empty_rows(self, con: duckdb.DuckDBPyConnection) -> pa.Table:

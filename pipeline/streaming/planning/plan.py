@@ -106,7 +106,7 @@ class StreamPlan:
         False if the statement computes something from all columns, and for a function.
         """
         if isinstance(self.definition, Source):
-            return self.definition.new_columns == "add"
+            return self.definition.new_columns == "evolve"
         transform = statement_of(self.definition)
         if self.operator is not None or transform is None:
             return False
@@ -260,7 +260,7 @@ def lake_input(planner: Planner, name: str) -> StreamInput:
     """Return a streamed input that is read from the lake, where another stream writes it."""
     definition = planner.workspace.definition(name)
     if isinstance(definition, Source):
-        version = planner.workspace.version(name, lenient=True) if definition.new_columns == "add" else None
+        version = planner.workspace.version(name, lenient=True) if definition.new_columns == "evolve" else None
         schema = planner.plan(name).schema if version is None else version.schema
         return TableInput(name, TableLog.of(planner.workspace, name), schema, definition.event_time, follows=True)
     return input_of(planner, name)
@@ -286,7 +286,7 @@ def _external_input(planner: Planner, definition: Source | Feed) -> StreamInput:
     log = log_of(planner.workspace, definition)
     schema = stream_contract(planner.workspace, definition, log)
     require_event_time(definition.event_time, schema, f"source {definition.name!r}", definition.place)
-    return StreamInput(definition.name, log, schema, definition.event_time)
+    return StreamInput(definition.name, log, schema, definition.event_time, new_types=definition.new_types)
 
 
 def _plan_table(planner: Planner, definition: Table) -> StreamPlan | Refusal:

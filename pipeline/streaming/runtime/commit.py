@@ -26,8 +26,6 @@ MAINTENANCE_EVERY = 100
 """The number of versions after which small files are compacted and the table's log is shortened."""
 COMPACT_BYTES = 32 << 20
 """The size up to which files are compacted while the stream runs. Compacting larger files would delay an epoch."""
-RECORD_EVERY_S = 20.0
-"""How often the catalog and, for a gold table, the warehouse are updated to the last commit."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,14 @@ class EpochCommitter:
             self.head.epoch or 0,
         )
         self._committing: Future[Manifest] | None = None
+        self._recordings = ThreadPoolExecutor(1, thread_name_prefix="headwater-load")
+        self._recording: Future[None] | None = None
         self._recorded_at = time.monotonic()
 
     def close(self) -> None:
-        """Wait for running commits and maintenance, ignoring their outcome."""
+        """Wait for running commits, loads and maintenance, ignoring their outcome."""
         self._commits.shutdown()
+        self._recordings.shutdown()
         self._tidying.shutdown()
 
     def begin(self, epoch: PreparedEpoch) -> None:
@@ -92,18 +93,28 @@ class EpochCommitter:
         self._committing = None
         if self.head.number and self.head.number % MAINTENANCE_EVERY == 0:
             self._tidying.submit(self._tidy)
-        if time.monotonic() - self._recorded_at > RECORD_EVERY_S:
-            try:
-                self.record()
-            except StorageError as error:
-                log.warning("catalog was not updated: it is updated later", **self._where(error))
+        is_recording = self._recording is not None and not self._recording.done()
+        if not is_recording and time.monotonic() - self._recorded_at >= self._workspace.settings.warehouse_seconds:
+            self._recorded_at = time.monotonic()
+            self._recording = self._recordings.submit(self._record_later)
 
     def record(self) -> None:
-        """Update the catalog and the warehouse to the last commit. This happens periodically and at the end."""
-        self._recorded_at = time.monotonic()
-        version = self._table.version()
+        """Update the catalog and the warehouse to the last commit. This also happens periodically, in the background."""
+        if self._recording is not None:
+            self._recording.result()
+        self._record()
+
+    def _record(self) -> None:
+        version = self._workspace.table(self._plan.name).version()
         if version is not None:
             update_warehouse_and_catalog(self._workspace, self._plan.definition, version)
+
+    def _record_later(self) -> None:
+        """Update them while the stream goes on. A load that takes longer than epochs is followed by one of the newest version."""
+        try:
+            self._record()
+        except HeadwaterError as error:
+            log.warning("catalog or warehouse was not updated: it is updated later", **self._where(error))
 
     def _tidy(self) -> None:
         """Shorten the logs of the table and its quarantine. Errors are logged; the stream itself reports store failures."""
@@ -127,9 +138,18 @@ def commit_epoch(
     commit_plan = _commit_plan(workspace, plan, head, prepared)
     manifest = prepared.manifest
     mode: Mode = "merge" if commit_plan.removed or commit_plan.tombstones else manifest.mode
-    manifest = replace(manifest, flow=commit_plan.flow, mode=mode, tombstones=commit_plan.tombstones)
+    conflicts = [file for file in commit_plan.quarantined if file not in prepared.outcome.quarantined]
+    manifest = replace(
+        manifest,
+        flow=commit_plan.flow,
+        mode=mode,
+        tombstones=commit_plan.tombstones,
+        quarantined=(*manifest.quarantined, *conflicts),
+    )
     epoch = None if manifest.epoch is None else manifest.epoch.number
-    number = head.commit(manifest, commit_plan.files, plan.schema, removed=commit_plan.removed, epoch=epoch)
+    number = head.commit(
+        manifest, commit_plan.files, commit_plan.schema or plan.schema, removed=commit_plan.removed, epoch=epoch
+    )
     on_step(CommitStep.COMMITTED)
     if manifest.quarantined or manifest.quarantine_mode == "overwrite":
         update_quarantine(workspace, plan.definition, manifest)

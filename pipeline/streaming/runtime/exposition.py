@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pipeline.connectors.guard import guard_here
 from pipeline.streaming.runtime.metrics import BOUNDS_S, Histogram, RunStatus, StreamStatus
 from pipeline.streaming.runtime.sink_worker import SinkStatus
 
@@ -16,10 +17,27 @@ _PREFIX = "headwater_stream_"
 
 
 def exposition(streams: Iterable[StreamStatus], sinks: Iterable[SinkStatus] = ()) -> str:
-    """Return the metrics in version 0.0.4 of the text format. All names begin with `headwater_stream_`."""
+    """Return the metrics in version 0.0.4 of the text format. All names begin with `headwater_`."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Streams(list(streams), list(sinks)))
+    registry.register(_Systems())
     return generate_latest(registry).decode()
+
+
+class _Systems(Collector):
+    """The systems that this process calls under a guard, if there are any."""
+
+    def collect(self) -> Iterator[Metric]:
+        calls = CounterMetricFamily("headwater_system_calls", "Calls of a system.", labels=("system",))
+        failures = CounterMetricFamily(
+            "headwater_system_failures", "Calls that failed temporarily.", labels=("system",)
+        )
+        is_open = GaugeMetricFamily("headwater_system_circuit_open", "1 while no calls are made.", labels=("system",))
+        for name, report in guard_here().reports().items():
+            calls.add_metric((name,), report.calls)
+            failures.add_metric((name,), report.failures)
+            is_open.add_metric((name,), int(report.state != "closed"))
+        yield from (calls, failures, is_open)
 
 
 class _Streams(Collector):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import duckdb
 
+from pipeline.commit.commit_plan import schema_of_rows
 from pipeline.commit.post_commit import update_quarantine
 from pipeline.core.epochs import Epoch
 from pipeline.core.processes import cores
@@ -95,7 +96,7 @@ def _decided(
         name=plan.name,
         state=plan.identity,
         engine=duckdb.__version__,
-        schema=plan.schema,
+        schema=schema_of_rows(plan.definition, plan.schema),
         table=None if version is None else version.schema,
         place=plan.definition.place,
         may_grow=plan.may_grow,

@@ -23,6 +23,7 @@ from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect
 from pipeline.kernel.sql_text import literal
 from pipeline.lake import DeltaStager, LakeTable, Storage, Version
+from pipeline.lake.holds import Hold, place_hold, release_hold
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.operators.snapshots import read_verified
 from pipeline.streaming.planning.plan import StreamPlan
@@ -122,6 +123,7 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
             quarantined=quarantined,
             columns=tuple((c.name, c.type) for c in version.schema.columns),
         )
+        place_hold(table.storage, Hold(_hold_id(named), version.number, f"savepoint {named}"))
         # written last, because this file completes the savepoint
         table.storage.write_text(f"{folder}/savepoint.json", savepoint.to_json())
         return savepoint
@@ -134,6 +136,28 @@ def savepoints(workspace: Workspace, name: str) -> tuple[Savepoint, ...]:
     """Return a stream's savepoints, the oldest first."""
     storage = workspace.table(name).storage
     return tuple(sorted((_read(storage, label) for label in _labels(storage)), key=lambda each: each.at))
+
+
+def delete_savepoint(workspace: Workspace, name: str, label: str) -> None:
+    """Delete a savepoint and release its version.
+
+    Raises `RequestError` for an unknown label, and if the last commit of the stream still uses the state in the savepoint.
+    """
+    storage = workspace.table(name).storage
+    labels = _labels(storage)
+    if label not in labels:
+        raise RequestError(f"stream {name!r} has no savepoint {label!r}", do=did_you_mean(label, labels))
+    folder = f"{FOLDER}/{label}"
+    version = workspace.require(name)
+    epoch = None if version.manifest is None else version.manifest.epoch
+    if epoch is not None and any(file.path.startswith(f"{folder}/") for file in epoch.state):
+        raise RequestError(
+            f"the last commit of stream {name!r} uses the state in savepoint {label!r}, which was restored",
+            do=f"let the stream commit first: headwater stream {name}",
+        )
+    storage.remove([f"{folder}/savepoint.json"])
+    storage.at(folder).clear()
+    release_hold(storage, _hold_id(label))
 
 
 def pinned(workspace: Workspace, name: str) -> tuple[frozenset[str], frozenset[str]]:
@@ -190,6 +214,10 @@ def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock 
     )
     update_quarantine(workspace, plan.definition, manifest)
     return committed
+
+
+def _hold_id(label: str) -> str:
+    return f"savepoint-{label}"
 
 
 def _labels(storage: Storage) -> tuple[str, ...]:

@@ -52,6 +52,8 @@ class SourceBatch:
     ahead: int = 0
     """Rows without an event time, or with one too far in the future."""
     quarantined: pa.Table | None = None
+    discarded: Mapping[str, int] = field(default_factory=dict)
+    """The number of values that were replaced by null, by column."""
     ready: Sequence[pa.Table] = ()
     """The prepared rows of each shard; for a stream without state, one table with its output."""
 
@@ -169,7 +171,7 @@ class SourceTask:
         why = _reason_column(stream_input)
         rows = f"select * exclude ({why}) from {_BLOCK} where {why} is null" if has_rejects else f"from {_BLOCK}"
         self._con.execute(f"create or replace temp view {quoted(stream_input.name)} as {rows}")
-        return replace(taken, ready=self._ready(prepared, request.shards))
+        return replace(taken, discarded=input_query.discarded, ready=self._ready(prepared, request.shards))
 
     def _read(self, stream_input: StreamInput, producer: RowProducer, split: Split) -> InputQuery:
         """Load the rows of a split into `_taken_rows` by the fast path, or by the validating pass if a row is invalid."""

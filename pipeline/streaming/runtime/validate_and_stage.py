@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ import pyarrow as pa
 from pipeline.batch.duckdb_errors import translate_errors
 from pipeline.batch.fast_path import fast_path
 from pipeline.batch.row_producers import ArrowProducer
+from pipeline.batch.type_changes import fits_type
 from pipeline.batch.validating_pass import stage_quarantine, validating_pass
 from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
 from pipeline.commit.commit_plan import definition_to_validate
@@ -49,6 +51,8 @@ class PendingRows:
     late: int = 0
     rejected: int = 0
     ahead: int = 0
+    discarded: Counter[str] = field(default_factory=Counter)
+    """The number of values that were replaced by null, by column."""
 
     def note(self, batch: SourceBatch) -> None:
         """Add the counts and rejected rows of a batch."""
@@ -57,6 +61,7 @@ class PendingRows:
         self.late += batch.late
         self.rejected += batch.rejected
         self.ahead += batch.ahead
+        self.discarded.update(batch.discarded)
         if batch.quarantined is not None:
             self.quarantined.append(batch.quarantined)
 
@@ -155,7 +160,8 @@ class EpochStager:
             rows_made=outcome.flow.rows_made + rejected,
             quarantined=outcome.flow.quarantined + rejected,
         )
-        return replace(outcome, flow=flow, quarantined=quarantined)
+        discarded = {fits_type(name): count for name, count in pending.discarded.items()}
+        return replace(outcome, flow=flow, quarantined=quarantined, checks={**outcome.checks, **discarded})
 
     def forget(self, staged: StagedEpoch) -> None:
         """Forget the keys of an epoch that will not be committed. Its files are still there."""

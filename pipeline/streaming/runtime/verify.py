@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipeline.batch.row_producers import SourceProducer
 from pipeline.batch.work import Split
-from pipeline.commit.commit_plan import definition_to_validate
+from pipeline.commit.commit_plan import definition_to_validate, row_key, schema_of_rows
 from pipeline.core.clock import now
 from pipeline.core.definitions import Action, LogTransform, StoredDefinition, Table
 from pipeline.core.epochs import END, Epoch, InputProgress
@@ -24,6 +24,7 @@ from pipeline.core.errors import RequestError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import INGESTED_AT, POSITION, SOURCE
 from pipeline.kernel.budget import budget_here
+from pipeline.kernel.change_events import EventColumns
 from pipeline.kernel.checks import key_expectations
 from pipeline.kernel.engine import arrow, connect, one
 from pipeline.kernel.frames import call
@@ -93,7 +94,8 @@ def verify(workspace: Workspace, name: str) -> VerifyResult:
         con.register("_to_come", pending_output(workspace, plan, epoch))
         pending = arrow(con, f"select * from _to_come where {_passes_expectations(plan.definition)}")
         con.register("_still", pending)
-        columns = ", ".join(_compared(c.name, c.type) for c in plan.schema.columns if c.name != INGESTED_AT)
+        stored_columns = schema_of_rows(plan.definition, plan.schema)
+        columns = ", ".join(_compared(c.name, c.type) for c in stored_columns.columns if c.name != INGESTED_AT)
         con.execute(f"create temp table _there as select {columns} from ({table_rows} union all by name from _still)")
         con.execute(f"create temp table _expected as select {columns} from _answer")
         con.execute("create temp table _missing as from _expected except all from _there")
@@ -123,7 +125,7 @@ def verify(workspace: Workspace, name: str) -> VerifyResult:
 def _duplicate_keys(con: duckdb.DuckDBPyConnection, definition: StoredDefinition) -> int:
     if not definition.key:
         return 0
-    keys = f"select 1 from _there group by {listed(definition.key)} having count(*) > 1"
+    keys = f"select 1 from _there group by {listed(row_key(definition))} having count(*) > 1"
     return int(one(con, f"select count(*) from ({keys})")[0])
 
 
@@ -218,9 +220,8 @@ def _create_batch_result(con: duckdb.DuckDBPyConnection, workspace: Workspace, p
     elif isinstance(definition, Table):
         con.register("_batch", _batch_rows(con, plan, definition))
         con.execute("create temp table _made as from _batch")
-    con.execute(
-        f"create temp view _answer as {_merge_query(definition, f'select * from _made where {_passes_expectations(definition)}')}"
-    )
+    made = f"select * from _made where {_passes_expectations(definition)}"
+    con.execute(f"create temp view _answer as {_merge_query(definition, made, plan.schema)}")
 
 
 def _batch_rows(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Table) -> pa.Table:
@@ -247,13 +248,16 @@ def _batch_rows(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Ta
     return batch_result_since(plan.operator, {BEGINNING: others, **by_watermark})
 
 
-def _merge_query(definition: StoredDefinition, rows: str) -> str:
+def _merge_query(definition: StoredDefinition, rows: str, schema: Schema) -> str:
     """Return, for a table that merges rows by key, the last row of each key unless it is a delete."""
     how = definition.merge
     if how is None:
         return rows
+    if how.needs_events:
+        return EventColumns(how, definition.key, schema).of_all(f"({rows})")
     is_deleted = "false" if how.apply_as_deletes is None else f"coalesce(({how.apply_as_deletes}\n), false)"
-    order = f"{quoted(how.sequence_by)} desc, _gone desc, _made::varchar desc"
+    sequence = ", ".join(f"{quoted(name)} desc" for name in how.sequence_by)
+    order = f"{sequence}, _gone desc, _made::varchar desc"
     last = f"row_number() over (partition by {listed(definition.key)} order by {order}) = 1"
     ranked = f"select *, {is_deleted} as _gone, _made from ({rows}) as _made qualify {last}"
     return f"select * exclude (_gone, _made) from ({ranked}) where not _gone"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.connectors import files
-from pipeline.core.errors import SourceError
+from pipeline import files
+from pipeline.core.errors import SchemaError, SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION
 from pipeline.core.splits import SourceSplit
@@ -175,6 +176,60 @@ def test_rename_columns_in_every_format(tmp_path, format):  # noqa: A002 - the u
 
 
 @pytest.mark.parametrize("format", ["csv", "json", "parquet"])
+def test_files_that_have_the_new_name_already_are_read_too(tmp_path, format):  # noqa: A002 - the usual name of the option
+    for number, name in enumerate(("old", "new"), start=1):
+        table = pa.table([[number], [number / 10]], names=[name, "v"])
+        path = tmp_path / f"{name}.{format}"
+        if format == "parquet":
+            pq.write_table(table, path)
+        else:
+            path.write_text(
+                f"{name},v\n{number},{number / 10}\n" if format == "csv" else json.dumps(table.to_pylist()[0])
+            )
+    reader = files(tmp_path / f"*.{format}", rename={"old": "new"})
+    schema = Schema.of({"new": "bigint", "v": "double"})
+    read = {Path(each.uri).stem: reader.read(SourceSplit(each), schema).rows for each in reader.source_objects()}
+    assert {name: rows["new"].to_pylist() for name, rows in read.items()} == {"old": [1], "new": [2]}
+    for each in reader.source_objects():
+        assert reader.schema(each).as_dict() == {"new": "BIGINT", "v": "DOUBLE"}
+
+
+def test_lines_with_the_old_or_the_new_name_are_one_column_and_those_with_both_are_rejected(tmp_path):
+    lines = [{"old": 1.5, "v": 1}, {"new": 2.25, "v": 2}, {"new": None, "old": 3, "v": 3}, {"old": 4, "new": 5, "v": 6}]
+    path = tmp_path / "a.json"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    reader = files(path, rename={"old": "new"})
+    inferred_schema, reading = inferred(reader)
+    assert inferred_schema.as_dict() == {"new": "DOUBLE", "v": "BIGINT"}
+    assert reading.rows["new"].to_pylist() == [1.5, 2.25, 3.0]
+    assert reading.rejected["reason"].to_pylist() == ["has 'old' and 'new', which are one column by rename="]
+    again = reader.parse(reading.rejected["row"].to_pylist(), inferred_schema)
+    assert again.rejected["reason"].to_pylist() == reading.rejected["reason"].to_pylist()
+    with connect() as con, reader.scan(con, SourceSplit(reader.source_objects()[0]), inferred_schema) as flow:
+        assert arrow(con, flow.query)["_misfit"].to_pylist() == [False, False, False, True]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
+    assert scanned(reader, inferred_schema) == reading.rows.to_pylist()
+    only = Schema.of({"new": "varchar"})
+    texts = reader.evolving("discard_value").read(SourceSplit(reader.source_objects()[0]), only)
+    assert texts.rows["new"].to_pylist() == ["1.5", "2.25", "3"]
+
+
+def test_names_can_be_exchanged(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1, "b": 2}\n{"a": 3}\n')
+    reader = files(tmp_path / "a.json", rename={"a": "b", "b": "a"})
+    rows = inferred(reader)[1].rows
+    assert (rows["a"].to_pylist(), rows["b"].to_pylist()) == ([2, None], [1, 3])
+
+
+def test_a_contract_with_a_renamed_column_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1}\n')
+    reader = files(tmp_path / "a.json", rename={"a": "b"})
+    message = "the contract has the column 'a', to which rename= gives the name 'b'; remove the column from schema="
+    with pytest.raises(SchemaError, match=message):
+        reader.read(SourceSplit(reader.source_objects()[0]), Schema.of({"a": "bigint"}))
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "parquet"])
 def test_error_on_case_insensitive_duplicates_names_the_option(tmp_path, format):  # noqa: A002 - the usual name of the option
     path = tmp_path / f"a.{format}"
     if format == "csv":
@@ -185,7 +240,7 @@ def test_error_on_case_insensitive_duplicates_names_the_option(tmp_path, format)
         pq.write_table(pa.table([[1], [2]], names=["p95", "P95"]), path)
     reader = files(path)
 
-    with pytest.raises(SourceError, match=r"differ only in case; .*files\(…, rename=\{'(P|p)95': '…'\}\)"):
+    with pytest.raises(SourceError, match=r"differ only in case; .*rename=\{'(P|p)95': '…'\}"):
         reader.schema(reader.source_objects()[0])
 
     assert set(inferred(files(path, rename={"P95": "upper"}))[0].names) == {"p95", "upper"}
@@ -210,9 +265,9 @@ def test_duplicate_name_is_replaced_by_position(tmp_path):
         ("a.csv", {"header": False, "names": ["a", "A"]}, "gives 'a' and 'A' to two columns"),
         ("a.csv", {"header": False, "names": ["a", ""]}, "names= contains an empty name"),
         ("a.csv", {"rename": {"a": "x", "b": "X"}}, "rename= gives 'x' and 'X' to two columns"),
-        ("a.json", {"header": False}, "header= applies only to CSV: got json; remove header="),
+        ("a.json", {"header": False}, "header= applies only to CSV, EXCEL and FIXED WIDTH: got json; remove header="),
         ("a.parquet", {"header": True, "names": ["a"]}, "header= applies only to CSV"),
-        ("a.parquet", {"encoding": "latin-1"}, "encoding= applies only to CSV and JSON: got parquet"),
+        ("a.parquet", {"encoding": "latin-1"}, "encoding= applies only to CSV, JSON and FIXED WIDTH: got parquet"),
     ],
 )
 def test_contradictory_options_are_rejected(name, options, problem):

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from pipeline.connectors import contract, files
+from pipeline import files
+from pipeline.connectors import contract
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION
@@ -269,7 +270,7 @@ def test_type_inference_fails_after_an_open_quote(infer):
 
 def test_type_inference_in_groups_of_columns(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text("a,b,c,d,e,f\n1,x,2.5,2024-01-01,7,\nx,,y,,8,new\n3,z,1,2024-13-01,9,\n4,w,5,,1,\n")
-    reader = files(tmp_path / "a.csv").evolving("set aside")
+    reader = files(tmp_path / "a.csv").evolving("discard_row")
     split, schema = (
         SourceSplit(reader.source_objects()[0]),
         Schema.of({"a": "bigint", "b": "varchar", "c": "double", "d": "date", "e": "tinyint"}),

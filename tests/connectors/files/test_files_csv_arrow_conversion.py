@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.connectors import files
+from pipeline import files
 from pipeline.connectors.files.csv import arrow_conversion
 from pipeline.connectors.files.csv.reader import Dialect
 from pipeline.core.errors import SourceError

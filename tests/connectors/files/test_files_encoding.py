@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.connectors import files
+from pipeline import files
 from pipeline.connectors.files import encoding
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema

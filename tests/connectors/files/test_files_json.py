@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.connectors import files
+from pipeline import files
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pipeline.connectors import files
+from pipeline import files
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION

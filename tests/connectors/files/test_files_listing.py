@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.connectors import Files, ReadPlan, files
+from pipeline import files
+from pipeline.connectors import ReadPlan
+from pipeline.connectors.files import Files
 from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import SourceError, StorageError
 from tests.rigs.proofs import examples

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.connectors import files
+from pipeline import files
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION
@@ -79,7 +79,8 @@ def test_content_change_changes_the_stamp(tmp_path):
 
 def test_name_without_a_known_format_is_rejected():
     with pytest.raises(
-        SourceError, match=r"the format cannot be derived from the name .*; pass format=, one of csv, json, parquet"
+        SourceError,
+        match=r"the format cannot be derived from the name .*; pass format=, one of avro, csv, excel, fixed width, json, orc, parquet, xml",
     ):
         files("a.xyz")
     assert files("a.xyz", format="csv").format == "csv"
@@ -188,7 +189,7 @@ def test_unreadable_file_is_rejected(name, tmp_path):
         folder.chmod(0o755)
     (tmp_path / "readable.csv").write_text("id\n1\n")
     code = (
-        "import os, sys; from pipeline.connectors import files; from pipeline.core.schema import Schema; from pipeline.core.splits import SourceSplit\n"
+        "import os, sys; from pipeline import files; from pipeline.core.schema import Schema; from pipeline.core.splits import SourceSplit\n"
         "def read(path): reader = files(path); reader.read(SourceSplit(reader.source_objects()[0]), Schema.of({'id': 'BIGINT'}))\n"
         "read(sys.argv[2])  # what is imported late is imported now\n"
         "os.seteuid(65534)\n"
@@ -214,7 +215,7 @@ def test_file_in_a_folder_that_became_unreadable_is_rejected(tmp_path):
     for parent in (tmp_path, *tmp_path.parents[:3]):
         parent.chmod(0o755)
     code = (
-        "import os, sys; from pipeline.connectors import files; from pipeline.core.schema import Schema; from pipeline.core.splits import SourceSplit\n"
+        "import os, sys; from pipeline import files; from pipeline.core.schema import Schema; from pipeline.core.splits import SourceSplit\n"
         "reader = files(sys.argv[1] + '/a.csv'); (listed,) = reader.source_objects()\n"
         "split = SourceSplit(listed, 0, listed.size_bytes)\n"
         "reader.read(split, Schema.of({'id': 'BIGINT'}))\n"

@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 from pipeline.connectors.kafka import Avro, Sasl, Tls, client, kafka, ranges
 from pipeline.connectors.kafka import tail as tail_module
 from pipeline.connectors.kafka.partitions import Partition
-from pipeline.connectors.kafka.security import secret
+from pipeline.core.credentials import secret
 from pipeline.core.errors import DefinitionError, SchemaError, SettingsError, SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION, Extent
@@ -376,7 +376,7 @@ def test_secrets_are_not_displayed_or_pickled(monkeypatch):
     assert log.options()["sasl.password"] == "geheim"
     assert log.options()["security.protocol"] == "SASL_SSL"
     assert b"geheim" not in pickle.dumps(log)
-    assert secret("env:A", {"A": "b"}) == "b"
+    assert secret("env:A", "it", {"A": "b"}) == "b"
 
 
 def test_uri_without_a_partition():

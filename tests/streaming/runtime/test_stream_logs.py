@@ -12,8 +12,8 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from benchmarks.kafka import Cluster, UnavailableError
-from pipeline.core.errors import DefinitionError, RequestError, SourceError, SourceUnavailableError
+from benchmarks.kafka import Cluster
+from pipeline.core.errors import DefinitionError, RequestError, SourceError, SourceUnavailableError, UnavailableError
 from pipeline.project import Workspace, load
 from pipeline.reprocessing.dead_letters import replay_letters
 from pipeline.reprocessing.quarantine import quarantined_rows

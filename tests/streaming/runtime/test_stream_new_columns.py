@@ -27,7 +27,7 @@ LAST = "at,id,v\n2024-01-01 00:20:00,3,3\n"
 def grown(plant):
     """The folder of a project, and a function that adds a file to it."""
 
-    def project(new='new_columns="add"', text=TEXT):
+    def project(new='new_columns="evolve"', text=TEXT):
         folder = plant(text=text.replace("NEW", new))
         (folder / "data").mkdir(exist_ok=True)
         return folder
@@ -94,7 +94,7 @@ def test_any_number_of_columns_may_be_added_while_a_stream_runs(grown, streams):
 
 @pytest.mark.proof
 def test_rows_with_unexpected_values_are_quarantined_as_in_batch(grown, streams):
-    folder = grown('new_columns="set aside"')
+    folder = grown('new_columns="discard_row"')
     put(folder, "f1.csv", OLD)
     put(folder, "f2.csv", NEW + "4,,2,2024-01-01 00:10:01\n")
     streams.start(folder, until_caught_up=True).run()
@@ -104,16 +104,50 @@ def test_rows_with_unexpected_values_are_quarantined_as_in_batch(grown, streams)
 
 
 def test_a_rejected_column_ends_the_stream_with_advice(grown, streams):
-    folder = grown('new_columns="refuse"')
+    folder = grown('new_columns="freeze"')
     put(folder, "f1.csv", OLD)
     put(folder, "f2.csv", NEW)
 
-    with pytest.raises(SchemaError, match=r"new column 'b'; source\(…, new_columns=\"add\"\) adds new columns"):
+    with pytest.raises(SchemaError, match=r"new column 'b'; source\(…, new_columns=\"evolve\"\) adds new columns"):
         streams.start(folder, "raw", until_caught_up=True).run()
 
-    grown('new_columns="add"')
+    grown('new_columns="evolve"')
     streams.start(folder, until_caught_up=True).run()
     assert streams.rows(folder, "raw", "id, b") == [(1, None), (2, "x")]
+
+
+@pytest.mark.parametrize(("name", "rows"), [("raw", 1), ("by_minute", 0)])  # the window is still open
+def test_a_frozen_type_ends_the_stream_before_its_commit(grown, streams, name, rows):
+    options = 'schema={"at": "timestamp", "id": "bigint", "v": "bigint"}, new_types="freeze"'
+    stored = ", stored=False" if name == "by_minute" else ""
+    folder = grown(options + stored)
+    put(folder, "f1.csv", OLD)
+    streams.start(folder, name, until_caught_up=True).run()
+    put(folder, "f2.csv", "at,id,v\n2024-01-01 00:10:00,2,x\n")
+
+    with pytest.raises(SchemaError, match=r"a row does not match the contract: got column 'v' is not BIGINT: x"):
+        streams.start(folder, name, until_caught_up=True).run()
+    assert count(streams, folder, name) == rows
+
+
+@pytest.mark.parametrize("name", ["raw", "named", "by_minute"])
+def test_a_value_of_another_type_is_null_and_counted(grown, streams, name):
+    stored = "" if name == "raw" else ", stored=False"
+    options = f'schema={{"at": "timestamp", "id": "bigint", "v": "bigint"}}, new_types="discard_value"{stored}'
+    folder = grown(options, TEXT.replace("where v > 0", "where v is null or v > 0"))
+    put(folder, "f1.csv", OLD + "2024-01-01 00:00:01,2,x\n2024-01-01 00:00:02,3,4\n")
+    put(folder, "f2.csv", "at,id,v\n2024-01-01 00:20:00,4,y\n2024-01-01 00:40:00,5,5\n")
+    streams.start(folder, name, until_caught_up=True).run()
+
+    workspace = streams.opened(folder)
+    checks = {}
+    for epoch in range(workspace.version(name).number + 1):
+        for check, violations in workspace.table(name).version(epoch).manifest.checks.items():
+            checks[check] = checks.get(check, 0) + violations
+    assert checks["v_fits_its_type"] == 2
+    if name != "by_minute":
+        assert [v for _, v in streams.rows(folder, name, "id, v")] == [1, None, 4, None, 5]
+    assert workspace.lake.quarantine(name).version() is None
 
 
 @pytest.mark.proof

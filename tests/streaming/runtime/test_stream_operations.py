@@ -77,8 +77,8 @@ def test_lease_holder_survives_a_commit_of_the_previous_owner(plant, streams):
 
 def test_a_zombie_fails_at_its_commit(plant, streams):
     #  first   batch ─ saved ─────────────────────────────── commit ✗
-    #  second              take over ── commits ── ends
-    folder = plant(count=4000)
+    #  second              take over ── commits ── goes on
+    folder = plant(count=None, speed=2000)
     asleep, awake = threading.Event(), threading.Event()
     steps: list[str] = []
 
@@ -88,15 +88,17 @@ def test_a_zombie_fails_at_its_commit(plant, streams):
             asleep.set()
             awake.wait(30)
 
-    first = streams.start(folder, "readings", until_caught_up=True, on_step=sleep)
+    first = streams.start(folder, "readings", on_step=sleep)
     with streams.alive(first, fails=True) as at_work:
-        asleep.wait(30)
-        streams.start(folder, "readings", until_caught_up=True, take_over=True).run()
-        awake.set()
-        until(lambda: first.errors)
+        assert asleep.wait(30)
+        second = streams.start(folder, "readings", take_over=True)
+        with streams.alive(second):
+            until(lambda: second.statuses["readings"].commits > 0)
+            awake.set()
+            until(lambda: first.errors)
     assert isinstance(at_work.error, ConflictError)
     assert "committed" not in steps
-    assert len(streams.rows(folder, "readings", "degrees")) == 8000
+    assert verify(streams.opened(folder), "readings").holds
 
 
 def test_a_stream_survives_a_catalog_outage(plant, streams):

@@ -59,7 +59,7 @@ def rows(workspace: Workspace, name: str):
 def files_of(workspace: Workspace, name: str) -> tuple[set[str], set[str]]:
     """The data files and state files of a table that are there, and those to which its versions refer."""
     table = workspace.table(name)
-    there = {path for path in table.storage.modified_times() if not path.startswith("_delta_log")}
+    there = {path for path in table.storage.files() if not path.startswith("_delta_log")}
     known = set()
     for number in range(table.version().number + 1):
         version = table.version(number)
@@ -69,6 +69,7 @@ def files_of(workspace: Workspace, name: str) -> tuple[set[str], set[str]]:
     return {path for path in there if path.endswith((".parquet", ".arrows"))}, known
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["minutes", "first"])
 @pytest.mark.parametrize("seed", proofs.some(range(12), 2))
 def test_recovery_and_rescaling_at_any_point_change_no_row(tmp_path, expected, name, seed):
@@ -146,6 +147,7 @@ def test_a_stream_resumes_with_as_many_shards_as_it_scaled_to(tmp_path):
             assert stream.shards == shards
 
 
+@pytest.mark.proof
 def test_a_stream_scales_itself(tmp_path):
     """More shards while it is behind, fewer when it has read everything; the rows are the same."""
     workspace = project(tmp_path)

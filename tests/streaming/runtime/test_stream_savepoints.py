@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.errors import RequestError, StorageError
+from pipeline.lake.history import history
+from pipeline.lake.holds import holds
 from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.streaming.runtime.job import catch_up
-from pipeline.streaming.runtime.savepoints import pinned, save, savepoints
+from pipeline.streaming.runtime.savepoints import delete_savepoint, pinned, save, savepoints
 from pipeline.streaming.runtime.verify import verify
 
 PLANT = '''\
@@ -121,6 +123,25 @@ def test_a_savepoint_that_cannot_be_restored_is_rejected(drops, streams):
     storage.remove([savepoint.files[0].path])
     with pytest.raises(StorageError, match=r"savepoint 'before' cannot be restored: files of 'by_minute' are missing"):
         streams.start(drops, "by_minute", restore="before").run()
+
+
+def test_a_savepoint_holds_its_version_until_it_is_deleted(drops, streams):
+    run(streams, drops, 1)
+    workspace = streams.opened(drops)
+    storage = workspace.table("by_minute").storage
+    saved = save(workspace, "by_minute", "before")
+    assert [(hold.version, hold.reason) for hold in holds(storage)] == [(saved.version, "savepoint before")]
+    assert history(storage, 1)[0].held_by == ("savepoint before",)
+    with pytest.raises(RequestError, match=r"no savepoint 'befor'; did you mean 'before'\?"):
+        delete_savepoint(workspace, "by_minute", "befor")
+    streams.start(drops, "by_minute", until_caught_up=True, restore="before").run()
+    with pytest.raises(RequestError, match="the last commit of stream 'by_minute' uses the state in savepoint"):
+        delete_savepoint(workspace, "by_minute", "before")
+    run(streams, drops, 2, stream_options={"shards": 3})
+    delete_savepoint(workspace, "by_minute", "before")
+    assert holds(storage) == savepoints(workspace, "by_minute") == ()
+    assert not [name for name in storage.names("_headwater/") if "savepoints" in name]
+    run(streams, drops, 3)
 
 
 def test_savepoints_are_of_streams(drops, streams):

@@ -16,7 +16,7 @@ from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
 from tests.rigs.conservation import conserved
 from tests.rigs.gate import Gate, gated
-from tests.rigs.weed import BUCKET, SECRET, credentials
+from tests.rigs.weed import S3
 from tests.streaming.runtime.test_stream_operations import until
 
 FAST = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=2)
@@ -25,15 +25,10 @@ QUICK = {"timeout": "1s", "max_retries": "1", "retry_timeout": "1s", "backoff_co
 MINUTES = 'minutes = sql("select tumble(at, interval \'1 minute\') as minute, count(*) as n from ticks group by all", key="minute")\n'
 
 
-def project(folder: Path, endpoint: str) -> Path:
-    options = "".join(f'"{name}" = "{value}"\n' for name, value in {**credentials(endpoint), **QUICK}.items())
+def project(folder: Path, s3: S3, port: int) -> Path:
     (folder / "data").mkdir(parents=True)
-    (folder / "secret").write_text(SECRET)
-    options = options.replace(f'"{SECRET}"', f'"${{file:{folder / "secret"}}}"')
-    (folder / "headwater.toml").write_text(
-        '[project]\nname = "p"\ndefinitions = "p.py"\n'
-        f'[env.dev]\nlake = "s3://{BUCKET}/{uuid.uuid4().hex}"\n[env.dev.storage]\n{options}'
-    )
+    lake = s3.environment(folder, uuid.uuid4().hex, port=port, **QUICK)
+    (folder / "headwater.toml").write_text(f'[project]\nname = "p"\ndefinitions = "p.py"\n{lake}')
     (folder / "p.py").write_text(
         "from pipeline import files, source, sql\n"
         'ticks = source(files("data/*.csv"), schema={"at": "timestamp", "k": "bigint"}, event_time="at", stored=False)\n'
@@ -57,8 +52,8 @@ def gate(s3) -> Iterator[Gate]:
 
 
 @pytest.mark.proof
-def test_a_stream_waits_for_an_unavailable_store(gate, tmp_path):
-    folder = project(tmp_path, f"http://127.0.0.1:{gate.port}")
+def test_a_stream_waits_for_an_unavailable_store(s3, gate, tmp_path):
+    folder = project(tmp_path, s3, gate.port)
     put(folder, 0)
     heard: list[str] = []
     running = StreamJob(

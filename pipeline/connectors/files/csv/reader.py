@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.connectors import values
+from pipeline.connectors.column_names import ColumnNames, numbered
 from pipeline.connectors.contract import (
     REJECTED,
     CellExpressions,
@@ -25,7 +26,6 @@ from pipeline.connectors.contract import (
     text_cells,
 )
 from pipeline.connectors.files.byte_ranges import Bytes, head_bytes
-from pipeline.connectors.files.column_names import ColumnNames, numbered
 from pipeline.connectors.files.csv import line_ends
 from pipeline.connectors.files.csv.line_ends import UniformText
 from pipeline.connectors.files.encoding import not_decodable
@@ -59,7 +59,7 @@ class Dialect:
     naming: ColumnNames = field(default_factory=ColumnNames)
     encoding: str | None = None
     """None for UTF-8."""
-    new_columns: NewColumns = "refuse"
+    new_columns: NewColumns = "freeze"
     """What happens to columns that are not in the contract, for all formats."""
 
     @property

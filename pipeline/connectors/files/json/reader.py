@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ _REPRINTED = ReprintedNumbers(
 """A float keeps fifteen digits: a reprinted number of up to ten characters had at least seven decimal places."""
 _FRACTION = r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 _LONGEST_BYTES = 256 << 20
+_NULL = "'null'::json"
 _KEYS = 100
 """Number of keys up to which DuckDB always infers fields instead of a map."""
 _LINES = 1000
@@ -49,15 +51,13 @@ def infer(con: duckdb.DuckDBPyConnection, path: str, place: Place, dialect: Dial
     if not keys:
         got, do = _undecodable(con, dialect), "write one object per line, or one array of objects"
         raise SourceError("no line contains a JSON object", got=got, do=do, place=place)
-    key_of = dict(zip(dialect.naming.named(keys, place), keys, strict=True))
-    inferred = _fields(con, _renamed(key_of))
-    if set(inferred.names) != set(key_of):  # DuckDB infers maps for objects with many or rare keys
-        key_pairs = list(key_of.items())
+    keys_of = dialect.naming.of_distinct_fields(keys, place)
+    inferred = _fields(con, _renamed(keys_of))
+    if set(inferred.names) != set(keys_of):  # DuckDB infers maps for objects with many or rare keys
+        key_pairs = list(keys_of.items())
         parts = (dict(key_pairs[begin : begin + _KEYS]) for begin in range(0, len(key_pairs), _KEYS))
         inferred = Schema(tuple(column for part in parts for column in _fields(con, _object_of(part)).columns))
-    inferred = Schema(
-        tuple(replace(c, key=key_of[c.name] if key_of[c.name] != c.name else "") for c in inferred.columns)
-    )
+    inferred = dialect.naming.keyed(inferred)
     return infer_types(con, inferred, cells, lambda tried: with_texts(tried, f"(from {RAW} where is_object)"))
 
 
@@ -73,20 +73,34 @@ def _fields(con: duckdb.DuckDBPyConnection, objects: str) -> Schema:
 
 def names(con: duckdb.DuckDBPyConnection, path: str, place: Place, dialect: Dialect) -> tuple[str, ...]:
     """Return the names of the fields of all objects."""
-    return dialect.naming.named(_load(con, path), place)
+    return tuple(dialect.naming.of_distinct_fields(_load(con, path), place))
 
 
-def _renamed(key_of: Mapping[str, str]) -> str:
+def _renamed(keys_of: Mapping[str, tuple[str, ...]]) -> str:
     """Return SQL for `line` with its keys replaced by the names of the table."""
-    if all(name == key for name, key in key_of.items()):
+    if all(keys == (name,) for name, keys in keys_of.items()):
         return "line"
-    return _object_of(key_of)
+    return _object_of(keys_of)
 
 
-def _object_of(key_of: Mapping[str, str]) -> str:
-    """Return SQL for an object with these names, each with the value of its key in `line` or null."""
-    pairs = ", ".join(f"{literal(name)}, json_extract(line, {_pointer(key)})" for name, key in key_of.items())
+def _object_of(keys_of: Mapping[str, tuple[str, ...]]) -> str:
+    """Return SQL for an object with these names, each with the value of one of its keys in `line` or null."""
+    pairs = ", ".join(
+        f"{literal(name)}, {_first(f'nullif(json_extract(line, {_pointer(key)}), {_NULL})' for key in keys)}"
+        for name, keys in keys_of.items()
+    )
     return f"json_object({pairs})"
+
+
+def _text(line: str, keys: Iterable[str]) -> str:
+    """Return SQL for the text of the first key that has a value in an object."""
+    return _first(f"json_extract_string({line}, {_pointer(key)})" for key in keys)
+
+
+def _first(values: Iterable[str]) -> str:
+    """Return SQL for the first of some values that is not null."""
+    listed = tuple(values)
+    return f"coalesce({', '.join(listed)})" if len(listed) > 1 else listed[0]
 
 
 def _undecodable(con: duckdb.DuckDBPyConnection, dialect: Dialect) -> str | None:
@@ -99,21 +113,39 @@ def read(
     con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place, dialect: Dialect = PLAIN
 ) -> ReadResult:
     """Return the accepted objects and the rejected lines, each with its line number; blank lines are ignored."""
-    name_of = {column.data_name: column.name for column in schema.columns}
-    names = [name_of.get(key, key) for key in _load(con, path)]
+    keys_of = dialect.naming.of_fields(_load(con, path))
+    names = () if dialect.new_columns == "discard_value" else keys_of
     undeclared = check_columns(schema, tuple(dict.fromkeys((*schema.names, *names))), place, dialect.new_columns)
     objects = f"(select * replace (case when is_object then line end as line), line as shown from {RAW})"
     no_text = _undecodable(con, dialect)
     not_text = "" if no_text is None else f"when shown is null then {literal(no_text)} "
-    why = f"case {not_text}when is_object then 'duplicate key' else 'not a JSON object' end"
-    bad = f"not is_object or coalesce({nested_values.any_twice('json_keys(line)')}, false)"
-    beyond = values_of(undeclared)
+    both = both_names(schema)
+    why = f"coalesce(case {not_text}when not is_object then 'not a JSON object' end, {both}, 'duplicate key')"
+    is_twice = f"coalesce({nested_values.any_twice('json_keys(line)')}, false)"
+    bad = f"not is_object or {both} is not null or {is_twice}"
+    beyond = values_of(undeclared, keys_of)
     return apply_contract(con, schema, RawTable(cells(schema), _SHOWN, bad, why, with_texts(schema, objects), beyond))
 
 
-def values_of(names: Iterable[str]) -> dict[str, str]:
+def keys_in(schema: Schema) -> tuple[str, ...]:
+    """Return the keys that the columns have in the data."""
+    return tuple(key for column in schema.columns for key in column.data_names)
+
+
+def both_names(schema: Schema) -> str:
+    """Return SQL over `with_texts` for the reason why an object with two names of one column is rejected, or null."""
+    cases = [
+        f"when {first} is not null and {other} is not null "
+        f"then {literal(f'has {column.data_name!r} and {column.other_key!r}, which are one column by rename=')}"
+        for column, (first, *others) in zip(schema.columns, _text_places(schema), strict=True)
+        for other in others
+    ]
+    return f"case {' '.join(cases)} end" if cases else "null"
+
+
+def values_of(names: Iterable[str], keys_of: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     """Return SQL for the fields of JSON objects that are not in the contract, as text."""
-    return {name: f"json_extract_string(line, {_pointer(name)})" for name in names}
+    return {name: _text("line", keys_of[name]) for name in names}
 
 
 def with_texts(schema: Schema, source: str) -> str:
@@ -125,14 +157,22 @@ def with_texts(schema: Schema, source: str) -> str:
 
 def _texts(line: str, schema: Schema) -> str:
     """Return SQL for the fields of a JSON object as a list of text, in the order of the columns."""
-    paths = ", ".join(_pointer(column.data_name) for column in schema.columns)
+    others = (column.other_key for column in schema.columns if column.other_key)
+    paths = ", ".join(map(_pointer, (*(column.data_name for column in schema.columns), *others)))
     return f"json_extract_string({line}, [{paths}])"
+
+
+def _text_places(schema: Schema) -> Iterator[tuple[str, ...]]:
+    """Yield SQL for the texts of each column in `texts`: of its name in the data, and of its other one if it has one."""
+    following = itertools.count(len(schema.columns) + 1)
+    for number, column in enumerate(schema.columns, start=1):
+        yield (f"texts[{number}]", f"texts[{next(following)}]") if column.other_key else (f"texts[{number}]",)
 
 
 def cells(schema: Schema) -> CellExpressions:
     """Return the cells of JSON objects, from their text `line` and the list `texts`."""
-    raw = {name: f"texts[{number}]" for number, name in enumerate(schema.names, start=1)}
-    return CellExpressions(raw, _rule)
+    places = zip(schema.names, _text_places(schema), strict=True)
+    return CellExpressions({name: _first(texts) for name, texts in places}, _rule)
 
 
 def is_object(line: str) -> str:
@@ -142,7 +182,7 @@ def is_object(line: str) -> str:
 
 def _rule(column: Column, raw: str, cast: str) -> ConversionRule:
     """Return the rule for a field; if a number in its text may have been reprinted, it is taken from the line."""
-    exact = f"json_extract_string({nested_values.marked('line')}, {_pointer(column.data_name)})"
+    exact = _text(nested_values.marked("line"), column.data_names)
     if values.is_nested(column.type):
         full = f"case when regexp_matches({raw}, '[0-9][.eE]') then {exact} else {raw} end"
         return ConversionRule(nested_values.of_json(column, full))
@@ -156,9 +196,12 @@ def _rule(column: Column, raw: str, cast: str) -> ConversionRule:
 
 def _is_no_reprinted_number(column: Column, text: str) -> str:
     """Return SQL that is true for the text of a string, and for a number that occurs in the line in the same form."""
-    key = literal(json.dumps(column.data_name, ensure_ascii=False) + ":")
+    keys = [literal(json.dumps(name, ensure_ascii=False) + ":") for name in column.data_names]
     as_it_stands = " or ".join(
-        f"contains(line, concat({key}, '{space}', {text}, '{end}'))" for space in ("", " ") for end in ",}"
+        f"contains(line, concat({key}, '{space}', {text}, '{end}'))"
+        for key in keys
+        for space in ("", " ")
+        for end in ",}"
     )
     return (
         f"case when ({text} >= '[' and {text} < '\\') or ({text} >= '{{' and {text} < '|') "

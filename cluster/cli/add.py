@@ -1,0 +1,97 @@
+"""`headwater add`: a definition of a source, from a look at its system."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.cli.console import open_settings, out, text
+from cluster.cli.discover import Options, Password, Table, Uri, address_of
+from cluster.cli.options import HERE, Env, Folder
+from pipeline.connectors.built_in import BUILT_IN
+from pipeline.connectors.lookup.system import SystemAddress, discoverable
+from pipeline.core.credentials import is_reference
+from pipeline.core.discovery import DiscoveryLimits, ReaderCall, called
+from pipeline.core.errors import RequestError, SourceError, did_you_mean, few
+from pipeline.core.settings import Settings
+from pipeline.discovery.definitions import definition
+from pipeline.discovery.look import ProfiledObject, profile_of
+from pipeline.project.additions import add_definition
+
+_MOST_OBJECTS = 1_000
+_LOCAL = {"files", "sqlite", "duckdb_file", "delta_table", "delta_sharing"}
+"""The connectors whose first argument may be a path, which is relative to the project's folder."""
+
+
+def add(
+    source: Annotated[str, typer.Argument(help="The connector, as `headwater sources` lists it, such as postgres.")],
+    uri: Uri,
+    table: Table = None,
+    name: Annotated[str | None, typer.Option(help="The name of the source; by default raw_ and the table.")] = None,
+    cursor: Annotated[str | None, typer.Option(help="The column that says what is new.")] = None,
+    password: Password = None,
+    option: Options = None,
+    env: Env = None,
+    folder: Folder = HERE,
+) -> None:
+    """Add a source to the project: look at its system, write the definition, and check that the project loads."""
+    known = [connector.name for connector in BUILT_IN]
+    if source not in known:
+        raise RequestError(f"there is no connector {source!r}", do=did_you_mean(source, known))
+    settings = open_settings(folder, env)
+    looked_at = _only(source, address_of(uri, table, password, option))
+    variable = name or looked_at.variable()
+    if not variable.isidentifier():
+        raise RequestError(f"{variable!r} is not a name of a definition", do="choose another name: --name")
+    call = _in_project(looked_at.discovered.reader, settings)
+    if cursor is not None:
+        _require_column(looked_at, cursor)
+        call = call.having(cursor=cursor)
+    added = replace(looked_at, discovered=replace(looked_at.discovered, reader=call))
+    path = add_definition(settings, variable, ("source", call.function), definition(added, variable))
+    shown = os.path.relpath(path)
+    out.print(
+        f"added [bold]{text(variable)}[/] to {text(shown)}; next:\n\n    headwater run --select {text(variable)}\n"
+    )
+
+
+def _only(source: str, address: SystemAddress) -> ProfiledObject:
+    """Return the object that was asked for, with a profile; raise `RequestError` if there are several."""
+    system, limits = discoverable(address), DiscoveryLimits(objects=_MOST_OBJECTS)
+    wanted = address.options.get("table", "")
+    every = {each.name: each for each in system.objects(limits) if each.reader.function == source}
+    fit = [every[name] for name in called(every, wanted)]
+    if not fit:
+        raise RequestError(
+            f"{source}(…) reads nothing that is at {system.uri}",
+            do=f"see what is there: headwater discover {system.uri}",
+        )
+    if len(fit) > 1:
+        raise RequestError(
+            f"there are {len(fit)} objects at {system.uri}",
+            got=few(each.name for each in fit),
+            do="choose one: --table NAME, or a more specific URI",
+        )
+    profiled = profile_of(system, fit[0], limits)
+    if profiled.sample is None:
+        raise SourceError(f"{fit[0].name!r} cannot be looked at", got=profiled.problem, do="write its definition")
+    return profiled
+
+
+def _require_column(each: ProfiledObject, cursor: str) -> None:
+    columns = [] if each.sample is None else [column.name for column in each.sample.columns]
+    if cursor not in columns:
+        raise RequestError(f"there is no column {cursor!r}", do=did_you_mean(cursor, columns))
+
+
+def _in_project(call: ReaderCall, settings: Settings) -> ReaderCall:
+    """Return the call with a path relative to the project's folder."""
+    first = str(call.arguments[0])
+    if call.function not in _LOCAL or "://" in first or is_reference(first):
+        return call
+    path = Path(os.path.relpath(Path(first).absolute(), settings.root))
+    return replace(call, arguments=(path.as_posix(), *call.arguments[1:]))

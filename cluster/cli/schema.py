@@ -1,0 +1,181 @@
+"""`headwater schema`: the schema registry of the project's catalog."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cluster.cli.console import err, grid, open_workspace, out, print_json, text
+from cluster.cli.options import HERE, Env, Folder, Json
+from pipeline.core.errors import RequestError, few
+from pipeline.schema_registry.compatibility import problems_with
+from pipeline.schema_registry.registry import RegisteredSchema, SchemaRegistry
+from pipeline.schema_registry.schemas import SUFFIXES, SchemaText
+
+app = typer.Typer(help="List, show, compare, check and register schemas; serve the registry.", no_args_is_help=True)
+REFUSED = 3
+
+Subject = Annotated[str, typer.Argument(help="The name of a subject, such as orders-value.")]
+File = Annotated[Path, typer.Argument(help="A file with a schema: .avsc, .json (JSON Schema) or .proto.")]
+
+
+@app.command()
+def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """List the subjects with their newest versions and their compatibility."""
+    registry = _registry(folder, env)
+    found = [registry.version(subject, "latest") for subject in registry.subjects()]
+    levels = {each.subject: registry.level(each.subject) for each in found}
+    if as_json:
+        print_json([{**_plain(each), "compatibility": levels[each.subject]} for each in found])
+    elif found:
+        rows = [(e.subject, e.version, e.id, e.schema.type, levels[e.subject]) for e in found]
+        grid(None, ("subject", "version", "id", "type", "compatibility"), rows, right="version, id")
+    else:
+        out.print("no schema is registered")
+
+
+@app.command()
+def show(
+    subject: Subject,
+    version: Annotated[int | None, typer.Option(help="A version; the newest one by default.", min=1)] = None,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Show the schema of a subject."""
+    found = _registry(folder, env).version(subject, version or "latest")
+    if as_json:
+        print_json({**_plain(found), "schema": found.schema.text})
+        return
+    err.print(f"[dim]{text(subject)} version {found.version}, id {found.id}, {found.schema.type}[/]")
+    out.print("\n".join(_lines(found)), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def history(subject: Subject, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """List the versions of a subject, and what reads data of the version before."""
+    registry = _registry(folder, env)
+    versions = registry.versions(subject, is_deleted=True)
+    rows = [(each, _compared(registry, versions[at - 1] if at else None, each)) for at, each in enumerate(versions)]
+    if as_json:
+        print_json([{**_plain(each), "is_deleted": each.is_deleted, "change": change} for each, change in rows])
+        return
+    cells = [(e.version, e.id, change, "deleted" if e.is_deleted else "") for e, change in rows]
+    grid(None, ("version", "id", "change", ""), cells, right="version, id")
+
+
+@app.command()
+def diff(
+    subject: Subject,
+    old: Annotated[int, typer.Argument(help="The earlier version.", min=1)],
+    new: Annotated[int, typer.Argument(help="The later version.", min=1)],
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Compare two versions of a subject."""
+    registry = _registry(folder, env)
+    before, after = (registry.version(subject, number, is_deleted=True) for number in (old, new))
+    lines = list(difflib.unified_diff(_lines(before), _lines(after), f"version {old}", f"version {new}", lineterm=""))
+    change = _compared(registry, before, after)
+    if as_json:
+        print_json({"subject": subject, "old": old, "new": new, "change": change, "lines": lines})
+        return
+    for line in lines:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    out.print(f"[bold]{change}[/]")
+
+
+@app.command()
+def check(subject: Subject, file: File, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """Check whether a schema can be the next version of a subject. Exits with 3 if it cannot."""
+    registry = _registry(folder, env)
+    problems = registry.problems(subject, _read(file))
+    level = registry.level(subject)
+    if as_json:
+        print_json({"subject": subject, "compatibility": level, "problems": problems})
+    elif not problems:
+        out.print(f"[green]✓[/] the schema is compatible with {text(subject)} ({level})")
+    for problem in () if as_json else problems:
+        err.print(f"[red]✗[/] {text(problem)}")
+    if problems:
+        raise typer.Exit(REFUSED)
+
+
+@app.command()
+def register(subject: Subject, file: File, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """Register a schema as the next version of a subject."""
+    found = _registry(folder, env).register(subject, _read(file))
+    if as_json:
+        print_json(_plain(found))
+    else:
+        out.print(f"{text(subject)} version {found.version} has the id {found.id}")
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8081,
+    env: Env = None,
+    folder: Folder = HERE,
+) -> None:
+    """Serve the registry by the REST interface of Confluent's, until Ctrl-C. It has no authentication."""
+    import uvicorn  # noqa: PLC0415 - an optional dependency
+
+    from serve.schema_registry import registry_app  # noqa: PLC0415 - likewise
+
+    app_ = registry_app(_registry(folder, env))
+    err.print(f"serving the schema registry at http://{host}:{port}; press Ctrl-C to stop")
+    uvicorn.run(app_, host=host, port=port, log_level="warning")
+
+
+def _registry(folder: Path, env: str | None) -> SchemaRegistry:
+    return SchemaRegistry(open_workspace(folder, env).catalog)
+
+
+def _read(file: Path) -> SchemaText:
+    kind = SUFFIXES.get(file.suffix)
+    if kind is None:
+        raise RequestError(
+            f"the type of {str(file)!r} is unknown", do=f"name it {few(f'NAME{each}' for each in SUFFIXES)}"
+        )
+    try:
+        return SchemaText(file.read_text(encoding="utf-8"), kind)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"the schema {str(file)!r} cannot be read", got=str(error)) from error
+
+
+def _lines(found: RegisteredSchema) -> Sequence[str]:
+    if found.schema.type == "PROTOBUF":
+        return found.schema.text.splitlines()
+    return json.dumps(json.loads(found.schema.text), indent=2, ensure_ascii=False).splitlines()
+
+
+def _compared(registry: SchemaRegistry, before: RegisteredSchema | None, after: RegisteredSchema) -> str:
+    """Return in words whether either of two versions reads data of the other."""
+    if before is None:
+        return "first version"
+    both = {
+        level: problems_with(level, registry.parsed(after), [(before.version, registry.parsed(before))])
+        for level in _WAYS
+    }
+    ways = [name for level, name in _WAYS.items() if not both[level]]
+    return {0: "incompatible", 2: "backward and forward compatible"}.get(len(ways), f"{''.join(ways)} compatible")
+
+
+_WAYS: dict[Literal["BACKWARD", "FORWARD"], str] = {"BACKWARD": "backward", "FORWARD": "forward"}
+
+
+def _plain(found: RegisteredSchema) -> dict[str, object]:
+    return {
+        "subject": found.subject,
+        "version": found.version,
+        "id": found.id,
+        "guid": found.schema.guid,
+        "type": found.schema.type,
+    }

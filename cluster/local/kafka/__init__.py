@@ -1,0 +1,1 @@
+"""Brokers of Apache Kafka on this machine: for development, tests and benchmarks."""

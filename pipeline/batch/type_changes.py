@@ -1,0 +1,139 @@
+"""Values that the type of their column cannot represent: how `source(..., new_types=)` handles the rows that have one.
+
+A reader rejects such rows with their text. The text is parsed again with every column as text, so the rules are the same
+for all readers. Reading more rows than the rejected ones is never necessary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.connectors.values import value_of
+from pipeline.core.errors import Place, SchemaError, WiderTypesError
+from pipeline.core.schema import Column, Schema
+from pipeline.core.sources import POSITION, NewTypes, ReadResult, Reparsable
+from pipeline.kernel.engine import arrow, connect, one
+from pipeline.kernel.sql_text import quoted
+from pipeline.kernel.types import decimal_of
+
+_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
+_DIGITS = 38
+"""The maximum number of digits of a decimal."""
+_EXACT = 1 << 53
+"""Integers up to this magnitude are exact as `DOUBLE`."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The rows of a reading after the rule was applied, and the number of values that were replaced by null by column."""
+
+    reading: ReadResult
+    discarded: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TypeRule:
+    """The rule of a source for values that the type of their column cannot represent."""
+
+    action: NewTypes
+    parser: Reparsable
+
+    def applied(self, reading: ReadResult, schema: Schema, uri: str) -> Kept:
+        """Return the rows to store and to quarantine.
+
+        Raises `SchemaError` for a rejected row if the action is `freeze`, and `WiderTypesError` if it is `evolve` and
+        wider types can represent some of the values.
+        """
+        rejected = reading.rejected
+        if not rejected.num_rows or self.action == "discard_row":
+            return Kept(reading)
+        if self.action == "freeze":
+            raise SchemaError(
+                "a row does not match the contract",
+                got=str(rejected["reason"][0]),
+                do="correct the data or schema=, or quarantine such rows: source(…, new_types='discard_row')",
+                place=Place(uri, rejected[POSITION][0].as_py()),
+            )
+        texts = self.parser.parse(rejected["row"].to_pylist(), Schema.of(dict.fromkeys(schema.names, "VARCHAR"))).rows
+        with connect() as con:
+            con.register("_texts", texts)
+            if self.action == "discard_value":
+                return _with_nulls(con, reading, schema)
+            wider = dict(_wider_types(con, schema))
+        if wider:
+            raise WiderTypesError.of(wider, Place(uri, rejected[POSITION][0].as_py()))
+        return Kept(reading)
+
+
+def type_rule(action: NewTypes, reader: object) -> TypeRule | None:
+    """Return the rule for the rows of a reader; `None` if rows that do not match the contract are quarantined."""
+    return TypeRule(action, reader) if action != "discard_row" and isinstance(reader, Reparsable) else None
+
+
+def fits_type(column: str) -> str:
+    """Return the name of the check that counts the values of a column that were replaced by null."""
+    return f"{column}_fits_its_type"
+
+
+def _with_nulls(con: duckdb.DuckDBPyConnection, reading: ReadResult, schema: Schema) -> Kept:
+    """Return the readable rows with null instead of the values that do not fit."""
+    values = ", ".join(f"{value_of(column, quoted(column.name))} as {quoted(column.name)}" for column in schema.columns)
+    con.execute(f"create temp table _values as select {values}, {POSITION} as _number from _texts")
+    is_discarded = {name: f"v.{quoted(name)} is null and t.{quoted(name)} is not null" for name in schema.names}
+    joined = f"_values v join _texts t on v._number = t.{POSITION} where {' or '.join(is_discarded.values())}"
+    counts = ", ".join(f"count(*) filter ({test})" for test in is_discarded.values())
+    discarded = dict(zip(schema.names, one(con, f"select {counts} from {joined}"), strict=True))
+    rows = arrow(con, f"select v.* from {joined} order by v._number")
+    numbers = pc.subtract(rows.column("_number"), 1)
+    positions = reading.rejected[POSITION].take(numbers)
+    saved = rows.drop_columns(["_number"]).append_column(POSITION, positions).select(reading.rows.column_names)
+    together = pa.concat_tables([reading.rows, saved.cast(reading.rows.schema)]).sort_by(POSITION)
+    is_left = pc.invert(pc.is_in(reading.rejected[POSITION], positions.combine_chunks()))
+    left = ReadResult(together, reading.rejected.filter(is_left))
+    return Kept(left, {name: count for name, count in discarded.items() if count})
+
+
+def _wider_types(con: duckdb.DuckDBPyConnection, schema: Schema) -> Iterator[tuple[str, str]]:
+    """Yield the columns whose misfits a wider type can represent, with the narrowest such type."""
+    for column in schema.columns:
+        name, own = quoted(column.name), column.type
+        misfits = f"from _texts where {name} is not null and {value_of(column, name)} is null"
+        count = one(con, f"select count(*) {misfits}")[0]
+        best, most = own, 0
+        for kind in wider_types(own) if count else ():
+            fitting = one(con, f"select count({value_of(Column(column.name, kind), name)}) {misfits}")[0]
+            if fitting > most:
+                best, most = kind, fitting
+            if most == count:
+                break
+        if most:
+            yield column.name, best
+
+
+def wider_types(kind: str) -> tuple[str, ...]:
+    """Return the types that represent every value of a type exactly, from the narrowest on.
+
+    `DOUBLE` follows integers: only those up to 2^53 are exact, which `is_exact_as` tests for existing rows.
+    """
+    if kind in _INTEGERS:
+        return (*_INTEGERS[_INTEGERS.index(kind) + 1 :], f"DECIMAL({_DIGITS},0)", "DOUBLE")
+    if kind == "FLOAT":
+        return ("DOUBLE",)
+    if kind == "DATE":
+        return ("TIMESTAMP",)
+    precision = decimal_of(kind)
+    if precision is None:
+        return ()
+    integer_digits, scale = precision[0] - precision[1], precision[1]
+    decimals = (f"DECIMAL({_DIGITS},{each})" for each in range(scale, _DIGITS - integer_digits + 1))
+    return tuple(each for each in decimals if each != kind)
+
+
+def is_exact_as(kind: str, wider: str, column: str) -> str:
+    """Return SQL for whether a value of a column is exact in a wider type."""
+    return f"abs({column}) <= {_EXACT}" if kind == "BIGINT" and wider == "DOUBLE" else "true"

@@ -1,0 +1,54 @@
+"""Certificates of servers: which authorities a client trusts, and errors for one that it does not trust."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+from pipeline.core.errors import Place, SourceError
+
+
+def trusting(ca: str | None, place: Place) -> ssl.SSLContext:
+    """Return the TLS settings of a client that trusts the authorities of a file, or else those of the system.
+
+    Raises `SourceError` if the file cannot be read.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        got, do = f"{ca!r}: {error.strerror or error}", "pass a PEM file: ca='ca.pem'"
+        raise SourceError("the file of authorities cannot be read", got=got, do=do, place=place) from error
+
+
+def untrusted(error: BaseException, place: Place) -> SourceError | None:
+    """Return the error for a server whose certificate is not trusted; `None` if that is not the reason of an error.
+
+    Waiting does not help, so it is not temporary, although client libraries report it as a lost connection.
+    """
+    for each in _reasons(error, 8):
+        if isinstance(each, ssl.SSLCertVerificationError):
+            message = each.verify_message.rstrip(".")
+            return SourceError(
+                "the certificate of the server is not trusted", got=message, do=_way_out(message), place=place
+            )
+    return None
+
+
+def _reasons(error: object, most: int) -> Iterator[BaseException]:
+    """Yield an error, and the errors that led to it or are in its arguments."""
+    if not isinstance(error, BaseException) or not most:
+        return
+    yield error
+    inner = [getattr(error, name, None) for name in ("exception", "reason", "__cause__", "__context__")]
+    for each in (*error.args, *inner):
+        yield from _reasons(each, most - 1)
+
+
+def _way_out(message: str) -> str:
+    if "expired" in message or "not yet valid" in message:
+        return "renew the certificate of the server"
+    return (
+        "use a host of its certificate in url="
+        if "mismatch" in message
+        else "pass the authority that issued it: ca='ca.pem'"
+    )

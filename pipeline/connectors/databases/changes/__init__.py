@@ -1,0 +1,1 @@
+"""Changes of database tables in a durable log, from which they are read as streams or in batch."""

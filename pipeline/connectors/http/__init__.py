@@ -1,0 +1,1 @@
+"""HTTP for connectors: bounded responses, checked addresses, credentials by reference, guarded calls."""

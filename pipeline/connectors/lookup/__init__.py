@@ -1,0 +1,1 @@
+"""What systems contain, for `headwater discover`: files, databases, topics and endpoints."""

@@ -1,0 +1,1 @@
+"""OData services as a source."""

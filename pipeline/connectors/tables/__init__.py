@@ -1,0 +1,1 @@
+"""Tables of other systems that consist of data files: Delta, Iceberg and Delta Sharing."""

@@ -1,0 +1,114 @@
+"""Runs a program that writes messages, one line of JSON each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.core import scratch
+from pipeline.core.clients import message_of
+from pipeline.core.credentials import is_reference, secret
+from pipeline.core.errors import Place, SourceError
+
+_END_S = 10.0
+_SHOWN = 400
+_LEAST_SECRET = 4
+
+
+@dataclass(frozen=True)
+class Program:
+    """A command, and the values of its configuration, which may be references such as `env:NAME`."""
+
+    command: tuple[str, ...]
+    config: Mapping[str, Any]
+
+    @contextmanager
+    def running(self, arguments: Sequence[str], files: Mapping[str, Any]) -> Iterator[Iterator[bytes]]:
+        """Yield the lines that the program writes.
+
+        Each of `files` is an option and a JSON value, which the program gets as a file that only this user can read; so
+        does `--config`. The program is ended if the context ends earlier. Raises `SourceError` if it cannot be started,
+        and when its output ends if it fails.
+        """
+        config = self.resolved()
+        with scratch.folder("tap") as folder:
+            options: list[str] = []
+            for number, (option, value) in enumerate({"--config": config, **files}.items()):
+                path = Path(folder) / f"{number}.json"
+                path.touch(mode=0o600)
+                path.write_text(json.dumps(value), encoding="utf-8")
+                options += [option, str(path)]
+            with (Path(folder) / "errors").open("w+b") as errors:
+                process = self._started([*self.command, *arguments, *options], errors)
+                try:
+                    yield self._lines(process, errors)
+                finally:
+                    _end(process)
+
+    def resolved(self) -> Mapping[str, Any]:
+        """Return the configuration with all references replaced by their values."""
+        values: Mapping[str, Any] = _resolved(self.config, "config")
+        return values
+
+    def _started(self, command: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(  # noqa: S603 - the command is the definition's
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+            )
+        except OSError as error:
+            do = "install it, or write its path"
+            raise SourceError(f"{self.command[0]!r} cannot be started", got=message_of(error), do=do) from error
+
+    def _lines(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> Iterator[bytes]:
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        yield from process.stdout
+        if process.wait() != 0:
+            errors.seek(0, os.SEEK_END)
+            errors.seek(max(0, errors.tell() - 4 * _SHOWN))
+            text = self.hidden(" ".join(errors.read().decode("utf-8", "replace").split()))[-_SHOWN:]
+            raise SourceError(
+                f"{self.command[0]!r} failed with status {process.returncode}",
+                got=text or None,
+                place=Place(self.command[0]),
+            )
+
+    def hidden(self, text: str) -> str:
+        """Return a text without the values of references in the configuration."""
+        for value in sorted(_secrets(self.config), key=len, reverse=True):
+            text = text.replace(value, "***") if len(value) >= _LEAST_SECRET else text
+        return text
+
+
+def _resolved(value: Any, what: str) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _resolved(each, f"{what}[{name!r}]") for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_resolved(each, what) for each in value]
+    return secret(value, what) if isinstance(value, str) else value
+
+
+def _secrets(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [text for each in value.values() for text in _secrets(each)]
+    if isinstance(value, list | tuple):
+        return [text for each in value for text in _secrets(each)]
+    return [secret(value, "config")] if isinstance(value, str) and is_reference(value) else []
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a program with its children, if it is still running."""
+    if process.stdout is not None:
+        process.stdout.close()
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

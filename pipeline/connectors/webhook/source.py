@@ -1,0 +1,100 @@
+"""Webhooks as a source. Create it with `webhook`; `headwater serve` receives the messages.
+
+Delivery: each message that was acknowledged, once. A message is on disk before it is acknowledged, and one with an id that
+was received before is acknowledged without being stored again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, ClassVar
+
+from pipeline.connectors.spool.log_reader import RECEIVED_AT, MessageLog, log_naming
+from pipeline.connectors.webhook.signatures import Signature
+from pipeline.core.errors import DefinitionError
+from pipeline.core.event_time import parse_duration
+from pipeline.core.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from pipeline.connectors.webhook.receiver import Receiver
+
+_IDS = ("idempotency-key", "webhook-id", "x-github-delivery", "x-request-id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Webhook(MessageLog):
+    """The messages that were sent to an endpoint. Create it with `webhook`."""
+
+    name: str
+    signature: Signature | None = None
+    id_headers: tuple[str, ...] = _IDS
+    kept_s: float = field(default=30 * 86400.0, compare=False)
+    most_bytes: int = field(default=1 << 20, compare=False)
+
+    known_metadata: ClassVar[tuple[str, ...]] = (RECEIVED_AT, "id", "headers")
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the metadata; the name is not part of it."""
+        return fingerprint("webhook", self.metadata, *self.naming.renamed_part)
+
+    @property
+    def uri(self) -> str:
+        """The name of the endpoint as a URI."""
+        return f"webhook://{self.name}"
+
+    def receiver(self, now: Callable[[], float] = time.time) -> Receiver:
+        """Return what accepts messages for this source."""
+        from pipeline.connectors.webhook.receiver import Receiver  # noqa: PLC0415 - only the server needs it
+
+        return Receiver(self, now)
+
+    def kept_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the headers that are stored: none unless they are metadata, and none with credentials."""
+        if "headers" not in self.metadata:
+            return {}
+        secrets = {"authorization", "cookie", "proxy-authorization"}
+        return {name: text for name, text in headers.items() if name not in secrets and "signature" not in name}
+
+
+def webhook(
+    name: str,
+    *,
+    signature: Signature | None = None,
+    unsigned: bool = False,
+    id_header: str | None = None,
+    metadata: tuple[str, ...] = (),
+    rename: Mapping[str, str] | None = None,
+    keep: str | timedelta = "30 days",
+    most_bytes: int = 1 << 20,
+    spool: str | None = None,
+) -> Webhook:
+    """Read the messages that other systems post to `/webhooks/NAME` of `headwater serve`.
+
+    Each message is one JSON object. `signature` says how messages are signed; without it, `unsigned=True` accepts messages
+    from anyone who can reach the server. A message whose id was received before is not stored again: the id is in `id_header`
+    (by default `Idempotency-Key`, `Webhook-Id`, `X-GitHub-Delivery` or `X-Request-Id`). `metadata` adds the columns
+    `_received_at`, `_id` and `_headers`, and `rename` maps names of fields to names of columns. Messages are kept on disk below `spool`, on the machine of the server, for `keep`.
+
+    Raises `DefinitionError` for a name that is not a part of a path, and if neither signature= nor unsigned=True is given.
+    """
+    if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
+        raise DefinitionError("the name of a webhook must consist of letters, digits, - and _", got=repr(name))
+    if (signature is None) != unsigned:
+        raise DefinitionError(
+            "a webhook needs either signature= or unsigned=True",
+            do="pass for example signature=Signature('env:WEBHOOK_KEY', scheme='github')",
+        )
+    return Webhook(
+        name=name,
+        signature=signature,
+        id_headers=_IDS if id_header is None else (id_header.lower(),),
+        metadata=tuple(metadata),
+        naming=log_naming(rename, Webhook.known_metadata),
+        kept_s=parse_duration(keep, "keep=").total_seconds(),
+        most_bytes=most_bytes,
+        spool=spool,
+    )

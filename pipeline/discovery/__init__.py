@@ -1,0 +1,1 @@
+"""Describes what a system contains, from a bounded sample: schemas, keys, times, likely personal data, and definitions."""

@@ -1,0 +1,1 @@
+"""The schema registry: subjects with versions of schemas, and which changes of them are compatible."""

@@ -1,0 +1,103 @@
+"""`headwater lake` and `query --at`: older versions are shown, compared and restored."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline.project import Workspace, load
+from tests.lake.test_lake_unused_files import age
+
+DEFINITIONS = """\
+from pipeline import files, source, sql
+
+raw = source(files("data/*.csv"), schema={"id": "bigint", "name": "varchar"})
+names = sql("select id, name from raw", key="id")
+later = sql("select count(*) as n from names")
+"""
+
+
+@pytest.fixture
+def project(headwater, tmp_path):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "p"\ndefinitions = "p.py"\n')
+    (tmp_path / "p.py").write_text(DEFINITIONS)
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        (tmp_path / "data" / f"{number}.csv").write_text(f"id,name\n{number},n{number}\n")
+        headwater("run", check=0)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("project")
+def test_versions_are_read_shown_compared_and_restored(headwater):
+    def read(*options: str):
+        return json.loads(headwater("query", "select count(*) as n from names", "--json", *options, check=0).stdout)
+
+    assert read() == [{"n": 3}]
+    assert read("--at", "names=0") == [{"n": 1}]
+    facts = json.loads(headwater("lake", "history", "names", "--json", check=0).stdout)
+    assert [(each["version"], each["mode"], each["rows_out"]) for each in facts] == [
+        (2, "append", 1),
+        (1, "append", 1),
+        (0, "overwrite", 1),
+    ]
+    assert read("--at", facts[1]["at"]) == [{"n": 2}]
+    assert "cannot be read as of" in headwater("query", "select * from names", "--at", "-2h", check=1).stderr
+    shown = headwater("lake", "history", "names", "--limit", "2", check=0).stdout
+    assert "append" in shown
+    assert "overwrite" not in shown
+
+    changes = json.loads(headwater("lake", "diff", "names", "0", "--rows", "5", "--json", check=0).stdout)
+    assert (changes["inserted"], changes["deleted"], changes["updated"]) == (2, 0, 0)
+    assert [row["id"] for row in changes["rows"]] == [1, 2]
+    printed = headwater("lake", "diff", "names", "2", facts[2]["at"], "--rows", "1", check=0).stdout
+    assert "version 2 → 0" in printed
+    assert "delete" in printed
+
+    dry = headwater("lake", "restore", "names", "--to", "0", check=0).stdout
+    assert "nothing was changed; restore it with --yes" in dry
+    assert "read by later: their next run takes over the change" in dry
+    assert read() == [{"n": 3}]
+    done = json.loads(headwater("lake", "restore", "names", "--to", facts[2]["at"], "--yes", "--json", check=0).stdout)
+    assert (done["restored_to"], done["version"], done["diff"]["deleted"]) == (0, 3, 2)
+    assert read() == [{"n": 1}]
+    assert "restore of 0" in headwater("lake", "history", "names", check=0).stdout
+    assert "already has the rows" in headwater("lake", "restore", "names", "--to", "3", check=1).stderr
+    headwater("run", check=0)
+    assert read() == [{"n": 3}]
+
+
+@pytest.mark.usefixtures("project")
+def test_texts_that_are_no_version_are_refused(headwater):
+    error = headwater("lake", "diff", "names", "yesterday", check=1).stderr
+    assert "the time or version to read cannot be parsed" in error
+    assert "2 hours ago" in error
+
+
+def test_tables_are_maintained(headwater, project):
+    names = Workspace(load(project)).table("names")
+    for number in range(3):
+        age(names, number, 20 - number)
+    plan = headwater("lake", "vacuum", "names", check=0).stdout
+    assert "0 bytes can be removed: do it with --yes" in plan
+    assert len(json.loads(headwater("query", "select * from names", "--at", "names=0", "--json", check=0).stdout)) == 1
+    [facts] = json.loads(headwater("lake", "vacuum", "names", "--yes", "--json", check=0).stdout)
+    assert (facts["versions"], facts["oldest"], facts["removed"]) == (2, 2, True)
+    assert "can no longer be read" in headwater("query", "select * from names", "--at", "names=0", check=1).stderr
+    for number in range(3, 6):
+        (project / "data" / f"{number}.csv").write_text(f"id,name\n{number},n{number}\n")
+        headwater("run", check=0)
+    assert "names: 6 files compacted into 1, as version 6" in headwater("lake", "compact", "names", check=0).stdout
+    assert headwater("lake", "compact", "names", check=0).stdout == "names: no small files\n"
+    assert "up to date" in headwater("run", check=0).stdout
+    done = json.loads(headwater("lake", "maintain", "--json", check=0).stdout)
+    assert [(each["table"], each["files_before"], each["note"]) for each in done] == [
+        ("raw", 6, ""),
+        ("names", 0, ""),
+        ("later", 0, ""),
+    ]
+    headwater("lake", "maintain", "later", check=0)
+    steps = json.loads(headwater("run", "--json", check=0).stdout)["steps"]
+    assert {step["decision"] for step in steps} == {"skip"}
+    assert "did you mean 'names'" in headwater("lake", "maintain", "nmaes", check=1).stderr

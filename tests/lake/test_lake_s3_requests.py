@@ -1,0 +1,164 @@
+"""The number of requests to an object store, which determines how long a run or an epoch takes with a distant store."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.schema import Schema
+from pipeline.core.staging import Manifest
+from pipeline.kernel.engine import connect
+from pipeline.lake import Lake, LakeTable
+from pipeline.lake.object_files import KeptFiles
+from pipeline.project import Workspace, load
+from pipeline.runner import Runner
+from pipeline.runner.dry_run import RunOptions
+from pipeline.streaming.runtime.job import catch_up
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
+from tests.rigs.proxy import Proxy, proxied
+
+SCHEMA = Schema.of({"a": "INTEGER"})
+TABLES = 6
+DEFINITIONS = (
+    "from pipeline import files, source, sql\n"
+    'raw = source(files("data/*.csv"), schema={"a": "bigint"})\n'
+    'clicks = source(files("clicks/*.csv"), schema={"at": "timestamp"}, event_time="at", stored=False)\n'
+    "minutes = sql(\"select tumble(at, interval '1 minute') as minute, count(*) as n from clicks group by all\")\n"
+    + "".join(f't{n} = sql("select a + {n} as a from raw", key="a")\n' for n in range(1, TABLES))
+)
+
+
+@pytest.fixture(scope="module")
+def proxy(s3):
+    with proxied(s3.port) as s3_proxy:
+        yield s3_proxy
+
+
+@pytest.fixture
+def table(s3, proxy) -> LakeTable:
+    proxy.latency_s = proxy.jitter_s = 0.0
+    return Lake(s3.storage(uuid.uuid4().hex, port=proxy.port)).table("silver", "t")
+
+
+def requests(proxy: Proxy, work, pattern: str = "") -> int:
+    """Return how many requests some work takes."""
+    before = len(proxy.seen)
+    work()
+    return sum(pattern in seen.path for seen in proxy.seen[before:])
+
+
+def stage(table: LakeTable, n: int, rows: int = 1):
+    with connect(filesystem=table.storage.filesystem()) as con:
+        return table.stager(f"r{n}").stage(con, f"select {n}::integer as a from range({rows})", 0)
+
+
+def manifest_of(n: int) -> Manifest:
+    return Manifest(table="t", run_id=f"r{n}", fingerprint="f", mode="append")
+
+
+@pytest.mark.proof
+def test_commits_of_an_open_table_take_as_many_requests_in_a_long_log(table, proxy):
+    head, counts = table.head(), []
+    for n in range(12):
+        files = stage(table, n)
+        counts.append(requests(proxy, lambda n=n, files=files: head.commit(manifest_of(n), files, SCHEMA, epoch=n)))
+    assert max(counts[2:]) <= 10, counts
+    assert (head.number, head.epoch, table.version().rows) == (11, 11, 12)
+
+
+def test_reading_small_files_takes_one_request_each(table, proxy):
+    for n in range(3):
+        table.commit(manifest_of(n), stage(table, n), SCHEMA, table.version())
+    storage = table.storage
+    assert requests(proxy, lambda: storage.read_bytes("_delta_log/00000000000000000000.json")) == 1
+    assert requests(proxy, lambda: storage.read_existing(["_delta_log/00000000000000000000.json", "none"])) == 2
+    assert requests(proxy, lambda: storage.names("_nothing/")) == 1
+    assert requests(proxy, table.number) == 1
+
+    def rows() -> None:
+        assert Lake(storage).rows(table).num_rows == 3
+
+    assert requests(proxy, rows, ".parquet") <= 2 * 3
+    assert requests(proxy, rows, ".parquet") == 0
+
+
+def test_a_file_that_is_written_again_is_read_again(table):
+    filesystem = table.storage.filesystem()
+    path = f"{table.storage.uri}/part-0.parquet"
+    for content in (b"first", b"the second"):
+        with filesystem.open(path, "wb") as file:
+            file.write(content)
+        with filesystem.open(path, "rb") as file:
+            assert file.read() == content
+        assert filesystem.info(path)["size"] == len(content)
+    filesystem.rm_file(path)
+    assert not filesystem.exists(path)
+    assert not filesystem.isdir(path)
+
+
+def test_kept_files_are_bounded(monkeypatch):
+    monkeypatch.setattr("pipeline.lake.object_files.MOST_BYTES", 10)
+    monkeypatch.setattr("pipeline.lake.object_files.MOST_FILES", 2)
+    kept = KeptFiles()
+    for name in "abc":
+        kept.describe(name, {"size": 4})
+        kept.fill(name, b"1234")
+        assert kept.content("a") == (b"1234" if name < "c" or kept.content("a") else None)
+    assert [kept.content(name) for name in "abc"] == [b"1234", None, b"1234"]
+    assert [kept.info(name) is not None for name in "abc"] == [False, True, True]
+    kept.forget("a")
+    kept.fill("d", b"123456")
+    assert [kept.content(name) is not None for name in "acd"] == [False, True, True]
+    kept.forget(None)
+    assert kept.content("c") is None
+
+
+@pytest.fixture
+def project(s3, proxy, tmp_path) -> Path:
+    proxy.latency_s = proxy.jitter_s = 0.0
+    lake = s3.environment(tmp_path, uuid.uuid4().hex, port=proxy.port)
+    (tmp_path / "headwater.toml").write_text(f'[project]\nname = "p"\ndefinitions = "p.py"\n{lake}')
+    (tmp_path / "p.py").write_text(DEFINITIONS)
+    for folder, text in (("data", "a\n1\n2\n"), ("clicks", "at\n2026-01-01 00:00:00\n2026-01-01 00:05:00\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "0.csv").write_text(text)
+    return tmp_path
+
+
+@pytest.mark.proof
+def test_a_run_has_a_budget_of_requests(project, proxy):
+    def run() -> None:
+        assert not any(step.has_failed for step in Runner(load(project), RunOptions()).run().steps)
+
+    assert requests(proxy, run) <= 36 * TABLES
+    assert requests(proxy, run) <= 12 * TABLES
+    (project / "data" / "1.csv").write_text("a\n7\n8\n")
+    assert requests(proxy, run) <= 50 * TABLES
+
+
+def test_a_stream_has_a_budget_of_requests(project, proxy):
+    options = StreamOptions(intervals=Intervals(batch_s=0, commit_s=0, idle_commit_s=0), shards=1)
+    catch_up(Workspace(load(project)), ("minutes",), options)
+    counts = []
+    for n in range(1, 4):
+        (project / "clicks" / f"{n}.csv").write_text(f"at\n2026-01-01 0{n}:00:00\n2026-01-01 0{n}:05:00\n")
+        counts.append(requests(proxy, lambda: catch_up(Workspace(load(project)), ("minutes",), options)))
+    assert counts[0] <= 48, counts
+    assert max(later - before for before, later in itertools.pairwise(counts)) <= 14, counts
+
+
+@pytest.mark.proof
+def test_an_epoch_commits_within_a_second_of_a_distant_store(table, proxy):
+    """Each request takes 30 to 50 ms."""
+    head, seconds = table.head(), []
+    proxy.latency_s, proxy.jitter_s = 0.03, 0.02
+    for n in range(60):
+        began = time.perf_counter()
+        head.commit(manifest_of(n), stage(table, n), SCHEMA, epoch=n)
+        seconds.append(time.perf_counter() - began)
+    proxy.latency_s = proxy.jitter_s = 0.0
+    assert sorted(seconds)[len(seconds) // 2] < 1.0, seconds

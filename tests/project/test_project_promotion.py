@@ -1,0 +1,147 @@
+"""Tables that were built in one environment are taken over by another, and equal what it would have computed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline.commit.moments import Moment
+from pipeline.core.errors import ConflictError, RequestError, StorageError
+from pipeline.lake import Storage
+from pipeline.project.environments import create
+from pipeline.reprocessing.promotion import plan_promotion, promote
+from tests.project.test_project_environments import FIRST, SECOND, SHOP, Project
+from tests.project.test_project_environments import project as project  # noqa: PLC0414 - a fixture
+from tests.rigs.command import environment
+
+CHANGED = SHOP.replace("select id, k, v, at, v < 0", "select id, k, v * 10 as v, at, v < 0") + (
+    'bigger = mart("select k, max(v) as v from latest group by k")\n'
+)
+
+
+def actions(project: Project) -> dict[str, tuple[str, str]]:
+    return {each.table: (each.action, each.reason) for each in plan_promotion(project.at("dev"), project.at("prod"))}
+
+
+@pytest.fixture
+def changed(project):
+    """A project whose changed definitions were run in dev, but not in prod."""
+    project.put("a", FIRST)
+    project.run("prod")
+    create(project.at("dev"), project.at("prod"))
+    (project.folder / "shop.py").write_text(CHANGED)
+    project.run("dev")
+    return project
+
+
+def test_what_was_built_is_taken_over(changed):
+    assert actions(changed) == {
+        "latest": ("promote", "version 1 has the same inputs"),
+        "dim_k": ("unchanged", "the current definition built it"),
+        "total": ("promote", "version 1 has the same inputs"),
+        "bigger": ("promote", "version 0 has the same inputs"),
+    }
+    promote(changed.at("dev"), changed.at("prod"), plan_promotion(changed.at("dev"), changed.at("prod")))
+
+    assert {action for action, _ in actions(changed).values()} == {"unchanged"}
+    assert set(changed.run("prod").values()) == {"skip"}
+    assert changed.rows("prod") == changed.rows("dev")
+    prod = changed.at("prod")
+    quarantined = prod.lake.rows(prod.lake.quarantine("latest")).num_rows
+    assert quarantined == 1
+    with prod.warehouse.read() as con:
+        assert con.execute("select count(*) from bigger").fetchone() == (2,)
+
+
+def test_later_runs_go_on_and_equal_a_recomputation(changed):
+    promote(changed.at("dev"), changed.at("prod"), plan_promotion(changed.at("dev"), changed.at("prod")))
+    changed.put("b", SECOND + "4,a,9,2025-12-31\n")  # older than its delete
+
+    changed.run("prod")
+
+    grown = changed.rows("prod")
+    changed.run("prod", full=True)
+    assert changed.rows("prod") == grown
+    assert len(grown["latest"]) == 3
+
+
+def test_tables_with_other_inputs_are_left_to_a_run(changed):
+    changed.put("b", SECOND)
+    changed.run("prod", select=("raw",))
+
+    assert actions(changed) == {
+        "latest": ("build", "its input 'raw' has other rows here"),
+        "dim_k": ("unchanged", "the current definition built it"),
+        "total": ("unchanged", "the current definition built it"),
+        "bigger": ("build", "its input 'latest' has other rows here"),
+    }
+
+
+def test_tables_of_other_definitions_are_left_to_a_run(changed):
+    (changed.folder / "shop.py").write_text(CHANGED.replace("* 10", "* 11"))
+
+    assert actions(changed)["latest"] == ("build", "another definition built it there")
+    changed.at("dev").table("bigger").storage.clear()
+    assert actions(changed)["bigger"] == ("build", "it was not built there")
+
+
+def test_an_interrupted_promotion_is_completed_by_the_next(changed, monkeypatch):
+    take, calls = Storage.take, []
+
+    def failing(self, source, name):
+        calls.append(name)
+        if len(calls) > 2:
+            raise StorageError("the disk is full")
+        take(self, source, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "take", failing)
+        with pytest.raises(StorageError, match="the disk is full"):
+            promote(changed.at("dev"), changed.at("prod"), plan_promotion(changed.at("dev"), changed.at("prod")))
+
+    promote(changed.at("dev"), changed.at("prod"), plan_promotion(changed.at("dev"), changed.at("prod")))
+    assert set(changed.run("prod").values()) == {"skip"}
+    assert changed.rows("prod") == changed.rows("dev")
+
+
+def test_a_commit_since_the_plan_is_a_conflict(tmp_path):
+    project = Project(tmp_path / "p", "prod/lake", "dev/lake")
+    project.put("a", FIRST)
+    project.run("prod")
+    create(project.at("dev"), project.at("prod"))
+    (project.folder / "shop.py").write_text(CHANGED)
+    project.run("dev")
+    plan = plan_promotion(project.at("dev"), project.at("prod"))
+
+    def run_beside(moment: Moment, name: str) -> None:
+        if (moment, name) == (Moment.STAGED, "latest"):
+            project.run("prod")
+
+    with pytest.raises(ConflictError, match="another process committed 'latest' concurrently"):
+        promote(project.at("dev"), project.at("prod"), plan, reached=run_beside)
+    assert project.rows("prod") == project.rows("dev")  # what the run computed
+
+
+def test_an_environment_is_not_promoted_to_itself(tmp_path):
+    project = Project(tmp_path / "p", "lake", "dev/lake")
+    with pytest.raises(RequestError, match="an environment cannot be promoted to itself: got prod; name another one"):
+        plan_promotion(project.at("prod"), project.at("prod"))
+
+
+def test_the_command_shows_first_and_promotes_with_yes(tmp_path, headwater_command):
+    project = Project(tmp_path / "p", "prod/lake", "dev/lake")
+    project.put("a", FIRST)
+    project.run("prod")
+    create(project.at("dev"), project.at("prod"))
+    (project.folder / "shop.py").write_text(CHANGED)
+    project.run("dev")
+
+    def promote_(*words: str) -> str:
+        words = ("env", "promote", "dev", "--to", "prod", *words)
+        return headwater_command.run(*words, cwd=project.folder, env=environment(), timeout=60).stdout
+
+    assert promote_().splitlines()[-1] == "nothing was changed; promote 3 tables with --yes"
+    assert {each["action"] for each in json.loads(promote_("--json"))} == {"promote", "unchanged"}
+    assert "promoted 3 tables" in promote_("--yes")
+    assert {each["action"] for each in json.loads(promote_("--json"))} == {"unchanged"}

@@ -1,0 +1,30 @@
+// A FerretDB server for tests: main ADDRESS FOLDER, with one SQLite file for each database in the folder.
+//
+// Build it once, and set HEADWATER_FERRETDB to its path:
+//
+//	go mod init headwater/ferretdb && go get github.com/FerretDB/FerretDB@v1.24.2 && go mod tidy
+//	go build -tags ferretdb_no_hana -o headwater-ferretdb .
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/FerretDB/FerretDB/ferretdb"
+)
+
+func main() {
+	server, err := ferretdb.New(&ferretdb.Config{
+		Listener:  ferretdb.ListenerConfig{TCP: os.Args[1]},
+		Handler:   "sqlite",
+		SQLiteURL: "file:" + os.Args[2] + "/",
+	})
+	if err != nil {
+		panic(err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	server.Run(ctx)
+}

@@ -1,0 +1,238 @@
+"""Confluent's unmodified client and serializers work with the registry."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+import uvicorn
+from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegistryClient, ServerConfig
+from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
+from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer, ProtobufSerializer
+from confluent_kafka.serialization import MessageField, SerializationContext
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from pipeline.connectors.kafka import Avro
+from pipeline.connectors.kafka.avro import AvroCodec
+from pipeline.governance import Catalog
+from pipeline.schema_registry.registry import SchemaRegistry
+from pipeline.schema_registry.schemas import SchemaText
+from serve.schema_registry import registry_app
+
+VALUE = SerializationContext("orders", MessageField.VALUE)
+ORDER = json.dumps({"type": "record", "name": "Order", "fields": [{"name": "id", "type": "long"}]})
+MORE = json.dumps(
+    {
+        "type": "record",
+        "name": "Order",
+        "fields": [{"name": "id", "type": "long"}, {"name": "note", "type": ["null", "string"], "default": None}],
+    }
+)
+BROKEN = json.dumps({"type": "record", "name": "Order", "fields": [{"name": "id", "type": "string"}]})
+
+
+@pytest.fixture
+def url(tmp_path):
+    """The address of a registry."""
+    catalog = Catalog(f"sqlite:///{tmp_path}/catalog.db")
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(registry_app(SchemaRegistry(catalog)), log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+    listening.close()
+    catalog.close()
+
+
+@pytest.fixture
+def client(url):
+    with SchemaRegistryClient({"url": url}) as client:
+        yield client
+
+
+def test_avro_is_serialized_and_read_back(client, url):
+    write, read = AvroSerializer(client, ORDER), AvroDeserializer(client)
+    value = write({"id": 7}, VALUE)
+    assert read(value, VALUE) == {"id": 7}
+    codec = AvroCodec(Avro(url))
+    with codec._registry:  # noqa: SLF001 - closes its connections
+        assert codec.decode(value) == {"id": 7}
+    assert AvroSerializer(client, MORE)({"id": 8, "note": "n"}, VALUE)[1:5] == (2).to_bytes(4, "big")
+    assert client.get_subjects() == ["orders-value"]
+    assert client.get_versions("orders-value") == [1, 2]
+    known = AvroSerializer(client, ORDER, conf={"auto.register.schemas": False})
+    assert known({"id": 9}, VALUE)[:5] == value[:5]
+    latest = AvroSerializer(client, conf={"auto.register.schemas": False, "use.latest.version": True})
+    assert latest({"id": 9, "note": None}, VALUE)[1:5] == (2).to_bytes(4, "big")
+
+
+def test_json_is_serialized_and_read_back(client):
+    schema = json.dumps({"type": "object", "title": "Order", "properties": {"id": {"type": "integer"}}})
+    value = JSONSerializer(schema, client)({"id": 7}, VALUE)
+    assert JSONDeserializer(schema, schema_registry_client=client)(value, VALUE) == {"id": 7}
+    assert client.get_latest_version("orders-value").schema.schema_type == "JSON"
+
+
+def test_protobuf_is_serialized_and_read_back(client):
+    file = descriptor_pb2.FileDescriptorProto(name="shop.proto", package="shop", syntax="proto3")
+    for name in ("First", "Order"):
+        message = file.message_type.add(name=name)
+        message.field.add(name="id", number=1, type=3, label=1)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    order = message_factory.GetMessageClass(pool.FindMessageTypeByName("shop.Order"))
+    options = {"use.deprecated.format": False}
+    value = ProtobufSerializer(order, client, options)(order(id=7), VALUE)
+    assert ProtobufDeserializer(order, options, client)(value, VALUE) == order(id=7)
+    assert client.get_schema(1).schema_str.startswith('syntax = "proto3";\npackage shop;\nmessage First {')
+    again = client.register_schema("other-value", Schema(client.get_schema(1).schema_str, "PROTOBUF"))
+    assert again == 1
+
+
+def test_incompatible_schemas_are_refused(client):
+    client.register_schema("orders-value", Schema(ORDER))
+    with pytest.raises(SchemaRegistryError, match="incompatible with an earlier schema") as error:
+        client.register_schema("orders-value", Schema(BROKEN))
+    assert (error.value.http_status_code, error.value.error_code) == (409, 40901)
+    assert not client.test_compatibility("orders-value", Schema(BROKEN))
+    assert client.test_compatibility("orders-value", Schema(MORE))
+    client.set_compatibility("orders-value", "NONE")
+    assert client.get_compatibility("orders-value") == "NONE"
+    assert client.register_schema("orders-value", Schema(BROKEN)) == 2
+    assert client.get_config("orders-value") == ServerConfig(compatibility_level="NONE")
+    client.delete_config("orders-value")
+    with pytest.raises(SchemaRegistryError, match="does not have subject-level compatibility"):
+        client.get_compatibility("orders-value")
+
+
+def test_references_are_followed_and_keep_their_schema(client):
+    line = {"type": "record", "name": "shop.Line", "fields": [{"name": "sku", "type": "string"}]}
+    client.register_schema("line", Schema(json.dumps(line)))
+    order = {"type": "record", "name": "shop.Order", "fields": [{"name": "lines", "type": {"type": "array", "items": "shop.Line"}}]}  # fmt: skip
+    reference = SchemaReference("shop.Line", "line", 1)
+    number = client.register_schema("orders-value", Schema(json.dumps(order), "AVRO", [reference]))
+    assert client.get_referenced_by("line", 1) == [number]
+    assert client.get_schema(number).references == [reference]
+    with pytest.raises(SchemaRegistryError, match="references exist") as error:
+        client.delete_version("line", 1)
+    assert error.value.error_code == 42206
+    with pytest.raises(SchemaRegistryError, match="does not exist"):
+        client.register_schema("b", Schema(json.dumps(order), "AVRO", [SchemaReference("shop.Line", "line", 9)]))
+    write = AvroSerializer(client, Schema(json.dumps(order), "AVRO", [reference]))
+    assert AvroDeserializer(client)(write({"lines": [{"sku": "a"}]}, VALUE), VALUE) == {"lines": [{"sku": "a"}]}
+
+
+def test_deleting_keeps_ids_and_numbers(client, url):
+    first = client.register_schema("orders-value", Schema(ORDER))
+    assert client.delete_subject("orders-value") == [1]
+    assert client.get_subjects() == []
+    assert client.get_subjects(deleted=True) == ["orders-value"]
+    with pytest.raises(SchemaRegistryError) as error:
+        client.get_versions("orders-value")
+    assert error.value.error_code == 40401
+    assert client.get_schema(first).schema_str == json.dumps(json.loads(ORDER), separators=(",", ":"))
+    client.clear_caches()
+    assert client.register_schema("orders-value", Schema(ORDER)) == first
+    assert client.get_versions("orders-value") == [2]
+    with pytest.raises(SchemaRegistryError, match="was not deleted first") as error:
+        client.delete_version("orders-value", 2, permanent=True)
+    assert error.value.error_code == 40407
+    assert client.delete_version("orders-value", 2) == 2
+    with pytest.raises(SchemaRegistryError, match="was soft deleted") as error:
+        client.delete_version("orders-value", 2)
+    assert error.value.error_code == 40406
+    with pytest.raises(SchemaRegistryError, match="was soft deleted") as error:
+        client.delete_subject("orders-value")
+    assert error.value.error_code == 40404
+    assert client.delete_version("orders-value", 2, permanent=True) == 2
+    client.clear_caches()
+    assert client.register_schema("orders-value", Schema(ORDER)) == first
+    assert client.get_versions("orders-value") == [3]
+    assert httpx.delete(f"{url}/subjects/orders-value?permanent=true").json()["error_code"] == 40405
+    assert client.delete_subject("orders-value") == [3]
+    assert client.delete_subject("orders-value", permanent=True) == [1, 3]
+    assert client.get_subjects(deleted=True) == []
+
+
+def test_lookups_name_what_is_missing(client, url):
+    number = client.register_schema("orders-value", Schema(ORDER))
+    found = client.lookup_schema("orders-value", Schema(ORDER))
+    assert (found.schema_id, found.version, found.subject) == (number, 1, "orders-value")
+    for call, code in (
+        (lambda: client.lookup_schema("none", Schema(ORDER)), 40401),
+        (lambda: client.lookup_schema("orders-value", Schema(MORE)), 40403),
+        (lambda: client.get_version("orders-value", 9), 40402),
+        (lambda: client.get_schema(99), 40403),
+        (lambda: client.register_schema("orders-value", Schema("{")), 42201),
+        (lambda: client.set_compatibility("orders-value", "SOME"), 42203),
+    ):
+        with pytest.raises(SchemaRegistryError) as error:
+            call()
+        assert error.value.error_code == code
+    assert (
+        client.get_schema_by_guid(client.get_latest_version("orders-value").guid).schema_str == found.schema.schema_str
+    )
+    assert httpx.get(f"{url}/subjects/orders-value/versions/x").json()["error_code"] == 42202
+    assert httpx.get(f"{url}/associations/resources/-/orders").status_code == 404
+    assert httpx.get(f"{url}/contexts").json() == ["."]
+    assert httpx.get(f"{url}/schemas/types").json() == ["JSON", "PROTOBUF", "AVRO"]
+    assert httpx.get(f"{url}/subjects/orders-value/versions/1/schema").json()["name"] == "Order"
+    assert httpx.post(f"{url}/subjects/a/versions", content=b"[1]").status_code == 422
+    assert httpx.post(f"{url}/subjects/a/versions", content=b"no").status_code == 422
+    assert httpx.post(f"{url}/subjects/:.c:a/versions", json={"schema": ORDER}).json()["error_code"] == 42208
+
+
+def test_modes_protect_subjects(client, url):
+    client.register_schema("orders-value", Schema(ORDER))
+    assert httpx.put(f"{url}/mode/orders-value", json={"mode": "READONLY"}).json() == {"mode": "READONLY"}
+    with pytest.raises(SchemaRegistryError) as error:
+        client.register_schema("orders-value", Schema(MORE))
+    assert error.value.error_code == 42205
+    assert httpx.get(f"{url}/mode").json() == {"mode": "READWRITE"}
+    assert httpx.get(f"{url}/mode/other").json()["error_code"] == 40409
+    assert httpx.get(f"{url}/mode/other?defaultToGlobal=true").json() == {"mode": "READWRITE"}
+    assert httpx.delete(f"{url}/mode/orders-value").json() == {"mode": "READONLY"}
+    assert httpx.put(f"{url}/mode/orders-value", json={"mode": "IMPORT"}).json()["error_code"] == 42205
+    assert httpx.put(f"{url}/mode/new", json={"mode": "IMPORT"}).status_code == 200
+    imported = httpx.post(f"{url}/subjects/new/versions", json={"schema": MORE, "id": 77, "version": 5}).json()
+    assert (imported["id"], imported["version"]) == (77, 5)
+
+
+def test_metadata_finds_a_version(url):
+    for number, text in enumerate((ORDER, MORE)):
+        body = {"schema": text, "metadata": {"properties": {"major": str(number)}}, "ruleSet": {"domainRules": []}}
+        assert httpx.post(f"{url}/subjects/orders-value/versions", json=body).json()["version"] == number + 1
+    found = httpx.get(f"{url}/subjects/orders-value/metadata?key=major&value=0").json()
+    assert (found["version"], found["metadata"], found["ruleSet"]) == (
+        1,
+        {"properties": {"major": "0"}},
+        {"domainRules": []},
+    )
+    assert httpx.get(f"{url}/subjects/orders-value/metadata?key=major&value=7").json()["error_code"] == 40403
+
+
+def test_two_writers_get_different_numbers(tmp_path):
+    registries = [SchemaRegistry(Catalog(f"sqlite:///{tmp_path}/catalog.db")) for _ in range(2)]
+    texts = [json.dumps({"type": "record", "name": f"R{n}", "fields": []}) for n in range(8)]
+
+    def write(registry, mine):
+        for text in mine:
+            registry.register(json.loads(text)["name"], SchemaText(text))
+
+    threads = [threading.Thread(target=write, args=(r, texts[n::2])) for n, r in enumerate(registries)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = registries[0]
+    assert sorted(found.version(subject, "latest").id for subject in found.subjects()) == list(range(1, 9))
