@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from cluster.cli import bucket
 from cluster.cli.console import as_objects, err, grid, open_workspace, out, print_json, print_rows
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.commit.commit_plan import row_key
+from pipeline.commit.sink_delivery import release_sink_holds
 from pipeline.core.as_of import AsOf
 from pipeline.core.errors import RequestError, few, quantity
 from pipeline.kernel.budget import budget_here
@@ -19,6 +20,7 @@ from pipeline.lake import Version
 from pipeline.lake.diff import TableDiff, diff
 from pipeline.lake.history import VersionFacts, history
 from pipeline.lake.holds import holds, release_hold
+from pipeline.lake.storage import Storage
 from pipeline.project.forgotten import WAREHOUSE, ForgottenTable, forget, forgotten_tables, remains_of
 from pipeline.project.maintenance import compact_table, maintain, maintained_tables, plan_vacuums, vacuum_table
 from pipeline.project.workspace import Workspace
@@ -44,7 +46,7 @@ Tables = Annotated[
 def maintain_(names: Tables = None, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """Compact and vacuum tables and their quarantines by their policies, and shorten their logs."""
     workspace = open_workspace(folder, env)
-    release_model_holds(workspace)
+    release_holds(workspace)
     done = [maintain(workspace, name) for name in _names(workspace, names)]
     if as_json:
         print_json([asdict(each) for each in done])
@@ -88,7 +90,7 @@ def vacuum_(
 ) -> None:
     """List the files that no readable version of tables and their quarantines needs; with --yes, remove them."""
     workspace = open_workspace(folder, env)
-    release_model_holds(workspace)
+    release_holds(workspace)
     chosen = _names(workspace, names)
     plans = {name: vacuum_table(workspace, name) if yes else plan_vacuums(workspace, name) for name in chosen}
     if as_json:
@@ -227,9 +229,15 @@ def restore_(
         out.print(f"[green]✓[/] {name} has the rows of version {plan.target.number} again, as version {number}")
 
 
-def release_model_holds(workspace: Workspace) -> None:
-    """Release the holds of models whose registered version was deleted in the model store."""
-    storages = [workspace.table(name).storage for name in maintained_tables(workspace)]
+def release_holds(workspace: Workspace) -> None:
+    """Release the holds of models whose registered version was deleted, and of sinks that are no longer defined."""
+    tables = [workspace.table(name) for name in maintained_tables(workspace)]
+    for table in tables:
+        release_sink_holds(workspace, table)
+    _release_model_holds(workspace, [table.storage for table in tables])
+
+
+def _release_model_holds(workspace: Workspace, storages: Sequence[Storage]) -> None:
     of_models = [(each, hold.id) for each in storages for hold in holds(each) if hold.id.startswith(HOLD_PREFIX)]
     if not of_models:
         return

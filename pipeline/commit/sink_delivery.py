@@ -10,15 +10,17 @@ import pyarrow as pa
 
 from pipeline.commit.commit_plan import row_key
 from pipeline.core.errors import StorageError
-from pipeline.core.sinks import Delivery, Sink, SinkContext, SinkPosition
+from pipeline.core.sinks import Delivery, SharesFiles, Sink, SinkContext, SinkPosition
 from pipeline.kernel.engine import arrow, connect, first_line, schema_of
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql_text import listed, quoted
-from pipeline.lake import Version, VersionChange
+from pipeline.lake import LakeTable, Version, VersionChange
+from pipeline.lake.holds import Hold, holds, place_hold, release_hold
 from pipeline.project.workspace import Workspace
 
 _BLOCK_ROWS = 10_000
+_HOLD_PREFIX = "sink-"
 
 
 @dataclass
@@ -36,6 +38,7 @@ class SinkSender:
     def __init__(self, workspace: Workspace, sink: Sink) -> None:
         """Open the sink's target; raises as `Destination.open` does."""
         settings = workspace.settings
+        self._sink = sink
         self._table = workspace.table(sink.table)
         self._key = row_key(workspace.stored(sink.table))
         self._limits = Limits(memory_bytes=settings.memory_bytes)
@@ -67,7 +70,14 @@ class SinkSender:
                 raise StorageError(
                     f"rows of table {self._table.name!r} cannot be read", got=first_line(error), do="check its files"
                 ) from error
+        self._hold(now)
         return sent
+
+    def _hold(self, version: Version) -> None:
+        """Hold the version that the target has instead of the one before, if it refers to the files of the lake."""
+        if isinstance(self._sink.to, SharesFiles) and self._sink.to.shares_files:
+            reason = f"sink {self._sink.name}"
+            place_hold(self._table.storage, Hold(f"{_HOLD_PREFIX}{self._sink.name}", version.number, reason))
 
     def close(self) -> None:
         """Close the target."""
@@ -92,6 +102,14 @@ def send(workspace: Workspace, sink: Sink) -> DeliveryReport | None:
         return sender.send()
     finally:
         sender.close()
+
+
+def release_sink_holds(workspace: Workspace, table: LakeTable) -> None:
+    """Release the holds of a table's sinks that are no longer defined."""
+    sinks = {f"{_HOLD_PREFIX}{each.name}" for each in workspace.project.graph.all_of(Sink) if each.table == table.name}
+    for hold in holds(table.storage):
+        if hold.id.startswith(_HOLD_PREFIX) and hold.id not in sinks:
+            release_hold(table.storage, hold.id)
 
 
 def _changes(

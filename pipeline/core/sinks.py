@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pipeline.core.definitions import Definition, caller
 from pipeline.core.errors import ConflictError, DefinitionError, SinkError
@@ -100,6 +100,15 @@ class Destination(Protocol):
 
     def __str__(self) -> str:
         """A one-line description of the target, without secrets."""
+
+
+@runtime_checkable
+class SharesFiles(Protocol):
+    """A destination that refers to the data files of the lake, so that the version that it has must stay readable."""
+
+    @property
+    def shares_files(self) -> bool:
+        """Whether it refers to them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,10 +53,11 @@ log = logger(__name__)
 
 
 _SCRATCH = "_headwater"
-"""The folder of the temporary data of runs: `run-<process>/<run>/steps/<table>`, and the notes of what they stage."""
+"""The folder of the temporary data of runs: `run-<process>/<run>/steps/<table>-<hex>`, and the notes of what they stage."""
 _NOTES = "staging"
-_BEGUN = "begun"
 """The folder of these notes: `<layer>/<table>/<version>`, with the version before, or -1."""
+_BEGUN = "begun"
+"""The file that notes that a run has begun."""
 QUARANTINE_FOLDER = "quarantine"
 """The folder of the quarantine tables, next to the folders of the layers."""
 
@@ -390,8 +392,11 @@ class Lake:
         return LakeTable(storage, name, description=description, is_quarantine=True, policy=policy)
 
     def scratch(self, run_id: str, name: str) -> Storage:
-        """Return a location for temporary data of a step, accessible to all workers; its path names this process."""
-        return self._run(run_id).at("steps", name)
+        """Return a new location for temporary data of a step, accessible to all workers; its path names this process.
+
+        A run may call this several times for a name: for two shared reads of a source, whose files have the same names.
+        """
+        return self._run(run_id).at("steps", f"{name}-{secrets.token_hex(4)}")
 
     def _run(self, run_id: str) -> Storage:
         return self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder, run_id)

@@ -403,7 +403,7 @@ def _require_readable(place: TableDescription, table: DeltaTable) -> None:
             f"table {place.name!r} has features that the lake does not use",
             got=", ".join(unknown),
             do="remove them with the engine that added them (ALTER TABLE ... DROP FEATURE), "
-            f"or read the table as a source: delta({place.storage.uri!r})",
+            f"or read the table as a source: delta_table({place.storage.uri!r})",
         )
 
 

@@ -142,7 +142,8 @@ class Storage:
     def take(self, source: Storage, name: str) -> None:
         """Take over a file of another location under the same name: a link or a copy by the store, if that is possible.
 
-        Links are only made of Parquet files, which are never changed. Raises `StorageError` if a store fails.
+        Links are only made of Parquet files, whose content is never changed. The file is modified now: a vacuum takes an old
+        file without a commit for an orphan. Raises `StorageError` if a store fails.
         """
         try:
             if self.is_local and source.is_local and name.endswith(".parquet"):
@@ -150,6 +151,7 @@ class Storage:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(OSError):  # another disk, or a file system without links
                     os.link(Path(source.uri) / name, target)
+                    os.utime(target)
                     return
             elif not self.is_local and self._is_beside(source):
                 self._filesystem().cp_file(source._path(name), self._path(name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import os
 import uuid
 
 import pytest
@@ -37,3 +39,16 @@ def test_names_are_those_of_files_at_any_depth(storage):
     assert storage.names("b/") == ("b/c", "b/d/e")
     assert storage.names("b/d") == ("b/d/e",)
     assert set(storage.files()) == {"a", "b/c", "b/d/e"}
+
+
+def test_a_file_that_is_taken_over_is_new(tmp_path):
+    """Otherwise, a vacuum could take it for an orphan before its commit."""
+    source, target = Storage(str(tmp_path / "a")), Storage(str(tmp_path / "b"))
+    source.write_bytes("x/old.parquet", b"rows")
+    begin = source.time("now") - dt.timedelta(seconds=1)
+    os.utime(tmp_path / "a" / "x" / "old.parquet", (0, 0))
+
+    target.take(source, "x/old.parquet")
+
+    assert target.read_bytes("x/old.parquet") == b"rows"
+    assert target.files()["x/old.parquet"].modified >= begin

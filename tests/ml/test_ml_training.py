@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlflow
 import pytest
 
-from cluster.cli.lake import release_model_holds
+from cluster.cli.lake import release_holds
 from ml.models.registry import Registry
 from pipeline.core.errors import DefinitionError, ModelError, StorageError
 from pipeline.lake.holds import holds
@@ -56,11 +56,11 @@ def test_a_registered_model_holds_the_version_it_was_trained_on(project):
     assert registry.versions("lateness") == {"1"}
     assert registry.versions("another") == frozenset()
     workspace = Workspace(load(project.root))
-    release_model_holds(workspace)
+    release_holds(workspace)
     assert len(holds(table.storage)) == 1
     client(project).delete_model_version("lateness", "1")
     assert registry.versions("lateness") == frozenset()
-    release_model_holds(workspace)
+    release_holds(workspace)
     assert holds(table.storage) == ()
 
 

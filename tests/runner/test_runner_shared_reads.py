@@ -95,7 +95,14 @@ def test_files_are_read_once_for_all_tables(shops, monkeypatch):
     read.clear()
     write(folder, "3.csv", "100,d,7,2025-01-01")
     steps = run(folder)
-    assert steps["big"].decision == "append"
+    # two tables share the read of the new file, and two others, which are recomputed, that of all files
+    assert {name: (steps[name].decision, steps[name].flow.rows_in) for name in TABLES} == {
+        "big": ("append", 1),
+        "by_shop": ("rebuild", 28),
+        "days": ("rebuild", 28),
+        "copied": ("append", 1),
+    }
+    assert rows_of(folder) == separately(folder, monkeypatch)
     workspace = Workspace(load(folder))
     assert workspace.query("select shop, n from big where id = 100").to_pylist() == [{"shop": "d", "n": 7}]
     assert workspace.query("select sum(sales) as n from by_shop").to_pylist() == [{"n": 28}]

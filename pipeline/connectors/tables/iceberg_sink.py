@@ -46,6 +46,11 @@ class ToIceberg:
         del context
         return IcebergTarget(self)
 
+    @property
+    def shares_files(self) -> bool:
+        """See `SharesFiles`."""
+        return True
+
     def __str__(self) -> str:
         """Return the table's name."""
         return f"Iceberg table {self.table}"

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from cluster.cli.lake import release_holds
 from pipeline import to_iceberg
 from pipeline.core.errors import ConflictError, DefinitionError, SinkError
 from pipeline.core.sinks import Delivery, SinkContext, SinkPosition
 from pipeline.lake import compact
+from pipeline.lake.holds import holds
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import RunOptions
@@ -238,3 +240,24 @@ def test_a_table_is_registered_in_glue(tmp_path, aws):
     assert shop.differing(workspace) == []
     found = boto3.client("glue").get_table(DatabaseName=shop.namespace, Name="raw")["Table"]
     assert found["Parameters"]["table_type"] == "ICEBERG"
+
+
+def test_the_published_version_is_held(shop):
+    workspace = shop.run(a=FIRST)
+    held = holds(workspace.table("latest").storage)
+    assert [(hold.version, hold.reason) for hold in held] == [(0, "sink newest")]
+
+    workspace = shop.run(b="id,k,v,at\n1,c/d,3.5,2026-01-02\n")
+    newest = workspace.version("latest").number
+    assert [hold.version for hold in holds(workspace.table("latest").storage)] == [newest]
+
+    release_holds(workspace)
+    assert [hold.version for hold in holds(workspace.table("latest").storage)] == [newest]
+
+    definitions = shop.folder / "shop.py"
+    definitions.write_text(
+        "".join(line for line in definitions.read_text().splitlines(keepends=True) if "newest =" not in line)
+    )
+    release_holds(Workspace(load(shop.folder)))
+    assert holds(workspace.table("latest").storage) == ()
+    assert [hold.reason for hold in holds(workspace.table("raw").storage)] == ["sink all_rows"]
