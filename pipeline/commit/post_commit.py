@@ -110,10 +110,13 @@ def _require_staged(quarantined: LakeTable, definition: StoredDefinition, manife
 
 
 def _load(workspace: Workspace, definition: StoredDefinition, version: Version) -> None:
-    loaded = workspace.warehouse.loaded().get(definition.name)
+    """Load a version into the warehouse, unless it has this one or a later one."""
+    table, loaded = workspace.table(definition.name), workspace.warehouse.loaded().get(definition.name)
     if loaded == (version.number, version.manifest_id):
         return
-    change = None if loaded is None else workspace.table(definition.name).change_since(*loaded, version)
+    if loaded is not None and version.number < loaded[0] <= (table.number() or 0):  # a delayed process
+        return
+    change = None if loaded is None else table.change_since(*loaded, version)
     manifest = version.manifest
     load = Load(
         name=definition.name,
@@ -126,6 +129,7 @@ def _load(workspace: Workspace, definition: StoredDefinition, version: Version) 
         added=() if change is None else change.added,
         removed=() if change is None else change.removed,
         foreign_keys=foreign_keys_of(definition),
+        seen=loaded,
         run_id="" if manifest is None else manifest.run_id,
         committed_at=None if manifest is None or not manifest.at else datetime.fromisoformat(manifest.at),
     )

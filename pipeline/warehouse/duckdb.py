@@ -146,7 +146,7 @@ def _load(con: duckdb.DuckDBPyConnection, load: Load) -> None:
     for column, kind in _ADDED.items():
         con.execute(f"alter table {_LOADS} add column if not exists {column} {kind}")
     row = con.execute(f"select version, mark from {_LOADS} where name = ?", [load.name]).fetchone()
-    if row is not None and row == (load.version, load.manifest_id):
+    if load.is_done(row):
         return
     table, checked = quoted(load.name), Scan(load.scan.schema, load.added).query()
     if row is None or load.since != row or not _has_columns(con, load) or not _change(con, load):

@@ -43,6 +43,17 @@ class Load:
     """The run that committed the version."""
     committed_at: datetime | None = None
     """When the version was committed to the lake."""
+    seen: tuple[int, int] | None = None
+    """The version that the warehouse had when the load was prepared."""
+
+    def is_done(self, loaded: tuple[int, int] | None) -> bool:
+        """Return whether a warehouse with a version needs no load: it has this one, or meanwhile got a later one.
+
+        A lower number that is loaded knowingly is a table that was recreated.
+        """
+        if loaded is None:
+            return False
+        return loaded == (self.version, self.manifest_id) or (loaded != self.seen and loaded[0] > self.version)
 
 
 @dataclass(frozen=True)

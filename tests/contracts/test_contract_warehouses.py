@@ -82,6 +82,18 @@ def test_a_version_is_loaded_once(warehouse, file):
     assert rows(warehouse) == [(1, "a")]
 
 
+def test_a_later_version_stays_unless_it_was_seen(warehouse, file):
+    a, b = file("a", (1, "a")), file("b", (2, "b"))
+    warehouse.load(Load("t", 5, 7, Scan(SCHEMA, (a, b))))
+    warehouse.load(Load("t", 4, 6, Scan(SCHEMA, (a,)), seen=(3, 7)))  # prepared before version 5 was loaded
+    assert warehouse.loaded() == {"t": (5, 7)}
+    assert rows(warehouse) == [(1, "a"), (2, "b")]
+
+    warehouse.load(Load("t", 0, 8, Scan(SCHEMA, (a,)), seen=(5, 7)))  # the table was recreated
+    assert warehouse.loaded() == {"t": (0, 8)}
+    assert rows(warehouse) == [(1, "a")]
+
+
 def test_added_rows_are_appended_only_to_the_preceding_version(warehouse, file):
     a, b, c = file("a", (1, "a")), file("b", (2, "b")), file("c", (3, "c"))
     warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (a,)), key=("id",)))

@@ -104,10 +104,14 @@ def check(workspace: Workspace, events: list[dict[str, Any]], files: int, draw: 
         table, at = emptied(workspace, name), 0
         while at < len(doubled):
             size = draw.randint(1, 6)
+            before = workspace.version(name)
             table.apply(*doubled[at : at + size])
             at += size
             if draw.random() < 0.6:  # otherwise, the run is killed after its commit
                 load_newest(workspace, name)
+                if before is not None and draw.random() < 0.3:
+                    post_commit(workspace, workspace.stored(name), before)  # by a process that was delayed
+                assert workspace.warehouse.loaded()[name][0] == workspace.require(name).number
         load_newest(workspace, name)
         load_newest(workspace, name)
         assert in_warehouse(workspace, name) == table.rows()

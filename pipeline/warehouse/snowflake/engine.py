@@ -128,7 +128,7 @@ class _Attempt:
         _prepare(self.session)
         self.session.rows(statements.expect_table(self.load.name))
         loaded = self._loaded()
-        if loaded == self._version:
+        if self.load.is_done(loaded):
             return True
         columns = columns_of(self.load.scan.schema)
         known = self._known_columns()
@@ -146,10 +146,6 @@ class _Attempt:
             self.session.rows(statements.remove(table_folder(self.load.name)))
         return is_loaded
 
-    @property
-    def _version(self) -> tuple[int, int]:
-        return self.load.version, self.load.manifest_id
-
     def _committed(
         self, plan: LoadPlan, staged: UploadedRows, columns: Sequence[SnowflakeColumn], loaded: tuple[int, int] | None
     ) -> bool:
@@ -158,7 +154,7 @@ class _Attempt:
         if staged.rows:
             self.session.rows(statements.copy_into(landing, staged.folder))
         if self.session.number(statements.count(landing)) != staged.rows:
-            return self._loaded() == self._version  # another attempt removed the staged files
+            return self.load.is_done(self._loaded())  # another attempt removed the staged files
         for foreign_key in self.load.foreign_keys:
             self._require_keys(landing, foreign_key, plan)
         for statement in plan.before:
