@@ -19,6 +19,7 @@ NAMES = (
     "tpch",
     "groupby",
     "join",
+    "lake",
     "merge",
     "raydata",
     "scale",

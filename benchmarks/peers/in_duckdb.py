@@ -110,13 +110,19 @@ def join(clock: Clock, left: str, right: str, memory_bytes: str, to: str) -> Non
 
 
 def merge(clock: Clock, base: str, changes: str, to: str) -> None:
-    """Upsert into a table of DuckDB's own file; the later change wins."""
+    """Upsert into a table of DuckDB's own file; the later change wins, and a delete removes the row."""
     shutil.copy(f"{base}/accounts.duckdb", to)
     with clock.part("merge"), duckdb.connect(f"{to}/accounts.duckdb") as con:
+        has_deletes = "op" in con.sql(f"from read_parquet('{changes}')").columns
+        op = "op" if has_deletes else "'U' as op"
         con.execute(
-            f"""merge into accounts using (from read_parquet('{changes}')) as changes on accounts.id = changes.id
-            when matched and changes.step >= accounts.step then update
-            when not matched then insert"""
+            f"""merge into accounts using (select id, step, balance, owner, {op} from read_parquet('{changes}')) as changes
+            on accounts.id = changes.id
+            when matched and changes.op = 'D' then delete
+            when matched and changes.step >= accounts.step
+                then update set step = changes.step, balance = changes.balance, owner = changes.owner
+            when not matched and changes.op <> 'D'
+                then insert (id, step, balance, owner) values (changes.id, changes.step, changes.balance, changes.owner)"""
         )
         con.execute("checkpoint")
 

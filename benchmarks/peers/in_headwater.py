@@ -6,10 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.peers.timings import Clock
 from pipeline import sql
+from pipeline.project import Workspace, load
 
 
 def groupby(clock: Clock, rows: str, to: str) -> None:
@@ -21,7 +23,24 @@ def groupby(clock: Clock, rows: str, to: str) -> None:
     pq.write_table(result, f"{to}/totals/0.parquet")
 
 
-JOBS: dict[str, Callable[..., None]] = {"groupby": groupby}
+def point(clock: Clock, project: str, number: str, to: str) -> None:
+    """Read the row of a key."""
+    text = f"select id, step, balance, owner from accounts where id = {number}"
+    pq.write_table(clock.often("point", lambda: _query(project, text)), f"{to}/rows.parquet")
+
+
+def travel(clock: Clock, project: str, number: str, to: str) -> None:
+    """Sum a column of the first version."""
+    del number
+    text = "select sum(step)::bigint as total from accounts"
+    pq.write_table(clock.often("travel", lambda: _query(project, text, at={"accounts": 0})), f"{to}/rows.parquet")
+
+
+def _query(project: str, text: str, at: dict[str, int] | None = None) -> pa.Table:
+    return Workspace(load(Path(project))).query(text, at=at)
+
+
+JOBS: dict[str, Callable[..., None]] = {"groupby": groupby, "point": point, "travel": travel}
 
 if __name__ == "__main__":
     clock = Clock()

@@ -98,7 +98,34 @@ def join(clock: Clock, left: str, right: str, memory_bytes: str, to: str) -> Non
         )
 
 
-JOBS: dict[str, Callable[..., None]] = {"etl": etl, "groupby": groupby, "join": join, "read": read}
+def point(clock: Clock, base: str, number: str, to: str) -> None:
+    """Read the row of a key of a Delta table."""
+
+    def read() -> pl.DataFrame:
+        return pl.scan_delta(f"{base}/accounts").filter(pl.col("id") == int(number)).collect(engine="streaming")
+
+    clock.often("point", read).write_parquet(f"{to}/rows.parquet")
+
+
+def travel(clock: Clock, base: str, number: str, to: str) -> None:
+    """Sum a column of the first version of a Delta table."""
+    del number
+
+    def read() -> pl.DataFrame:
+        rows = pl.scan_delta(f"{base}/accounts", version=0)
+        return rows.select(pl.col("step").sum().alias("total")).collect(engine="streaming")
+
+    clock.often("travel", read).write_parquet(f"{to}/rows.parquet")
+
+
+JOBS: dict[str, Callable[..., None]] = {
+    "etl": etl,
+    "groupby": groupby,
+    "join": join,
+    "point": point,
+    "read": read,
+    "travel": travel,
+}
 
 if __name__ == "__main__":
     clock = Clock()

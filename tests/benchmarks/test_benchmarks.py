@@ -95,6 +95,14 @@ def test_merge(bench):
 
 
 @pytest.mark.proof
+def test_lake(bench):
+    jobs = ("cdc", "append", "point", "travel")
+    figures = bench("lake", "--who", "auto", "--who", "call", *(word for job in jobs for word in ("--only", job)))
+    assert tuple(figures["cases"]) == jobs
+    assert all(case["medians"] for case in figures["cases"].values())  # all are correct
+
+
+@pytest.mark.proof
 @pytest.mark.ray
 def test_scale(bench):
     figures = bench("scale", "--only", "1")
