@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from pipeline.core.errors import did_you_mean
+from pipeline.core.as_of import AsOf
+from pipeline.core.errors import RequestError, did_you_mean
 from pipeline.core.schema import Column, Schema
 from serve.http_errors import HttpError
 
 DEFAULT_LIMIT, MOST_ROWS = 100, 10_000
 MOST_OFFSET = 1 << 40
-WORDS = ("select", "order", "limit", "offset", "version")
+WORDS = ("select", "order", "limit", "offset", "version", "at")
 """Reserved parameters, which are not columns."""
 COMPARISONS = {"eq": "=", "neq": "<>", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 OPERATORS = (*COMPARISONS, "like", "in", "is")
@@ -107,6 +109,23 @@ class Parameters:
         """The requested version; raises `HttpError` if it is not an integer."""
         text = self.words.get("version")
         return None if text is None else integer("version", text, 0, 1 << 62)
+
+    @property
+    def time(self) -> datetime | None:
+        """The time whose version is requested, in UTC; raises `HttpError` if it is not one, or if a version is given too."""
+        text = self.words.get("at")
+        if text is None:
+            return None
+        if "version" in self.words:
+            raise HttpError("'at' and 'version' are both given", do="give one of them")
+        try:
+            as_of = AsOf.of(text)
+        except RequestError:
+            as_of = AsOf()
+        if as_of.time is None:
+            form = "a time like 2026-05-01T12:00:00Z, with a plus sign encoded as %2B, or a duration ago like -2h"
+            raise HttpError(f"'at' takes {form}", got=shown(text))
+        return as_of.time
 
 
 def parse(parameters: Parameters, schema: Schema, key: tuple[str, ...]) -> Query:

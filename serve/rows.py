@@ -30,16 +30,17 @@ def read_rows(tables: Tables, engine: Engine, name: str, request: Request) -> Re
     definition = tables.definition(name)
     media_type = negotiate(request.headers.get("accept"))
     parameters = Parameters.of(request.query_params.multi_items(), tables.version(name).schema.names)
-    version = tables.version(name, parameters.version)
+    time = parameters.time
+    version = tables.version(name, parameters.version) if time is None else tables.version_at(name, time)
     query = parse(parameters, version.schema, definition.key)
     _require_values(engine, query.filters)
     schema = version.schema.select(query.select)
     try:
         rows = read_page(engine, page(version.scan(), query), schema, query.limit, media_type)
     except StorageError as error:
-        if parameters.version is None:
+        if parameters.version is None and time is None:
             raise
-        raise gone(name, parameters.version) from error
+        raise gone(name, version.number) from error
     following = f"{request.url.path}?{_following(parameters, query, version.number)}" if rows.has_next else None
     return _answer(name, version.number, rows, following)
 
@@ -62,6 +63,7 @@ def _following(parameters: Parameters, query: Query, version: int) -> str:
         "limit": str(query.limit),
         "offset": str(query.offset + query.limit),
         "version": str(version),
+        "at": "",
     }
     pairs = [*parameters.conditions, *((name, value) for name, value in words.items() if value)]
     return urlencode(pairs, safe=",.():*")

@@ -17,6 +17,7 @@ WORDS = (
     _word("limit", "maximum number of rows", type="integer", minimum=1, maximum=MOST_ROWS, default=DEFAULT_LIMIT),
     _word("offset", "number of rows to skip", type="integer", minimum=0, maximum=MOST_OFFSET, default=0),
     _word("version", "table version (default: the newest)", type="integer", minimum=0),
+    _word("at", "a time, or a duration ago such as -2h: the version that was the newest then", type="string"),
 )
 REASONS = {
     "400": "a parameter is invalid",

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from datetime import datetime
 
 from pipeline.core.definitions import Layer, StoredDefinition
 from pipeline.core.errors import StorageError, did_you_mean
@@ -88,6 +89,15 @@ class Tables:
                 if len(self._pinned) > _PINNED:
                     self._pinned.popitem(last=False)
             return self._pinned[name, number]
+
+    def version_at(self, name: str, time: datetime) -> Version:
+        """Return the newest version committed at or before a time; raise as `version` does."""
+        newest = self.version(name)
+        try:
+            number = self._workspace.table(name).number_at(time)
+        except StorageError as error:
+            raise GoneError(error.problem, got=error.got, do=error.do) from error
+        return self.version(name, min(number, newest.number))
 
     def _kept(self, name: str, number: int) -> Version:
         try:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 
 import duckdb
@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 from pipeline.connectors.contract import REJECTED
 from pipeline.connectors.direct_tail import DirectTail
 from pipeline.connectors.log_batches import plan_log
+from pipeline.core.as_of import AsOf
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
-from pipeline.core.errors import DefinitionError, few
+from pipeline.core.definitions import caller
+from pipeline.core.errors import DefinitionError, Place, few
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
 from pipeline.core.sources import (
@@ -46,6 +48,8 @@ class Replay:
     column: str
     speed: float | None = None
     where: str | None = None
+    at: datetime | int | None = None
+    """The time or the number of the version to replay; `None`: the newest version."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -54,12 +58,14 @@ class Replay:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the table, the column and the condition; not with the speed."""
-        return fingerprint("replay", self.table, self.column, self.where)
+        """Changes with the table, the column, the condition and the version; not with the speed."""
+        version = () if self.at is None else (str(self.at),)
+        return fingerprint("replay", self.table, self.column, self.where, *version)
 
-    def over(self, rows_of: Callable[[str], TableRows]) -> ReplayLog:
-        """Return the log of the table's newest version; raise `DefinitionError` for a column that it does not have."""
-        table_rows = rows_of(self.table)
+    def over(self, rows_of: Callable[[str, AsOf], TableRows]) -> ReplayLog:
+        """Return the log of the table's version; raise `DefinitionError` for a column that it does not have."""
+        as_of = AsOf(versions={self.table: self.at}) if isinstance(self.at, int) else AsOf(self.at)
+        table_rows = rows_of(self.table, as_of)
         if self.column not in table_rows.schema.names:
             raise DefinitionError(
                 f"{self.table!r} has no column {self.column!r} to replay by", got=few(table_rows.schema.names)
@@ -67,23 +73,44 @@ class Replay:
         return ReplayLog(self, table_rows)
 
 
-def replay(table: str, *, by: str, speed: float | None = None, where: str | None = None) -> Replay:
+def replay(
+    table: str,
+    *,
+    by: str,
+    speed: float | None = None,
+    where: str | None = None,
+    at: str | datetime | int | None = None,
+) -> Replay:
     """Return a log of the rows of a table, ordered by the column `by`, then by all others.
 
     `speed` is the number of seconds of event time per second (3600: a day in 24 s); without it, all rows are available
     immediately. `where` is a SQL condition on the rows to replay. Delivery: an offset yields the same row as long as
-    the table does not change; when it changes, a run reads all of it again, and a stream ends with an error.
+    the table does not change; when it changes, a run reads all of it again, and a stream ends with an error. With `at`,
+    the number of a version or a time (ISO 8601, UTC without an offset), that version is replayed, whatever comes later.
     """
+    place = caller()
     if speed is not None and speed <= 0:
-        raise DefinitionError("speed= must be positive", got=str(speed))
-    return Replay(table, by, speed, where)
+        raise DefinitionError("speed= must be positive", got=str(speed), place=place)
+    return Replay(table, by, speed, where, _version(at, place))
+
+
+def _version(at: str | datetime | int | None, place: Place) -> datetime | int | None:
+    if isinstance(at, str):
+        try:
+            at = datetime.fromisoformat(at)
+        except ValueError as error:
+            how = "write a time like 2026-05-01T12:00, or the number of a version"
+            raise DefinitionError("at= is not a time", got=repr(at), do=how, place=place) from error
+    if isinstance(at, datetime):
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    return at
 
 
 @dataclass(frozen=True)
 class ReplayLog:
     """The rows of one version of a table, ordered by a column, then by all others; an offset is a position in it.
 
-    Rows without a value in the column are excluded. The version is the newest one when the log is created. Its rows are
+    Rows without a value in the column are excluded. Without `at`, the version is the newest one when the log is created. Its rows are
     read and sorted on first use; planning does not need them.
     """
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from pipeline.core.as_of import AsOf
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.event_time import EventTime
 from pipeline.core.findings import Finding
@@ -217,8 +218,8 @@ class OverTables(Protocol):
     def inputs(self) -> tuple[str, ...]:
         """The names of the tables."""
 
-    def over(self, rows_of: Callable[[str], TableRows]) -> Reader:
-        """Return a reader of the newest versions of the tables."""
+    def over(self, rows_of: Callable[[str, AsOf], TableRows]) -> Reader:
+        """Return a reader of versions of the tables; `rows_of` returns the rows of a table as of a time or a version."""
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, cast
 
+from pipeline.core.as_of import AsOf
 from pipeline.core.definitions import Feed, Source
 from pipeline.core.errors import DefinitionError
 from pipeline.core.sources import ComparedWithTable, Log, OverTables, Reader, TableRows
@@ -27,8 +28,8 @@ def reader_of(workspace: Workspace, definition: Source | Feed) -> Reader:
     if not isinstance(reader, OverTables):
         return reader
 
-    def rows_of(name: str) -> TableRows:
-        version = workspace.require(name, definition.name)
+    def rows_of(name: str, as_of: AsOf) -> TableRows:
+        version = workspace.require(name, definition.name, as_of=as_of)
         return TableRows(
             version.scan().query(), version.schema, version.manifest_id, workspace.lake.storage.filesystem()
         )

@@ -11,7 +11,9 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
-from pipeline.core.errors import SourceError, StorageError
+from pipeline import replay
+from pipeline.core.clock import now
+from pipeline.core.errors import DefinitionError, RequestError, SourceError, StorageError
 from pipeline.core.staging import Manifest
 from pipeline.project import Workspace, load
 from pipeline.runner import Runner, RunOptions
@@ -150,6 +152,36 @@ def test_changed_replayed_table_is_read_again(project):
     (folder / "data" / "b.csv").write_text("id\n3\n")
     assert run(folder)["rows"] == ("rebuild", "'raw' changed")
     assert ids(folder) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("at", ["0", "'{time}'"])
+def test_a_version_is_replayed_whatever_comes_later(project, at):
+    raw = 'raw = source(files("data/*.csv"), schema={"id": "bigint"})\n'
+    folder = project(raw)
+    (folder / "data" / "a.csv").write_text("id\n2\n1\n")
+    run(folder)
+    told = f'replay("raw", by="id", at={at.format(time=now().isoformat())})'
+    (folder / "data" / "b.csv").write_text("id\n3\n")
+    run(folder)
+
+    project(f'{raw}told = source({told}, schema={{"id": "bigint"}}, stored=False)\nrows = sql("select id from told")\n')
+    run(folder)
+    (folder / "data" / "c.csv").write_text("id\n4\n")
+
+    assert run(folder)["rows"] == ("skip", "nothing new")
+    assert (ids(folder), ids(folder, "raw")) == ([1, 2], [1, 2, 3, 4])
+
+
+def test_a_version_to_replay_must_be_one(project):
+    with pytest.raises(DefinitionError, match="at= is not a time: got 'then'; write a time like"):
+        replay("raw", by="id", at="then")
+    folder = project(
+        'raw = source(files("data/*.csv"), schema={"id": "bigint"})\n'
+        'rows = source(replay("raw", by="id", at=7), schema={"id": "bigint"})\n'
+    )
+    (folder / "data" / "a.csv").write_text("id\n2\n1\n")
+    with pytest.raises(RequestError, match="table 'raw' has no version 7; the newest is 0"):
+        run(folder)
 
 
 def test_bounded_generated_rows(project):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.core.clock import now
 from pipeline.project.workspace import Workspace
 from serve.http_errors import UnknownError
 from serve.tables import FRESH_S, Tables
@@ -23,6 +24,19 @@ def test_new_version_is_served_after_a_delay(cafe):
     assert tables.version("cafe_orders").number == 1
     assert tables.version("cafe_orders", 0).rows == 5
     assert tables.version("cafe_orders", 0) is tables.version("cafe_orders", 0), "a requested version is read once"
+
+
+def test_rows_as_of_a_time(cafe):
+    before = now()
+    cafe.add("more", "6,2026-01-08,2026-01-08T08:00:00Z,Di,1,2,3,true\n")
+    cafe.run()
+    with cafe.client() as client:
+        then = client.get("/tables/cafe_orders", params={"at": before.isoformat(), "limit": 2}).json()
+        assert then["version"] == 0
+        assert "&at=" not in then["next"]
+        assert client.get(then["next"]).json()["version"] == 0
+        answer = client.get("/tables/cafe_orders", params={"at": "0 s ago"}).json()
+        assert (answer["version"], len(answer["rows"])) == (1, 6)
 
 
 def test_unknown_versions_and_tables_are_rejected(cafe):

@@ -49,6 +49,9 @@ ORDERS = "/tables/cafe_orders"
         ({"limit": "9" * 5000}, "'limit' takes an integer"),
         ({"offset": "all"}, "'offset' takes an integer"),
         ({"version": "newest"}, "'version' takes an integer"),
+        ({"at": "then"}, "'at' takes a time like 2026-05-01T12:00:00Z"),
+        ({"at": "cafe_orders=0"}, "'at' takes a time like 2026-05-01T12:00:00Z"),
+        ({"at": "-2h", "version": "0"}, "'at' and 'version' are both given"),
     ],
 )
 def test_invalid_parameter_is_reported(refused, parameters, problem):
@@ -123,6 +126,11 @@ def test_query_beyond_the_memory_limit_is_cancelled(cafe):
         assert answer.status_code == 503
         assert answer.json()["error"]["got"] == "more memory than the limit for all requests"
         assert client.get("/tables/cafe_orders?limit=1&order_id=eq.1").status_code == 200, "the next query succeeds"
+
+
+def test_a_time_before_the_first_version(refused):
+    error = refused(ORDERS, 410, at="2001-01-01")
+    assert error["problem"] == "table 'cafe_orders' cannot be read as of 2001-01-01T00:00:00+00:00"
 
 
 def test_version_with_missing_files(cafe):

@@ -38,7 +38,7 @@ def test_openapi_lists_each_table_with_its_columns(client):
     assert operation["description"].startswith("One row per order.\n\n")
     names = [parameter["name"] for parameter in operation["parameters"]]
     assert names[:3] == ["order_id", "day", "paid_at"]
-    assert names[-5:] == ["select", "order", "limit", "offset", "version"]
+    assert names[-6:] == ["select", "order", "limit", "offset", "version", "at"]
     content = operation["responses"]["200"]["content"]
     row = content["application/json"]["schema"]["properties"]["rows"]["items"]["properties"]
     assert row["paid_at"] == {"type": ["string", "null"], "format": "date-time"}
