@@ -7,7 +7,7 @@ for all readers. Reading more rows than the rejected ones is never necessary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import duckdb
 import pyarrow as pa
@@ -134,6 +134,28 @@ def wider_types(kind: str) -> tuple[str, ...]:
     return tuple(each for each in decimals if each != kind)
 
 
+def is_wider(kind: str, wider: str) -> bool:
+    """Return whether a type may represent all values of another one, which `is_exact_as` tests for existing rows.
+
+    In the result of a statement, a decimal may have more digits after the point and fewer before it.
+    """
+    if wider in wider_types(kind):
+        return True
+    before, after = decimal_of(kind), decimal_of(wider)
+    return before is not None and after is not None and before != after and before[1] <= after[1]
+
+
+def widened(schema: Schema, wider: Mapping[str, str]) -> Schema:
+    """Return a contract in which the columns of `wider` have these types, where they are wider."""
+    return Schema(
+        tuple(
+            replace(c, type=wider[c.name]) if c.name in wider and is_wider(c.type, wider[c.name]) else c
+            for c in schema.columns
+        )
+    )
+
+
 def is_exact_as(kind: str, wider: str, column: str) -> str:
     """Return SQL for whether a value of a column is exact in a wider type."""
-    return f"abs({column}) <= {_EXACT}" if kind == "BIGINT" and wider == "DOUBLE" else "true"
+    fits = f"({column} is null or try_cast({column} as {wider}) is not null)"
+    return f"abs({column}) <= {_EXACT}" if kind == "BIGINT" and wider == "DOUBLE" else fits

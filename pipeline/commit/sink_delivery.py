@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
+from pipeline.batch.type_changes import is_wider
 from pipeline.commit.commit_plan import row_key
 from pipeline.core.errors import StorageError
+from pipeline.core.schema import compare
 from pipeline.core.sinks import Delivery, SharesFiles, Sink, SinkContext, SinkPosition
 from pipeline.kernel.engine import arrow, connect, first_line, schema_of
 from pipeline.kernel.pool import Limits
@@ -115,16 +117,24 @@ def release_sink_holds(workspace: Workspace, table: LakeTable) -> None:
 def _changes(
     con: duckdb.DuckDBPyConnection, change: VersionChange, now: Version, key: tuple[str, ...]
 ) -> tuple[str, str | None] | None:
-    """Return SELECTs of the added and the deleted rows; `None` if the table had other columns before."""
+    """Return SELECTs of the added and the deleted rows; `None` if the table had other columns before.
+
+    Rows that were rewritten with wider types are neither.
+    """
     added = Scan(now.schema, change.added).query()
     if not change.removed:
         return added, None
     removed = Scan(now.schema, change.removed).query()
     try:
-        if schema_of(con, removed) != schema_of(con, added):
-            return None
+        before = schema_of(con, removed)
     except duckdb.BinderException:
         return None
+    retyped = compare(before, schema_of(con, added)).retyped
+    if not all(is_wider(kind, wider) for _, kind, wider in retyped):
+        return None
+    if retyped:
+        typed = ", ".join(f"{quoted(c.name)}::{c.type} as {quoted(c.name)}" for c in now.schema.columns)
+        added, removed = (f"select {typed} from ({rows})" for rows in (added, removed))
     if not key:
         return f"({added}) except all ({removed})", f"({removed}) except all ({added})"
     same = " and ".join(f"w.{quoted(name)} is not distinct from c.{quoted(name)}" for name in key)

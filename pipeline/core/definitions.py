@@ -226,6 +226,11 @@ class Source(SourceDefinition, StoredDefinition):
         return "source"
 
     @property
+    def evolves(self) -> bool:
+        """Whether its table may have more columns, or wider types, than its contract."""
+        return "evolve" in {self.new_columns, self.new_types}
+
+    @property
     def fingerprint(self) -> str:
         """Changes with the reader's options, the contract and the expectations."""
         columns = () if self.schema is None else tuple(self.schema.as_dict().items())

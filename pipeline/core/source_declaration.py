@@ -58,9 +58,7 @@ def _evolving(
     return reader.evolving(new_columns)
 
 
-def _require_types(
-    reader: Reader | OverTables, new_types: NewTypes, *, is_streamed: bool, stored: bool, place: Place
-) -> None:
+def _require_types(reader: Reader | OverTables, new_types: NewTypes, *, stored: bool, place: Place) -> None:
     """Raise `DefinitionError` for an unknown value of `new_types=`, or one that the source cannot have."""
     if new_types not in get_args(NewTypes):
         known = did_you_mean(new_types, get_args(NewTypes))
@@ -77,10 +75,6 @@ def _require_types(
         return
     if not stored:
         problem, do = "new_types='evolve' requires a stored source", "remove stored=False, or new_types="
-        raise DefinitionError(problem, do=do, place=place)
-    if is_streamed:
-        problem = "new_types='evolve' is not supported by a source with event_time="
-        do = "remove new_types=: such rows are quarantined, and can be replayed when the type in schema= is wider"
         raise DefinitionError(problem, do=do, place=place)
 
 
@@ -187,7 +181,7 @@ def source(
     contract, bound = _contract(schema, time, place), _bound(most_rows, most_bytes, place)
     reader = reader.timed(time) if time is not None and isinstance(reader, Timed) else reader
     reader = _evolving(reader, new_columns, stored=stored, place=place)
-    _require_types(reader, new_types, is_streamed=time is not None, stored=stored, place=place)
+    _require_types(reader, new_types, stored=stored, place=place)
     if not stored:
         if contract is None and isinstance(reader, OverTables):
             contract = Schema(())  # the schema of the tables that the reader reads

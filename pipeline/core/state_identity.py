@@ -6,10 +6,15 @@ never contains generated SQL or names of classes, so the state remains valid aft
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pipeline.core.schema import Schema
+
+_COLUMNS = "columns of "
+_SEPARATOR = re.compile(r", (?![^(]*\))")
+"""What separates columns, but not the parts of a nested type."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,21 @@ class StateIdentity:
         """Return why a state with the identity `before` contains other rows; `None` if it does not."""
         return _first_change(before.rules, self.rules)
 
+    def widens(self, before: StateIdentity, is_wider: Callable[[str, str], bool]) -> bool:
+        """Return whether the same columns are read as `before`, some with wider types, under the same rules.
+
+        Other parts of the layout may follow from these types. `is_wider` tells whether a type, its first argument, may
+        be replaced by another.
+        """
+        if (before.kind, before.version, before.rules) != (self.kind, self.version, self.rules):
+            return False
+        then, current = _columns_of(before), _columns_of(self)
+        return (
+            then != current
+            and [*then] == [*current]
+            and all(_columns_widen(columns, current[name], is_wider) for name, columns in then.items())
+        )
+
     def change(self, before: StateIdentity) -> str | None:
         """Return how a state with the identity `before` differs; `None` if it does not."""
         return self.change_of_layout(before) or self.change_of_rules(before)
@@ -50,7 +70,7 @@ def identity_of(parts: Mapping[str, object] | None) -> StateIdentity | None:
 def columns_part(name: str, schema: Schema, event_time: str | None = None) -> dict[str, str]:
     """Return the part of a layout with the columns that are read from an input, and its event time."""
     marks = {event_time: " (event time)"}
-    return {f"columns of {name!r}": ", ".join(f"{c.name} {c.type}{marks.get(c.name, '')}" for c in schema.columns)}
+    return {f"{_COLUMNS}{name!r}": ", ".join(f"{c.name} {c.type}{marks.get(c.name, '')}" for c in schema.columns)}
 
 
 def _first_change(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
@@ -59,3 +79,21 @@ def _first_change(before: Mapping[str, str], now: Mapping[str, str]) -> str | No
         if old != new:
             return f"its {part} changed: {old} before, {new} now"
     return None
+
+
+def _columns_of(identity: StateIdentity) -> dict[str, str]:
+    return {name: columns for name, columns in sorted(identity.layout.items()) if name.startswith(_COLUMNS)}
+
+
+def _columns_widen(before: str, now: str, is_wider: Callable[[str, str], bool]) -> bool:
+    """Return whether two parts of `columns_part` have the same columns, of which some have wider types now."""
+    then, current = _SEPARATOR.split(before), _SEPARATOR.split(now)
+    return len(then) == len(current) and all(
+        old == new or _column_widens(old, new, is_wider) for old, new in zip(then, current, strict=True)
+    )
+
+
+def _column_widens(before: str, now: str, is_wider: Callable[[str, str], bool]) -> bool:
+    name, _, kind = before.rpartition(" ")
+    other, _, wider = now.rpartition(" ")
+    return name == other and is_wider(kind, wider)

@@ -38,14 +38,18 @@ def inferred(workspace: Workspace, source: Source | Feed, splits: Sequence[Sourc
 def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogReader) -> Schema:
     """Return the contract of a streamed source: declared or inferred columns, and new columns if they are to be added.
 
-    These are the columns of its table, and those of unread records of its log, up to a limit.
+    These are the columns of its table, with its types if types evolve, and those of unread records of its log, up to a
+    limit.
     """
-    is_declared = definition.schema is not None and bool(definition.schema.columns)
+    version = None
+    if isinstance(definition, Source) and definition.evolves:
+        version = workspace.version(definition.name, lenient=True)
     if not isinstance(definition, Source) or definition.new_columns != "evolve":
-        if definition.schema is not None and is_declared:
+        if version is not None and isinstance(definition, Source):
+            return with_declared(definition, own_columns(version.schema).inferred())
+        if definition.schema is not None and definition.schema.columns:
             return definition.schema
         return inferred(workspace, definition, log.plan(None, Bound(rows=1)).splits)
-    version = workspace.version(definition.name, lenient=True)
     epoch = None if version is None or version.manifest is None else version.manifest.epoch
     read = {} if epoch is None else epoch.inputs[definition.name].offsets
     splits = _unread(log, read)

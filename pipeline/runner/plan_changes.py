@@ -12,6 +12,7 @@ from typing import Literal
 
 import duckdb
 
+from pipeline.commit.column_changes import as_in_lake, reached
 from pipeline.commit.commit_plan import schema_of_rows
 from pipeline.core.definitions import Definition, Feed, Source, StoredDefinition, Table
 from pipeline.core.schema import Column, Schema, SchemaChange, compare
@@ -25,7 +26,6 @@ from pipeline.lake import Version
 from pipeline.project.contracts import own_columns, with_declared
 from pipeline.project.forgotten import forgotten_tables
 from pipeline.project.workspace import Workspace
-from pipeline.runner.column_changes import as_in_lake, reached
 from pipeline.runner.context import PlannedStep
 from pipeline.runner.decide import DecisionKind, RunOptions
 from pipeline.runner.dry_run import plan_run

@@ -230,7 +230,6 @@ def test_a_frozen_contract_fails_the_run(tmp_path, kind, stored):
     [
         ('new_types="evolves"', "unknown value of new_types=: got 'evolves'; did you mean 'evolve'"),
         ('schema={"v": "int"}, new_types="evolve", stored=False', "new_types='evolve' requires a stored source"),
-        ('event_time="v", new_types="evolve"', "new_types='evolve' is not supported by a source with event_time="),
     ],
 )
 def test_policies_that_a_source_cannot_have(tmp_path, options, problem):

@@ -8,21 +8,23 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from pipeline.batch.step import StepSpec
+from pipeline.batch.type_changes import widened
+from pipeline.commit.column_changes import column_changes
+from pipeline.commit.widening import FILE_BYTES, Widening, widen_table
 from pipeline.core.definitions import Source
 from pipeline.core.errors import WiderTypesError
 from pipeline.core.schema import Schema
 from pipeline.governance import StepRecord
+from pipeline.kernel.pool import Limits
 from pipeline.project.contracts import fresh_contract, own_columns
 from pipeline.project.readers import reader_of
 from pipeline.project.workspace import Workspace
-from pipeline.runner.column_changes import column_changes
 from pipeline.runner.commit_step import StepBasis, commit_step, run_step
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.contracts import source_contract
 from pipeline.runner.decide import Decision, DecisionKind, RunOptions, compute_all
 from pipeline.runner.facts import decide, source_execution_plan_of
 from pipeline.runner.handlers.handler import Description, table_described
-from pipeline.runner.widening import widen_table, widened
 
 EPOCH_START = "1970-01-01T00:00:00+00:00"
 """The ingestion time of rows in a dry run."""
@@ -121,5 +123,7 @@ def _ingest(run: RunContext, basis: StepBasis, wider: Mapping[str, str] = Mappin
         notes = _recorded_changes(run, basis, contract, widened(contract, error.columns))
         basis = replace(basis, decision=_with_notes(decision, notes))
         if basis.decision.takes_new and version is not None:
-            basis = replace(basis, version=widen_table(run, definition, version, error.columns))
+            widening = Widening(definition, version, error.columns, run.run_id, run.at())
+            with run.memory.reserve(2 * FILE_BYTES) as memory_bytes:
+                basis = replace(basis, version=widen_table(run.workspace, widening, Limits(memory_bytes)))
         return _ingest(run, basis, {**wider, **error.columns})

@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 from sqlglot import exp
 
+from pipeline.batch.type_changes import widened
 from pipeline.core.definitions import Feed, Source, SourceDefinition, StoredDefinition, Streaming, Table
 from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
 from pipeline.core.event_time import EventTime, require_event_time
@@ -55,6 +56,8 @@ class StreamPlan:
     hidden: tuple[str, ...] = ()
     function: FunctionTransform | None = None
     reason: str = ""
+    may_widen: bool = False
+    """Whether its table and its state follow wider types of the source from which its rows come."""
     find_schema: Callable[[StreamPlan], Schema] = field(default=lambda _: Schema(()), repr=False, compare=False)
     """Runs the stream without rows to determine the columns of its table."""
 
@@ -138,6 +141,8 @@ class Planner:
         definitions = workspace.project.graph.definitions
         self._has_streams = any(isinstance(d, SourceDefinition) and d.event_time is not None for d in definitions)
         self._plans: dict[str, StreamPlan | Refusal] = {}
+        self._wider: dict[str, Mapping[str, str]] = {}
+        """By source, the types that its columns need and its table may not have yet."""
 
     def is_streamed(self, name: str) -> bool:
         """Return whether a definition is a stream or a source that a stream reads."""
@@ -161,8 +166,18 @@ class Planner:
         return definition.merge is not None or self.plan(name).emits == "upsert"
 
     def forget(self, name: str) -> None:
-        """Discard the plan of a stream, because the columns of its inputs have changed."""
-        self._plans.pop(name, None)
+        """Discard the plan of a stream and of those that it reads, because the columns of its inputs have changed."""
+        for each in (name, *self.workspace.project.graph.upstream(name)):
+            self._plans.pop(each, None)
+
+    def widen(self, name: str, types: Mapping[str, str]) -> None:
+        """Plan a source with wider types of these columns from now on."""
+        self._wider[name] = {**self._wider.get(name, {}), **types}
+        self.forget(name)
+
+    def widened(self, name: str, schema: Schema) -> Schema:
+        """Return the columns of a source with the wider types that they need."""
+        return widened(schema, self._wider.get(name, {}))
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -260,7 +275,7 @@ def lake_input(planner: Planner, name: str) -> StreamInput:
     """Return a streamed input that is read from the lake, where another stream writes it."""
     definition = planner.workspace.definition(name)
     if isinstance(definition, Source):
-        version = planner.workspace.version(name, lenient=True) if definition.new_columns == "evolve" else None
+        version = planner.workspace.version(name, lenient=True) if definition.evolves else None
         schema = planner.plan(name).schema if version is None else version.schema
         return TableInput(name, TableLog.of(planner.workspace, name), schema, definition.event_time, follows=True)
     return input_of(planner, name)
@@ -284,7 +299,7 @@ def _external_input(planner: Planner, definition: Source | Feed) -> StreamInput:
     if definition.event_time is None:
         raise AssertionError(f"{definition.name!r} is not streamed")
     log = log_of(planner.workspace, definition)
-    schema = stream_contract(planner.workspace, definition, log)
+    schema = planner.widened(definition.name, stream_contract(planner.workspace, definition, log))
     require_event_time(definition.event_time, schema, f"source {definition.name!r}", definition.place)
     return StreamInput(definition.name, log, schema, definition.event_time, new_types=definition.new_types)
 
@@ -384,8 +399,13 @@ def _with_operator(
 
 
 def _with_schema(planner: Planner, stream_plan: StreamPlan) -> StreamPlan:
-    """Return the plan with the function that determines its columns."""
-    return replace(stream_plan, find_schema=partial(_schema_of, planner))
+    """Return the plan with the function that determines its columns, and with whether their types may widen."""
+    graph, definition = planner.workspace.project.graph, stream_plan.definition
+    sources = [graph[name] for name in (definition.name, *graph.upstream(definition.name))]
+    evolves = any(isinstance(each, Source) and each.new_types == "evolve" for each in sources)
+    return replace(
+        stream_plan, find_schema=partial(_schema_of, planner), may_widen=evolves and definition.merge is None
+    )
 
 
 def _schema_of(planner: Planner, plan: StreamPlan) -> Schema:

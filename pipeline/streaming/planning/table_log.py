@@ -11,15 +11,17 @@ from typing import cast
 import duckdb
 import pyarrow as pa
 
+from pipeline.batch.type_changes import is_wider
 from pipeline.batch.work import InputQuery, RowProducer, Split
 from pipeline.connectors.direct_tail import DirectTail
 from pipeline.core.epochs import Epoch, InputProgress
 from pipeline.core.errors import NewColumnsError, RequestError, SourceError, StorageError
 from pipeline.core.schema import Column, Schema
 from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Extent, LogTraits, SplitReader, Tail
+from pipeline.core.staging import Manifest
 from pipeline.kernel.engine import empty
 from pipeline.kernel.scan import DataFile, Scan
-from pipeline.kernel.sql_text import literal
+from pipeline.kernel.sql_text import literal, quoted
 from pipeline.lake import LakeTable
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.inputs import StreamInput
@@ -63,11 +65,15 @@ class TableLog:
 
     def epoch(self, end: int) -> Epoch | None:
         """Return the epoch of the last version before `end`; `None` if it is unknown."""
+        manifest = self._manifest(end - 1)
+        return None if manifest is None else manifest.epoch
+
+    def _manifest(self, number: int) -> Manifest | None:
         try:
-            version = self.table.version(end - 1)
+            version = self.table.version(number)
         except StorageError:
             return None
-        return None if version is None or version.manifest is None else version.manifest.epoch
+        return None if version is None else version.manifest
 
     def added_files(self, begin: int, end: int) -> tuple[Schema, tuple[DataFile, ...]]:
         """Return the columns, and the files that the versions from `begin` (inclusive) to `end` (exclusive) added.
@@ -82,15 +88,44 @@ class TableLog:
             )
         if begin == 0:
             return now.schema, now.files
-        then = self.table.version(begin - 1, lenient=True)
-        change = None if then is None else self.table.change_since(begin - 1, then.manifest_id, now)
-        if change is None or change.removed:
+        added = self._appended(begin, end)
+        if added is None:
             raise SourceError(
                 f"table {self.table.name!r} was changed other than by appending rows",
                 got=f"rows removed between version {begin - 1} and {end - 1}",
                 do="rebuild this table with --from earliest, or compute it in batch",
             )
-        return now.schema, change.added
+        return now.schema, added
+
+    def _appended(self, begin: int, end: int) -> tuple[DataFile, ...] | None:
+        """Return the files that versions added, `None` if they removed rows; rewritten rows are neither."""
+        added = self._appended_only(begin, end)
+        if added is not None:
+            return added
+        files: tuple[DataFile, ...] = ()
+        rewrites = [number for number in range(begin, end) if self._rewrites(number)]
+        for number in (*rewrites, end):
+            added = self._appended_only(begin, number)
+            if added is None:
+                return None
+            files, begin = (*files, *added), number + 1
+        return files
+
+    def _appended_only(self, begin: int, end: int) -> tuple[DataFile, ...] | None:
+        if begin >= end:
+            return ()
+        then, now = (self.table.version(number, lenient=True) for number in (begin - 1, end - 1))
+        if then is None or now is None:
+            return None
+        change = self.table.change_since(begin - 1, then.manifest_id, now)
+        return None if change is None or change.removed else change.added
+
+    def _rewrites(self, number: int) -> bool:
+        """Return whether a version has the rows of the one before it, with wider types: it is of the same epoch."""
+        before, now = self._manifest(number - 1), self._manifest(number)
+        if before is None or now is None or before.epoch is None or now.epoch is None:
+            return False
+        return now.mode == "overwrite" and now.epoch.number == before.epoch.number
 
 
 @dataclass(frozen=True)
@@ -163,11 +198,13 @@ class _VersionProducer:
         names = {name.lower() for name in self.stream_input.schema.names}
         provenance = [f"null::varchar as {SOURCE}"] if SOURCE not in names else []
         provenance += [f"null::bigint as {POSITION}"] if POSITION not in names else []
-        query = f"select *{''.join(f', {c}' for c in provenance)} from ({scan.query()})"
+        # files that were written before a type was widened have the narrower type
+        typed = ", ".join(f"{quoted(c.name)}::{c.type} as {quoted(c.name)}" for c in scan.schema.columns)
+        query = f"select {', '.join([typed, *provenance])} from ({scan.query()})"
         yield InputQuery(query, rows_in=scan.rows, bytes_in=scan.size_bytes)
 
     def _require_columns(self, schema: Schema) -> None:
-        """Raise `NewColumnsError` if the stream uses all columns of the table, and the table has new ones."""
+        """Raise `NewColumnsError` for a wider type of a used column, or for a new column if the stream uses all columns."""
         stream_input = self.stream_input
         names = stream_input.schema.names
         looks_at_all = stream_input.columns is None or set(names) <= {
@@ -179,3 +216,8 @@ class _VersionProducer:
         new = [name for name in schema.names if name not in {*names, *PROVENANCE}]
         if new and looks_at_all:
             raise NewColumnsError(f"table {stream_input.name!r} has new columns", got=", ".join(new))
+        kinds, used = schema.as_dict(), set(stream_input.read_columns)
+        columns = [column for column in stream_input.schema.columns if column.name in used]
+        wider = [f"{c.name!r} as {kinds[c.name]}" for c in columns if is_wider(c.type, kinds.get(c.name, c.type))]
+        if wider:
+            raise NewColumnsError(f"table {stream_input.name!r} has columns of wider types", got=", ".join(wider))

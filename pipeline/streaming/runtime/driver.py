@@ -9,8 +9,16 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from pipeline.core.clock import now
-from pipeline.core.errors import ConflictError, HeadwaterError, NewColumnsError, UnavailableError, quantity
+from pipeline.core.errors import (
+    ConflictError,
+    HeadwaterError,
+    NewColumnsError,
+    UnavailableError,
+    WiderTypesError,
+    quantity,
+)
 from pipeline.core.logs import logger
+from pipeline.core.schema import Schema
 from pipeline.core.sources import Extent
 from pipeline.governance import DesiredState
 from pipeline.kernel.engine import first_line, is_file_error
@@ -26,6 +34,7 @@ from pipeline.streaming.runtime.start_position import RequestedStart, resolved
 from pipeline.streaming.runtime.status import status_of
 from pipeline.streaming.runtime.steps import CommitStep
 from pipeline.streaming.runtime.stream import Stream
+from pipeline.streaming.runtime.wider_types import changes_of
 
 log = logger(__name__)
 REPORT_EVERY_S = 0.2
@@ -144,9 +153,10 @@ class StreamDriver:
         lake = context.planner.workspace.lake.storage
         if is_file_error(error) and not lake.is_local:
             error = lake.failed("the lake does not answer a query", error)
-        is_away, has_grown = isinstance(error, UnavailableError), isinstance(error, NewColumnsError)
-        if has_grown and self._has_new_plan():
-            context.on_restart(self.name, f"{error}; resumes from the last commit with these columns")
+        is_away, has_grown = isinstance(error, UnavailableError), isinstance(error, NewColumnsError | WiderTypesError)
+        new_columns = self._replanned(error) if has_grown else None
+        if new_columns is not None:
+            context.on_restart(self.name, f"{error}; resumes from the last commit with {new_columns}")
             return not context.stop.is_set()
         # while this process holds the lease, the other writer is a previous owner that is about to end
         is_taken_over = isinstance(error, ConflictError) and context.leases.holds(self.name)
@@ -169,15 +179,20 @@ class StreamDriver:
         context.stop.wait(wait_s)
         return True
 
-    def _has_new_plan(self) -> bool:
-        """Plan the stream again because of new columns; return whether its columns have changed."""
+    def _replanned(self, error: Exception) -> str | None:
+        """Plan the stream again because of new columns or wider types; return how they changed, `None` if they did not."""
         planner = self._context.planner
-        before = planner.plan(self.name).schema
+        before = planner.plan(self.name)
+        if isinstance(error, WiderTypesError):
+            planner.widen(self.name, error.columns)
         planner.forget(self.name)
         try:
-            return planner.plan(self.name).schema != before
+            plan = planner.plan(self.name)
+            if (plan.schema, _contracts(plan)) == (before.schema, _contracts(before)):
+                return None
         except HeadwaterError:
-            return False  # the next start reports the error
+            return None  # the next start reports the error
+        return "; ".join(map(str, changes_of(planner.workspace, plan, before.schema))) or "these columns"
 
     def _on_commit_step(self, step: CommitStep) -> None:
         if step in {CommitStep.STAGED, CommitStep.SAVED}:
@@ -311,6 +326,10 @@ class StreamDriver:
                 if not has_ended or any(offsets.get(uri, 0) < e.end for uri, e in stream_input.log.extents().items()):
                     return False
         return True
+
+
+def _contracts(plan: StreamPlan) -> dict[str, Schema]:
+    return {stream_input.name: stream_input.schema for stream_input in plan.inputs}
 
 
 def _named(inputs: Sequence[str]) -> str:

@@ -46,6 +46,7 @@ from pipeline.streaming.runtime.start import stamps_of
 from pipeline.streaming.runtime.steps import CommitStep, OnStep
 from pipeline.streaming.runtime.stream_workers import start_workers
 from pipeline.streaming.runtime.validate_and_stage import EpochStager, PendingRows, StagedEpoch, remove_staged
+from pipeline.streaming.runtime.wider_types import apply_column_changes
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ class Stream:
     # -- opening
 
     def _open(self, stack: ExitStack) -> None:
+        at = self._clock().isoformat()
+        self.options = apply_column_changes(self._workspace, self.plan, self.options, self.session, at)
         self._committer = EpochCommitter(self._workspace, self.plan, self._on_step)
         stack.callback(self._committer.close)
         opened = open_at(self._workspace, self.plan, self.options, self._committer.head)
