@@ -1,15 +1,14 @@
-"""A server that speaks MongoDB's protocol on loopback: FerretDB, if its program is on the path or in HEADWATER_FERRETDB."""
+"""A server that speaks MongoDB's protocol on loopback: FerretDB, which `make peers` builds."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.rigs.go_programs import go_program
 from tests.rigs.streams import started
 
 
@@ -37,10 +36,7 @@ class MongoDatabase:
 def ferret() -> Iterator[str]:
     """The URL of the server. Its arguments are its address and the folder of its SQLite files."""
     pytest.importorskip("pymongo", reason="no driver for MongoDB: pip install 'headwater[mongodb]'")
-    program = os.environ.get("HEADWATER_FERRETDB") or shutil.which("headwater-ferretdb")
-    if program is None:
-        pytest.skip("no FerretDB on this machine: build tests/rigs/ferretdb, and set HEADWATER_FERRETDB to it")
-    with started([program, "127.0.0.1:{port}", "{folder}"]) as server:
+    with started([go_program("ferretdb"), "127.0.0.1:{port}", "{folder}"]) as server:
         yield f"mongodb://127.0.0.1:{server.port}"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.local.ports import unused_port
+from tests.rigs.go_programs import go_program
 from tests.rigs.streams import StreamServer, nats_program, started
 
 MOSQUITTO = "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 0\n"
@@ -70,10 +71,7 @@ def kinesis_server() -> Iterator[str]:
 def pubsub_server() -> Iterator[str]:
     """The address of the fake, which clients find in the environment."""
     pytest.importorskip("google.cloud.pubsub_v1", reason="no client of Pub/Sub: pip install 'headwater[pubsub]'")
-    program = os.environ.get("HEADWATER_PUBSUB") or shutil.which("headwater-pubsub")
-    if program is None:
-        pytest.skip("no Pub/Sub on this machine: build tests/rigs/pubsub, and set HEADWATER_PUBSUB to it")
-    with started([program, "{port}"]) as server:
+    with started([go_program("pubsub"), "{port}"]) as server:
         address = f"127.0.0.1:{server.port}"
         os.environ["PUBSUB_EMULATOR_HOST"] = address
         try:

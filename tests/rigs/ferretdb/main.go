@@ -1,9 +1,5 @@
 // A FerretDB server for tests: main ADDRESS FOLDER, with one SQLite file for each database in the folder.
-//
-// Build it once, and set HEADWATER_FERRETDB to its path:
-//
-//	go mod init headwater/ferretdb && go get github.com/FerretDB/FerretDB@v1.24.2 && go mod tidy
-//	go build -tags ferretdb_no_hana -o headwater-ferretdb .
+// `make peers` builds it.
 package main
 
 import (

@@ -1,9 +1,5 @@
 // Google's fake of Pub/Sub as a server for tests: main PORT.
-//
-// Build it once, and set HEADWATER_PUBSUB to its path:
-//
-//	go mod init headwater/pubsub && go get cloud.google.com/go/pubsub/v2/pstest && go mod tidy
-//	go build -o headwater-pubsub .
+// `make peers` builds it.
 package main
 
 import (
