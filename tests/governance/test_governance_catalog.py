@@ -17,6 +17,7 @@ from pipeline.core.schema import Schema
 from pipeline.core.staging import RowCounts
 from pipeline.governance import BackfillRecord, Catalog, CheckRecord, RunRecord, StepRecord, VersionRecord
 from pipeline.governance.catalog import METADATA
+from tests.rigs.public_folder import public_folder as public_folder  # noqa: PLC0414 - the fixture
 
 RUN = RunRecord("r1", "flights", "dev", "2024-01-01T00:00:00+00:00", None, "running", None)
 CHECKS = (
@@ -146,10 +147,9 @@ def test_file_that_is_not_a_database_is_an_error(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody who may not write")
-def test_read_only_catalog_is_an_error(catalog, url, tmp_path):
-    catalog.begin(RUN)
-    for folder in (tmp_path / "deep", tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)
+def test_read_only_catalog_is_an_error(public_folder):
+    url = f"sqlite:///{public_folder}/catalog.db"
+    Catalog(url).begin(RUN)
     code = (
         "import os, sys; from pipeline.governance import Catalog\n"
         "catalog = Catalog(sys.argv[1]); catalog.runs(); os.seteuid(65534)\n"

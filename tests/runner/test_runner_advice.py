@@ -149,7 +149,6 @@ CASES = [
     Case('"discard_value" ignores the column', raw(ID), WIDER, raw(ID, 'new_columns="discard_value"')),
     Case("remove stored=False, or new_types=", raw(ID, TYPES, "stored=False") + KEPT, fix=raw(ID, TYPES) + KEPT),
     Case("remove stored=False, or new_types=", raw(ID, TYPES, "stored=False") + KEPT, fix=raw(ID, "stored=False") + KEPT),
-    Case("remove new_types=: such rows are quarantined", raw(TIME, TYPES), AT, raw(TIME)),
     Case("remove new_types=", f'raw = source(generate({{"id": "i"}}, count=3), {ID}, {TYPES})', fix=f'raw = source(generate({{"id": "i"}}, count=3), {ID})'),
     Case("new_types='discard_row'", raw(ID, 'new_types="freeze"'), {"a.csv": "id\nx\n"}, raw(ID)),
     Case("correct the data or schema=", raw(ID, 'new_types="freeze"'), {"a.csv": "id\nx\n"}, put={"a.csv": "id\n1\n"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
+import itertools
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -78,16 +79,20 @@ class LocalFiles:
     folder: str = "."
 
     def source_objects(self) -> tuple[SourceObject, ...]:
-        """Return the files ordered by location; raise `SourceError` if there are none."""
+        """Return the files ordered by location; raise `SourceError` if there are none, or if they cannot be listed."""
         real = functools.cache(os.path.realpath)
         objects: dict[str, SourceObject] = {}
-        paths = [path for pattern in self.patterns for path in self._paths(pattern)]
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):  # the file was removed in the meantime
-                stat = Path(path).stat()
-                if S_ISREG(stat.st_mode):
-                    location = self._location(path, real)
-                    objects[location] = SourceObject(location, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+        paths: list[str] = []
+        for pattern in self.patterns:
+            with _readable(f"the files of {pattern!r} cannot be listed", pattern):
+                matching = self._paths(pattern)
+                for path in matching:
+                    with contextlib.suppress(FileNotFoundError):  # the file was removed in the meantime
+                        stat = Path(path).stat()
+                        if S_ISREG(stat.st_mode):
+                            location, stamp = self._location(path, real), f"{stat.st_size}-{stat.st_mtime_ns}"
+                            objects[location] = SourceObject(location, stat.st_size, stamp)
+                paths += matching
         if not objects:
             raise no_files(self.patterns, few([_kind(path) for path in paths if os.path.lexists(path)], _SHOWN))
         return tuple(objects[location] for location in sorted(objects))
@@ -113,7 +118,8 @@ class LocalFiles:
     def size_bytes(self, location: str) -> int | None:
         """Return the current size of a file; `None` if it does not exist."""
         path = Path(self.path(location))
-        return path.stat().st_size if path.is_file() else None
+        with _readable("the file cannot be read", location):
+            return path.stat().st_size if path.is_file() else None
 
     @contextmanager
     def copies(self, wanted: Sequence[Wanted]) -> Iterator[list[str]]:
@@ -135,7 +141,26 @@ class LocalFiles:
         if (Path(self.folder) / pattern).is_file():
             return [self.path(pattern)]
         matches = glob.glob(pattern, root_dir=self.folder, recursive=True)  # noqa: PTH207 - accepts any path
+        if not matches:
+            self._require_listable(pattern)
         return [self.path(each) for each in matches]
+
+    def _require_listable(self, pattern: str) -> None:
+        """Raise `PermissionError` for a folder that cannot be listed, which `glob` takes for an empty one."""
+        parts = itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parent.parts)
+        folder = Path(self.folder, *parts)
+        if folder.is_dir():
+            os.scandir(folder).close()
+
+
+@contextmanager
+def _readable(problem: str, location: str) -> Iterator[None]:
+    """Translate errors of the file system."""
+    try:
+        yield
+    except OSError as error:
+        do = "give the user who runs this the right to read the folder and the folders above it"
+        raise SourceError(problem, got=error.strerror or str(error), do=do, place=Place(location)) from error
 
 
 def is_remote(location: str) -> bool:

@@ -16,6 +16,7 @@ from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION
 from pipeline.core.splits import SourceSplit
+from tests.rigs.public_folder import public_folder as public_folder  # noqa: PLC0414 - the fixture
 
 SCHEMA = Schema.of({"id": "BIGINT"})
 
@@ -181,13 +182,36 @@ def test_invalid_parquet_is_rejected(content, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody who may not read")
 @pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a.csv.gz"])
-def test_unreadable_file_is_rejected(name, tmp_path):
-    path = tmp_path / name
+def test_unreadable_file_is_rejected(name, public_folder):
+    path = public_folder / name
     path.write_bytes(b'{"id":1}')
     path.chmod(0)
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)
-    (tmp_path / "readable.csv").write_text("id\n1\n")
+
+    errors = errors_of_another_user(public_folder, str(path))
+
+    assert "SourceError: the file cannot be" in errors
+    assert "Permission denied" in errors
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody who may not read")
+@pytest.mark.parametrize("mode", [0o000, 0o100, 0o001])
+@pytest.mark.parametrize("pattern", ["a.csv", "*.csv", "**/*.csv"])
+def test_an_unreadable_folder_is_an_error(mode, pattern, public_folder):
+    folder = public_folder / "in"
+    folder.mkdir()
+    (folder / "a.csv").write_text("id\n1\n")
+    (folder / "a.csv").chmod(0)
+    folder.chmod(mode)
+
+    errors = errors_of_another_user(public_folder, str(folder / pattern))
+
+    assert "Error: the file cannot be read" in errors or "cannot be listed: got Permission denied; give" in errors
+    assert "no file matches" not in errors
+
+
+def errors_of_another_user(folder, pattern):
+    """Return what a process writes to standard error that reads files as a user without rights."""
+    (folder / "readable.csv").write_text("id\n1\n")
     code = (
         "import os, sys; from pipeline import files; from pipeline.core.schema import Schema; from pipeline.core.splits import SourceSplit\n"
         "def read(path): reader = files(path); reader.read(SourceSplit(reader.source_objects()[0]), Schema.of({'id': 'BIGINT'}))\n"
@@ -196,24 +220,19 @@ def test_unreadable_file_is_rejected(name, tmp_path):
         "read(sys.argv[1])"
     )
 
-    process = subprocess.run(
-        [sys.executable, "-c", code, str(path), str(tmp_path / "readable.csv")],
+    return subprocess.run(
+        [sys.executable, "-c", code, pattern, str(folder / "readable.csv")],
         capture_output=True,
         text=True,
         check=False,
-    )
-
-    assert "SourceError: the file cannot be" in process.stderr
-    assert "Permission denied" in process.stderr
+    ).stderr
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody who may not read")
-def test_file_in_a_folder_that_became_unreadable_is_rejected(tmp_path):
-    folder = tmp_path / "closed"
+def test_file_in_a_folder_that_became_unreadable_is_rejected(public_folder):
+    folder = public_folder / "closed"
     folder.mkdir()
     (folder / "a.csv").write_text("id\n1\n")
-    for parent in (tmp_path, *tmp_path.parents[:3]):
-        parent.chmod(0o755)
     code = (
         "import os, sys; from pipeline import files; from pipeline.core.schema import Schema; from pipeline.core.splits import SourceSplit\n"
         "reader = files(sys.argv[1] + '/a.csv'); (listed,) = reader.source_objects()\n"
