@@ -124,6 +124,7 @@ STATEMENTS = [
 ]
 
 
+@pytest.mark.share(20)
 @pytest.mark.parametrize("statement", STATEMENTS)
 @pytest.mark.parametrize("action", [warn, drop, quarantine])
 def test_rows_of_any_statement_that_violate_expectations(work, statement, action):

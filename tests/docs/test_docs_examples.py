@@ -25,6 +25,8 @@ from tests.rigs.command import CommandServer, ConsoleScript, environment
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+LONG = {"datasets.md"}
+"""Pages whose examples take long: they start Ray, and train models."""
 SHELL = re.compile(r"[|&;<>$`]")
 """Characters that require a shell."""
 BLOCK = re.compile(r"(?P<note><!--[^>]*-->\n)?```(?P<kind>python|console|toml)\n(?P<text>.*?)```", re.DOTALL)
@@ -46,7 +48,14 @@ def blocks_of(page: Path) -> list[Block]:
     ]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=lambda p: str(p.relative_to(ROOT)))
+PAGES_TO_RUN = [
+    pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.proof] if page.name in LONG else [])
+    for page in PAGES
+    if blocks_of(page)
+]
+
+
+@pytest.mark.parametrize("page", PAGES_TO_RUN)
 def test_examples_run(page, tmp_path, headwater_command):
     shell = Shell(tmp_path, headwater_command)
     projects: set[str] = set()

@@ -205,7 +205,7 @@ def test_case_17_only_tracked_columns_begin_a_version(applying):
 def test_case_18_snapshots(applying):
     how = {"from_snapshots": True, "apply_as_deletes": None}
     snapshots = ([row(A, 1), row(9, 1, k="m")], [row(A, 2)], [row(B, 3), row(9, 3, k="m")])
-    for order in itertools.permutations(range(3)):
+    for order in some(itertools.permutations(range(3)), 2):
         history, current = (applying(options(stored_as_scd_type=n, **how)) for n in (2, 1))
         for number in order:
             history.apply(*snapshots[number])
@@ -219,7 +219,7 @@ def test_case_18_snapshots(applying):
 def test_a_truncate_deletes_all_keys_with_a_lower_sequence(applying):
     how = options(apply_as_truncates="op = 'T'")
     events = [row(1, 1), row(2, 2, k="l"), {"k": None, "s": 3, "op": "T"}, row(4, 4, k="l"), row(9, 2, k="late")]
-    for order in some(itertools.permutations(range(5)), 6):
+    for order in some(itertools.permutations(range(5)), 3):
         table = applying(how)
         for number in order:
             table.apply(events[number])
@@ -230,7 +230,7 @@ def test_values_that_were_not_sent_keep_what_is_there(applying):
     columns = {**COLUMNS, "missing": "varchar[]"}
     how = options(unavailable_columns="missing")
     events = [row(1, 1, 1), {**row(None, 2, 2), "missing": "[x]"}, row(None, 3, 3)]
-    for order in itertools.permutations(range(3)):
+    for order in some(itertools.permutations(range(3)), 2):
         table = applying(how, columns)
         for number in order[:-1]:
             table.apply(events[number])
@@ -359,9 +359,9 @@ def test_changes_that_were_replaced_are_forgotten(applying, monkeypatch):
     monkeypatch.setattr(event_merging, "MAX_EVENT_FILES", 1)
     table = applying(options(ignore_null_updates_column_list=["x"], apply_as_truncates="op = 'T'"))
     table.apply(row(0, 1, k="gone"), {"k": None, "s": 2, "op": "T"})
-    for number in range(3, 30):
-        table.apply(row(number if number < 20 else None, number))
-    assert table.rows() == [("k", 19, None)]
+    for number in range(3, 15):
+        table.apply(row(number if number < 10 else None, number))
+    assert table.rows() == [("k", 9, None)]
     assert table.seen is not None
     assert table.seen.manifest is not None
     kept = sum(file.rows for file in table.seen.manifest.tombstones)

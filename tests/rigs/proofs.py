@@ -21,6 +21,13 @@ MARKERS = (
 )
 
 
+_SHARES = {
+    "test_bounded_plans_one_after_the_other_read_everything": 1,
+    "test_a_run_that_dies_loses_and_doubles_nothing": 1,
+}
+"""The shares of tests in `pipeline.testing`, which has no marks of this project."""
+
+
 def examples(quick: int, proofs: int) -> int:
     """Return the number of examples of a property test."""
     return proofs if PROOFS else quick
@@ -42,11 +49,12 @@ def chosen(items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Ite
     left: set[str] = set()
     cases: dict[tuple[str, int], list[str]] = {}
     for item in items:
-        share = item.get_closest_marker("share")
+        share, name = item.get_closest_marker("share"), item.nodeid.partition("[")[0]
+        count = _SHARES.get(name.rpartition("::")[2]) if share is None else share.args[0]
         if item.get_closest_marker("proof") is not None:
             left.add(item.nodeid)
-        elif share is not None:
-            cases.setdefault((item.nodeid.partition("[")[0], share.args[0]), []).append(item.nodeid)
+        elif count is not None:
+            cases.setdefault((name, count), []).append(item.nodeid)
     for (name, count), nodeids in cases.items():
         drawn = random.Random(zlib.crc32(f"{SEED} {name}".encode()))  # noqa: S311 - a reproducible seed
         left |= set(nodeids) - set(drawn.sample(sorted(nodeids), min(count, len(nodeids))))

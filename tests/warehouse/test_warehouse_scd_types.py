@@ -77,7 +77,7 @@ def folded(observations: list[Observation], kind: int) -> list[dict[str, Any]]:
     cuts=st.lists(st.integers(1, 20), max_size=3),
     order=st.randoms(use_true_random=False),
 )  # fmt: skip
-@settings(max_examples=examples(15, 300), deadline=None)
+@settings(max_examples=examples(8, 300), deadline=None)
 def test_a_history_in_batches_equals_a_fold(kind, observations, cuts, order):
     definition, expected = dim(kind), folded(observations, kind)
     order.shuffle(observations)

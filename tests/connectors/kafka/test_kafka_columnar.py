@@ -123,6 +123,7 @@ def record_of(avro_type: Any) -> dict[str, Any]:
     return {"type": "record", "name": "r", "fields": [{"name": "id", "type": "long"}, {"name": "v", "type": avro_type}]}
 
 
+@pytest.mark.share(10)
 @pytest.mark.parametrize("is_optional", [False, True])
 @pytest.mark.parametrize("kind", AVRO)
 def test_avro_by_column_equals_each_value(tmp_path, individually, kind, is_optional):
@@ -151,6 +152,7 @@ def test_avro_by_column_equals_each_value(tmp_path, individually, kind, is_optio
     assert (columns_of_schema(written) is not None) == (kind in COLUMNAR)
 
 
+@pytest.mark.share(5)
 @pytest.mark.parametrize("kind", AVRO)
 def test_a_damaged_record_has_no_influence_on_others(tmp_path, kind):
     avro_type, sql_type, some = AVRO[kind]

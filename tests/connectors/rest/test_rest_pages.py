@@ -131,6 +131,7 @@ CASES: dict[str, tuple[Answer, styles.Pages | None]] = {
 }
 
 
+@pytest.mark.share(40)
 @pytest.mark.parametrize("count", [0, 1, 3, 6, 7])
 @pytest.mark.parametrize("case", CASES)
 def test_every_row_is_fetched_once(server, tmp_path, case, count):
