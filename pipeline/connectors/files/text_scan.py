@@ -15,6 +15,7 @@ from pipeline.connectors.files.byte_ranges import contains_byte, mapped_bytes
 from pipeline.connectors.files.csv import arrow_conversion
 from pipeline.connectors.files.csv import reader as csv_reader
 from pipeline.connectors.files.csv.arrow_conversion import ConversionSpec, ConvertedRows, FaultCount
+from pipeline.connectors.files.csv.byte_traits import byte_traits
 from pipeline.connectors.files.csv.reader import CsvReader, Dialect
 from pipeline.connectors.files.json import reader as json_reader
 from pipeline.connectors.values import ConversionRule, TextTraits
@@ -51,7 +52,8 @@ def scan_delimited(
     begins, before = file.dialect.head_bytes(mapped_bytes(file.path)), file.dialect.header_lines
     if undeclared or begins is None:
         return None
-    form = arrow_conversion.conversion_spec(file.path, file.dialect, names, schema)
+    traits = byte_traits(file.path, begins)
+    form = arrow_conversion.conversion_spec(file.path, file.dialect, names, schema, traits)
     if form is None:
         rejects = _name(file.path, "rejects")
         scan = delimited_text_scan(file.path, file.dialect, names, schema, rejects)
@@ -60,7 +62,7 @@ def scan_delimited(
     stream = ConvertedRows(file.path, form)
     con.register(rows, stream)
     con.register(faults, FaultCount(stream, lines - before))
-    cells = _converted_cells(schema, form, TextTraits(contains_byte(file.path, b"_", begins)))
+    cells = _converted_cells(schema, form, TextTraits(traits.has_underscore))
     scan = _text_scan(schema, cells, rows, arrow_conversion.IS_BAD)
     return _scan_query(scan, lines - before, moved + before, f"select faults from {faults}")
 

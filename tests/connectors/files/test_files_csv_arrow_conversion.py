@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline import files
 from pipeline.connectors.files.csv import arrow_conversion
+from pipeline.connectors.files.csv import byte_traits as module
+from pipeline.connectors.files.csv.byte_traits import ByteTraits, byte_traits
 from pipeline.connectors.files.csv.reader import Dialect
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
@@ -59,7 +61,7 @@ def test_arrow_conversion_follows_the_rule(tmp_path, kind):
         if not text or set(text) & set(',"\r\n'):
             continue
         path.write_text(f"x\n{text}\n", encoding="utf-8")
-        form = arrow_conversion.conversion_spec(str(path), Dialect(), ["x"], schema)
+        form = arrow_conversion.conversion_spec(str(path), Dialect(), ["x"], schema, byte_traits(str(path)))
         if form is None:
             continue
         stream = arrow_conversion.ConvertedRows(str(path), form)
@@ -161,7 +163,7 @@ def test_file_with_quotes_and_crlf_is_converted(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'x,y\r\n"1","a, ""b"""\r\n2,"c"\r\n')
     form = arrow_conversion.conversion_spec(
-        str(path), Dialect(), ["x", "y"], Schema.of({"x": "bigint", "y": "varchar"})
+        str(path), Dialect(), ["x", "y"], Schema.of({"x": "bigint", "y": "varchar"}), byte_traits(str(path))
     )
 
     rows = pa.RecordBatchReader.from_stream(arrow_conversion.ConvertedRows(str(path), form)).read_all()
@@ -205,7 +207,7 @@ def test_types_that_arrow_does_not_convert_are_read_as_text(tmp_path):
     path.write_text("a,b,c,d,e\n1.0,1,0,x,inf\n2.0,2,1.5,y,1\n")
     schema = Schema.of({"a": "bigint", "b": "bigint", "c": "double", "d": "varchar", "e": "double"})
 
-    form = arrow_conversion.conversion_spec(str(path), Dialect(), schema.names, schema)
+    form = arrow_conversion.conversion_spec(str(path), Dialect(), schema.names, schema, byte_traits(str(path)))
 
     text = pa.string()
     assert form.types == {"a": text, "b": pa.int64(), "c": pa.float64(), "d": text, "e": text}
@@ -227,11 +229,23 @@ def test_types_that_arrow_does_not_convert_are_read_as_text(tmp_path):
 )
 @pytest.mark.parametrize("place", [0, 90, 95, 99, 100, 101, 150, 199])
 def test_numbers_that_arrow_misreads_are_detected_anywhere(tmp_path, monkeypatch, number, texts, place):
-    monkeypatch.setattr(arrow_conversion, "_CHUNK_BYTES", 100)
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 100)
     path, schema = tmp_path / "a.csv", Schema.of({"i": "bigint", "d": "double", "t": "varchar"})
     path.write_text("i,d,t\n" + "1,2.5,y\n" * 5 + f"3,4.5,{'-' * place}\n5,6.5,{number}\n7,8.5,z\n")
 
-    form = arrow_conversion.conversion_spec(str(path), Dialect(), schema.names, schema)
+    form = arrow_conversion.conversion_spec(str(path), Dialect(), schema.names, schema, byte_traits(str(path)))
 
     kinds = {"i": pa.int64(), "d": pa.float64()}
     assert form.types == {"t": pa.string(), **{n: pa.string() if n in texts else kind for n, kind in kinds.items()}}
+
+
+@pytest.mark.parametrize("place", [0, 1, 50, 98, 99, 100, 101, 250, 299, 300, 301, 700])
+def test_bytes_of_a_file_are_found_anywhere(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 100)
+    path = tmp_path / "a.csv"
+    for byte, name in ((b"\r", "has_return"), (b'"', "has_quote"), (b"_", "has_underscore")):
+        path.write_bytes(b"-" * place + byte + b"-" * 30)
+        assert byte_traits(str(path)) == ByteTraits(**{name: True})
+        assert byte_traits(str(path), place + 1).has_underscore is False
+    path.write_bytes(b"-" * place)
+    assert place == 0 or byte_traits(str(path)) == ByteTraits()

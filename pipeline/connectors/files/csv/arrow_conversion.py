@@ -29,7 +29,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from pipeline.connectors.files.byte_ranges import Bytes, contains_byte, mapped_bytes
+from pipeline.connectors.files.byte_ranges import Bytes, mapped_bytes
+from pipeline.connectors.files.csv.byte_traits import ByteTraits
 from pipeline.connectors.files.csv.reader import Dialect
 from pipeline.connectors.files.record_index import RecordIndex, lines_of
 from pipeline.connectors.values import in_years
@@ -45,8 +46,6 @@ _ROW = re.compile(r"\bRow #(\d+):")
 """The number of a record, from 1, in an error of the conversion."""
 _FEW_BAD, _MOST_BAD = 20, 0.0004
 """The number and the share of bad lines that are found one by one; with more, reading the file again is faster."""
-_LOWER = 32
-"""The bit that makes a letter lowercase; it is also set in digits and signs."""
 _HEAD_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 18
 """Block size of the conversion; a longer line raises an error."""
@@ -60,9 +59,6 @@ _TRUE, _FALSE = (
     for words in (("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0"))
 )
 _CHUNK_BYTES = 1 << 20
-_LONGEST_NUMBER = 200
-_UNDERFLOW, _ZEROS = re.compile(rb"[eE]-[0-9]{3,}(?![0-9A-Za-z-])"), b"0" * _LONGEST_NUMBER
-"""A nonzero number that underflows a `DOUBLE` contains one of these."""
 
 
 @dataclass(frozen=True)
@@ -227,16 +223,19 @@ class FaultCount:
         return pa.table([faults], ["faults"]).__arrow_c_stream__(requested_schema)
 
 
-def conversion_spec(path: str, dialect: Dialect, names: Sequence[str], schema: Schema) -> ConversionSpec | None:
+def conversion_spec(
+    path: str, dialect: Dialect, names: Sequence[str], schema: Schema, traits: ByteTraits
+) -> ConversionSpec | None:
     """Return the conversion of a file, or `None` if no column can be converted or the file is unusual."""
     known = set(names)
     if IS_BAD in known:
         return None
     types = {c.name: arrow_type(c.type) for c in schema.columns if c.name in known and _may_convert(c)}
-    if not types or not _is_regular(path, dialect.delimiter):
+    if not types or not _is_regular(path, dialect.delimiter, traits):
         return None
-    for is_one, has_other in ((pa.types.is_integer, _has_hexadecimal), (pa.types.is_floating, _has_underflow)):
-        if any(map(is_one, types.values())) and has_other(mapped_bytes(path)):
+    others = ((pa.types.is_integer, traits.has_hexadecimal), (pa.types.is_floating, traits.may_underflow))
+    for is_one, has_other in others:
+        if has_other:
             types = {name: kind for name, kind in types.items() if not is_one(kind)}
     with Path(path).open("rb") as file:
         head = file.read(_HEAD_BYTES)
@@ -252,10 +251,10 @@ def is_as_written(column: Column, value: str) -> str | None:
     return f"coalesce({' and '.join(tests)}, true)" if tests else None
 
 
-def _is_regular(path: str, delimiter: str) -> bool:
+def _is_regular(path: str, delimiter: str, traits: ByteTraits) -> bool:
     """Return whether quotes occur only around fields, or doubled in them, and all line ends are the same."""
     data = mapped_bytes(path)
-    if contains_byte(path, b"\r", 0) and (
+    if traits.has_return and (
         data[0] == _FEED
         or not all(
             np.array_equal(returns + 1, feeds)
@@ -263,7 +262,7 @@ def _is_regular(path: str, delimiter: str) -> bool:
         )
     ):
         return False
-    if not contains_byte(path, b'"', 0):
+    if not traits.has_quote:
         return True
     may_stand = np.zeros(256, dtype=bool)
     may_stand[[_QUOTE, _FEED, _RETURN, ord(delimiter)]] = True
@@ -292,19 +291,6 @@ def _byte_positions(data: Bytes, byte: int, begin: int) -> Iterator[Positions]:
         yield np.flatnonzero(np.equal(chunk, byte, out=is_one[: len(chunk)])) + start
 
 
-def _pair_positions(data: Bytes, pair: bytes) -> Iterator[Positions]:
-    """Yield the offsets of two consecutive letters, ignoring case, one chunk after the other."""
-    lower, is_first = np.empty(_CHUNK_BYTES + 1, np.uint8), np.empty(_CHUNK_BYTES, np.bool_)
-    is_second = np.empty_like(is_first)
-    for start in range(0, len(data) - 1, _CHUNK_BYTES):
-        chunk = data[start : start + _CHUNK_BYTES + 1]
-        count = len(chunk) - 1
-        np.bitwise_or(chunk, _LOWER, out=lower[: count + 1])
-        np.equal(lower[:count], pair[0], out=is_first[:count])
-        np.equal(lower[1 : count + 1], pair[1], out=is_second[:count])
-        yield np.flatnonzero(np.logical_and(is_first, is_second, out=is_first)[:count]) + start
-
-
 def _may_convert(column: Column) -> bool:
     return column.type in _AS_WRITTEN or (column.type in _NUMBERS and not column.is_inferred)
 
@@ -324,19 +310,3 @@ def _convertible(head: bytes, form: ConversionSpec, names: tuple[str, ...]) -> t
 
 def _is_finite(column: pa.ChunkedArray) -> bool:
     return not pa.types.is_floating(column.type) or pc.all(pc.is_finite(column)).as_py() is not False
-
-
-def _has_hexadecimal(data: Bytes) -> bool:
-    """Return whether a file contains `0x` or `0X`."""
-    return any(len(places) > 0 for places in _pair_positions(data, b"0x"))
-
-
-def _has_underflow(data: Bytes) -> bool:
-    """Return whether a file may contain a nonzero number that underflows a `DOUBLE`."""
-    for places in _pair_positions(data, b"e-"):
-        for at in places:
-            if _UNDERFLOW.match(data[at : at + _LONGEST_NUMBER].tobytes()):
-                return True
-    return any(
-        _ZEROS in data[at : at + _CHUNK_BYTES + _LONGEST_NUMBER].tobytes() for at in range(0, len(data), _CHUNK_BYTES)
-    )
