@@ -27,11 +27,15 @@ def post_commit(
     version: Version,
     reached: Callable[[Moment], None] = lambda _: None,
 ) -> None:
-    """Update quarantine, warehouse and catalog to match a version's manifest."""
+    """Update quarantine, warehouse and catalog to match a version's manifest.
+
+    The catalog is updated last, so a version of a run that it has is in the quarantine. Streams record theirs at any time.
+    """
     manifest = version.manifest
     if manifest is None:
         return
-    update_quarantine(workspace, definition, manifest, version.manifest_id)
+    if manifest.epoch is not None or not _is_recorded(workspace, version, manifest):
+        update_quarantine(workspace, definition, manifest, version.manifest_id)
     reached(Moment.SETTLED)
     update_warehouse_and_catalog(workspace, definition, version, reached)
 
@@ -49,9 +53,14 @@ def update_warehouse_and_catalog(
     if definition.is_in_warehouse:
         _load(workspace, definition, version)
         reached(Moment.LOADED)
-    known = workspace.catalog.versions(definition.name)
-    if not any((record.version, record.run_id) == (version.number, manifest.run_id) for record in known):
+    if not _is_recorded(workspace, version, manifest):
         workspace.catalog.keep(_version_record(definition, version, manifest))
+
+
+def _is_recorded(workspace: Workspace, version: Version, manifest: Manifest) -> bool:
+    """Return whether the catalog has a version."""
+    known = workspace.catalog.versions(manifest.table)
+    return any((record.version, record.run_id) == (version.number, manifest.run_id) for record in known)
 
 
 def check_records(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.core.errors import SettingsError
+
 RETRIES = 3
 """The number of retries by fsspec's client, within seconds; after that, a stream reports it and retries itself."""
+S3FS_TRIES = 2
+"""How often s3fs sends a request, each time with these retries: again if the response ends too early."""
 CONNECT_S, READ_S = 5, 30
 """The time limits of fsspec's client for a connection and a response, which are those of delta-rs."""
+_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|m)")
+CONNECTIONS = 64
+"""The number of requests that fsspec's client sends at the same time."""
 S3_OPTIONS = (
     "access_key_id",
     "secret_access_key",
@@ -35,7 +43,8 @@ def s3_client_options(options: Mapping[str, str]) -> dict[str, Any]:
     config: dict[str, Any] = {
         "retries": {"mode": "standard", "total_max_attempts": tries},
         "connect_timeout": CONNECT_S,
-        "read_timeout": READ_S,
+        "read_timeout": _seconds(aws["timeout"]) if "timeout" in aws else READ_S,
+        "max_pool_connections": CONNECTIONS,
     }
     if "virtual_hosted_style_request" in aws:
         is_virtual = aws["virtual_hosted_style_request"].lower() == "true"
@@ -52,6 +61,16 @@ def s3_client_options(options: Mapping[str, str]) -> dict[str, Any]:
         "use_listings_cache": False,  # other processes write too
         **anonymous,
     }
+
+
+def _seconds(text: str) -> float:
+    """Return a duration such as `30s` or `500ms` in seconds; raise `SettingsError` for another text."""
+    parts = _DURATION.fullmatch(text.strip())
+    if parts is None:
+        raise SettingsError(
+            "the timeout of the store is not a duration", got=repr(text), do='for example: timeout = "30s"'
+        )
+    return float(parts[1]) * {"ms": 0.001, "s": 1, "m": 60}[parts[2]]
 
 
 def _encryption(aws: Mapping[str, str]) -> dict[str, Any]:

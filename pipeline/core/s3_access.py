@@ -1,6 +1,6 @@
 """How S3 is accessed: credentials, region and endpoint, the same for all clients.
 
-The libraries that read and write a lake look for credentials in different places: delta-rs does not read profiles. They
+The libraries that access S3 look for credentials in different places: delta-rs does not read profiles. They
 are therefore looked up here, in the usual order, and given to each of them:
 
     1. access_key_id, secret_access_key and session_token of the options
@@ -41,11 +41,6 @@ class S3Access:
     def has_credentials(self) -> bool:
         """Whether there are credentials; requests without them are those of a public bucket."""
         return "access_key_id" in self.options
-
-    def delta_options(self, given: Mapping[str, str]) -> dict[str, str]:
-        """Return options of a user with what was resolved, as delta-rs takes them."""
-        kept = {name: value for name, value in given.items() if name.lower().removeprefix("aws_") not in _RESOLVED}
-        return {**kept, **{f"aws_{name}": value for name, value in self.options.items() if name in _RESOLVED}}
 
 
 def s3_access(options: Mapping[str, str], environ: Mapping[str, str]) -> S3Access:

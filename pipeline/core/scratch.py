@@ -94,6 +94,11 @@ def folder(prefix: str) -> Iterator[str]:
         yield path
 
 
+def new_folder(prefix: str) -> Path:
+    """Create a temporary folder, which is removed with the folder of this process unless the caller removes it before."""
+    return Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=_own()))
+
+
 def reclaim() -> dict[Path, int]:
     """Remove the folders of ended processes, and return them with their sizes in bytes."""
     removed = {}

@@ -58,6 +58,8 @@ class Settings:
     memory_bytes: int | None = None
     spill_bytes: int | None = None
     """The spill limit of all engines together; by default half of the free disk space."""
+    cache_bytes: int = 1 << 30
+    """The disk space for files of a lake on S3 that were read, in `.headwater/cache`; 0: none are cached."""
     query_seconds: int = 600
     """The timeout of `headwater query`, in seconds."""
     warehouse_seconds: int = 20
@@ -235,7 +237,7 @@ def _checked(setting: _Value) -> Any:
         return _storage(setting, typed(key, value, dict, "a table of text", place))
     if key == "cluster":
         return cluster_settings(typed(key, value, dict, "a table", place), place)
-    least = 0 if key == "warehouse_seconds" else 1
+    least = 0 if key in {"warehouse_seconds", "cache_bytes"} else 1
     return positive(key, value, f"a number of {key.rpartition('_')[2]}", place, least=least)
 
 

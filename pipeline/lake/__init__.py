@@ -7,11 +7,13 @@ from pipeline.core.lazy import lazy
 if TYPE_CHECKING:
     from pipeline.lake.changes import VersionChange
     from pipeline.lake.compaction import Compacted, compact, small_files
-    from pipeline.lake.delta import QUARANTINE_FOLDER, Lake, LakeTable, Version
+    from pipeline.lake.delta import LakeTable, Version
     from pipeline.lake.event_merging import merge_events, target_schema
-    from pipeline.lake.head import Commit, TableDescription, TableHead
+    from pipeline.lake.head import Commit, TableHead
+    from pipeline.lake.lake import QUARANTINE_FOLDER, Lake
     from pipeline.lake.merge_spec import MergeResult, MergeSpec
     from pipeline.lake.merging import merge, replace_keys, tombstones_without
+    from pipeline.lake.opening import TableDescription
     from pipeline.lake.quarantine import QUARANTINE
     from pipeline.lake.skipping import files_for
     from pipeline.lake.stager import DeltaStager
@@ -51,11 +53,13 @@ __getattr__, __dir__ = lazy(
     {
         "pipeline.lake.changes": ("VersionChange",),
         "pipeline.lake.compaction": ("Compacted", "compact", "small_files"),
-        "pipeline.lake.delta": ("QUARANTINE_FOLDER", "Lake", "LakeTable", "Version"),
-        "pipeline.lake.head": ("Commit", "TableDescription", "TableHead"),
+        "pipeline.lake.delta": ("LakeTable", "Version"),
+        "pipeline.lake.head": ("Commit", "TableHead"),
         "pipeline.lake.event_merging": ("merge_events", "target_schema"),
+        "pipeline.lake.lake": ("QUARANTINE_FOLDER", "Lake"),
         "pipeline.lake.merge_spec": ("MergeResult", "MergeSpec"),
         "pipeline.lake.merging": ("merge", "replace_keys", "tombstones_without"),
+        "pipeline.lake.opening": ("TableDescription",),
         "pipeline.lake.quarantine": ("QUARANTINE",),
         "pipeline.lake.skipping": ("files_for",),
         "pipeline.lake.stager": ("DeltaStager",),

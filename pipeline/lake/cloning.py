@@ -11,7 +11,7 @@ from functools import partial
 
 from pipeline.lake.delta import Version
 from pipeline.lake.holds import FOLDER as HOLDS
-from pipeline.lake.log import number_of
+from pipeline.lake.log_files import number_of
 from pipeline.lake.storage import Storage
 
 _AT_ONCE = 16

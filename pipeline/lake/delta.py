@@ -8,9 +8,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -25,41 +24,29 @@ from pipeline.core.errors import OutcomeUnknownError, RequestError, StorageError
 from pipeline.core.lake_policy import DEFAULT_POLICY, LakePolicy
 from pipeline.core.logs import logger
 from pipeline.core.schema import Schema
-from pipeline.core.scratch import Owner
 from pipeline.core.staging import Manifest, StagedFile
-from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.lake.changes import NetChange, VersionChange, net_change
 from pipeline.lake.head import (
     Commit,
-    TableDescription,
     TableHead,
     actions_of,
     conflict,
-    open_table,
     schema_of_table,
     uris,
 )
 from pipeline.lake.holds import held_versions
 from pipeline.lake.log import APP, entries
-from pipeline.lake.manifests import manifest_name, read_manifest
+from pipeline.lake.log_files import LogFiles
+from pipeline.lake.manifests import read_manifest, write_manifest
+from pipeline.lake.opening import TableDescription, open_table
 from pipeline.lake.stager import DeltaStager
 from pipeline.lake.stats import logged
 from pipeline.lake.storage import Storage
 from pipeline.lake.tidy import KEPT_VERSIONS, TIDY_INTERVAL, tidy
-from pipeline.lake.versions import LogFiles, commit_times, logged_stats
+from pipeline.lake.versions import commit_times, logged_stats
 
 log = logger(__name__)
-
-
-_SCRATCH = "_headwater"
-"""The folder of the temporary data of runs: `run-<process>/<run>/steps/<table>-<hex>`, and the notes of what they stage."""
-_NOTES = "staging"
-"""The folder of these notes: `<layer>/<table>/<version>`, with the version before, or -1."""
-_BEGUN = "begun"
-"""The file that notes that a run has begun."""
-QUARANTINE_FOLDER = "quarantine"
-"""The folder of the quarantine tables, next to the folders of the layers."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +235,7 @@ class LakeTable:
 
         A bound is null if the log has none. The bounds of a partition column are its value.
         """
-        table = open_table(self.place, version.number)
+        table = open_table(self.place, version.number, is_known=True)
         if table is None:
             raise StorageError(f"table {self.name!r} does not exist", do=f"check {self.storage.uri}")
         actions = actions_of(table)
@@ -267,7 +254,7 @@ class LakeTable:
 
     def staged(self, version: Version) -> tuple[StagedFile, ...]:
         """Return the files of a version as staged files, to commit them again, with their bounds if the log has them."""
-        table = open_table(self.place, version.number)
+        table = open_table(self.place, version.number, is_known=True)
         if table is None:
             raise StorageError(f"table {self.name!r} does not exist", do=f"check {self.storage.uri}")
         actions = actions_of(table)
@@ -300,13 +287,21 @@ class LakeTable:
         another commit in between (nothing is changed), and `OutcomeUnknownError` if the outcome is not known.
         """
         self.storage.make()
-        self.storage.write_text(manifest_name(manifest.manifest_id), manifest.to_json())
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(write_manifest, self.storage, manifest)
+            head = self.head()  # meanwhile: both wait for the store
+            writing.result()
         note = {"headwater.run": manifest.run_id, "headwater.mode": manifest.mode}
-        return self.commit_files(Commit(files, schema, manifest.mode, manifest.manifest_id, note, removed), seen)
+        commit = Commit(files, schema, manifest.mode, manifest.manifest_id, note, removed)
+        return self._commit(head, commit, seen, manifest)
 
     def commit_files(self, commit: Commit, seen: Version | None) -> Version:
         """Commit files under a manifest id, unless the table already has that id."""
-        head = self.head()
+        return self._commit(self.head(), commit, seen)
+
+    def _commit(
+        self, head: TableHead, commit: Commit, seen: Version | None, manifest: Manifest | None = None
+    ) -> Version:
         if head.manifest_id not in {commit.manifest_id, None if seen is None else seen.manifest_id}:
             raise conflict(self.name)
         number = head.commit_files(commit)
@@ -315,7 +310,11 @@ class LakeTable:
                 self.tidy()
             except StorageError as error:
                 log.warning("cleaning up the table log failed and is retried later", table=self.name, error=str(error))
-        version = self.version(number) if head.table is None or head.number != number else self._describe(head.table)
+        version = (
+            self._describe(head.table, manifest)
+            if head.table is not None and head.number == number
+            else self.version(number)
+        )
         if version is None:
             raise OutcomeUnknownError(f"table {self.name!r} does not exist after its commit")
         return version
@@ -338,21 +337,23 @@ class LakeTable:
         """The description of the table, from its definition."""
         return TableDescription(self.storage, self.name, self.partition_by, self.description, self.is_quarantine)
 
-    def _describe(self, table: DeltaTable, *, lenient: bool = False) -> Version:
+    def _describe(self, table: DeltaTable, manifest: Manifest | None = None, *, lenient: bool = False) -> Version:
+        """Describe the version of an open table; its manifest is read unless it is given."""
         manifest_id = table.transaction_version(APP)
-        has_manifest = not (lenient or self.is_quarantine)
+        is_read = manifest is None and not (lenient or self.is_quarantine)
         actions = actions_of(table)
         counts = (actions.column(name).to_pylist() for name in ("num_records", "size_bytes"))
         files = tuple(
             DataFile(uri, int(rows or 0), int(size))
             for uri, rows, size in sorted(zip(uris(self.storage, actions), *counts, strict=True))
         )
+        self.storage.know(files)
         return Version(
             number=table.version(),
             schema=schema_of_table(table),
             files=files,
             partition_by=tuple(table.metadata().partition_columns),
-            manifest=self._manifest(table, manifest_id) if manifest_id is not None and has_manifest else None,
+            manifest=self._manifest(table, manifest_id) if manifest_id is not None and is_read else manifest,
             manifest_id=manifest_id,
         )
 
@@ -365,121 +366,3 @@ class LakeTable:
             if newest is None or newest.transaction_version(APP) == manifest_id or newest.version() < table.version():
                 raise
             return None
-
-
-@dataclass(frozen=True)
-class Lake:
-    """A location with a folder per layer and a Delta table per definition."""
-
-    storage: Storage
-
-    def table(
-        self,
-        layer: str,
-        name: str,
-        *,
-        partition_by: tuple[str, ...] = (),
-        description: str = "",
-        policy: LakePolicy = DEFAULT_POLICY,
-    ) -> LakeTable:
-        """Return a table, whether it exists or not."""
-        return LakeTable(self.storage.at(layer, name), name, partition_by, description, policy=policy)
-
-    def quarantine(self, name: str, policy: LakePolicy = DEFAULT_POLICY) -> LakeTable:
-        """Return the quarantine table of a table."""
-        description = f"Quarantined rows of {name}"
-        storage = self.storage.at(QUARANTINE_FOLDER, name)
-        return LakeTable(storage, name, description=description, is_quarantine=True, policy=policy)
-
-    def scratch(self, run_id: str, name: str) -> Storage:
-        """Return a new location for temporary data of a step, accessible to all workers; its path names this process.
-
-        A run may call this several times for a name: for two shared reads of a source, whose files have the same names.
-        """
-        return self._run(run_id).at("steps", f"{name}-{secrets.token_hex(4)}")
-
-    def _run(self, run_id: str) -> Storage:
-        return self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder, run_id)
-
-    def begin_run(self, run_id: str) -> None:
-        """Note that this process runs a run, so that `reclaim` finds it if the process is killed; a failure is logged."""
-        with _logged_failure():
-            self._run(run_id).touch(_BEGUN)
-
-    def note_staging(self, table: LakeTable, run_id: str, seen: Version | None) -> Callable[[], None]:
-        """Note that a run stages files and commits them on top of a version, for `end_run`; return what forgets it."""
-        notes = self._run(run_id).at(_NOTES)
-        path = table.storage.uri.removeprefix(f"{self.storage.uri.rstrip('/')}/")
-        note = f"{path}/{-1 if seen is None else seen.number}"
-        notes.touch(note)
-        return lambda: notes.remove([note])
-
-    @contextmanager
-    def staging(self, table: LakeTable, run_id: str, seen: Version | None) -> Iterator[None]:
-        """Note what a step stages until it has committed; the note remains if it fails.
-
-        If the outcome of the commit is unknown, the files are kept.
-        """
-        forget = self.note_staging(table, run_id, seen)
-        try:
-            yield
-        except OutcomeUnknownError:
-            forget()
-            raise
-        try:
-            forget()
-        except StorageError as error:  # it has no effect on a commit
-            log.warning("the note of a step that has committed remains", table=table.name, error=str(error))
-
-    def end_run(self, run_id: str) -> None:
-        """Remove the temporary data of a run of this process, and the files that it has staged and not committed.
-
-        A failure is logged, because it does not affect the tables.
-        """
-        with _logged_failure():
-            self._remove_uncommitted(self._run(run_id), run_id)
-            self.storage.at(_SCRATCH, Owner.of_process(os.getpid()).folder).remove_if_empty()
-
-    def reclaim(self) -> tuple[str, ...]:
-        """Remove what `end_run` removes for the runs of killed processes, and return the names of these runs.
-
-        Only a process on the same machine is known to have ended, so the data of other machines is kept.
-        """
-        killed: list[str] = []
-        with _logged_failure():
-            place = self.storage.at(_SCRATCH)
-            owners = {folder: Owner.of_folder(folder) for folder in place.list_folder("")}
-            for folder in (folder for folder, owner in owners.items() if owner is not None and owner.is_dead):
-                for run_id in place.list_folder(folder):
-                    self._remove_uncommitted(place.at(folder, run_id), run_id)
-                    killed.append(run_id)
-                place.at(folder).clear()
-                log.info("removed what a killed run has left in the lake", folder=folder)
-        return tuple(killed)
-
-    def _remove_uncommitted(self, place: Storage, run_id: str) -> None:
-        """Remove the files of a run that the notes in its folder lead to, and then the folder."""
-        for note in place.at(_NOTES).names():
-            layer, name, number = note.split("/")
-            table = self.table(layer, name)
-            committed = table.committed_since(int(number))
-            if committed is not None:
-                table.stager(run_id).keep_only(committed.table)
-                self.quarantine(name).stager(run_id).keep_only(committed.quarantine)
-        place.clear()
-
-    def rows(self, table: LakeTable) -> pa.Table:
-        """Return all rows of a table's newest version."""
-        version = table.version()
-        if version is None:
-            raise StorageError(f"table {table.name!r} does not exist yet", do="run the project first")
-        with connect(filesystem=self.storage.filesystem()) as con:
-            return con.sql(version.scan().query()).to_arrow_table()
-
-
-@contextmanager
-def _logged_failure() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - whatever it is, the tables are not affected
-        log.warning("removing uncommitted files failed and is retried later", error=str(error))

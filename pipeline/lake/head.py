@@ -9,13 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, TableFeatures, Transaction
 from deltalake import Schema as DeltaSchema
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from pipeline.core.errors import ConflictError, OutcomeUnknownError, StorageError
@@ -23,9 +22,12 @@ from pipeline.core.schema import Schema
 from pipeline.core.sources import PROVENANCE
 from pipeline.core.staging import Manifest, Mode, StagedFile
 from pipeline.kernel.types import arrow_schema, from_arrow
-from pipeline.lake.log import APP, entries, entry_name
-from pipeline.lake.manifests import manifest_name, read_manifest
-from pipeline.lake.quarantine import PROPERTIES, require_format
+from pipeline.lake.log import APP, entries
+from pipeline.lake.log_copies import WritableLog
+from pipeline.lake.log_files import entry_name
+from pipeline.lake.manifests import read_manifest, write_manifest
+from pipeline.lake.opening import TableDescription, open_at, open_to_write, unreadable
+from pipeline.lake.quarantine import PROPERTIES
 from pipeline.lake.stats import logged
 from pipeline.lake.storage import Storage
 
@@ -37,20 +39,7 @@ ADDED_COLUMN = "headwater.added"
 """The metadata key of a column that was added after some of its table's files were written."""
 _TIMESTAMP, _FEATURE = '"timestamp_ntz"', "timestampNtz"
 """The type of timestamps without a time zone in a schema, and the feature of the protocol that it needs."""
-_READABLE_FEATURES = frozenset({"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck", "inCommitTimestamp"})
-"""The features of Delta for readers that do not change which rows the files of a table have."""
 NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
-
-
-@dataclass(frozen=True)
-class TableDescription:
-    """The description of a table: its location, its name, and the properties with which it is created."""
-
-    storage: Storage
-    name: str
-    partition_by: tuple[str, ...] = ()
-    description: str = ""
-    is_quarantine: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,9 +70,7 @@ class TableHead:
     def __init__(self, place: TableDescription) -> None:
         """Open the table; raise `StorageError` if it exists and cannot be read."""
         self.place = place
-        self._opened_with = place.storage.delta_options()
-        """The options with the credentials, which are renewed while the table is open."""
-        self.table: DeltaTable | None = open_table(place)
+        self._log, self.table = open_to_write(place)
         self._transactions: dict[tuple[int, str], int | None] = {}
         """By version and application, for the open table: delta-rs reads the log each time that it is asked."""
         self.manifest_id = self._newest_manifest_id()
@@ -109,7 +96,7 @@ class TableHead:
             try:
                 self._transactions[asked] = self.table.transaction_version(app)
             except (DeltaError, OSError) as error:
-                raise _unreadable(self.place, None, error) from error
+                raise unreadable(self.place, None, error) from error
         return self._transactions[asked]
 
     @property
@@ -146,13 +133,13 @@ class TableHead:
                 f"epoch {epoch} of {self.place.name!r} is already committed", got=f"committed up to epoch {self.epoch}"
             )
         self.place.storage.make()
-        self.place.storage.write_text(manifest_name(manifest.manifest_id), manifest.to_json())
+        write_manifest(self.place.storage, manifest)
         note = {"headwater.run": manifest.run_id, "headwater.mode": manifest.mode}
         return self.commit_files(Commit(files, schema, manifest.mode, manifest.manifest_id, note, removed, epoch))
 
     def commit_files(self, commit: Commit) -> int:
         """Commit files under a manifest id like `commit`, unless the table already has that id."""
-        if self._is_stale or self._opened_with != self.place.storage.delta_options():
+        if self._is_stale:
             self._reload()
         if self.table is not None and self._newest_manifest_id() == commit.manifest_id and not commit.moves:
             self.manifest_id = commit.manifest_id
@@ -165,6 +152,7 @@ class TableHead:
             before = self.number
             try:
                 self._write(commit)
+                self._log.send(0 if before is None else before + 1)
                 self._advance()
             except Exception as error:  # noqa: BLE001 - after any error, only the log shows the outcome
                 number = self._resolve(commit, error, before, may_try=left > 0)
@@ -181,7 +169,7 @@ class TableHead:
         place, adds = self.place, [_add(file, data_change=not commit.moves) for file in commit.files]
         schema = _delta_schema(commit)
         if self.table is None and place.is_quarantine:
-            self.table = _create_quarantine(place, schema)
+            self.table = _create_quarantine(place, self._log, schema)
         manifest_ids = [Transaction(APP, commit.manifest_id)]
         if commit.epoch is not None:
             manifest_ids.append(Transaction(_stream(place.name), commit.epoch))
@@ -190,7 +178,7 @@ class TableHead:
         )
         if self.table is None or self._is_partitioned_otherwise() or self._is_ordered_otherwise(commit):
             create_table_with_add_actions(
-                place.storage.uri,
+                self._log.uri,
                 schema,
                 adds,
                 mode="error" if self.table is None else "overwrite",
@@ -198,7 +186,7 @@ class TableHead:
                 name=place.name,
                 description=place.description or None,
                 configuration={"delta.enableChangeDataFeed": "true"},
-                storage_options=place.storage.delta_options(),
+                storage_options=self._log.options,
                 commit_properties=properties,
             )
             return
@@ -333,20 +321,22 @@ class TableHead:
             self._transactions[before + 1, stream] = self._transactions[before, stream]
 
     def _advance(self) -> None:
-        # an object that was updated over many versions becomes slow: a new one starts from the checkpoint
-        if self.table is None or self._is_partitioned_otherwise() or self._updates >= REOPEN_AFTER:
+        if self._updates >= REOPEN_AFTER:  # an object that was updated over many versions becomes slow
             self._reload()
+        elif self.table is None or self._is_partitioned_otherwise():
+            self._use(open_at(self.place, self._log.uri, self._log.options))
         else:
             self.table.update_incremental()
             self._updates += 1
 
     def _reload(self) -> None:
         self._is_stale = True
-        self._opened_with = self.place.storage.delta_options()
-        self.table = open_table(self.place)
-        self._transactions = {}
+        self._log, table = open_to_write(self.place)
+        self._use(table)
         self._is_stale = False
-        self._updates = 0
+
+    def _use(self, table: DeltaTable | None) -> None:
+        self.table, self._transactions, self._updates = table, {}, 0
 
     def _newest_manifest_id(self) -> int | None:
         return self._transaction(APP)
@@ -373,45 +363,6 @@ class TableHead:
             )
 
 
-def open_table(place: TableDescription, number: int | None = None) -> DeltaTable | None:
-    """Open a version of a table (default: the newest); `None` if the table does not exist."""
-    storage = place.storage
-    if storage.is_local and not (Path(storage.uri) / "_delta_log").is_dir():
-        return None
-    try:
-        table = DeltaTable(storage.uri, version=number, storage_options=storage.delta_options())
-        _require_readable(place, table)
-        if place.is_quarantine:
-            require_format(place.name, table.metadata().configuration)
-    except TableNotFoundError as error:
-        if number is None or open_table(place) is None:
-            return None
-        raise StorageError(
-            f"table {place.name!r} at version {number} cannot be read",
-            got="no log entry for this version",
-            do="read a newer version: this one is no longer available",
-        ) from error
-    except (DeltaError, OSError) as error:
-        raise _unreadable(place, number, error) from error
-    return table
-
-
-def _require_readable(place: TableDescription, table: DeltaTable) -> None:
-    """Raise `StorageError` if another engine has given the table features with which its files have other rows or names."""
-    if unknown := sorted(set(table.protocol().reader_features or ()) - _READABLE_FEATURES):
-        raise StorageError(
-            f"table {place.name!r} has features that the lake does not use",
-            got=", ".join(unknown),
-            do="remove them with the engine that added them (ALTER TABLE ... DROP FEATURE), "
-            f"or read the table as a source: delta_table({place.storage.uri!r})",
-        )
-
-
-def _unreadable(place: TableDescription, number: int | None, error: Exception) -> StorageError:
-    which = "" if number is None else f" at version {number}"
-    return place.storage.failed(f"table {place.name!r}{which} cannot be read", error, f"check {place.storage.uri}")
-
-
 def schema_of_table(table: DeltaTable) -> Schema:
     """Return the columns of a table with DuckDB's type names; added columns come before the provenance columns."""
     added = {field.name for field in table.schema().fields if field.metadata.get(ADDED_COLUMN)}
@@ -434,15 +385,15 @@ def _delta_schema(commit: Commit) -> DeltaSchema:
     )
 
 
-def _create_quarantine(place: TableDescription, schema: DeltaSchema) -> DeltaTable:
+def _create_quarantine(place: TableDescription, log: WritableLog, schema: DeltaSchema) -> DeltaTable:
     """Create an empty quarantine: `create_table_with_add_actions` rejects properties that are not Delta's."""
     table = DeltaTable.create(
-        place.storage.uri,
+        log.uri,
         schema,
         name=place.name,
         description=place.description,
         configuration={"delta.enableChangeDataFeed": "true", **PROPERTIES},
-        storage_options=place.storage.delta_options(),
+        storage_options=log.options,
         raise_if_key_not_exists=False,
     )
     place.storage.sync([entry_name(0)])

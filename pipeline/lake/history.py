@@ -11,10 +11,11 @@ from typing import Any
 from pipeline.core.errors import StorageError
 from pipeline.core.staging import Manifest
 from pipeline.lake.holds import holders, holds
-from pipeline.lake.log import APP, COMPACTED, entry_name
+from pipeline.lake.log import APP, COMPACTED
+from pipeline.lake.log_files import LogFiles, entry_name
 from pipeline.lake.manifests import manifest_name
 from pipeline.lake.storage import Storage
-from pipeline.lake.versions import LogFiles, commit_times
+from pipeline.lake.versions import commit_times
 
 RESTORED = "headwater.restored"
 """The key of a restore's note: the version whose files it made the table's files again."""

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from pipeline.lake.log_copies import copy_of
+from pipeline.lake.log_files import entry_name
 from pipeline.lake.storage import Storage
 
 APP = "headwater"
@@ -65,17 +67,6 @@ def entries(storage: Storage, first: int, last: int) -> tuple[LogEntry, ...] | N
     return tuple(by_number[number] for number in range(first, last + 1))
 
 
-def entry_name(number: int) -> str:
-    """Return the path of a commit in the log."""
-    return f"_delta_log/{number:020}.json"
-
-
-def number_of(name: str) -> int:
-    """Return the version number in the name of a log file, or -1."""
-    digits = name.removeprefix("_delta_log/")[:20]
-    return int(digits) if digits.isdigit() and len(digits) == 20 else -1  # noqa: PLR2004 - see the Delta protocol
-
-
 def fold(storage: Storage, first: int, last: int) -> tuple[LogEntry, ...]:
     """Copy log entries to a folded file, which `entries` reads too; return them."""
     by_number = dict(_read(storage, range(first, last + 1)))
@@ -88,7 +79,9 @@ def fold(storage: Storage, first: int, last: int) -> tuple[LogEntry, ...]:
 
 def _read(storage: Storage, numbers: Iterable[int]) -> Iterable[tuple[int, LogEntry]]:
     names = {entry_name(number): number for number in numbers}
-    for name, content in storage.read_existing(list(names)).items():
+    copy = copy_of(storage)
+    contents = storage.read_existing(list(names)) if copy is None else copy.contents(list(names))
+    for name, content in contents.items():
         yield names[name], _parsed(names[name], content.decode())
 
 

@@ -1,32 +1,70 @@
 """The filesystem of S3 for DuckDB: files of rows are described once, and small ones are read once.
 
 DuckDB asks for the size of a file about fifteen times, and reads its metadata anew, each time that it scans it. A file of
-rows is never changed under its name, so what the store says about it is kept, and the content of small files too. A write
-by this filesystem forgets what is known about the name: a retried task writes the same names.
+rows is never changed under its name, so what the store or the log of its table says about it is kept, and the content of
+small files too, also of those that this process has written. A write replaces what is known about the name: a retried
+task writes the same names. Before a write, DuckDB asks whether the file, and a folder of its name, exist; the name of a
+new file is known to be new.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from s3fs import S3FileSystem
+from s3fs import S3File, S3FileSystem
+
+from pipeline.core.disk_cache import cache_here
+from pipeline.core.object_store_options import S3FS_TRIES
 
 MOST_FILES = 100_000
 """The number of files whose description is kept, in about 50 MB."""
 SMALL_BYTES = 4 << 20
-"""The size up to which a file is read by one request and kept."""
+"""The size up to which a file is read by one request and kept, and of the cached blocks of larger ones."""
 MOST_BYTES = 64 << 20
 """The size of all contents that are kept."""
+_COMMITTED = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+"""When files of a table were modified, as far as DuckDB has to know: they are never modified again."""
 
 
 class ObjectFiles(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     """S3 for files that do not change, such as those of a table; not for files that are replaced or removed."""
 
+    retries = S3FS_TRIES
+
+    def know(self, sizes: Mapping[str, int]) -> None:
+        """Note the sizes of committed files by their URIs, which are then not asked for."""
+        for uri, size in sizes.items():
+            name = self._strip_protocol(uri)
+            known = self._kept().info(name)
+            if known is None or int(known["size"]) != size:
+                self._kept().forget(name)
+                self._kept().describe(name, _described(name, size, _COMMITTED))
+
+    @contextmanager
+    def creating(self, folder: str, prefix: str) -> Iterator[None]:
+        """Within the context, files with this prefix of their name, at any depth below a folder, are new or replaced."""
+        new: Counter[tuple[str, str]] = self.__dict__.setdefault("_new", Counter())
+        key = (f"{self._strip_protocol(folder)}/", prefix)
+        new[key] += 1
+        try:
+            yield
+        finally:
+            new[key] -= 1
+
+    def _is_new(self, name: str) -> bool:
+        last, new = name.rpartition("/")[2], self.__dict__.get("_new", {})
+        return any(count and name.startswith(f) and last.startswith(p) for (f, p), count in list(new.items()))
+
     async def _info(self, path: str, *args: Any, **options: Any) -> dict[str, Any]:
         name = self._strip_protocol(path)
+        if self._is_new(name):
+            raise FileNotFoundError(path)
         if (known := self._kept().info(name)) is not None:
             return known
         if not name.endswith(".parquet"):
@@ -34,23 +72,63 @@ class ObjectFiles(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
             return described
         bucket, key, _ = self.split_path(name)
         head = await self._call_s3("head_object", Bucket=bucket, Key=key)  # a missing file is no folder
-        described = {"ETag": head["ETag"], "LastModified": head["LastModified"], "size": head["ContentLength"]}
-        described |= {"name": name, "type": "file"}
+        described = {**_described(name, head["ContentLength"], head["LastModified"]), "ETag": head["ETag"]}
         self._kept().describe(name, described)
         return described
 
-    async def _isdir(self, path: str) -> bool:
-        return not path.endswith(".parquet") and await super()._isdir(path)
+    def isdir(self, path: str) -> bool:
+        """Return whether there are files below a path; a file of rows is no folder."""
+        return not path.endswith(".parquet") and bool(super().isdir(path))
+
+    def mkdir(self, path: str, *args: Any, **options: Any) -> None:
+        """Create a bucket; a store has no folders."""
+        if "/" not in self._strip_protocol(path):
+            super().mkdir(path, *args, **options)
 
     def _open(self, path: str, mode: str = "rb", *args: Any, **options: Any) -> Any:
         name = self._strip_protocol(path)
-        if mode == "rb" and name.endswith(".parquet") and (size := int(self.info(name)["size"])) <= SMALL_BYTES:
-            content = self._kept().content(name)
-            if content is None:
-                content = self.cat_file(name, max_concurrency=1)
-                self._kept().fill(name, content)
-            return ObjectContent(name, content, size)
-        return super()._open(path, mode, *args, **options)
+        if not name.endswith(".parquet"):
+            return super()._open(path, mode, *args, **options)
+        if mode == "wb":
+            return NewObject(self, name, mode, self.default_block_size, s3_additional_kwargs=self.s3_additional_kwargs)
+        if mode != "rb":
+            return super()._open(path, mode, *args, **options)
+        known = self.info(name)
+        size, is_committed = int(known["size"]), known["LastModified"] == _COMMITTED
+        if size > SMALL_BYTES:
+            is_cached = is_committed and cache_here() is not None
+            return CachedObject(self, name, size) if is_cached else super()._open(path, mode, *args, **options)
+        content = self._kept().content(name)
+        if content is None:
+            content = self.block(name, size, 0) if is_committed else self.cat_file(name, max_concurrency=1)
+            self._kept().fill(name, content)
+        return ObjectContent(name, content, size)
+
+    def block(self, name: str, size: int, number: int) -> bytes:
+        """Return a block of a committed file of a size, if possible from the disk cache."""
+        return self.blocks(name, size, range(number, number + 1))[0]
+
+    def blocks(self, name: str, size: int, numbers: range) -> list[bytes]:
+        """Return neighboring blocks of a committed file of a size; those that are not in the disk cache with one request."""
+        cache, keys = cache_here(), [f"{self.endpoint_url} {name} {size} {number}" for number in numbers]
+        found = [None if cache is None else cache.get(key) for key in keys]
+        missing = [place for place, content in enumerate(found) if content is None]
+        if missing:
+            begin, end = numbers[missing[0]] * SMALL_BYTES, min(size, (numbers[missing[-1]] + 1) * SMALL_BYTES)
+            content = self.cat_file(name, start=begin, end=end)
+            for place in range(missing[0], missing[-1] + 1):
+                at = (place - missing[0]) * SMALL_BYTES
+                found[place] = block = content[at : at + SMALL_BYTES]
+                if cache is not None:
+                    cache.put(keys[place], block)
+        return [block for block in found if block is not None]
+
+    def written(self, name: str, size: int, content: bytes | None) -> None:
+        """Note a file that was written, with its content if that is small."""
+        self._kept().forget(name)
+        self._kept().describe(name, _described(name, size, dt.datetime.now(dt.UTC)))
+        if content is not None:
+            self._kept().fill(name, content)
 
     def invalidate_cache(self, path: str | None = None) -> None:
         """Forget what is known about a file, or about all files."""
@@ -61,6 +139,68 @@ class ObjectFiles(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         if "_kept_files" not in self.__dict__:  # the client of S3 calls methods while it is created
             self._kept_files = KeptFiles()
         return self._kept_files
+
+
+def _described(name: str, size: int, modified: dt.datetime) -> dict[str, Any]:
+    return {"name": name, "type": "file", "size": size, "LastModified": modified}
+
+
+class NewObject(S3File):  # type: ignore[misc]  # s3fs has no types
+    """A file that is being written; a small one is kept for reading."""
+
+    _committed: tuple[int, bytes | None] | None = None
+
+    def commit(self) -> None:
+        """Send what is not sent yet; the file exists when this returns."""
+        size = self.tell()
+        is_small = self.buffer is not None and not self.parts and size <= SMALL_BYTES
+        content = self.buffer.getvalue() if is_small else None
+        super().commit()
+        self._committed = (size, content)
+
+    def close(self) -> None:
+        """Commit, if that has not happened; what was known about the name is forgotten."""
+        super().close()
+        if self._committed is not None:
+            self.fs.written(self.path, *self._committed)
+
+
+class CachedObject(io.RawIOBase):
+    """A large committed file, opened for reading: blocks of it are cached on the local disk."""
+
+    def __init__(self, files: ObjectFiles, path: str, size: int) -> None:
+        """Open the file without reading."""
+        super().__init__()
+        self.path, self.size = path, size
+        self._files, self._at = files, 0
+
+    def readable(self) -> bool:
+        """Return true."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return true."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position, and return it."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, fewer only at the end of the file."""
+        begin, end = self._at, self.size if size < 0 else min(self.size, self._at + size)
+        if end <= begin:
+            return b""
+        numbers = range(begin // SMALL_BYTES, (end - 1) // SMALL_BYTES + 1)
+        content = b"".join(self._files.blocks(self.path, self.size, numbers))
+        self._at = end
+        skipped = numbers[0] * SMALL_BYTES
+        return content[begin - skipped : end - skipped]
 
 
 class ObjectContent(io.BytesIO):

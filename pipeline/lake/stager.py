@@ -48,7 +48,8 @@ class DeltaStager:
             options += f", row_group_size {ROW_GROUP}"
             target = f"{self.storage.uri}/{name}.parquet"
         try:
-            cursor = con.execute(f"copy ({select}) to {literal(target)} ({options})")
+            with self.storage.creating(name):
+                cursor = con.execute(f"copy ({select}) to {literal(target)} ({options})")
         except (duckdb.Error, OSError) as error:
             if not (is_file_error(error) or isinstance(error, OSError)):
                 raise

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,16 +15,21 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.core.clients import is_unavailable, message_of
+from pipeline.core.disk_cache import cache_here
 from pipeline.core.durable import sync
 from pipeline.core.errors import OutcomeUnknownError, StorageError, StorageUnavailableError
-from pipeline.core.object_store_options import s3_client_options
+from pipeline.core.object_store_options import S3FS_TRIES, s3_client_options
 from pipeline.core.s3_access import s3_access
 from pipeline.core.store_refusals import refusal_of
+from pipeline.kernel.scan import DataFile
 
 DRAFT_PREFIX = ".draft-"
 """The name prefix of local files that are still being written."""
 _ONE_REQUEST = {"max_concurrency": 1}
 """Small files are read by one request; otherwise, the client of S3 asks for their size first."""
+
+_REMOVED_AT_ONCE = 1000
+"""The number of objects that one request can remove."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class StoredFile:
 
     size_bytes: int
     modified: dt.datetime
+    etag: str = ""
+    """What identifies the content of an object; empty if the location does not say."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +60,32 @@ class Storage:
 
     def filesystem(self) -> fsspec.AbstractFileSystem | None:
         """Return the filesystem for DuckDB, or `None` for a local folder; it is for files that are never changed."""
-        if self._is_s3:
+        if self.is_s3:
             from pipeline.lake.object_files import ObjectFiles  # noqa: PLC0415 - an extra
 
             return ObjectFiles(**self._client_options())
         return None if self.is_local else self._filesystem()
 
-    def delta_options(self) -> dict[str, str] | None:
-        """Return the options for delta-rs, with the current credentials; `None` if there are none.
+    @contextmanager
+    def creating(self, prefix: str) -> Iterator[None]:
+        """Within the context, DuckDB writes files with this prefix of their name, which are new or replaced."""
+        filesystem = self.filesystem() if self.is_s3 else None
+        with nullcontext() if filesystem is None else filesystem.creating(self.uri, prefix):
+            yield
 
-        Raises `SettingsError` if a profile does not exist.
-        """
-        if self._is_s3:
-            return s3_access(self.options, os.environ).delta_options(self.options)
+    def know(self, files: Iterable[DataFile]) -> None:
+        """Note the sizes of committed files, so that the store is not asked for them."""
+        filesystem = self.filesystem() if self.is_s3 else None
+        if filesystem is not None:
+            filesystem.know({file.uri: file.size_bytes for file in files})
+
+    def delta_options(self) -> dict[str, str] | None:
+        """Return the options for delta-rs, which accesses S3 only through copies of logs; `None` if there are none."""
         return dict(self.options) or None
 
     @property
-    def _is_s3(self) -> bool:
+    def is_s3(self) -> bool:
+        """Whether the location is on S3 or a compatible store."""
         return self.uri.startswith(("s3://", "s3a://"))
 
     def write_text(self, name: str, text: str) -> None:
@@ -105,15 +121,19 @@ class Storage:
         Of concurrent callers with different contents, exactly one gets `True`, even if responses are lost. The file is
         durable when this returns. Raises `OutcomeUnknownError` if the content cannot be determined.
         """
+        return self.created(name, content) is not None
+
+    def created(self, name: str, content: bytes) -> str | None:
+        """Write a file like `create`, and return its ETag, empty if it is not known; `None` if it has another content."""
         try:
             if not self.is_local:
-                self._filesystem().pipe_file(self._path(name), content, mode="create")
-                return True
+                answer = self._filesystem().pipe_file(self._path(name), content, mode="create")
+                return str(answer.get("ETag", "")) if isinstance(answer, dict) else ""
             with _draft(Path(self.uri) / name, content) as (draft, target):
                 os.link(draft, target)
         except Exception as error:  # noqa: BLE001 - after any exception, only the store knows the outcome
-            return self._holds(name, content, error)
-        return True
+            return "" if self._holds(name, content, error) else None
+        return ""
 
     def _holds(self, name: str, content: bytes, error: Exception) -> bool:
         try:
@@ -130,7 +150,9 @@ class Storage:
 
     def failed(self, problem: str, error: Exception, do: str | None = None) -> StorageError:
         """Return the error for an exception of the store: a separate type if the store is unavailable."""
-        kind = StorageUnavailableError if not self.is_local and is_unavailable(error) else StorageError
+        causes = (error, *([error.__cause__] if error.__cause__ else []))  # fsspec's errors have only part of the text
+        is_down = not self.is_local and any(map(is_unavailable, causes))
+        kind = StorageUnavailableError if is_down else StorageError
         refusal = None if self.is_local else refusal_of(error)
         if refusal is None:
             return kind(problem, got=message_of(error), do=do)
@@ -188,6 +210,30 @@ class Storage:
                 raise self.failed(f"cannot read {paths[path]!r} below {self.uri}", content) from content
         return {paths[path]: content for path, content in contents.items() if isinstance(content, bytes)}
 
+    def read_cached(self, versions: Mapping[str, str]) -> dict[str, bytes]:
+        """Read those of the given files that exist like `read_existing`, if possible from the disk cache of this process.
+
+        Each has a version that identifies its content, such as its ETag.
+        """
+        known = {name: content for name, v in versions.items() if (content := self.cached(name, v)) is not None}
+        contents = self.read_existing([name for name in versions if name not in known])
+        for name, content in contents.items():
+            self.keep(name, versions[name], content)
+        return known | contents
+
+    def cached(self, name: str, version: str) -> bytes | None:
+        """Return the content of a version of a file, `None` if this process has no cache or it is not in it."""
+        cache = cache_here() if self.is_s3 else None
+        return None if cache is None else cache.get(self._cache_key(name, version))
+
+    def keep(self, name: str, version: str, content: bytes) -> None:
+        """Cache the content of a version of a file, if this process has a cache."""
+        if self.is_s3 and (cache := cache_here()) is not None:
+            cache.put(self._cache_key(name, version), content)
+
+    def _cache_key(self, name: str, version: str) -> str:
+        return f"{self._client_options()['endpoint_url']} {self._path(name)} {version}"
+
     def names(self, prefix: str = "") -> tuple[str, ...]:
         """Return the sorted names of all files, at any depth, that begin with a prefix."""
         found = self._found(prefix)
@@ -195,10 +241,14 @@ class Storage:
             sorted(n for n in found if n.startswith(prefix) and not n.rpartition("/")[2].startswith(DRAFT_PREFIX))
         )
 
-    def files(self) -> dict[str, StoredFile]:
-        """Return all files, at any depth, by name; also drafts, which are still being written."""
-        found = self._found("").items()
-        return {name: StoredFile(int(detail.get("size") or 0), _moment(detail)) for name, detail in found}
+    def files(self, prefix: str = "") -> dict[str, StoredFile]:
+        """Return all files that begin with a prefix, at any depth, by name; also drafts, which are still being written."""
+        found = self._found(prefix).items()
+        return {
+            name: StoredFile(int(detail.get("size") or 0), _moment(detail), str(detail.get("ETag", "")))
+            for name, detail in found
+            if name.startswith(prefix)
+        }
 
     def time(self, name: str) -> dt.datetime:
         """Return the time by the clock of the store, by writing a file and reading when it was modified."""
@@ -222,14 +272,35 @@ class Storage:
         filesystem, folder = self._filesystem(), prefix.rpartition("/")[0]
         root = filesystem._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - as above
         try:
-            if self._is_s3 and prefix:  # one request, also if there are none
-                found = filesystem.find(self.uri, prefix=prefix, detail=True)
-            else:
-                found = filesystem.find(self._path(folder).rstrip("/"), detail=True)
+            if self.is_s3:
+                return self._objects(prefix)
+            found = filesystem.find(self._path(folder).rstrip("/"), detail=True)
         except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot list {folder!r} below {self.uri}", error) from error
         # without files below it, some stores report the folder itself
         return {path.removeprefix(root): detail for path, detail in found.items() if path.startswith(root)}
+
+    def _objects(self, prefix: str, delimiter: str = "") -> dict[str, Mapping[str, Any]]:
+        """List objects of S3 with one request for each thousand: the client's own listing also builds a tree of folders.
+
+        With a delimiter, all objects whose names go on after it are listed as one name.
+        """
+        filesystem = self._filesystem()
+        bucket, root, _ = filesystem.split_path(self._path(""))
+        found: dict[str, Mapping[str, Any]] = {}
+        more: dict[str, str] = {}
+        while True:
+            page = filesystem.call_s3(
+                "list_objects_v2", Bucket=bucket, Prefix=root + prefix, Delimiter=delimiter, **more
+            )
+            for each in page.get("Contents", ()):
+                name = each["Key"].removeprefix(root)
+                if name and not name.endswith("/"):  # some stores report folders
+                    found[name] = {**each, "size": each["Size"]}
+            found |= {p["Prefix"].removeprefix(root).rstrip("/"): {} for p in page.get("CommonPrefixes", ())}
+            if not page.get("IsTruncated"):
+                return found
+            more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def copy(self, name: str, target: str) -> None:
         """Copy a file to another name; on an object store, without reading it. Make it durable with `sync`."""
@@ -274,9 +345,11 @@ class Storage:
 
     def list_folder(self, folder: str) -> tuple[str, ...]:
         """Return the sorted names of the entries of a folder; empty if it does not exist."""
-        filesystem = self._filesystem()
+        filesystem, prefix = self._filesystem(), f"{folder}/".lstrip("/")
         try:
-            entries = filesystem.ls(self._path(folder), detail=False)
+            entries = (
+                list(self._objects(prefix, "/")) if self.is_s3 else filesystem.ls(self._path(folder), detail=False)
+            )
         except Exception as error:  # the clients of object stores have their own exceptions
             if self._is_missing(error):
                 return ()
@@ -302,6 +375,9 @@ class Storage:
 
     def clear(self) -> None:
         """Remove the location and everything below it, if it exists."""
+        if self.is_s3:
+            self.remove(list(self.files()))
+            return
         filesystem = self._filesystem()
         try:
             if filesystem.exists(self.uri):
@@ -318,10 +394,22 @@ class Storage:
     def remove(self, names: Sequence[str]) -> None:
         """Remove unreferenced files; raise `StorageError` if the store rejects it."""
         try:
+            if self.is_s3 and len(names) > 1:
+                self._remove_objects(names)
+                return
             for name in names:
                 self._filesystem().rm_file(self._path(name))
         except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot remove a file below {self.uri}", error) from error
+
+    def _remove_objects(self, names: Sequence[str]) -> None:
+        filesystem = self._filesystem()
+        bucket, root, _ = filesystem.split_path(self._path(""))
+        for begin in range(0, len(names), _REMOVED_AT_ONCE):
+            keys = [{"Key": root + name} for name in names[begin : begin + _REMOVED_AT_ONCE]]
+            answer = filesystem.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+            if errors := answer.get("Errors"):
+                raise OSError(f"{errors[0]['Code']}: {errors[0].get('Message', '')}: {errors[0]['Key']}")
 
     def make(self) -> None:
         """Create the folder of a local location; raise `StorageError` if it cannot be created or is not writable."""
@@ -341,10 +429,13 @@ class Storage:
         if self.is_local:
             return LocalFileSystem()
         protocol = self.uri.partition("://")[0]
-        return fsspec.filesystem(protocol, **self._client_options())
+        filesystem = fsspec.filesystem(protocol, **self._client_options())
+        if self.is_s3:
+            filesystem.retries = S3FS_TRIES
+        return filesystem
 
     def _client_options(self) -> dict[str, Any]:
-        return s3_client_options(s3_access(self.options, os.environ).options) if self._is_s3 else {}
+        return s3_client_options(s3_access(self.options, os.environ).options) if self.is_s3 else {}
 
 
 def _moment(detail: Mapping[str, Any]) -> dt.datetime:

@@ -11,11 +11,12 @@ import datetime as dt
 from collections.abc import Collection, Mapping
 
 from pipeline.core.lake_policy import LakePolicy
-from pipeline.lake.head import TableDescription, open_table
-from pipeline.lake.log import entries, fold, number_of
+from pipeline.lake.log import entries, fold
+from pipeline.lake.log_files import LogFiles, number_of
 from pipeline.lake.manifests import manifest_name
+from pipeline.lake.opening import TableDescription, open_table, write_checkpoint
 from pipeline.lake.storage import Storage
-from pipeline.lake.versions import LogFiles, keep_times, kept_times, monotone, notes
+from pipeline.lake.versions import keep_times, kept_times, monotone, notes
 
 TIDY_INTERVAL = 100
 """The number of versions between two runs."""
@@ -45,7 +46,7 @@ def tidy(
     old = [number for number in files.checkpoints if number <= int(table.version()) - versions]
     if old:
         checkpoint_held(place, files, [number for number in held if number < old[-1]])
-    table.create_checkpoint()
+    write_checkpoint(place)
     if old:
         shorten(place.storage, old[-1], history, held)
 
@@ -54,9 +55,7 @@ def checkpoint_held(place: TableDescription, files: LogFiles, held: Collection[i
     """Write checkpoints of versions that can be opened and have none."""
     missing = (frozenset(held) & frozenset(files.readable())) - frozenset(files.checkpoints)
     for number in sorted(missing):
-        table = open_table(place, number)
-        if table is not None:
-            table.create_checkpoint()
+        write_checkpoint(place, number)
 
 
 def shorten(storage: Storage, base: int, history: dt.timedelta, held: Collection[int]) -> None:

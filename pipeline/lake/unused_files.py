@@ -29,13 +29,15 @@ from pipeline.core.clock import Clock, now
 from pipeline.core.errors import ConflictError, StorageError
 from pipeline.core.staging import Manifest
 from pipeline.lake.delta import LakeTable
-from pipeline.lake.head import actions_of, open_table, uris
+from pipeline.lake.head import actions_of, uris
 from pipeline.lake.holds import held_versions
-from pipeline.lake.log import LogEntry, entries, entry_name
+from pipeline.lake.log import LogEntry, entries
+from pipeline.lake.log_files import LogFiles, entry_name
 from pipeline.lake.manifests import manifest_name
+from pipeline.lake.opening import open_table, write_checkpoint
 from pipeline.lake.storage import Storage, StoredFile
 from pipeline.lake.tidy import checkpoint_held, shorten
-from pipeline.lake.versions import LogFiles, commit_times
+from pipeline.lake.versions import commit_times
 
 ORPHAN_AGE = dt.timedelta(days=1)
 """Files that no commit refers to may belong to a running writer, and are kept for this long.
@@ -188,9 +190,7 @@ def _forget_versions(table: LakeTable, oldest: int, clock: Clock) -> None:
     log, held = LogFiles.of(table.storage), held_versions(table.storage, clock)
     checkpoint_held(table.place, log, [number for number in held if number < oldest])
     checkpoint_held(table.place, log, [oldest])
-    newest = open_table(table.place)
-    if newest is not None:
-        newest.create_checkpoint()
+    write_checkpoint(table.place)
     shorten(table.storage, oldest, dt.timedelta(), held)
 
 

@@ -16,46 +16,13 @@ from urllib.parse import unquote
 import pyarrow.parquet as pq
 
 from pipeline.core.format_versions import require_known
-from pipeline.lake.log import entry_name, number_of
+from pipeline.lake.log_files import LogFiles, entry_name, number_of
 from pipeline.lake.storage import Storage
 
 KEPT = "_headwater/kept_versions.json"
 """The file with the times of versions that have a checkpoint and no entry any more."""
 FORMAT_VERSION = 1
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-
-
-@dataclass(frozen=True)
-class LogFiles:
-    """The files of a table's log."""
-
-    names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, storage: Storage) -> LogFiles:
-        """List the log."""
-        return cls(storage.names("_delta_log/"))
-
-    @property
-    def entries(self) -> tuple[int, ...]:
-        """The versions with an entry."""
-        numbers = ((name, number_of(name)) for name in self.names)
-        return tuple(sorted(number for name, number in numbers if number >= 0 and name == entry_name(number)))
-
-    @property
-    def checkpoints(self) -> tuple[int, ...]:
-        """The versions with a checkpoint."""
-        return tuple(sorted({number_of(name) for name in self.names if ".checkpoint" in name} - {-1}))
-
-    def readable(self) -> tuple[int, ...]:
-        """Return the versions that can be opened: a checkpoint, or an entry directly after one that can be."""
-        entries, checkpoints = frozenset(self.entries), frozenset(self.checkpoints)
-        numbers: list[int] = []
-        for number in sorted(entries | checkpoints):
-            follows = number == 0 or (bool(numbers) and numbers[-1] == number - 1)
-            if number in checkpoints or (number in entries and follows):
-                numbers.append(number)
-        return tuple(numbers)
 
 
 @dataclass(frozen=True)

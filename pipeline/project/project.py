@@ -19,6 +19,7 @@ from pipeline.connectors.kafka.topics import TopicDefinition
 from pipeline.core import scratch
 from pipeline.core.as_of import AsOf, At
 from pipeline.core.definitions import ChecksInputs, Definition, SourceDefinition, StoredDefinition
+from pipeline.core.disk_cache import use_cache
 from pipeline.core.errors import DefinitionError, HeadwaterError, Place, RequestError, SettingsError
 from pipeline.core.graph import Graph
 from pipeline.core.lake_policy import LakePolicy, PolicyDefinition, policy_of, require_tables
@@ -91,6 +92,7 @@ def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[st
     """
     settings = load_settings(find(Path(start)), env=env, environ=environ)
     scratch.work_for(settings.state / "tmp", settings.spill_bytes)
+    use_cache(settings.state / "cache", settings.cache_bytes)
     modules = _modules(settings.definitions)
     graph = Graph.of([_within(definition, settings.root) for definition in definitions_in(modules)])
     if not graph.definitions:

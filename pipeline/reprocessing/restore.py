@@ -28,9 +28,9 @@ from pipeline.lake import Commit, DeltaStager, LakeTable, Version
 from pipeline.lake.history import RESTORED
 from pipeline.lake.holds import Hold, place_hold, release_hold
 from pipeline.lake.log import entries
+from pipeline.lake.log_files import LogFiles
 from pipeline.lake.manifests import manifest_name
 from pipeline.lake.unused_files import wait_for_vacuum
-from pipeline.lake.versions import LogFiles
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.operators.snapshots import read_verified
 

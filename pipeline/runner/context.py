@@ -33,8 +33,10 @@ class PlannedStep:
     execution_plan: ExecutionPlan | None = None
 
 
-STORE_THREADS = 8
+STORE_THREADS = 32
 """The least number of concurrent steps with a lake on an object store: small steps wait for it most of the time."""
+STORE_SHARES = 8
+"""Among how many of these steps the memory is divided; the others wait with what they have read of the lake's logs."""
 
 
 class RunContext:
@@ -46,9 +48,9 @@ class RunContext:
         self.options = options
         self.run_id = f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         budget = budget_here(workspace.settings.memory_bytes)
-        most = budget.slots if workspace.lake.storage.is_local else max(budget.slots, STORE_THREADS)
-        self.threads = options.threads or most
-        self.memory = MemoryPool(budget, self.threads)
+        is_local = workspace.lake.storage.is_local
+        self.threads = options.threads or max(budget.slots, 0 if is_local else STORE_THREADS)
+        self.memory = MemoryPool(budget, min(self.threads, max(budget.slots, 0 if is_local else STORE_SHARES)))
         self.streamed = StreamedDefinitions(workspace)
         self.deadlines = Deadlines(None, {})
         self.shared_reads = SharedReads()

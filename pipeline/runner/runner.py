@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from pipeline.commit.moments import Moment
@@ -76,12 +77,14 @@ class Runner:
         chosen = graph.select(self.options.select)
         definitions = {d.name: d for d in graph.definitions if is_chosen(d, chosen)}
         run = RunRecord(context.run_id, settings.name, settings.env, context.at(), None, "running", None)
-        self.workspace.lake.begin_run(context.run_id)
+        with ThreadPoolExecutor(1) as pool:
+            reclaiming = pool.submit(self.workspace.lake.reclaim)
+            self.workspace.lake.begin_run(context.run_id)
         catalog.begin(run)
         context.notify(Moment.BEGUN)
         context.start_deadlines(definitions)
         context.shared_reads = SharedReads.among(self.workspace, tuple(definitions.values()))
-        catalog.end_killed(self.workspace.lake.reclaim(), context.at())
+        catalog.end_killed(reclaiming.result(), context.at())
         steps: dict[str, StepRecord] = {}
         numbers = {name: number for number, name in enumerate(definitions)}
 

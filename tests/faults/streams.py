@@ -30,7 +30,7 @@ from pipeline.core.epochs import Epoch
 from pipeline.core.sources import Extent, Tail
 from pipeline.core.staging import Manifest, manifest_id_of
 from pipeline.kernel.engine import connect
-from pipeline.lake.log import number_of
+from pipeline.lake.log_files import number_of
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions

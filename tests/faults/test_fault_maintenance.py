@@ -20,7 +20,8 @@ from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest
 from pipeline.kernel.engine import connect
 from pipeline.lake import Lake, LakeTable, Storage, compact, plan_vacuum, vacuum
-from pipeline.lake.versions import LogFiles, commit_times
+from pipeline.lake.log_files import LogFiles
+from pipeline.lake.versions import commit_times
 from tests.faults.streams import PROCESSES
 from tests.faults.test_fault_store import LOG, QUICK, changes, commit, values
 from tests.faults.test_fault_store import proxy as proxy  # noqa: PLC0414 - the fixture

@@ -14,6 +14,9 @@ from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect
 from pipeline.lake import Lake, LakeTable, Storage, compact
 from pipeline.lake.log import entries
+from pipeline.lake.log_copies import needed_files
+from pipeline.lake.log_files import LogFiles
+from pipeline.lake.tidy import KEPT_VERSIONS, TIDY_INTERVAL
 from tests.faults.streams import PROCESSES
 from tests.rigs.proofs import PROOFS
 
@@ -22,6 +25,7 @@ HOURS_OF_A_YEAR = 8_760
 MOST_ON_STORE = 200
 """The commits of each writer on the object store, where one takes ten times as long."""
 LOG_READ_S = 0.05
+MOST_LOG_FILES = KEPT_VERSIONS + 3 * TIDY_INTERVAL
 
 
 @dataclass(frozen=True)
@@ -101,23 +105,26 @@ def test_no_commit_of_many_writers_is_lost(storage, writers, commits):
     assert conflicts > 0, "the writers did not meet"
 
 
-def _median_s(read) -> float:
+def _least_s(read) -> float:
+    """Return the seconds of the fastest of several reads, which other work on the machine has disturbed least."""
     seconds = []
-    for _ in range(7):
+    for _ in range(25):
         began = time.perf_counter()
         assert read() is not None
         seconds.append(time.perf_counter() - began)
-    return sorted(seconds)[3]
+    return min(seconds)
 
 
-@pytest.mark.proof
 @pytest.mark.timeout(3_600)
-def test_a_log_with_a_year_of_hourly_commits_is_read_at_once(storage):
+@pytest.mark.parametrize("hours", [210, pytest.param(HOURS_OF_A_YEAR, marks=pytest.mark.proof)])
+def test_a_log_with_a_year_of_hourly_commits_is_read_at_once(storage, hours):
     """8,760 commits, with the maintenance of a table that is written to: the files of each week are compacted."""
+    if not storage.is_local and hours != HOURS_OF_A_YEAR:
+        pytest.skip("the local log is the same")
     table = Lake(storage).table("silver", "t")
     head = table.head()
     with connect(filesystem=storage.filesystem()) as con:
-        for hour in range(HOURS_OF_A_YEAR):
+        for hour in range(hours):
             run = f"h{hour}"
             files: tuple[StagedFile, ...] = table.stager(run).stage(
                 con, f"select 0::bigint as writer, {hour}::bigint as n", 0
@@ -130,10 +137,13 @@ def test_a_log_with_a_year_of_hourly_commits_is_read_at_once(storage):
 
     newest = table.version()
     assert newest is not None
-    assert newest.rows == HOURS_OF_A_YEAR
-    assert _median_s(table.number) < LOG_READ_S
-    assert _median_s(table.version) < LOG_READ_S
-    assert (
-        _median_s(lambda: table.change_since(newest.number - 1, table.version(newest.number - 1).manifest_id, newest))
-        < 2 * LOG_READ_S
-    )
+    assert newest.rows == hours
+    log = LogFiles.of(table.storage)
+    assert len(log.names) <= MOST_LOG_FILES, "entries before a checkpoint are folded"
+    assert len(needed_files(log, None)) <= 2 + TIDY_INTERVAL, "a checkpoint, its entry, and those since"
+    assert len(newest.files) <= hours // 168 + 168, "the files of a week are compacted"
+    if hours == HOURS_OF_A_YEAR:
+        before = table.version(newest.number - 1)
+        assert _least_s(table.number) < LOG_READ_S
+        assert _least_s(table.version) < LOG_READ_S
+        assert _least_s(lambda: table.change_since(before.number, before.manifest_id, newest)) < LOG_READ_S

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import OutcomeUnknownError, SettingsError, StorageError, StorageUnavailableError
+from pipeline.core.object_store_options import s3_client_options
 from pipeline.core.s3_access import s3_access
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest
@@ -19,6 +20,7 @@ from pipeline.lake import Lake, Storage
 from tests.rigs.aws import aws as aws  # noqa: PLC0414 - the fixture
 from tests.rigs.aws import aws_endpoint as aws_endpoint  # noqa: PLC0414 - likewise
 from tests.rigs.delta_log import WrittenLog
+from tests.rigs.proxy import proxied
 from tests.rigs.refusing_store import Refusal, RefusingStore, SignedRequest, refusing_store
 from tests.rigs.weed import BUCKET, credentials
 
@@ -108,13 +110,14 @@ def test_an_open_table_uses_renewed_credentials(aws, monkeypatch):
 
     bucket = f"acme-{uuid.uuid4().hex}"
     boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-    table = Lake(Storage(f"s3://{bucket}/lake", {"AWS_ENDPOINT_URL": aws, **QUICK})).table("silver", "t")
-    head = table.head()
-    for number in range(2):
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"KEY{number}")
-        manifest = Manifest(table="t", run_id=f"r{number}", fingerprint="f", mode="append")
-        assert head.commit(manifest, (), Schema.of({"i": "BIGINT"}), epoch=number) == number
-        assert head.table._storage_options["aws_access_key_id"] == f"KEY{number}"  # noqa: SLF001 - what it was opened with
+    with proxied(int(aws.rpartition(":")[2])) as proxy:
+        endpoint = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}
+        head = Lake(Storage(f"s3://{bucket}/lake", {**endpoint, **QUICK})).table("silver", "t").head()
+        for number in range(2):
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"KEY{number}")
+            manifest = Manifest(table="t", run_id=f"r{number}", fingerprint="f", mode="append")
+            assert head.commit(manifest, (), Schema.of({"i": "BIGINT"}), epoch=number) == number
+            assert {seen.access_key for seen in proxy.requests("PUT", f"{number:020}.json")} == {f"KEY{number}"}
 
 
 def test_a_token_of_other_credentials_is_rejected(environment, monkeypatch):
@@ -295,3 +298,14 @@ def test_a_table_of_a_newer_protocol_is_refused(tmp_path):
     entry.write_text("\n".join(json.dumps(line) for line in newer))
     with pytest.raises(StorageError, match=r"table 't' .*got .*9"):
         Lake(Storage(str(tmp_path))).table("silver", "t").version()
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [("500ms", 0.5), ("10s", 10), ("1.5 m", 90)])
+def test_timeout_is_a_duration(timeout, seconds):
+    options = s3_client_options({"timeout": timeout})
+    assert options["config_kwargs"]["read_timeout"] == seconds
+
+
+def test_a_timeout_that_is_no_duration_is_rejected():
+    with pytest.raises(SettingsError, match=r"timeout of the store is not a duration: got '10 minutes'; for example"):
+        s3_client_options({"timeout": "10 minutes"})

@@ -13,9 +13,10 @@ from pipeline.core.as_of import AsOf
 from pipeline.core.errors import RequestError, StorageError
 from pipeline.lake import Lake
 from pipeline.lake.holds import Hold, holders, holds, place_hold, release_hold
+from pipeline.lake.log_files import LogFiles
 from pipeline.lake.manifests import manifest_name
 from pipeline.lake.tidy import milestones, tidy
-from pipeline.lake.versions import KEPT, LogFiles, commit_times, monotone
+from pipeline.lake.versions import KEPT, commit_times, monotone
 from tests.lake.conftest import Writer
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

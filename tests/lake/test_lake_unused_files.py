@@ -21,8 +21,8 @@ from pipeline.core.lake_policy import LakePolicy
 from pipeline.kernel.engine import connect
 from pipeline.lake import Lake, compact, plan_vacuum, vacuum
 from pipeline.lake.holds import Hold, place_hold, release_hold
+from pipeline.lake.log_files import LogFiles
 from pipeline.lake.unused_files import CLOCK, LOCK, wait_for_vacuum
-from pipeline.lake.versions import LogFiles
 from tests.lake.conftest import Writer
 from tests.lake.test_lake_time import committed_at
 

@@ -56,6 +56,8 @@ class Seen:
     path: str
     status: int | None
     fault: Fault | None
+    access_key: str = ""
+    """The id of the key that has signed it."""
 
 
 class Proxy:
@@ -142,7 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.rules.latency_s:
             self.rules.closing.wait(self.rules.latency_s + random.uniform(0, self.rules.jitter_s))  # noqa: S311 - no secret
         status, headers, content = self._forward(body)
-        self.rules.note(Seen(self.command, self.path, status, fault))
+        signed = re.search(r"Credential=([^/]+)/", self.headers.get("Authorization", ""))
+        self.rules.note(Seen(self.command, self.path, status, fault, signed[1] if signed else ""))
         if rule is not None and fault is Fault.LIE:
             self._answer(rule.status, [], _error(rule.status))
         elif fault in {Fault.DROP, Fault.HANG}:

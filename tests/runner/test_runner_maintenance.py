@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.commit.moments import Moment
 from pipeline.lake.history import history
+from pipeline.lake.log_files import LogFiles
 from pipeline.lake.unused_files import LOCK
-from pipeline.lake.versions import LogFiles
 from pipeline.project import Workspace, load
 from pipeline.runner import Runner
 from tests.lake.test_lake_unused_files import age
