@@ -72,6 +72,8 @@ class LogCopy:
         self._storage = storage
         self._lock = threading.Lock()
         self._copied: _Copied | None = None
+        self._left: Path | None = None
+        """The folder before the current one: tables that were opened from it may still read it."""
 
     def at(self, number: int | None = None, *, is_known: bool = False) -> tuple[Path, int] | None:
         """Return a folder from which a version can be opened, and its number; by default, the newest version.
@@ -138,7 +140,7 @@ class LogCopy:
         raise AssertionError("the last try has returned")
 
     def _without_replaced(self, listed: Mapping[str, StoredFile]) -> _Copied:
-        """Return a folder whose files are all in the store; files stay where open tables may still read them."""
+        """Return a folder whose files are all in the store; the last one stays, because open tables may still read it."""
         copied = self._copied
         if copied is None or not copied.folder.is_dir():  # removed with other temporary files
             return _Copied(scratch.new_folder("log"), {})
@@ -147,6 +149,9 @@ class LogCopy:
             return copied
         folder = scratch.new_folder("log")
         _link(copied.folder, folder, sorted(kept))
+        if self._left is not None:
+            shutil.rmtree(self._left, ignore_errors=True)
+        self._left = copied.folder
         return _Copied(folder, kept)
 
 

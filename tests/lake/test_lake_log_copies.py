@@ -99,3 +99,15 @@ def test_an_open_table_stays_readable_while_its_log_is_shortened(table):
     manifest = Manifest(table="t", run_id="r9", fingerprint="f", mode="append")
     assert head.commit(manifest, (), SCHEMA) == 4
     assert table.version().number == 4
+
+
+def test_copies_of_a_log_that_is_shortened_often_do_not_accumulate(table):
+    folders = set()
+    for n in range(4):
+        commit(table, n)
+        write_checkpoint(table.place)
+        tidy(table.place, versions=0)
+        assert table.version().rows == n + 1
+        folders.add(copy_of(table.storage).at()[0])
+    assert len(folders) > 2
+    assert sum(folder.exists() for folder in folders) == 2
