@@ -182,7 +182,7 @@ def _modules(path: Path) -> list[ModuleType]:
     name = path.name if package else path.stem
     folder = path.parent
     _require_no_hiding(folder, name)
-    for known in [*_own_modules(folder), *(n for n in sys.modules if n == name or n.startswith(f"{name}."))]:
+    for known in [*_own_modules(folder), *(n for n in [*sys.modules] if n == name or n.startswith(f"{name}."))]:
         sys.modules.pop(known, None)
     spec = importlib.util.spec_from_file_location(
         name, file, submodule_search_locations=[str(path)] if package else None

@@ -189,7 +189,7 @@ class Planner:
         """The tables that read a stream but are not streams, with the reason."""
         return {
             name: refusal.reason
-            for name, refusal in self._plans.items()
+            for name, refusal in [*self._plans.items()]
             if isinstance(refusal, Refusal) and self.is_streamed(self._driving(name))
         }
 
@@ -226,12 +226,11 @@ class Planner:
         return plan_or_refusal
 
     def _planned(self, definition: Source | Table) -> StreamPlan | Refusal:
-        if definition.name not in self._plans:
-            if isinstance(definition, Source):
-                self._plans[definition.name] = _of_source(self, definition)
-            else:
-                self._plans[definition.name] = _plan_table(self, definition)
-        return self._plans[definition.name]
+        planned = self._plans.get(definition.name)
+        if planned is None:  # not read back: another stream may have discarded it
+            planned = _of_source(self, definition) if isinstance(definition, Source) else _plan_table(self, definition)
+            self._plans[definition.name] = planned
+        return planned
 
 
 def _of_source(planner: Planner, definition: Source) -> StreamPlan:
