@@ -36,7 +36,9 @@ def read_rows(tables: Tables, engine: Engine, name: str, request: Request) -> Re
     _require_values(engine, query.filters)
     schema = version.schema.select(query.select)
     try:
-        rows = read_page(engine, page(version.scan(), query), schema, query.limit, media_type)
+        rows = read_page(
+            engine, page(tables.scan(name, version, query.filters), query), schema, query.limit, media_type
+        )
     except StorageError as error:
         if parameters.version is None and time is None:
             raise

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pipeline.core.definitions import Layer, StoredDefinition
 from pipeline.core.errors import StorageError, did_you_mean
-from pipeline.lake import Version
+from pipeline.kernel.planner.pruning import value_conditions
+from pipeline.kernel.scan import Scan
+from pipeline.lake import Version, files_for
 from pipeline.project.workspace import Workspace
 from serve.http_errors import GoneError, UnknownError
-from serve.query import shown
+from serve.query import COMPARISONS, Filter, shown
 
 FRESH_S = 1.0
 """How long a version is used as the newest before the lake is read again, in seconds."""
@@ -98,6 +100,15 @@ class Tables:
         except StorageError as error:
             raise GoneError(error.problem, got=error.got, do=error.do) from error
         return self.version(name, min(number, newest.number))
+
+    def scan(self, name: str, version: Version, filters: Sequence[Filter]) -> Scan:
+        """Return the rows of a version that may satisfy the filters, without the files that they exclude."""
+        conditions = [
+            each
+            for one in filters
+            for each in value_conditions(one.column, COMPARISONS.get(one.operator, one.operator), one.values)
+        ]
+        return replace(version.scan(), files=files_for(self._workspace.table(name), version, conditions))
 
     def _kept(self, name: str, number: int) -> Version:
         try:

@@ -14,6 +14,8 @@ KAFKA_FOR_SPARK = (
     "org.apache.commons:commons-pool2:2.13.1",
 )
 KAFKA_FOR_FLINK = ("org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2",)
+DELTA_FOR_SPARK = ("io.delta:delta-spark_4.2_2.13:4.4.0", "io.delta:delta-storage:4.4.0")
+"""For the test of readers; the version is for the Spark of `.peers-streams`."""
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
 
 
@@ -37,6 +39,8 @@ def main() -> None:
     for name, home, jars in (("Spark", "-streams", KAFKA_FOR_SPARK), ("Flink", "-flink", KAFKA_FOR_FLINK)):
         if reason := fetch(home, jars):
             print(f"{name} has no Kafka connector and will be skipped in stream benchmarks: {reason}")
+    if reason := fetch("-streams", DELTA_FOR_SPARK):
+        print(f"Spark has no Delta and will be skipped in the test of readers: {reason}")
 
 
 if __name__ == "__main__":

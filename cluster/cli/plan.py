@@ -13,7 +13,7 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.errors import few, quantity
 from pipeline.runner.plan_changes import PlannedChange, plan_changes
 
-_SIGNS = {"added": "+", "removed": "-", "changed": "~", "affected": "~", "new data": "·"}
+_SIGNS = {"added": "+", "removed": "-", "changed": "~", "affected": "~", "layout": "~", "new data": "·"}
 
 
 def plan(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:

@@ -173,9 +173,12 @@ class StoredDefinition(Definition):
     layer: Layer
     key: tuple[str, ...] = ()
     partition_by: tuple[str, ...] = ()
+    """The texts of partition fields, see `pipeline.core.partition_fields`; they determine files, not rows."""
     expect: tuple[Expectation, ...] = ()
     merge: Merge | None = None
     """How rows of one key are merged. Without it, the first row of a key is kept."""
+    partitioned_before: tuple[str, ...] = ()
+    """For the fingerprint of a version that was written when the partition columns were part of it: these columns."""
 
     @property
     def is_in_warehouse(self) -> bool:
@@ -184,7 +187,7 @@ class StoredDefinition(Definition):
 
     def _parts(self) -> tuple[object, ...]:
         checks = tuple((e.name, e.condition, e.action.value) for e in self.expect)
-        return (self.layer, self.key, self.partition_by, checks)
+        return (self.layer, self.key, self.partitioned_before, checks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +296,7 @@ class Table(StoredDefinition):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the transform, the key, the merge options, the partitioning and the expectations."""
+        """Changes with the transform, the key, the merge options and the expectations."""
         merge = () if self.merge is None else self.merge.parts
         return fingerprint(self.role, self.transform.fingerprint, self.remembers, *self._parts(), *merge)
 

@@ -22,6 +22,7 @@ from pipeline.core.definitions import (
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import of_function
 from pipeline.core.merge_options import MergeOptions, merge_of
+from pipeline.core.partition_fields import partitioning
 
 _FRAMES = {
     "pyarrow.lib.Table": "arrow",
@@ -127,7 +128,7 @@ def table(
             description=inspect.getdoc(function) or "",
             layer=layer,
             key=names(key),
-            partition_by=names(partition_by),
+            partition_by=partitioning(partition_by, place),
             expect=checks(expect, place),
             transform=FunctionTransform(function, tuple(p.name for p in parameters), language.pop()),
             chart=chart,

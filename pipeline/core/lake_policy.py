@@ -36,6 +36,8 @@ class LakePolicy:
     """The columns by which compaction orders rows, so that files have narrow bounds of them."""
     target_mb: int = 128
     """The size of compacted files, in megabytes."""
+    rewrite_mb: int = 0
+    """How much each maintenance writes again of files that are divided or ordered otherwise than new ones, in megabytes."""
     maintenance: Maintenance = "auto"
     tiering: tuple[tuple[timedelta, StorageClass], ...] = ()
     """The storage classes of S3 for old objects, each with the age from which it is used, in order."""
@@ -54,6 +56,7 @@ class PolicyOptions(TypedDict, total=False):
     min_versions: int
     cluster_by: str | Sequence[str]
     target_mb: int
+    rewrite_mb: int
     maintenance: Maintenance
     tiering: Mapping[str, StorageClass]
     readers: str | Sequence[str]
@@ -89,7 +92,8 @@ def lake_policy(*tables: str, **options: Unpack[PolicyOptions]) -> PolicyDefinit
 
     `history` is how long each version can be read after a newer one replaced it (default: 7 days), and `min_versions` how
     many of the newest versions can be read, however old they are. Compaction writes files of `target_mb` megabytes
-    (default: 128), whose rows are ordered by `cluster_by`. With `maintenance="manual"`, runs do not maintain the table, and
+    (default: 128), whose rows are ordered by `cluster_by`. If `partition_by` or `cluster_by` has changed, each maintenance writes
+    again up to about `rewrite_mb` megabytes of the files from before (default: 0, which leaves them as they are). With `maintenance="manual"`, runs do not maintain the table, and
     only `headwater lake maintain` does.
 
     For a lake on S3, `tiering` maps ages to storage classes, for example `{"30 days": "STANDARD_IA"}`, and `readers` names
@@ -102,10 +106,11 @@ def lake_policy(*tables: str, **options: Unpack[PolicyOptions]) -> PolicyDefinit
     if unknown is not None:
         known = did_you_mean(unknown, tuple(PolicyOptions.__annotations__))
         raise DefinitionError(f"lake_policy has no option {unknown!r}", do=known, place=place)
-    for name in ("min_versions", "target_mb"):
+    for name, least in (("min_versions", 1), ("target_mb", 1), ("rewrite_mb", 0)):
         value = options.get(name, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise DefinitionError(f"{name}= must be a positive integer", got=repr(value), place=place)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            kind = "a positive integer" if least else "an integer of at least 0"
+            raise DefinitionError(f"{name}= must be {kind}", got=repr(value), place=place)
     if options.get("maintenance", "auto") not in get_args(Maintenance):
         known = did_you_mean(str(options["maintenance"]), get_args(Maintenance))
         raise DefinitionError("unknown value of maintenance=", got=repr(options["maintenance"]), do=known, place=place)

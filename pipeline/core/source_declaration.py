@@ -10,6 +10,7 @@ from pipeline.core.cursors import Bound
 from pipeline.core.definitions import Expectation, Feed, Source, Unreadable, caller, checks, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.event_time import EventTime, event_time_of
+from pipeline.core.partition_fields import partitioning
 from pipeline.core.schema import Schema
 from pipeline.core.sources import PROVENANCE, Evolvable, NewColumns, NewTypes, OverTables, Reader, Reparsable, Timed
 
@@ -209,7 +210,7 @@ def source(
         owner=owner,
         layer="bronze",
         key=names(key),
-        partition_by=names(partition_by),
+        partition_by=partitioning(partition_by, place),
         expect=checks(expect, place),
         reader=reader,
         schema=contract,

@@ -32,6 +32,7 @@ from pipeline.core.definitions import (
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.merge_options import MergeOptions, merge_of
+from pipeline.core.partition_fields import partitioning
 from pipeline.kernel.engine import arrow, connect, first_line
 from pipeline.kernel.planner.determinism import deterministic
 from pipeline.kernel.scan import register
@@ -193,7 +194,7 @@ def sql(
         merge=merge,
         layer=layer,
         key=names(key),
-        partition_by=names(partition_by),
+        partition_by=partitioning(partition_by, place),
         expect=tuple(expect),
         description=description,
         chart=chart,

@@ -6,7 +6,7 @@ from pipeline.core.lazy import lazy
 
 if TYPE_CHECKING:
     from pipeline.lake.changes import VersionChange
-    from pipeline.lake.compaction import Compacted, compact, small_files
+    from pipeline.lake.compaction import Compacted, CompactionOptions, compact, compactable, former_files
     from pipeline.lake.delta import LakeTable, Version
     from pipeline.lake.event_merging import merge_events, target_schema
     from pipeline.lake.head import Commit, TableHead
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.lake.merging import merge, replace_keys, tombstones_without
     from pipeline.lake.opening import TableDescription
     from pipeline.lake.quarantine import QUARANTINE
-    from pipeline.lake.skipping import files_for
+    from pipeline.lake.skipping import files_for, scan_for
     from pipeline.lake.stager import DeltaStager
     from pipeline.lake.storage import Storage
     from pipeline.lake.unused_files import VacuumPlan, plan_vacuum, vacuum
@@ -25,6 +25,7 @@ __all__ = [
     "QUARANTINE_FOLDER",
     "Commit",
     "Compacted",
+    "CompactionOptions",
     "DeltaStager",
     "Lake",
     "LakeTable",
@@ -37,12 +38,14 @@ __all__ = [
     "Version",
     "VersionChange",
     "compact",
+    "compactable",
     "files_for",
+    "former_files",
     "merge",
     "merge_events",
     "plan_vacuum",
     "replace_keys",
-    "small_files",
+    "scan_for",
     "target_schema",
     "tombstones_without",
     "vacuum",
@@ -52,7 +55,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "pipeline.lake.changes": ("VersionChange",),
-        "pipeline.lake.compaction": ("Compacted", "compact", "small_files"),
+        "pipeline.lake.compaction": ("Compacted", "CompactionOptions", "compact", "compactable", "former_files"),
         "pipeline.lake.delta": ("LakeTable", "Version"),
         "pipeline.lake.head": ("Commit", "TableHead"),
         "pipeline.lake.event_merging": ("merge_events", "target_schema"),
@@ -61,7 +64,7 @@ __getattr__, __dir__ = lazy(
         "pipeline.lake.merging": ("merge", "replace_keys", "tombstones_without"),
         "pipeline.lake.opening": ("TableDescription",),
         "pipeline.lake.quarantine": ("QUARANTINE",),
-        "pipeline.lake.skipping": ("files_for",),
+        "pipeline.lake.skipping": ("files_for", "scan_for"),
         "pipeline.lake.stager": ("DeltaStager",),
         "pipeline.lake.storage": ("Storage",),
         "pipeline.lake.unused_files": ("VacuumPlan", "plan_vacuum", "vacuum"),

@@ -1,4 +1,4 @@
-"""Compacts the small files of a table.
+"""Compacts the small files of a table, and writes files again that are divided or ordered otherwise than new ones.
 
 A compaction is one commit that moves rows to other files. Its actions are marked as not changing data, it keeps the
 manifest id, and its commit info names, for each new file, the files whose rows it contains. Therefore
@@ -17,12 +17,15 @@ from __future__ import annotations
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.core.errors import StorageError
+from pipeline.core.fingerprint import fingerprint
+from pipeline.core.lake_policy import LakePolicy
 from pipeline.core.staging import StagedFile
 from pipeline.kernel.engine import connect
+from pipeline.kernel.partition_transforms import folders_in, folders_of
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.lake.clustering import clustered
@@ -38,6 +41,25 @@ MIN_FILES = 4
 
 
 @dataclass(frozen=True)
+class CompactionOptions:
+    """How files are compacted."""
+
+    target_bytes: int = TARGET_BYTES
+    """The size of the files that are written, about."""
+    cluster_by: tuple[str, ...] = ()
+    """The columns by which the rows of each new file are ordered, those that the table has: by one column, or along a
+    Z-order curve of several (`pipeline/lake/clustering.py`)."""
+    rewrite_bytes: int = 0
+    """How many bytes of files that are divided or ordered otherwise than new ones are written again, about."""
+    limits: Limits | None = None
+
+    @classmethod
+    def of(cls, policy: LakePolicy, limits: Limits | None = None) -> CompactionOptions:
+        """Return the options of a table's policy."""
+        return cls(policy.target_mb << 20, policy.cluster_by, policy.rewrite_mb << 20, limits)
+
+
+@dataclass(frozen=True)
 class Compacted:
     """A committed compaction: the version, and the number of files before and after."""
 
@@ -46,18 +68,11 @@ class Compacted:
     after: int
 
 
-def compact(
-    table: LakeTable,
-    head: TableHead,
-    *,
-    target_bytes: int = TARGET_BYTES,
-    limits: Limits | None = None,
-    cluster_by: tuple[str, ...] = (),
-) -> Compacted | None:
-    """Compact files of less than half the target size, partition by partition, in one commit; `None` if there are none.
+def compact(table: LakeTable, head: TableHead, how: CompactionOptions = CompactionOptions()) -> Compacted | None:
+    """Compact files in one commit; `None` if there are none to compact.
 
-    The rows of each new file are ordered by the columns of `cluster_by` that the table has: by one column, or along a
-    Z-order curve of several (`pipeline/lake/clustering.py`).
+    Files of less than half the target size are written together, partition by partition. With `rewrite_bytes`, so are files
+    that are divided or ordered otherwise than new ones, up to about that many bytes.
 
     Between the epochs of a stream, pass the stream's head. Rows, manifest id and the changes that readers see stay the
     same. Raises the errors of `TableHead.commit_files`; staged files are then removed, unless the outcome is unknown.
@@ -67,27 +82,10 @@ def compact(
         return None
     if version.manifest_id != head.manifest_id:
         raise conflict(table.name)
-    groups = list(_groups(table, version, target_bytes))
+    groups = list(_groups(table, version, how))
     if not groups:
         return None
-    stager = DeltaStager(table.storage, f"compacted-{uuid.uuid4().hex}", table.partition_by)
-    moved: dict[str, tuple[DataFile, ...]] = {}
-    staged: list[StagedFile] = []
-    with connect(
-        Limits(limits.memory_bytes, 1) if limits else Limits(threads=1), filesystem=table.storage.filesystem()
-    ) as con:
-        for number, group in enumerate(groups):
-            files = stager.stage(con, clustered(Scan(version.schema, group), cluster_by), number, version.schema)
-            rows = sum(file.rows for file in files)
-            if len(files) != 1 or rows != sum(file.rows for file in group):
-                table.storage.remove([file.path for file in (*staged, *files)])
-                raise StorageError(
-                    f"files of table {table.name!r} do not match the log",
-                    got=f"{rows} rows in {len(files)} files of {len(group)} files",
-                    do="recompute the table with --full",
-                )
-            staged.extend(files)
-            moved[files[0].path] = group
+    staged, moved = _written(table, version, groups, how)
     note = {COMPACTED: json.dumps({new: [_path(table, file) for file in old] for new, old in moved.items()})}
     replaced = frozenset(file.uri for group in groups for file in group)
     commit = Commit(staged, version.schema, "append", version.manifest_id, note, replaced, moves=True)
@@ -99,20 +97,86 @@ def compact(
     return Compacted(number, len(replaced), len(staged))
 
 
-def small_files(table: LakeTable, version: Version, target_bytes: int) -> tuple[DataFile, ...]:
-    """Return the files that a compaction would write together."""
-    return tuple(file for group in _groups(table, version, target_bytes) for file in group)
+def _written(
+    table: LakeTable, version: Version, groups: Sequence[Sequence[DataFile]], how: CompactionOptions
+) -> tuple[list[StagedFile], dict[str, Sequence[DataFile]]]:
+    """Stage the rows of each group; return the files, and for each the group whose rows it contains."""
+    mark = _mark(how.cluster_by)
+    stager = DeltaStager(table.storage, f"compacted-{mark}{uuid.uuid4().hex}", table.partition_by)
+    staged: list[StagedFile] = []
+    moved: dict[str, Sequence[DataFile]] = {}
+    limits = Limits(how.limits.memory_bytes, 1) if how.limits else Limits(threads=1)
+    with connect(limits, filesystem=table.storage.filesystem()) as con:
+        for number, group in enumerate(groups):
+            rows_of = clustered(Scan(version.schema, tuple(group)), how.cluster_by)
+            files = stager.stage(con, rows_of, number, version.schema)
+            rows = sum(file.rows for file in files)
+            staged.extend(files)
+            if rows != sum(file.rows for file in group):
+                table.storage.remove([file.path for file in staged])
+                raise StorageError(
+                    f"files of table {table.name!r} do not match the log",
+                    got=f"{rows} rows in {len(files)} files of {len(group)} files",
+                    do="recompute the table with --full",
+                )
+            moved |= {file.path: group for file in files}
+    return staged, moved
 
 
-def _groups(table: LakeTable, version: Version, target_bytes: int) -> Iterator[tuple[DataFile, ...]]:
-    """Return groups of files to compact: neighbors in one partition, up to the target size."""
-    partitions: Mapping[str, list[DataFile]] = defaultdict(list)
+def compactable(table: LakeTable, version: Version, how: CompactionOptions) -> tuple[DataFile, ...]:
+    """Return the files that a compaction would write again."""
+    return tuple(file for group in _groups(table, version, how) for file in group)
+
+
+def former_files(table: LakeTable, version: Version) -> tuple[DataFile, ...]:
+    """Return the files that are divided otherwise than the files that are written now."""
+    now = folders_of(table.partition_by, version.schema.names)
+    return tuple(file for file in version.files if folders_in(_path(table, file)) != now)
+
+
+def _groups(table: LakeTable, version: Version, how: CompactionOptions) -> Iterator[tuple[DataFile, ...]]:
+    """Return groups of files to compact: neighbors in one partition, up to the target size; former files in any."""
+    former = {file.uri: file for file in former_files(table, version)}
+    left = how.rewrite_bytes
+    if left > 0 and former:
+        due, left = _within(tuple(former.values()), left)
+        yield from (part.files for part in Scan(version.schema, due).splits(how.target_bytes))
+    partitions: dict[str, list[DataFile]] = defaultdict(list)
+    large: dict[str, list[DataFile]] = defaultdict(list)
+    mark = _mark(how.cluster_by)
     for file in version.files:
-        if file.size_bytes < target_bytes // 2:
-            partitions[_path(table, file).rpartition("/")[0]].append(file)
+        folder, _, name = _path(table, file).rpartition("/")
+        if file.uri in former:
+            continue
+        if file.size_bytes < how.target_bytes // 2:
+            partitions[folder].append(file)
+        elif mark and not name.startswith(f"part-compacted-{mark}"):
+            large[folder].append(file)
     for files in partitions.values():
         if len(files) >= MIN_FILES:
-            yield from (s.files for s in Scan(version.schema, tuple(files)).splits(target_bytes) if len(s.files) > 1)
+            yield from (
+                s.files for s in Scan(version.schema, tuple(files)).splits(how.target_bytes) if len(s.files) > 1
+            )
+    for files in large.values() if left > 0 else ():
+        due, left = _within(tuple(files), left)
+        if due:
+            yield from (part.files for part in Scan(version.schema, due).splits(how.target_bytes))
+
+
+def _within(files: tuple[DataFile, ...], most_bytes: int) -> tuple[tuple[DataFile, ...], int]:
+    """Return the first files, until they have this many bytes, and how many are left."""
+    chosen: list[DataFile] = []
+    for file in files:
+        if most_bytes <= 0:
+            break
+        chosen.append(file)
+        most_bytes -= file.size_bytes
+    return tuple(chosen), most_bytes
+
+
+def _mark(cluster_by: tuple[str, ...]) -> str:
+    """Return the part of the names of compacted files that says how their rows are ordered; empty if they are not."""
+    return f"{fingerprint('clustered', cluster_by)[:8]}-" if cluster_by else ""
 
 
 def _path(table: LakeTable, file: DataFile) -> str:

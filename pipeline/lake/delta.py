@@ -6,12 +6,10 @@ Delivery: a manifest is committed at most once, whatever is retried; a reader se
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from operator import itemgetter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,25 +24,24 @@ from pipeline.core.logs import logger
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.scan import DataFile, Scan
+from pipeline.lake.actions import actions_of, uris
 from pipeline.lake.changes import NetChange, VersionChange, net_change
 from pipeline.lake.head import (
     Commit,
     TableHead,
-    actions_of,
     conflict,
     schema_of_table,
-    uris,
 )
 from pipeline.lake.holds import held_versions
 from pipeline.lake.log import APP, entries
 from pipeline.lake.log_files import LogFiles
 from pipeline.lake.manifests import read_manifest, write_manifest
 from pipeline.lake.opening import TableDescription, open_table
+from pipeline.lake.partition_columns import former_columns, staged_files
 from pipeline.lake.stager import DeltaStager
-from pipeline.lake.stats import logged
 from pipeline.lake.storage import Storage
 from pipeline.lake.tidy import KEPT_VERSIONS, TIDY_INTERVAL, tidy
-from pipeline.lake.versions import commit_times, logged_stats
+from pipeline.lake.versions import commit_times
 
 log = logger(__name__)
 
@@ -57,8 +54,13 @@ class Version:
     schema: Schema
     files: tuple[DataFile, ...]
     partition_by: tuple[str, ...] = ()
+    """The partition columns in Delta; a table whose partitioning has changed or has transforms has none."""
+    partitioned_before: tuple[str, ...] = ()
+    """Its last partition columns in Delta, also if it has none any more."""
     manifest: Manifest | None = None
     manifest_id: int | None = None
+    actions: pa.Table | None = field(default=None, compare=False, repr=False)
+    """What the log says about the files, as delta-rs returns it; `None` if it is to be read again."""
 
     def scan(self) -> Scan:
         """Return all rows."""
@@ -235,10 +237,12 @@ class LakeTable:
 
         A bound is null if the log has none. The bounds of a partition column are its value.
         """
-        table = open_table(self.place, version.number, is_known=True)
-        if table is None:
-            raise StorageError(f"table {self.name!r} does not exist", do=f"check {self.storage.uri}")
-        actions = actions_of(table)
+        actions = version.actions
+        if actions is None:
+            table = open_table(self.place, version.number, is_known=True)
+            if table is None:
+                raise StorageError(f"table {self.name!r} does not exist", do=f"check {self.storage.uri}")
+            actions = actions_of(table)
         columns_by_name: dict[str, pa.Array | pa.ChunkedArray] = {
             "uri": pa.array(uris(self.storage, actions), pa.string())
         }
@@ -257,21 +261,7 @@ class LakeTable:
         table = open_table(self.place, version.number, is_known=True)
         if table is None:
             raise StorageError(f"table {self.name!r} does not exist", do=f"check {self.storage.uri}")
-        actions = actions_of(table)
-        values = [name for name in actions.column_names if name.startswith("partition.")]
-        rows = actions.select(["size_bytes", "num_records", *values]).to_pylist()
-        stats = logged_stats(self.storage, version.number)
-        return tuple(
-            StagedFile(
-                path=uri.removeprefix(f"{self.storage.uri}/"),
-                size_bytes=row["size_bytes"],
-                rows=row["num_records"],
-                partition={name.removeprefix("partition."): logged(row[name]) for name in values},
-                stats=stats.get(uri.removeprefix(f"{self.storage.uri}/"))
-                or json.dumps({"numRecords": row["num_records"]}),
-            )
-            for uri, row in sorted(zip(uris(self.storage, actions), rows, strict=True), key=itemgetter(0))
-        )
+        return staged_files(self.storage, table)
 
     def commit(
         self,
@@ -335,7 +325,14 @@ class LakeTable:
     @property
     def place(self) -> TableDescription:
         """The description of the table, from its definition."""
-        return TableDescription(self.storage, self.name, self.partition_by, self.description, self.is_quarantine)
+        return TableDescription(
+            self.storage,
+            self.name,
+            self.partition_by,
+            self.description,
+            self.is_quarantine,
+            self.policy.cluster_by,
+        )
 
     def _describe(self, table: DeltaTable, manifest: Manifest | None = None, *, lenient: bool = False) -> Version:
         """Describe the version of an open table; its manifest is read unless it is given."""
@@ -353,8 +350,10 @@ class LakeTable:
             schema=schema_of_table(table),
             files=files,
             partition_by=tuple(table.metadata().partition_columns),
+            partitioned_before=former_columns(table),
             manifest=self._manifest(table, manifest_id) if manifest_id is not None and is_read else manifest,
             manifest_id=manifest_id,
+            actions=actions,
         )
 
     def _manifest(self, table: DeltaTable, manifest_id: int) -> Manifest | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, TableFeatures, Transaction
@@ -18,18 +17,21 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from pipeline.core.errors import ConflictError, OutcomeUnknownError, StorageError
+from pipeline.core.partition_fields import plain_columns
 from pipeline.core.schema import Schema
 from pipeline.core.sources import PROVENANCE
 from pipeline.core.staging import Manifest, Mode, StagedFile
 from pipeline.kernel.types import arrow_schema, from_arrow
+from pipeline.lake.actions import actions_of, uris
+from pipeline.lake.file_layout import LAYOUT
 from pipeline.lake.log import APP, entries
 from pipeline.lake.log_copies import WritableLog
 from pipeline.lake.log_files import entry_name
 from pipeline.lake.manifests import read_manifest, write_manifest
 from pipeline.lake.opening import TableDescription, open_at, open_to_write, unreadable
+from pipeline.lake.partition_columns import columns_for, drop_partition_columns, without_partition
 from pipeline.lake.quarantine import PROPERTIES
 from pipeline.lake.stats import logged
-from pipeline.lake.storage import Storage
 
 MAX_TRIES = 5
 """Maximum number of attempts of a commit without a conflict."""
@@ -77,6 +79,8 @@ class TableHead:
         self._is_stale = False
         self._has_conflict = False
         self._updates = 0
+        self._is_recreated = False
+        """Whether the open object does not know the table that the last commit created."""
 
     @property
     def number(self) -> int | None:
@@ -146,7 +150,6 @@ class TableHead:
             return self._number_of(commit.manifest_id, self.table.version())
         if self._has_conflict or self._newest_manifest_id() != self.manifest_id:
             raise conflict(self.place.name)
-        self._require_partitions(commit)
         self.place.storage.sync([file.path for file in commit.files])
         for left in reversed(range(MAX_TRIES)):
             before = self.number
@@ -166,29 +169,34 @@ class TableHead:
 
     def _write(self, commit: Commit) -> None:
         """Commit on top of the open version, or recreate the table (first version, other partitions or order)."""
-        place, adds = self.place, [_add(file, data_change=not commit.moves) for file in commit.files]
-        schema = _delta_schema(commit)
+        place, schema, columns = self.place, _delta_schema(commit), self._partition_columns(commit)
         if self.table is None and place.is_quarantine:
             self.table = _create_quarantine(place, self._log, schema)
+        if columns != self._known_columns() and commit.mode != "overwrite":
+            self._drop_partition_columns()
+        adds = _adds(commit, columns)
         manifest_ids = [Transaction(APP, commit.manifest_id)]
         if commit.epoch is not None:
             manifest_ids.append(Transaction(_stream(place.name), commit.epoch))
         properties = CommitProperties(
-            custom_metadata=dict(commit.note), app_transactions=manifest_ids, max_commit_retries=0
+            custom_metadata={**commit.note, LAYOUT: self.place.layout.to_json()},
+            app_transactions=manifest_ids,
+            max_commit_retries=0,
         )
-        if self.table is None or self._is_partitioned_otherwise() or self._is_ordered_otherwise(commit):
+        if self.table is None or columns != self._known_columns() or self._is_ordered_otherwise(commit):
             create_table_with_add_actions(
                 self._log.uri,
                 schema,
                 adds,
                 mode="error" if self.table is None else "overwrite",
-                partition_by=list(place.partition_by),
+                partition_by=list(columns),
                 name=place.name,
                 description=place.description or None,
                 configuration={"delta.enableChangeDataFeed": "true"},
                 storage_options=self._log.options,
                 commit_properties=properties,
             )
+            self._is_recreated = True
             return
         mode = "overwrite" if commit.mode == "overwrite" else "append"
         self._enable_timestamps(self.table, schema)
@@ -199,10 +207,27 @@ class TableHead:
             actions,
             mode,
             schema,
-            partition_by=list(place.partition_by),
+            partition_by=list(columns),
             commit_properties=properties,
             post_commithook_properties=NO_HOOKS,
         )
+
+    def _known_columns(self) -> tuple[str, ...] | None:
+        """Return the partition columns of the open version; `None` without one."""
+        return None if self.table is None else tuple(self.table.metadata().partition_columns)
+
+    def _partition_columns(self, commit: Commit) -> tuple[str, ...]:
+        """Return the partition columns after a commit: those of the table, or of the definition if all rows are replaced."""
+        known = None if commit.mode == "overwrite" else self._known_columns()
+        return columns_for(plain_columns(self.place.partition_by) if known is None else known, commit.files)
+
+    def _drop_partition_columns(self) -> None:
+        """Make the partition columns of the open version ordinary ones, in a separate commit with the same manifest id."""
+        if self.table is not None:
+            is_next = drop_partition_columns(self.place.storage, self.table, self.manifest_id)
+            if not is_next:
+                raise conflict(self.place.name)
+            self._reload()
 
     def _enable_timestamps(self, table: DeltaTable, schema: DeltaSchema) -> None:
         """Add the protocol's feature for timestamps without a time zone, if a column is the first to need it.
@@ -323,7 +348,7 @@ class TableHead:
     def _advance(self) -> None:
         if self._updates >= REOPEN_AFTER:  # an object that was updated over many versions becomes slow
             self._reload()
-        elif self.table is None or self._is_partitioned_otherwise():
+        elif self.table is None or self._is_recreated:
             self._use(open_at(self.place, self._log.uri, self._log.options))
         else:
             self.table.update_incremental()
@@ -336,13 +361,10 @@ class TableHead:
         self._is_stale = False
 
     def _use(self, table: DeltaTable | None) -> None:
-        self.table, self._transactions, self._updates = table, {}, 0
+        self.table, self._transactions, self._updates, self._is_recreated = table, {}, 0, False
 
     def _newest_manifest_id(self) -> int | None:
         return self._transaction(APP)
-
-    def _is_partitioned_otherwise(self) -> bool:
-        return self.table is not None and tuple(self.table.metadata().partition_columns) != self.place.partition_by
 
     def _is_ordered_otherwise(self, commit: Commit) -> bool:
         """Return whether an overwrite has the same columns as the table, in another order.
@@ -353,14 +375,6 @@ class TableHead:
             return False
         known = [field.name for field in self.table.schema().fields]
         return known != list(commit.schema.names) and sorted(known) == sorted(commit.schema.names)
-
-    def _require_partitions(self, commit: Commit) -> None:
-        if commit.mode != "overwrite" and self._is_partitioned_otherwise():
-            raise StorageError(
-                f"the partitioning of table {self.place.name!r} differs from its definition",
-                got=", ".join(self.place.partition_by) or "none",
-                do="recompute it with --full",
-            )
 
 
 def schema_of_table(table: DeltaTable) -> Schema:
@@ -407,28 +421,22 @@ def conflict(name: str) -> ConflictError:
     )
 
 
-def actions_of(table: DeltaTable) -> pa.Table:
-    """Return the add actions of a table. `pa.table` would import pandas, so the stream interface is used."""
-    return pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
-
-
-def uris(storage: Storage, actions: pa.Table) -> list[str]:
-    """Return the URIs of the files of `actions_of`, in the same order."""
-    # paths are percent-encoded once more in the log
-    return [f"{storage.uri}/{unquote(path)}" for path in actions.column("path").to_pylist()]
-
-
 def _stream(name: str) -> str:
     return f"{APP}/{name}"
 
 
-def _add(file: StagedFile, *, data_change: bool) -> AddAction:
-    # the log stores the path as on disk, where DuckDB has already escaped the partition values
-    return AddAction(
-        path=file.path,
-        size=file.size_bytes,
-        partition_values=dict(file.partition),
-        modification_time=int(time.time() * 1000),
-        data_change=data_change,
-        stats=file.stats,
-    )
+def _adds(commit: Commit, columns: tuple[str, ...]) -> list[AddAction]:
+    """Return the actions that add the files of a commit to a table with these partition columns."""
+    types, now = commit.schema.as_dict(), int(time.time() * 1000)
+    return [
+        # the log stores the path as on disk, where DuckDB has already escaped the partition values
+        AddAction(
+            path=file.path,
+            size=file.size_bytes,
+            partition_values=dict(file.partition),
+            modification_time=now,
+            data_change=not commit.moves,
+            stats=file.stats,
+        )
+        for file in (commit.files if columns else [without_partition(file, types) for file in commit.files])
+    ]

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.core.errors import StorageError
 from pipeline.core.staging import Manifest
 from pipeline.lake.holds import holders, holds
-from pipeline.lake.log import APP, COMPACTED
+from pipeline.lake.log import APP, COMPACTED, REPARTITIONED
 from pipeline.lake.log_files import LogFiles, entry_name
 from pipeline.lake.manifests import manifest_name
 from pipeline.lake.storage import Storage
@@ -28,7 +28,7 @@ class VersionFacts:
     version: int
     at: dt.datetime
     mode: str = ""
-    """`append`, `overwrite`, `merge`, `compact`, `columns`, `restore of N`, or the operation of another engine."""
+    """`append`, `overwrite`, `merge`, `compact`, `columns`, `partitioning`, `restore of N`, or the operation of another engine."""
     run_id: str = ""
     rows_in: int | None = None
     rows_out: int | None = None
@@ -102,5 +102,7 @@ def _mode(note: Mapping[str, Any]) -> str:
         return f"restore of {note[RESTORED]}"
     if COMPACTED in note:
         return "compact"
+    if REPARTITIONED in note:
+        return "partitioning"
     operation = str(note.get("operation", "")).lower()
     return str(note.get("headwater.mode") or ("columns" if operation == "add column" else operation))

@@ -21,6 +21,8 @@ APP = "headwater"
 """The Delta application whose transaction number is the id of a table's manifest."""
 COMPACTED = "headwater.compacted"
 """The key of a compaction's note: for each added file, the files whose rows it contains."""
+REPARTITIONED = "headwater.repartitioned"
+"""The key of the note of a commit that adds all files again, without changing rows: the table lost its partition columns."""
 FOLDED = "_headwater/log/"
 _FOLDED_FIELDS = {"added": "came", "removed": "went"}
 """The names of two fields of an entry in a folded line."""
@@ -112,14 +114,15 @@ def _parsed(number: int, text: str) -> LogEntry:
     removed: list[RemovedFile] = []
     reshaped: set[str] = set()
     moved: dict[str, list[str]] = {}
+    is_same = False
     for line in text.splitlines():
         for kind, action in json.loads(line).items():
             if kind == "txn" and action["appId"] == APP:
                 manifest_id = int(action["version"])
             elif kind == "commitInfo":
-                moved = json.loads(action.get(COMPACTED, "{}"))
+                moved, is_same = json.loads(action.get(COMPACTED, "{}")), REPARTITIONED in action
             elif kind in {"add", "remove"} and not action["dataChange"]:
-                reshaped.add(unquote(action["path"]))
+                reshaped |= set() if is_same else {unquote(action["path"])}
             elif kind == "add":
                 stats = json.loads(action.get("stats") or "{}")
                 added.append(AddedFile(unquote(action["path"]), int(stats.get("numRecords", 0)), int(action["size"])))

@@ -9,6 +9,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from pipeline.core.errors import StorageError
+from pipeline.lake.file_layout import FileLayout
 from pipeline.lake.log_copies import WritableLog, copy_of
 from pipeline.lake.log_files import LOG
 from pipeline.lake.quarantine import require_format
@@ -27,6 +28,12 @@ class TableDescription:
     partition_by: tuple[str, ...] = ()
     description: str = ""
     is_quarantine: bool = False
+    cluster_by: tuple[str, ...] = ()
+
+    @property
+    def layout(self) -> FileLayout:
+        """How its files are divided and ordered."""
+        return FileLayout(self.partition_by, self.cluster_by)
 
 
 def open_table(place: TableDescription, number: int | None = None, *, is_known: bool = False) -> DeltaTable | None:

@@ -12,10 +12,12 @@ from typing import Any
 import duckdb
 
 from pipeline.core.errors import StorageError
+from pipeline.core.partition_fields import fields_of, plain_columns
 from pipeline.core.schema import Schema
 from pipeline.core.staging import StagedFile
 from pipeline.kernel.engine import is_file_error, schema_of
-from pipeline.kernel.sql_text import listed, literal
+from pipeline.kernel.partition_transforms import FOLDER, folder_columns
+from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.lake.stats import delta_stats, partition_value
 from pipeline.lake.storage import Storage
 
@@ -24,7 +26,11 @@ ROW_GROUP = 122_880
 
 @dataclass(frozen=True)
 class DeltaStager:
-    """Writes Parquet files named after the run and the split, so that a retried split writes the same names."""
+    """Writes Parquet files named after the run and the split, so that a retried split writes the same names.
+
+    Rows are divided into files by `partition_by`. Partition columns are written into the files like all others; transforms
+    are only the names of folders, and files that are divided by them have no partition in the Delta log.
+    """
 
     storage: Storage
     run_id: str
@@ -37,13 +43,17 @@ class DeltaStager:
         self.storage.make()
         kinds = (schema_of(con, select) if schema is None else schema).as_dict()
         name = f"part-{self.run_id}-{split:05d}"
+        columns, hidden = plain_columns(self.partition_by), {}
+        if self.partition_by and not columns:
+            hidden = folder_columns(fields_of(self.partition_by), kinds)
+            columns = tuple(hidden)
+            added = ", ".join(f"{text} as {quoted(folder)}" for folder, text in hidden.items())
+            select = f"select *, {added} from ({select})"
         options = "format parquet, compression zstd, return_stats true"
         if self.partition_by:
-            options += (
-                f", partition_by ({listed(self.partition_by)}), write_partition_columns true, "
-                f"filename_pattern {literal(name + '-{i}')}, overwrite_or_ignore true"
-            )
-            target = self.storage.uri
+            options += f", filename_pattern {literal(name + '-{i}')}, overwrite_or_ignore true"
+            options += f", partition_by ({listed(columns)}), write_partition_columns {str(not hidden).lower()}"
+            target = self.storage.at(FOLDER).uri if hidden else self.storage.uri
         else:
             options += f", row_group_size {ROW_GROUP}"
             target = f"{self.storage.uri}/{name}.parquet"
@@ -55,8 +65,8 @@ class DeltaStager:
                 raise
             advice = "check its space and permissions; nothing was committed"
             raise self.storage.failed(f"cannot write below {self.storage.uri}", error, advice) from error
-        columns = [column[0] for column in cursor.description or ()]
-        written = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+        returned = [column[0] for column in cursor.description or ()]
+        written = [dict(zip(returned, row, strict=True)) for row in cursor.fetchall()]
         self.storage.remove([self._path(file) for file in written if not file["count"]])
         return tuple(self._staged(file, kinds) for file in written if file["count"])
 
@@ -75,7 +85,8 @@ class DeltaStager:
         return str(file["filename"]).partition(self.storage.uri.rstrip("/") + "/")[2]
 
     def _staged(self, file: Mapping[str, Any], kinds: Mapping[str, str]) -> StagedFile:
-        partition = {k: partition_value(v, kinds[k]) for k, v in (file["partition_keys"] or {}).items()}
+        columns = plain_columns(self.partition_by)
+        partition = {k: partition_value(v, kinds[k]) for k, v in (file["partition_keys"] or {}).items() if k in columns}
         if "" in partition.values():
             raise StorageError(
                 f"empty text in a partition column below {self.storage.uri}",
@@ -87,5 +98,5 @@ class DeltaStager:
             size_bytes=int(file["file_size_bytes"]),
             rows=int(file["count"]),
             partition=partition,
-            stats=delta_stats(int(file["count"]), file["column_statistics"], kinds, self.partition_by),
+            stats=delta_stats(int(file["count"]), file["column_statistics"], kinds, columns),
         )

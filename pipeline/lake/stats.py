@@ -46,6 +46,30 @@ def delta_stats(
     return json.dumps({"numRecords": rows, **bounds, "nullCount": nulls})
 
 
+def with_partition_bounds(stats: str, partition: Mapping[str, str | None], types: Mapping[str, str]) -> str:
+    """Return the statistics of a file with those of its partition columns, for a table without partition columns.
+
+    `partition` has the values in the format of the Delta log. If one has no exact bound, the file gets no bounds.
+    """
+    parts = json.loads(stats)
+    nulls = parts.setdefault("nullCount", {})
+    for name, value in partition.items():
+        kind = types[name]
+        if not _is_plain(kind):
+            continue
+        nulls[name] = parts["numRecords"] if value is None else 0
+        if value is None or "minValues" not in parts:
+            continue
+        text = value if kind != "TIMESTAMPTZ" else value.replace("T", " ").removesuffix("Z")
+        text = str(int(value == "true")) if kind == "BOOLEAN" else text
+        bounds = [_bound({which: text}, which, kind) for which in ("min", "max")]
+        if None in bounds:
+            del parts["minValues"], parts["maxValues"]
+        else:
+            parts["minValues"][name], parts["maxValues"][name] = bounds
+    return json.dumps(parts)
+
+
 def partition_value(text: str | None, kind: str) -> str | None:
     """Convert DuckDB's text of a partition value to the format of the Delta log."""
     if text is None or kind != "TIMESTAMPTZ":

@@ -28,8 +28,8 @@ from deltalake.exceptions import DeltaError
 from pipeline.core.clock import Clock, now
 from pipeline.core.errors import ConflictError, StorageError
 from pipeline.core.staging import Manifest
+from pipeline.lake.actions import actions_of, uris
 from pipeline.lake.delta import LakeTable
-from pipeline.lake.head import actions_of, uris
 from pipeline.lake.holds import held_versions
 from pipeline.lake.log import LogEntry, entries
 from pipeline.lake.log_files import LogFiles, entry_name

@@ -16,10 +16,9 @@ from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import ConflictError
 from pipeline.governance import Leases
 from pipeline.kernel.budget import budget_here
-from pipeline.lake import Compacted, LakeTable, VacuumPlan, compact, plan_vacuum, vacuum
+from pipeline.lake import Compacted, CompactionOptions, LakeTable, VacuumPlan, compact, plan_vacuum, vacuum
 from pipeline.project.workspace import Workspace
 
-_MEGABYTE = 1 << 20
 _SAVEPOINTS = "_headwater/savepoints/"
 
 
@@ -82,15 +81,8 @@ def compact_table(workspace: Workspace, name: str) -> Compacted | None:
             got=f"process {lease.pid} on {lease.host}",
             do=f"stop the stream first: headwater streams stop {name}",
         )
-    table = workspace.table(name)
-    policy, limits = table.policy, budget_here(workspace.settings.memory_bytes).whole()
-    return compact(
-        table,
-        table.head(),
-        target_bytes=policy.target_mb * _MEGABYTE,
-        limits=limits,
-        cluster_by=policy.cluster_by,
-    )
+    table, limits = workspace.table(name), budget_here(workspace.settings.memory_bytes).whole()
+    return compact(table, table.head(), CompactionOptions.of(table.policy, limits))
 
 
 def plan_vacuums(workspace: Workspace, name: str, clock: Clock = now) -> tuple[VacuumPlan, ...]:

@@ -20,7 +20,7 @@ from pipeline.kernel.budget import budget_here
 from pipeline.kernel.engine import arrow_within, connect, exceeded_limit, first_line, interrupted_after
 from pipeline.kernel.scan import register
 from pipeline.kernel.sql import parse, tables_of
-from pipeline.lake import Lake, LakeTable, Storage, Version
+from pipeline.lake import Lake, LakeTable, Storage, Version, scan_for
 from pipeline.warehouse import open_warehouse
 
 if TYPE_CHECKING:
@@ -111,10 +111,11 @@ class Workspace:
         """
         seconds, as_of = self.settings.query_seconds if seconds is None else seconds, self.as_of(at)
         scans = {}
-        for name in tables_of(_one_select(text)):
+        tree = _one_select(text)
+        for name in tables_of(tree):
             if name not in self.table_names:
                 raise RequestError(f"there is no table {name!r}", do=did_you_mean(name, self.table_names))
-            scans[name] = self.require(name, as_of=as_of).scan()
+            scans[name] = scan_for(self.table(name), self.require(name, as_of=as_of), tree)
         budget = budget_here(self.settings.memory_bytes)
         with (
             connect(budget.whole(), filesystem=self.lake.storage.filesystem()) as con,

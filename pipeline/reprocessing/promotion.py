@@ -22,7 +22,7 @@ from pipeline.core.staging import Manifest, StagedFile
 from pipeline.lake import LakeTable, Version
 from pipeline.lake.unused_files import wait_for_vacuum
 from pipeline.project.workspace import Workspace
-from pipeline.runner.facts import fingerprint_of
+from pipeline.runner.facts import fingerprint_of, is_computed_by
 
 Action = Literal["promote", "build", "unchanged"]
 """What happens to a table: it is promoted, left to a run, or as defined already."""
@@ -74,24 +74,28 @@ def promote(
 
 
 def _planned(to: Workspace, definition: Table, theirs: Version | None, promoted: Mapping[str, int | None]) -> Promotion:
-    name, fingerprint = definition.name, fingerprint_of(to, definition)
-    own = to.version(name)
-    is_current = own is not None and own.manifest is not None and own.manifest.fingerprint == fingerprint
+    name, own = definition.name, to.version(definition.name)
+    is_current = own is not None and _is_current(to, definition, own)
     if is_current and not promoted.keys() & set(definition.inputs):
         return Promotion(name, "unchanged", "the current definition built it")
     if theirs is None:
         return Promotion(name, "build", "it was not built there")
-    reason = _obstacle(to, definition, theirs, fingerprint) or _other_input(to, theirs, promoted)
+    reason = _obstacle(to, definition, theirs) or _other_input(to, theirs, promoted)
     if reason is not None:
         return Promotion(name, "build", reason)
     size = sum(file.size_bytes for file in theirs.files)
     return Promotion(name, "promote", f"version {theirs.number} has the same inputs", theirs.rows, size)
 
 
-def _obstacle(to: Workspace, definition: Table, theirs: Version, fingerprint: str) -> str | None:
+def _is_current(to: Workspace, definition: Table, version: Version) -> bool:
+    manifest = version.manifest
+    return manifest is not None and is_computed_by(to, definition, version, manifest.fingerprint)
+
+
+def _obstacle(to: Workspace, definition: Table, theirs: Version) -> str | None:
     """Return why a version cannot be promoted, apart from its inputs; `None` if it can."""
     manifest = theirs.manifest
-    if manifest is None or manifest.fingerprint != fingerprint:
+    if manifest is None or not _is_current(to, definition, theirs):
         return "another definition built it there"
     if manifest.epoch is not None:
         return "a stream writes it"
@@ -157,6 +161,7 @@ class _Promoter:
         return replace(
             manifest,
             run_id=run_id,
+            fingerprint=fingerprint_of(self.to, self.to.stored(name)),
             mode="overwrite",
             inputs=inputs,
             manifest_ids=marks,

@@ -32,6 +32,7 @@ from pipeline.lake.log_files import LogFiles
 from pipeline.lake.manifests import manifest_name
 from pipeline.lake.unused_files import wait_for_vacuum
 from pipeline.project.workspace import Workspace
+from pipeline.runner.facts import is_computed_by
 from pipeline.streaming.operators.snapshots import read_verified
 
 _HELD_FOR = dt.timedelta(days=1)
@@ -77,9 +78,6 @@ def plan_restore(workspace: Workspace, name: str, as_of: AsOf) -> TableRestore:
     manifest = target.manifest
     if manifest is None:
         raise _refused(name, target, "its manifest is no longer there")
-    if target.partition_by != definition.partition_by:
-        by = ", ".join(target.partition_by) or "nothing"
-        raise _refused(name, target, f"it is partitioned by {by}, unlike the definition now")
     if before.manifest is not None and before.manifest.epoch is not None and manifest.epoch is None:
         raise _refused(name, target, "it was not written by the stream, which could not go on from it")
     _require_files(table, target, manifest)
@@ -91,7 +89,7 @@ def plan_restore(workspace: Workspace, name: str, as_of: AsOf) -> TableRestore:
         before,
         target,
         manifest,
-        redefined=not reads_feed and manifest.fingerprint != definition.fingerprint,
+        redefined=not reads_feed and not is_computed_by(workspace, definition, target, manifest.fingerprint),
         read_by=tuple(each for each in graph.names if each in graph.downstream(name)),
     )
 

@@ -27,19 +27,20 @@ from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Table
 from pipeline.core.errors import ConflictError, HeadwaterError, OutcomeUnknownError, RequestError, StorageError
 from pipeline.core.fingerprint import fingerprint
+from pipeline.core.partition_fields import fields_of
 from pipeline.core.schema import Schema
-from pipeline.core.staging import Manifest, RowCounts
+from pipeline.core.staging import Manifest, RowCounts, StagedFile
 from pipeline.governance import BackfillRecord, RunRecord, StepRecord
 from pipeline.kernel.budget import budget_here
-from pipeline.kernel.engine import connect, schema_of
+from pipeline.kernel.engine import connect, one, schema_of
 from pipeline.kernel.pool import Limits
-from pipeline.kernel.scan import Scan
+from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.types import stored
-from pipeline.lake import Version, tombstones_without
+from pipeline.lake import Version, files_for, tombstones_without
 from pipeline.project.workspace import Workspace
 from pipeline.runner.contracts import require_same
 from pipeline.runner.decide import Decision, DecisionKind
-from pipeline.runner.facts import execution_plan_of, feed_of
+from pipeline.runner.facts import execution_plan_of, feed_of, is_computed_by
 from pipeline.runner.partitions import PartitionColumn, PartitionProducer, column_of, every_partition, within
 from pipeline.runner.schedule import BlockedStep, Schedule
 
@@ -76,7 +77,8 @@ class Backfill:
     def id(self) -> str:
         """A hash of the definition and of its inputs' versions, which identifies the backfill."""
         manifest_ids = sorted((name, version.number, version.manifest_id) for name, version in self.inputs.items())
-        return fingerprint("backfill", self.definition.fingerprint, manifest_ids)
+        by = self.definition.partition_by
+        return fingerprint("backfill", self.definition.fingerprint, by, manifest_ids)
 
 
 OnPartition = Callable[[BackfillRecord], None]
@@ -92,12 +94,9 @@ def plan_backfill(workspace: Workspace, name: str, options: BackfillOptions) -> 
     version = workspace.require(name)
     if version.manifest is None:
         raise RequestError(f"table {name!r} was not computed by a run", do="run the project first")
-    if version.partition_by != definition.partition_by:
-        raise RequestError(
-            f"the partitioning of table {name!r} differs from its definition", do="recompute it: headwater run --full"
-        )
+    field = fields_of(definition.partition_by)[0]
     inputs = {n: _consumed(workspace, name, n, version.manifest) for n in definition.inputs}
-    draft = Backfill(definition, version, inputs, PartitionColumn("", ""), (), (), (), options.parallel)
+    draft = Backfill(definition, version, inputs, PartitionColumn(field, ""), (), (), (), options.parallel)
     same = version.manifest.backfill == draft.id and not options.restart
     work, split = _work(workspace, draft, "", "")
     with (
@@ -107,7 +106,7 @@ def plan_backfill(workspace: Workspace, name: str, options: BackfillOptions) -> 
         query, hidden = input_query.query, input_query.hidden
         kept = tuple(c for c in stored(schema_of(con, query)).columns if c.name not in hidden)
         require_same(definition, _APPEND, version, Schema(kept))
-        column = column_of(con, query, definition.partition_by[0])
+        column = column_of(con, query, field)
         every = every_partition(con, column, [query, version.scan().query()])
         chosen = every if options.partitions is None else within(con, column, every, options.partitions)
     if options.failed:
@@ -201,6 +200,8 @@ class _PartitionWorker:
         self._run_id = run_id
         self._at = at
         self._completed = list(plan.completed)
+        self._replaced: dict[str | None, tuple[ReplacedFiles, tuple[StagedFile, ...]]] = {}
+        """What the partition that is computed replaces, if its rows are checked against the others."""
 
     def fill(self, ended: OnPartition) -> None:
         """Compute each remaining partition; raise errors that affect all of them.
@@ -269,8 +270,11 @@ class _PartitionWorker:
         work, split = _work(self._workspace, plan, self._run_id, self._at)
         others = None
         if plan.definition.key and not keys_stay_in_partition(plan):
-            replaced = files_of(self._workspace, self.version, plan, partition)
-            others = Scan(self.version.schema, tuple(f for f in self.version.files if f.uri not in replaced))
+            replaced, kept = self._replaced[partition] = self._replacement(partition)
+            root = self._workspace.table(plan.definition.name).storage.uri
+            files = tuple(f for f in self.version.files if f.uri not in replaced.uris)
+            files += tuple(DataFile(f"{root}/{file.path}", file.rows, file.size_bytes) for file in kept)
+            others = Scan(self.version.schema, files)
         producer = PartitionProducer(work.producer, plan.column, partition)
         return replace(work, producer=producer, existing=others), replace(split, index=index)
 
@@ -286,13 +290,15 @@ class _PartitionWorker:
             )
         require_same(plan.definition, _APPEND, before, outcome.schema)
         completed = [*self._completed, partition]
-        is_complete = set(plan.every) <= set(completed) or manifest.fingerprint == plan.definition.fingerprint
-        others = f"where {in_json(plan.column.name)} is distinct from {json_text(plan.column.value(partition))}"
+        is_complete = set(plan.every) <= set(completed) or (
+            is_computed_by(self._workspace, plan.definition, before, manifest.fingerprint)
+        )
+        others = f"where {_in_quarantine(plan.column)} is distinct from {json_text(plan.column.value(partition))}"
         writer = f"{self._run_id}-{len(completed)}-all"
         run_id = f"{self._run_id}-{len(completed)}"  # of the files of this commit
         merged = plan_commit(self._workspace, StagedRows(plan.definition, outcome, run_id, None))
         table = self._workspace.table(plan.definition.name)
-        is_here = f"{_key_column(plan)} is not distinct from {plan.column.value(partition)}"
+        is_here = f"{_of_key(plan)} is not distinct from {plan.column.value(partition)}"
         kept = tombstones_without(table, tuple(manifest.tombstones), is_here, f"{run_id}-kept")
         manifest = replace(
             manifest,
@@ -310,27 +316,75 @@ class _PartitionWorker:
             backfilled=tuple(completed),
             at=self._at,
         )
-        removed = files_of(self._workspace, before, plan, partition)
-        self.version = table.commit(manifest, merged.files, outcome.schema, before, removed)
+        prepared = self._replaced.pop(partition) if partition in self._replaced else self._replacement(partition)
+        replaced, others_rows = prepared
+        self.version = table.commit(manifest, (*merged.files, *others_rows), outcome.schema, before, replaced.uris)
         self._completed = completed
         read = merged.flow  # each partition filters the entire input, which is counted once
         self.flow = replace(self.flow + read, rows_in=read.rows_in, bytes_in=read.bytes_in)
         self.checks = {n: self.checks.get(n, 0) + count for n, count in outcome.checks.items()}
         return manifest
 
+    def _replacement(self, partition: str | None) -> tuple[ReplacedFiles, tuple[StagedFile, ...]]:
+        """Return the files that a partition replaces, and the staged rows of other partitions in them."""
+        replaced = replaced_files(self._workspace, self.version, self._plan, partition)
+        if not replaced.mixed:
+            return replaced, ()
+        scan = replace(self.version.scan(), files=replaced.mixed)
+        rows = f"select * from ({scan.query()}) where not ({self._plan.column.holds(partition)})"
+        run_id = f"{self._run_id}-{len(self._completed) + 1}-others"
+        stager = self._workspace.table(self._plan.definition.name).stager(run_id)
+        limits = budget_here(self._workspace.settings.memory_bytes).whole()
+        with connect(limits, filesystem=self._workspace.lake.storage.filesystem()) as con:
+            return replaced, stager.stage(con, rows, 0, scan.schema)
 
-def _key_column(plan: Backfill) -> str:
-    """Return the name of the partition column in tombstones, if it is in the key."""
-    return f"k{plan.definition.key.index(plan.column.name)}" if keys_stay_in_partition(plan) else "null"
+
+def _in_quarantine(column: PartitionColumn) -> str:
+    """Return SQL for the text of the partition of a quarantined row."""
+    text = in_json(column.name)
+    return text if not column.field.transform else json_text(column.of(f"try_cast({text} as {column.of_type})"))
 
 
-def files_of(workspace: Workspace, version: Version, plan: Backfill, partition: str | None) -> frozenset[str]:
-    """Return the URIs of a version's files of a partition."""
-    bounds = workspace.table(plan.definition.name).bounds(version, (plan.column.name,))
-    with connect() as con:
-        con.register("_bounds", bounds)
-        rows = con.execute(f"select uri from _bounds where min_0 is not distinct from {plan.column.value(partition)}")
-        return frozenset(str(row[0]) for row in rows.fetchall())
+def _of_key(plan: Backfill) -> str:
+    """Return SQL for the partition of a tombstone, if the partition column is in the key."""
+    return plan.column.of(f"k{plan.definition.key.index(plan.column.name)}") if keys_stay_in_partition(plan) else "null"
+
+
+@dataclass(frozen=True)
+class ReplacedFiles:
+    """The files with rows of a partition: those that have only such rows, and those that also have others."""
+
+    whole: tuple[DataFile, ...]
+    mixed: tuple[DataFile, ...] = ()
+    """Files that were divided in another way; their other rows are written again."""
+
+    @property
+    def uris(self) -> frozenset[str]:
+        """The URIs of all of them."""
+        return frozenset(file.uri for file in (*self.whole, *self.mixed))
+
+
+def replaced_files(workspace: Workspace, version: Version, plan: Backfill, partition: str | None) -> ReplacedFiles:
+    """Return the files of a version that have rows of a partition."""
+    table, column = workspace.table(plan.definition.name), plan.column
+    if version.partition_by[:1] == (column.field.column,) and not column.field.transform:
+        bounds = table.bounds(version, (column.name,))
+        with connect() as con:
+            con.register("_bounds", bounds)
+            query = f"select uri from _bounds where min_0 is not distinct from {column.value(partition)}"
+            uris = {str(row[0]) for row in con.execute(query).fetchall()}
+        return ReplacedFiles(tuple(file for file in version.files if file.uri in uris))
+    files = files_for(table, version, column.files(partition))
+    rows = {file.uri: _rows_in(workspace, replace(version.scan(), files=(file,)), column, partition) for file in files}
+    return ReplacedFiles(
+        tuple(file for file in files if 0 < rows[file.uri] == file.rows),
+        tuple(file for file in files if 0 < rows[file.uri] < file.rows),
+    )
+
+
+def _rows_in(workspace: Workspace, scan: Scan, column: PartitionColumn, partition: str | None) -> int:
+    with connect(filesystem=workspace.lake.storage.filesystem()) as con:
+        return int(one(con, f"select count(*) from ({scan.query()}) where {column.holds(partition)}")[0])
 
 
 def keys_stay_in_partition(plan: Backfill) -> bool:
@@ -382,7 +436,7 @@ def _require_table(workspace: Workspace, name: str) -> Table:
         problem = "is not partitioned", "add partition_by= to its definition, or recompute it: headwater run --full"
     elif not isinstance(definition, Table):
         problem = "is a source", "read it again: headwater run --full"
-    elif definition.merge is not None and definition.partition_by[0] not in definition.key:
+    elif definition.merge is not None and fields_of(definition.partition_by)[0].column not in definition.key:
         problem = "is merged, and rows of one key may be in several partitions", "recompute it: headwater run --full"
     elif definition.remembers or (definition.merge is not None and definition.merge.needs_events):
         problem = "has history that its inputs no longer contain", "recompute it: headwater run --full"

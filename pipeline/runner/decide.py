@@ -94,10 +94,10 @@ def compute_all(reason: str, *, exists: bool) -> Decision:
 class TableFacts:
     """Facts about a table itself."""
 
-    fingerprint: str
-    """The current fingerprint of its definition."""
     manifest: Manifest | None = None
     """The manifest of its current version; `None` without a version, if another program wrote it, or with `--full`."""
+    is_current: bool = False
+    """Whether its definition is the one that computed this version."""
     exists: bool = False
     """Whether the table has a version."""
 
@@ -136,7 +136,7 @@ def decide_source(table: TableFacts, since: ReadPlan | None, options: RunOptions
         return compute_all("--full", exists=table.exists)
     if manifest is None or since is None:
         return compute_all(_FOREIGN if table.exists else _NOT_MADE, exists=table.exists)
-    redefined = manifest.fingerprint != table.fingerprint
+    redefined = not table.is_current
     if redefined or since.changed:
         return reread(manifest, since, "the definition changed" if redefined else since.changed)
     if since.gaps and not options.accept_gaps:
@@ -182,7 +182,7 @@ def decide_table(table: TableFacts, inputs: InputFacts, options: RunOptions) -> 
         return compute_all("--full", exists=table.exists)
     if manifest is None:
         return compute_all(_FOREIGN if table.exists else _NOT_MADE, exists=table.exists)
-    if manifest.fingerprint != table.fingerprint:
+    if not table.is_current:
         return Decision(DecisionKind.REBUILD, "the definition changed")
     changed = _changed(manifest, inputs)
     if not changed:

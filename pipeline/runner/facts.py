@@ -11,17 +11,16 @@ from pipeline.batch.planning import ExecutionPlan, carries_provenance, execution
 from pipeline.batch.ray_cluster import nodes
 from pipeline.commit.commit_plan import key_passed_on
 from pipeline.core.cursors import UNBOUNDED, Bound, ReadPlan
-from pipeline.core.definitions import Definition, Feed, Source, Table
+from pipeline.core.definitions import Definition, Feed, Source, StoredDefinition, Table
 from pipeline.core.execution import ExecutionLimits
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.sources import PROVENANCE, SOURCE
 from pipeline.core.splits import SourceSplit
 from pipeline.core.staging import Manifest
 from pipeline.kernel.budget import budget_here
-from pipeline.kernel.planner.pruning import file_conditions
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.sql import statement_of
-from pipeline.lake import Version, files_for
+from pipeline.lake import Version, scan_for
 from pipeline.project.readers import reader_of
 from pipeline.project.workspace import Workspace
 from pipeline.runner.decide import (
@@ -46,7 +45,12 @@ def decide(
 ) -> Decision:
     """Decide what to do with a table at `version`, given the current versions of its inputs."""
     manifest = None if version is None else version.manifest
-    table = TableFacts(fingerprint_of(workspace, definition), manifest, exists=version is not None)
+    is_current = (
+        version is not None
+        and manifest is not None
+        and is_computed_by(workspace, definition, version, manifest.fingerprint)
+    )
+    table = TableFacts(manifest, is_current=is_current, exists=version is not None)
     if isinstance(definition, Source):
         since = _read_since(workspace, options, definition, manifest)
         decision = decide_source(table, since, options)
@@ -185,16 +189,21 @@ def fingerprint_of(workspace: Workspace, definition: Definition) -> str:
     return definition.fingerprint if feed is None else fingerprint(definition.fingerprint, feed.fingerprint)
 
 
+def is_computed_by(workspace: Workspace, definition: StoredDefinition, version: Version, fingerprint: str) -> bool:
+    """Return whether a fingerprint of a version of a table is that of its definition.
+
+    Until the partitioning of a table could change, its partition columns were part of the fingerprint.
+    """
+    before = replace(definition, partitioned_before=version.partitioned_before)
+    return fingerprint in {fingerprint_of(workspace, each) for each in (definition, before)}
+
+
 def scans_of(workspace: Workspace, definition: Table, inputs: Mapping[str, Version]) -> dict[str, Scan]:
     """Return scans of a table's inputs, without the files that its statement does not need."""
     statement = statement_of(definition)
     if statement is None:
         return {name: version.scan() for name, version in inputs.items()}
-    tree, scans = statement.tree, {}
-    for name, version in inputs.items():
-        conditions = file_conditions(tree, name, version.schema)
-        scans[name] = replace(version.scan(), files=files_for(workspace.table(name), version, conditions))
-    return scans
+    return {name: scan_for(workspace.table(name), version, statement.tree) for name, version in inputs.items()}
 
 
 def execution_plan_of(

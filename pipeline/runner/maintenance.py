@@ -8,13 +8,14 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from pipeline.commit.moments import Moment
 from pipeline.commit.post_commit import post_commit
 from pipeline.core.errors import quantity
 from pipeline.core.logs import logger
 from pipeline.governance import StepRecord
-from pipeline.lake import LakeTable, Version, small_files
+from pipeline.lake import CompactionOptions, LakeTable, Version, compactable
 from pipeline.lake.unused_files import CLOCK
 from pipeline.project.maintenance import compact_table, vacuum_table
 from pipeline.runner.context import RunContext
@@ -56,9 +57,12 @@ def _maintain(run: RunContext, table: LakeTable, version: Version) -> None:
 
 
 def is_compaction_due(table: LakeTable, version: Version) -> bool:
-    """Return whether a table has many small files that are cheap to compact."""
-    files = small_files(table, version, table.policy.target_mb << 20)
-    return len(files) >= AUTO_FILES and sum(file.size_bytes for file in files) <= AUTO_BYTES
+    """Return whether a table has many small files that are cheap to compact, or files that its policy lets write again."""
+    how = CompactionOptions.of(table.policy)
+    files = compactable(table, version, replace(how, rewrite_bytes=0))
+    if len(files) >= AUTO_FILES and sum(file.size_bytes for file in files) <= AUTO_BYTES:
+        return True
+    return len(compactable(table, version, how)) > len(files)
 
 
 def is_vacuum_due(table: LakeTable, version: Version, now: dt.datetime) -> bool:

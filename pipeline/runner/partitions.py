@@ -10,17 +10,34 @@ import duckdb
 
 from pipeline.batch.work import InputQuery, RowProducer, Split
 from pipeline.core.errors import RequestError, few
+from pipeline.core.partition_fields import PartitionField
 from pipeline.kernel.engine import one, plain_type
+from pipeline.kernel.partition_transforms import transformed, transformed_type
+from pipeline.kernel.planner.pruning import FileCondition, bound_of
 from pipeline.kernel.sql_text import literal, quoted
 from pipeline.kernel.types import stored_type
 
 
 @dataclass(frozen=True)
 class PartitionColumn:
-    """The first partition column of a table, and its stored type."""
+    """The first partition field of a table, and the stored type of its column. A partition is a value of the field."""
 
-    name: str
-    type: str
+    field: PartitionField
+    of_type: str
+
+    @property
+    def name(self) -> str:
+        """The name of the column."""
+        return self.field.column
+
+    @property
+    def type(self) -> str:
+        """The type of the values of the field."""
+        return transformed_type(self.field, self.of_type)
+
+    def of(self, value: str) -> str:
+        """Return SQL for the partition of a value of the column, given as SQL."""
+        return transformed(self.field, value, self.of_type)
 
     def value(self, partition: str | None) -> str:
         """Return SQL for a partition's value, given as DuckDB prints it."""
@@ -28,7 +45,17 @@ class PartitionColumn:
 
     def holds(self, partition: str | None) -> str:
         """Return the condition that a row is in a partition."""
-        return f"{quoted(self.name)} is not distinct from {self.value(partition)}"
+        return f"{self.of(quoted(self.name))} is not distinct from {self.value(partition)}"
+
+    def files(self, partition: str | None) -> tuple[FileCondition, ...]:
+        """Return the conditions on the files that may have rows of a partition; none for null, whose files have no bounds."""
+        if partition is None:
+            return ()
+        if self.field.transform == "bucket":
+            return (FileCondition(self.name, "true", self.of_type, (), {self.field.size: int(partition)}),)
+        low, high = self.of(bound_of(self.name, "min", self.of_type)), self.of(bound_of(self.name, "max", self.of_type))
+        value = self.value(partition)
+        return (FileCondition(self.name, f"({low} <= {value} and {high} >= {value})", self.of_type),)
 
 
 @dataclass(frozen=True)
@@ -56,12 +83,12 @@ class PartitionProducer:
         return replace(input_query, query=query)
 
 
-def column_of(con: duckdb.DuckDBPyConnection, query: str, name: str) -> PartitionColumn:
-    """Return a column of a query with its stored type; raise `RequestError` if it does not exist."""
+def column_of(con: duckdb.DuckDBPyConnection, query: str, field: PartitionField) -> PartitionColumn:
+    """Return a field of a query's rows with its stored type; raise `RequestError` if its column does not exist."""
     types = {str(row[0]): plain_type(str(row[1])) for row in con.execute(f"describe {query}").fetchall()}
-    if name not in types:
-        raise RequestError(f"the rows have no column {name!r} to partition by", got=few(types))
-    return PartitionColumn(name, stored_type(types[name]))
+    if field.column not in types:
+        raise RequestError(f"the rows have no column {field.column!r} to partition by", got=few(types))
+    return PartitionColumn(field, stored_type(types[field.column]))
 
 
 def every_partition(
@@ -69,7 +96,7 @@ def every_partition(
 ) -> tuple[str | None, ...]:
     """Return the partitions of the rows of the queries, ordered by their type, null last."""
     every = " union ".join(
-        f"select {quoted(column.name)}::{column.type} as p from ({q}\n) as _headwater_all" for q in queries
+        f"select ({column.of(quoted(column.name))})::{column.type} as p from ({q}\n) as _headwater_all" for q in queries
     )
     return tuple(row[0] for row in con.execute(f"select p::varchar from ({every}) order by p nulls last").fetchall())
 
@@ -86,7 +113,7 @@ def within(
     for end in filter(None, ends.values()):
         if one(con, f"select try_cast({literal(end)} as {column.type})")[0] is None:
             raise RequestError(
-                f"{end!r} is not a value of the partition column {column.name!r}",
+                f"{end!r} is not a value of the partition column {str(column.field)!r}",
                 got=f"a column of {column.type}",
                 do="write --partitions A, A..B, A.. or ..B",
             )
@@ -105,4 +132,4 @@ def _known(every: Sequence[str | None], column: PartitionColumn) -> str:
     shown = [str(p) for p in every if p is not None]
     if not shown:
         return "the inputs have no rows"
-    return f"{column.name} is from {shown[0]} to {shown[-1]}" if len(shown) > 1 else f"there is only {shown[0]}"
+    return f"{column.field} is from {shown[0]} to {shown[-1]}" if len(shown) > 1 else f"there is only {shown[0]}"

@@ -15,6 +15,7 @@ import duckdb
 from pipeline.commit.column_changes import as_in_lake, reached
 from pipeline.commit.commit_plan import schema_of_rows
 from pipeline.core.definitions import Definition, Feed, Source, StoredDefinition, Table
+from pipeline.core.partition_fields import fields_of
 from pipeline.core.schema import Column, Schema, SchemaChange, compare
 from pipeline.core.sources import INGESTED_AT, POSITION, SOURCE
 from pipeline.kernel.engine import connect, first_line, schema_of
@@ -29,11 +30,13 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.context import PlannedStep
 from pipeline.runner.decide import DecisionKind, RunOptions
 from pipeline.runner.dry_run import plan_run
-from pipeline.runner.facts import fingerprint_of
+from pipeline.runner.facts import is_computed_by
+from pipeline.runner.layout_changes import layout_change
 from pipeline.warehouse.modelling.dimension import DimensionTransform
 
-Cause = Literal["added", "changed", "affected", "new data", "removed"]
-"""Why a table changes: its definition is new or differs, that of an input differs, or there is only new data."""
+Cause = Literal["added", "changed", "affected", "layout", "new data", "removed"]
+"""Why a table changes: its definition is new or differs, that of an input differs, only its files are divided or ordered
+otherwise, or there is only new data."""
 _NO_CHANGE = SchemaChange((), (), ())
 _ORIGIN = Schema((Column(SOURCE, "VARCHAR"), Column(POSITION, "BIGINT"), Column(INGESTED_AT, "TIMESTAMPTZ")))
 
@@ -83,6 +86,10 @@ def plan_changes(workspace: Workspace) -> tuple[PlannedChange, ...]:
             continue
         step = steps[definition.name]
         cause = _cause(workspace, definition, version, step, found)
+        moved = (
+            "" if version is None or cause not in {None, "new data"} else layout_change(workspace, definition, version)
+        )
+        cause = "layout" if moved else cause
         if cause is None and not error:
             continue
         change = (
@@ -94,7 +101,7 @@ def plan_changes(workspace: Workspace) -> tuple[PlannedChange, ...]:
             kind=definition.kind,
             cause=cause or "affected",
             decision=str(step.decision.kind),
-            reason=step.decision.reason,
+            reason="; ".join(filter(None, (moved, step.decision.reason))),
             columns=change,
             used_by={name: reached(workspace.project.graph, definition.name, name) for name in gone},
             error=error,
@@ -118,10 +125,10 @@ def _cause(
     if version is None:
         return "added"
     manifest = version.manifest
-    if manifest is None or manifest.fingerprint != fingerprint_of(workspace, definition):
+    if manifest is None or not is_computed_by(workspace, definition, version, manifest.fingerprint):
         return "changed"
     above = [found[name].cause for name in definition.inputs if name in found]
-    if any(cause != "new data" for cause in above):
+    if any(cause not in {"new data", "layout"} for cause in above):
         return "affected"
     return None if step.decision.kind in {DecisionKind.SKIP, DecisionKind.STREAMED} else "new data"
 
@@ -148,7 +155,7 @@ def _work(workspace: Workspace, definition: Source | Table, step: PlannedStep) -
 def _named(definition: Table) -> tuple[str, ...]:
     """Return the columns that the options of a table name."""
     sequence = () if definition.merge is None else definition.merge.sequence_by
-    return (*definition.key, *definition.partition_by, *sequence)
+    return (*definition.key, *(field.column for field in fields_of(definition.partition_by)), *sequence)
 
 
 class _Columns:

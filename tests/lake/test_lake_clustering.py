@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.kernel.engine import connect
-from pipeline.lake import compact
+from pipeline.lake import CompactionOptions, compact
 from pipeline.lake.clustering import clustered
 
 
@@ -28,7 +28,7 @@ def test_rows_follow_the_curve_and_none_is_lost(writer, monkeypatch):
         seen = w.write(f"select a::integer as a, b::integer as b, i from ({select})", f"r{number}", "append", seen)
     before = [sum(row_groups(file.uri, name, 20) for file in seen.files) for name in ("a", "b")]
 
-    compact(w.table, w.table.head(), cluster_by=("a", "b", "unknown"))
+    compact(w.table, w.table.head(), CompactionOptions(cluster_by=("a", "b", "unknown")))
 
     [file] = w.table.version().files
     with connect() as con:

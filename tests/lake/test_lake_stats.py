@@ -155,22 +155,6 @@ def test_empty_text_is_rejected_as_a_partition_value(writer):
         writer(partition_by=("p",)).write("select '' as p, 1 as i")
 
 
-def test_partitioning_changes_only_on_recomputation(writer):
-    seen = writer(partition_by=("p",)).write("select 'x' as p, 1 as i")
-    with pytest.raises(
-        StorageError,
-        match=r"the partitioning of table 't' differs from its definition: got i; recompute it with --full",
-    ):
-        writer(partition_by=("i",)).write("select 'x' as p, 1 as i", "r2", "append", seen)
-    assert writer(partition_by=("p",)).table.version() == seen
-
-    w = writer(partition_by=("i",))
-    w.write("select 'y' as p, 2 as i", "r3", "overwrite", seen)
-    table = DeltaTable(w.table.storage.uri)
-    assert (table.version(), table.metadata().partition_columns) == (seen.number + 1, ["i"])
-    assert table.to_pyarrow_table().to_pylist() == [{"p": "y", "i": 2}]
-
-
 def test_other_engines_read_our_tables(writer):
     w = writer(partition_by=("p",))
     w.write("select 'x' as p, timestamptz '2024-06-01 12:00:00+00' + to_days(i::int) as at from range(10) t(i)")

@@ -21,6 +21,7 @@ from pipeline.core.definitions import Expectation, Layer, Table, caller, names, 
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.event_time import format_duration, parse_duration
 from pipeline.core.fingerprint import fingerprint
+from pipeline.core.partition_fields import partitioning
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION, SOURCE
 from pipeline.core.state_identity import StateIdentity, columns_part
@@ -112,7 +113,7 @@ def deduplicate(  # noqa: PLR0913 - options of a definition
         expect=tuple(expect),
         layer=layer,
         key=() if within is not None else columns,
-        partition_by=names(partition_by),
+        partition_by=partitioning(partition_by, place),
         description=description,
         streaming=streaming_of(None, None, event_time, lateness, place),
     )

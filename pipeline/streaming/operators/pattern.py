@@ -20,6 +20,7 @@ from pipeline.core.definitions import Expectation, Layer, Table, caller, checks,
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.event_time import parse_duration
 from pipeline.core.fingerprint import fingerprint
+from pipeline.core.partition_fields import partitioning
 from pipeline.kernel.syntax.function_calls import is_reserved
 from pipeline.kernel.syntax.row_expressions import require_row_expression
 from pipeline.streaming.operators.batch_form import StreamedInput, schemas_of
@@ -118,7 +119,7 @@ def pattern(  # noqa: PLR0913 - options of a definition
         place=place,
         description=description,
         layer=layer,
-        partition_by=names(partition_by),
+        partition_by=partitioning(partition_by, place),
         expect=checks(expect, place),
         transform=PatternTransform(definition, place),
         streaming=streaming_of(None, None, None, None, place),

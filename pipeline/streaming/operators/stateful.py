@@ -14,6 +14,7 @@ from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.event_time import parse_duration
 from pipeline.core.fingerprint import fingerprint, of_function
 from pipeline.core.functions import place_of_decorated
+from pipeline.core.partition_fields import partitioning
 from pipeline.core.schema import Schema
 from pipeline.streaming.operators.batch_form import StreamedInput, batch_result, require_columns, required, schemas_of
 from pipeline.streaming.operators.keyed_state import TIMER, KeyedStateOperator, StateSpec
@@ -77,7 +78,7 @@ def stateful(  # noqa: PLR0913 - options of a definition
             name=name,
             description=inspect.getdoc(function) or "",
             layer=layer,
-            partition_by=names(partition_by),
+            partition_by=partitioning(partition_by, place),
             expect=checks(expect, place),
             transform=StatefulTransform(function, table, event_time, spec, place),
             streaming=streaming_of(None, lasting, None, None, place),

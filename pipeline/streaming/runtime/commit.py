@@ -15,7 +15,7 @@ from pipeline.core.logs import logger
 from pipeline.core.staging import Manifest, Mode
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.scan import DataFile, Scan
-from pipeline.lake import MergeSpec, TableHead, compact, replace_keys
+from pipeline.lake import CompactionOptions, MergeSpec, TableHead, compact, replace_keys
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.leftovers import Leftovers, find_leftovers
@@ -156,7 +156,8 @@ def commit_epoch(
     on_step(CommitStep.SETTLED)
     if number and number % MAINTENANCE_EVERY == 0:
         try:
-            compact(workspace.table(plan.name), head, target_bytes=COMPACT_BYTES)
+            table = workspace.table(plan.name)
+            compact(table, head, CompactionOptions(COMPACT_BYTES, rewrite_bytes=table.policy.rewrite_mb << 20))
         except StorageError as error:
             log.warning(
                 "small files were not compacted: it is retried later",

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pipeline.core.definitions import Definition, Expectation, Table, caller, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
+from pipeline.core.partition_fields import partitioning
 from pipeline.kernel.sql import SqlTransform, parse, sql_table
 from pipeline.kernel.sql_text import quoted
 from pipeline.warehouse.modelling.dimension import DimensionTransform
@@ -88,7 +89,7 @@ def fact(
         lookups,
         grain=grain,
         degenerate=names(degenerate),
-        partition_by=names(partition_by),
+        partition_by=partitioning(partition_by, place),
         expect=expect,
         description=description,
     )

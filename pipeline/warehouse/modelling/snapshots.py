@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from pipeline.core.definitions import Action, Expectation, Table, caller, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
+from pipeline.core.partition_fields import partitioning
 from pipeline.kernel.sql import SqlTransform, check_condition, parse, sql_table
 from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.warehouse.modelling.facts import fact_table
@@ -50,7 +51,7 @@ def periodic_snapshot(
         lookups,
         kind="periodic snapshot",
         grain=grain,
-        partition_by=names(partition_by),
+        partition_by=partitioning(partition_by, place),
         expect=expect,
         description=description or sql_table(SqlTransform(text), place, layer="gold").description,
     )
@@ -91,7 +92,7 @@ def accumulating_snapshot(
         lookups,
         kind="accumulating snapshot",
         grain=grain,
-        partition_by=names(partition_by),
+        partition_by=partitioning(partition_by, place),
         expect=expect,
         description=description or sql_table(SqlTransform(text), place, layer="gold").description,
     )
