@@ -22,7 +22,8 @@ from pipeline.core.event_time import EventTime, event_time_of, parse_duration
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.merge_options import Merge
 from pipeline.core.schema import Schema
-from pipeline.core.sources import NewColumns, NewTypes, OverTables, Reader
+from pipeline.core.sources import NewColumns, OverTables, Reader
+from pipeline.core.type_policy import DEFAULT_TYPE_POLICY, TypePolicy
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -199,7 +200,7 @@ class SourceDefinition(Definition):
     """The contract of the rows; `None` if it is inferred, and empty if it is that of the tables that are read."""
     new_columns: NewColumns | None = None
     """The handling of columns that are not in the contract; `None` uses the reader's default."""
-    new_types: NewTypes = "discard_row"
+    new_types: TypePolicy = DEFAULT_TYPE_POLICY
     """The handling of values that the type of their column cannot represent."""
     unreadable: Unreadable = "fail"
     event_time: EventTime | None = None
@@ -231,7 +232,7 @@ class Source(SourceDefinition, StoredDefinition):
     @property
     def evolves(self) -> bool:
         """Whether its table may have more columns, or wider types, than its contract."""
-        return "evolve" in {self.new_columns, self.new_types}
+        return self.new_columns == "evolve" or self.new_types.has("evolve")
 
     @property
     def fingerprint(self) -> str:
@@ -242,10 +243,11 @@ class Source(SourceDefinition, StoredDefinition):
         )
 
 
-def _policy(new_columns: NewColumns | None, new_types: NewTypes) -> tuple[str, ...]:
+def _policy(new_columns: NewColumns | None, new_types: TypePolicy) -> tuple[str, ...]:
     """Return the parts of the policies that affect the stored rows; with any other policy, such a run would have failed."""
     columns = ("discard_row",) if new_columns == "discard_row" else ()
-    return columns if new_types in {"discard_row", "freeze"} else (*columns, "types", new_types)
+    types = new_types.fingerprint
+    return (*columns, "types", *types) if types else columns
 
 
 @dataclass(frozen=True, kw_only=True)

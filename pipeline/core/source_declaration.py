@@ -13,6 +13,7 @@ from pipeline.core.event_time import EventTime, event_time_of
 from pipeline.core.partition_fields import partitioning
 from pipeline.core.schema import Schema
 from pipeline.core.sources import PROVENANCE, Evolvable, NewColumns, NewTypes, OverTables, Reader, Reparsable, Timed
+from pipeline.core.type_policy import TypePolicy
 
 
 def _bound(most_rows: int | None, most_bytes: int | None, place: Place) -> Bound:
@@ -59,24 +60,32 @@ def _evolving(
     return reader.evolving(new_columns)
 
 
-def _require_types(reader: Reader | OverTables, new_types: NewTypes, *, stored: bool, place: Place) -> None:
-    """Raise `DefinitionError` for an unknown value of `new_types=`, or one that the source cannot have."""
-    if new_types not in get_args(NewTypes):
-        known = did_you_mean(new_types, get_args(NewTypes))
-        raise DefinitionError("unknown value of new_types=", got=repr(new_types), do=known, place=place)
-    if new_types == "discard_row":
-        return
+def _type_policy(
+    reader: Reader | OverTables,
+    new_types: NewTypes | Mapping[str, NewTypes],
+    names: Sequence[str] | None,
+    *,
+    stored: bool,
+    place: Place,
+) -> TypePolicy:
+    """Return the policy; raise `DefinitionError` for an unknown value or column, or one that the source cannot have."""
+    policy = TypePolicy.of(new_types, place)
+    unknown = [name for name, _ in policy.columns if names is not None and name not in names]
+    if unknown:
+        known = did_you_mean(unknown[0], names or ())
+        raise DefinitionError("new_types= names a column that schema= lacks", got=unknown[0], do=known, place=place)
+    if policy.actions == {"discard_row"}:
+        return policy
     if not isinstance(reader, Reparsable):
         raise DefinitionError(
             "new_types= is not supported by this source, because its rejected rows cannot be read again",
             do="remove new_types=",
             place=place,
         )
-    if new_types != "evolve":
-        return
-    if not stored:
+    if policy.has("evolve") and not stored:
         problem, do = "new_types='evolve' requires a stored source", "remove stored=False, or new_types="
         raise DefinitionError(problem, do=do, place=place)
+    return policy
 
 
 @overload
@@ -90,7 +99,7 @@ def source(
     description: str = "",
     owner: str = "",
     new_columns: NewColumns | None = None,
-    new_types: NewTypes = "discard_row",
+    new_types: NewTypes | Mapping[str, NewTypes] = "discard_row",
     unreadable: Unreadable = "fail",
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
@@ -110,7 +119,7 @@ def source(
     description: str = "",
     owner: str = "",
     new_columns: NewColumns | None = None,
-    new_types: NewTypes = "discard_row",
+    new_types: NewTypes | Mapping[str, NewTypes] = "discard_row",
     unreadable: Unreadable = "fail",
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
@@ -132,7 +141,7 @@ def source(
     description: str = "",
     owner: str = "",
     new_columns: NewColumns | None = None,
-    new_types: NewTypes = "discard_row",
+    new_types: NewTypes | Mapping[str, NewTypes] = "discard_row",
     unreadable: Unreadable = "fail",
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
@@ -166,7 +175,8 @@ def source(
 
     `new_types` specifies what happens to a value that the type of its column cannot represent: `"discard_row"` quarantines
     the row, `"discard_value"` stores null instead of the value and counts it, `"freeze"` fails the run, and `"evolve"`
-    widens the type of the column if that changes no stored value, for example from `integer` to `bigint`.
+    widens the type of the column if that changes no stored value, for example from `integer` to `bigint`. A mapping
+    names columns, each with its handling; the others have the default, `"discard_row"`.
 
     A streamed source requires an `event_time`: the column with the time at which a row happened. If it is a number since
     1970, write `'epoch_ms(at)'` (milliseconds), `'to_timestamp(at)'` (seconds) or `'make_timestamp(at)'` (microseconds);
@@ -182,7 +192,8 @@ def source(
     contract, bound = _contract(schema, time, place), _bound(most_rows, most_bytes, place)
     reader = reader.timed(time) if time is not None and isinstance(reader, Timed) else reader
     reader = _evolving(reader, new_columns, stored=stored, place=place)
-    _require_types(reader, new_types, stored=stored, place=place)
+    declared = None if contract is None or new_columns == "evolve" else contract.names
+    types = _type_policy(reader, new_types, declared, stored=stored, place=place)
     if not stored:
         if contract is None and isinstance(reader, OverTables):
             contract = Schema(())  # the schema of the tables that the reader reads
@@ -199,7 +210,7 @@ def source(
             reader=reader,
             schema=contract,
             new_columns=new_columns,
-            new_types=new_types,
+            new_types=types,
             unreadable=unreadable,
             event_time=time,
             bound=bound,
@@ -215,7 +226,7 @@ def source(
         reader=reader,
         schema=contract,
         new_columns=new_columns,
-        new_types=new_types,
+        new_types=types,
         unreadable=unreadable,
         event_time=time,
         bound=bound,

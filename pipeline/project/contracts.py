@@ -72,12 +72,11 @@ def _unread(log: LogReader, read: Mapping[str, int]) -> tuple[SourceSplit, ...]:
 def with_declared(definition: Source, inferred_columns: Schema) -> Schema:
     """Return the declared columns, followed by the inferred columns that are not declared.
 
-    If types may evolve, a declared column has the type of the table if that is wider.
+    If its type may evolve, a declared column has the type of the table if that is wider.
     """
     declared = Schema(()) if definition.schema is None else definition.schema
-    if definition.new_types == "evolve":
-        kinds = inferred_columns.as_dict()
-        declared = Schema(tuple(replace(c, type=_wider(c.type, kinds.get(c.name, c.type))) for c in declared.columns))
+    kinds = inferred_columns.select(definition.new_types.columns_with("evolve", inferred_columns.names)).as_dict()
+    declared = Schema(tuple(replace(c, type=_wider(c.type, kinds.get(c.name, c.type))) for c in declared.columns))
     if declared.columns and definition.new_columns != "evolve":
         return declared
     known = set(declared.names)

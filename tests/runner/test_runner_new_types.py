@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,8 +15,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cluster.cli.app import app
-from pipeline.batch.type_changes import wider_types
-from pipeline.core.errors import ConflictError, DefinitionError, SchemaError
+from pipeline import files
+from pipeline.batch.type_changes import type_rule, wider_types
+from pipeline.core.errors import ConflictError, DefinitionError, Place, SchemaError, WiderTypesError
+from pipeline.core.schema import Schema
+from pipeline.core.sources import NewTypes
+from pipeline.core.splits import SourceSplit
+from pipeline.core.type_policy import TypePolicy
 from pipeline.kernel.engine import connect, one
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
@@ -225,9 +231,80 @@ def test_a_frozen_contract_fails_the_run(tmp_path, kind, stored):
     assert Workspace(load(folder)).version("raw" if stored else "copied") is None
 
 
+BY_COLUMN = """schema={"id": "integer", "v": "integer", "note": "integer", "rest": "integer"}, new_types={"id": "freeze",
+    "v": "evolve", "note": "discard_value"}, stored=True"""
+
+
+def test_each_column_has_its_own_handling(tmp_path):
+    folder = project(tmp_path / "p", "csv", BY_COLUMN, 'copied = sql("select id, v from raw")\n')
+    rows = ["1,1,1,1", "2,3000000000,1,1", "3,1,x,1", "4,1,1,x", "5,1,x,x", "6,text,x,1"]
+    (folder / "data" / "a.csv").write_text("\n".join(["id,v,note,rest", *rows, ""]))
+
+    steps = run(folder)
+
+    found = Workspace(load(folder)).query("select id, v, note, rest from raw order by id").to_pylist()
+    assert [tuple(row.values()) for row in found] == [(1, 1, 1, 1), (2, 3_000_000_000, 1, 1), (3, 1, None, 1)]
+    assert type_of(folder) == "BIGINT" == type_of(folder, "copied")
+    assert quarantined(folder) == 3
+    assert {check.expectation: check.violations for check in steps["raw"].checks} == {"note_fits_its_type": 1}
+
+    (folder / "data" / "b.csv").write_text("id,v,note,rest\n7,1,x,1\ny,1,1,1\n")
+    with pytest.raises(SchemaError, match="a row does not match the contract: got column 'id' is not INTEGER: y"):
+        run(folder)
+    assert values_of(folder) == [1, 1, 3_000_000_000]
+
+
+@given(data=st.data())
+@settings(max_examples=examples(20, 500), deadline=None)
+def test_rows_are_handled_by_the_columns_that_do_not_fit(data):
+    """Compare with a rule in Python: freeze first, then wider types, then null or the quarantine."""
+    names = ("a", "b", "c")
+    handling = {name: data.draw(st.sampled_from(get_args(NewTypes))) for name in names}
+    values = st.sampled_from(["1", "3000000000", "x", ""])
+    rows = data.draw(st.lists(st.tuples(*[values] * len(names)), min_size=1, max_size=6))
+    schema = Schema.of(dict.fromkeys(names, "INTEGER"))
+    is_misfit = [{n: value in {"3000000000", "x"} for n, value in zip(names, row, strict=True)} for row in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        path.write_text("\n".join([",".join(names), *map(",".join, rows), ""]))
+        reader = files(path)
+        reading = reader.read(SourceSplit(reader.source_objects()[0]), schema)
+    rule = type_rule(TypePolicy.of(handling, Place("test")), reader)
+
+    def is_wide(row: int, name: str) -> bool:
+        return handling[name] == "evolve" and rows[row][names.index(name)] == "3000000000"
+
+    rejected = [row for row, misfits in enumerate(is_misfit) if any(misfits.values())]
+    if rule is None:
+        assert set(handling.values()) == {"discard_row"}
+    elif any(is_misfit[row][name] and handling[name] == "freeze" for row in rejected for name in names):
+        with pytest.raises(SchemaError):
+            rule.applied(reading, schema, "a.csv")
+    elif any(is_wide(row, name) for row in rejected for name in names):
+        with pytest.raises(WiderTypesError):
+            rule.applied(reading, schema, "a.csv")
+    else:
+        kept = rule.applied(reading, schema, "a.csv")
+        lost = [row for row in rejected if any(is_misfit[row][n] and handling[n] != "discard_value" for n in names)]
+        assert kept.reading.rejected.num_rows == len(lost)
+        expected = [
+            tuple(None if is_misfit[row][n] or not v else int(v) for n, v in zip(names, each, strict=True))
+            for row, each in enumerate(rows)
+            if row not in lost
+        ]
+        assert [tuple(r[n] for n in names) for r in kept.reading.rows.to_pylist()] == expected
+        nulls = sum(is_misfit[row][n] for row in rejected if row not in lost for n in names)
+        assert sum(kept.discarded.values()) == nulls
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
+        ('new_types={"v": "evolves"}', "unknown value of new_types=: got 'evolves'; did you mean 'evolve'"),
+        (
+            'schema={"id": "int"}, new_types={"ids": "evolve"}',
+            "names a column that schema= lacks: got ids; did you mean 'id'",
+        ),
         ('new_types="evolves"', "unknown value of new_types=: got 'evolves'; did you mean 'evolve'"),
         ('schema={"v": "int"}, new_types="evolve", stored=False', "new_types='evolve' requires a stored source"),
     ],

@@ -15,8 +15,9 @@ from pipeline.batch.work import RowProducer
 from pipeline.core.epochs import Epoch, InputProgress
 from pipeline.core.event_time import EventTime
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Log, NewTypes, SplitReader
+from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Log, SplitReader
 from pipeline.core.splits import SourceObject, SourceSplit
+from pipeline.core.type_policy import DEFAULT_TYPE_POLICY, TypePolicy
 from pipeline.kernel.engine import empty
 
 
@@ -32,7 +33,7 @@ class StreamInput:
     """The event time of its rows; None for a table of the lake without a known event time."""
     columns: tuple[str, ...] | None = None
     """The columns that the stream uses besides the event time; None means all."""
-    new_types: NewTypes = "discard_row"
+    new_types: TypePolicy = DEFAULT_TYPE_POLICY
     """What happens to values that the type of their column cannot represent."""
 
     @property

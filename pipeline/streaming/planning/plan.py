@@ -401,7 +401,7 @@ def _with_schema(planner: Planner, stream_plan: StreamPlan) -> StreamPlan:
     """Return the plan with the function that determines its columns, and with whether their types may widen."""
     graph, definition = planner.workspace.project.graph, stream_plan.definition
     sources = [graph[name] for name in (definition.name, *graph.upstream(definition.name))]
-    evolves = any(isinstance(each, Source) and each.new_types == "evolve" for each in sources)
+    evolves = any(isinstance(each, Source) and each.new_types.has("evolve") for each in sources)
     return replace(
         stream_plan, find_schema=partial(_schema_of, planner), may_widen=evolves and definition.merge is None
     )
