@@ -5,6 +5,7 @@ Tests run on several workers; see `rigs/workers.py` for those that share one.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from _pytest.runner import runtestprotocol
 
 from benchmarks.kafka import Cluster
 from pipeline.core.errors import UnavailableError
+from pipeline.core.logs import ROOT
 from pipeline.core.processes import cores
 from tests.rigs import proofs, workers
 from tests.rigs.command import CommandServer, ConsoleScript
@@ -44,6 +46,15 @@ def pytest_internalerror(excrepr: object, excinfo: pytest.ExceptionInfo[BaseExce
 def pytest_unconfigure() -> None:
     if len(_internal_errors) > 1:
         print(f"\nThe first internal error:\n{_internal_errors[0][-1200:]}")  # noqa: T201 - the end of the output
+
+
+@pytest.fixture(autouse=True)
+def logging_by_default() -> None:
+    """Undo what a command that ran in this process has set for the logger of all packages."""
+    every = logging.getLogger(ROOT)
+    every.setLevel(logging.NOTSET)
+    every.handlers.clear()
+    every.propagate = True
 
 
 def pytest_report_header() -> str:

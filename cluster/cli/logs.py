@@ -8,7 +8,8 @@ import sys
 from datetime import UTC, datetime
 from enum import StrEnum
 
-ROOT = "headwater"
+from pipeline.core.logs import ROOT
+
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
