@@ -268,7 +268,7 @@ EVENT = st.builds(
 )
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize("ignores", [False, True])
 @pytest.mark.parametrize("files", [1, 8])
 @settings(max_examples=examples(4, 500), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

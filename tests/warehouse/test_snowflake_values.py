@@ -79,6 +79,7 @@ def load_of(tmp_path, kind: str, values: list[str]) -> Load:
     return Load("t", 0, 7, Scan(schema, (DataFile(path, len(values), 1000),)), key=("id",))
 
 
+@pytest.mark.share(12)
 @pytest.mark.parametrize("case", VALUES, ids=lambda case: f"{case[0]}-{case[1][:12]}")
 def test_values_and_nulls_arrive_exactly(snowflake_account, snowflake, tmp_path, case):
     kind, value, condition = case

@@ -80,6 +80,7 @@ def test_nanoseconds_are_rejected_only_where_they_would_be_lost(tmp_path):
     assert found.rejected["reason"].to_pylist() == ["column 'a' is not TIMESTAMP: 1970-01-01 00:00:00.000001001"]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_splits_are_between_stripes(compression, tmp_path):
     table = pa.table({"x": range(300_000), "y": [f"n{n * 7919 % 100_003}" for n in range(300_000)]})

@@ -194,6 +194,7 @@ def test_unreadable_file_is_rejected(name, public_folder):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody who may not read")
+@pytest.mark.share(2)
 @pytest.mark.parametrize("mode", [0o000, 0o100, 0o001])
 @pytest.mark.parametrize("pattern", ["a.csv", "*.csv", "**/*.csv"])
 def test_an_unreadable_folder_is_an_error(mode, pattern, public_folder):
