@@ -50,11 +50,16 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def logging_by_default() -> None:
-    """Undo what a command that ran in this process has set for the logger of all packages."""
+    """Undo what commands and libraries that ran in this process have set for the loggers of our packages, and for all."""
+    logging.disable(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:  # those of caplog; Ray raises their level
+        handler.setLevel(logging.NOTSET)
     every = logging.getLogger(ROOT)
-    every.setLevel(logging.NOTSET)
     every.handlers.clear()
-    every.propagate = True
+    for each in (every, *(logging.getLogger(n) for n in logging.root.manager.loggerDict if n.startswith(f"{ROOT}."))):
+        each.setLevel(logging.NOTSET)
+        each.propagate, each.disabled = True, False
 
 
 def pytest_report_header() -> str:
