@@ -8,8 +8,7 @@ import sys
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from pipeline.core.logs import ROOT
-
+ROOT = "headwater"  # pipeline.core.logs.ROOT; the help of commands imports no package
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
