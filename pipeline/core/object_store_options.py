@@ -27,7 +27,27 @@ S3_OPTIONS = (
     "allow_http",
     "max_retries",
 )
-"""The options of S3, without the prefix `aws_`."""
+"""The options of files on S3, without the prefix `aws_`."""
+LAKE_OPTIONS = (
+    "region",
+    "default_region",
+    "endpoint_url",
+    "endpoint_url_s3",
+    "endpoint",
+    "allow_http",
+    "virtual_hosted_style_request",
+    "profile",
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "skip_signature",
+    "server_side_encryption",
+    "sse_kms_key_id",
+    "sse_bucket_key_enabled",
+    "max_retries",
+    "timeout",
+)
+"""The options of a lake on S3, without the prefix `aws_`."""
 
 
 def aws_options(options: Mapping[str, str]) -> dict[str, str]:

@@ -31,6 +31,7 @@ from pipeline.core.cluster_settings import ClusterSettings, cluster_settings
 from pipeline.core.credentials import is_reference
 from pipeline.core.errors import Place, SettingsError, did_you_mean
 from pipeline.core.execution import Execution
+from pipeline.core.object_store_options import LAKE_OPTIONS, aws_options
 from pipeline.core.setting_values import positive, typed
 
 FILE = "headwater.toml"
@@ -247,6 +248,9 @@ def _storage(setting: _Value, options: Mapping[str, object]) -> dict[str, str]:
         text = typed(name, value, str, "text", setting.place)
         if _SECRET.search(name) and not _REFERENCE.search(text):
             raise _plain(name, setting.place)
+        if not aws_options({name: text}).keys() <= set(LAKE_OPTIONS):
+            do = did_you_mean(name.lower().removeprefix("aws_"), LAKE_OPTIONS)
+            raise SettingsError("unknown option of the object store", got=repr(name), do=do, place=setting.place)
         expanded[name] = _expanded(setting, text)
     return expanded
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pipeline.batch.type_changes import wider_types
 from pipeline.core.cursors import Bound
 from pipeline.core.definitions import Feed, Source
-from pipeline.core.errors import SourceError, SourceUnavailableError
+from pipeline.core.errors import SourceError, SourceUnavailableError, StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import PROVENANCE, Evolvable, Reader
 from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.types import stored
+from pipeline.lake import Version
 from pipeline.project.readers import LogReader, reader_of
 from pipeline.project.workspace import Workspace
 
@@ -43,7 +44,7 @@ def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogRea
     """
     version = None
     if isinstance(definition, Source) and definition.evolves:
-        version = workspace.version(definition.name, lenient=True)
+        version = _committed(workspace, definition)
     if not isinstance(definition, Source) or definition.new_columns != "evolve":
         if version is not None and isinstance(definition, Source):
             return with_declared(definition, own_columns(version.schema).inferred())
@@ -56,6 +57,14 @@ def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogRea
     if version is not None:
         return grown(workspace, definition, with_declared(definition, own_columns(version.schema).inferred()), splits)
     return fresh_contract(workspace, definition, splits)
+
+
+def _committed(workspace: Workspace, source: Source) -> Version | None:
+    """Return the newest version, without its manifest if that is missing or damaged: a stream may replace the table."""
+    try:
+        return workspace.version(source.name)
+    except StorageError:
+        return workspace.version(source.name, lenient=True)
 
 
 def _unread(log: LogReader, read: Mapping[str, int]) -> tuple[SourceSplit, ...]:

@@ -111,6 +111,8 @@ def test_secrets_from_files(project, tmp_path):
         ("[env.dev]\nmemory_bytes = 0.5\n", 5, "'memory_bytes' must be a number of bytes: got 0.5"),
         ("[env.dev]\nstorage = 'x'\n", 5, "'storage' must be a table of text: got 'x'"),
         ("[env.dev]\nlake = 'x'\n[env.dev.storage]\naws_allow_http = true\n", 6, "'aws_allow_http' must be text: got True"),
+        ("[env.dev]\n[env.dev.storage]\nAWS_REGOIN = 'x'\n", 5, "unknown option of the object store: got 'AWS_REGOIN'; did you mean 'region'"),
+        ("[env.dev]\n[env.dev.storage]\nretry_timeout = '1s'\n", 5, "unknown option of the object store: got 'retry_timeout'"),
         ("[env.dev]\nlake = 's3://${BUCKET}/x'\n", 5, "the environment variable 'BUCKET' is not set; set it"),
         ("[env.dev]\nlake = '${file:nowhere}'\n", 5, "cannot read the secret file 'nowhere': got "),
         ("[env]\ndev = 3\n", 5, "'dev' must be a table: got 3"),

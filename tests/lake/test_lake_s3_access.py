@@ -24,7 +24,7 @@ from tests.rigs.proxy import proxied
 from tests.rigs.refusing_store import Refusal, RefusingStore, SignedRequest, refusing_store
 from tests.rigs.weed import BUCKET, credentials
 
-QUICK = {"AWS_ALLOW_HTTP": "true", "max_retries": "0", "retry_timeout": "1s"}
+QUICK = {"AWS_ALLOW_HTTP": "true", "max_retries": "0"}
 
 
 @pytest.fixture

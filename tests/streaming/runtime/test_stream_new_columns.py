@@ -7,6 +7,8 @@ import time
 import pytest
 
 from pipeline.core.errors import SchemaError, StorageError
+from pipeline.project import contracts
+from pipeline.project.readers import log_of
 from pipeline.streaming.runtime.verify import verify
 from tests.rigs.proofs import PROOFS
 
@@ -75,6 +77,19 @@ def test_a_new_column_is_added_while_the_stream_runs(grown, streams):
     assert streams.rows(folder, "rows", "id, b") == [(1, None), (2, "x"), (3, None)]
     assert {name for name, words in restarts if "'b'" in words or "new columns" in words} == {"raw", "rows"}
     holds(folder, streams)
+
+
+def test_only_unread_records_are_searched_for_new_columns(grown, streams, monkeypatch):
+    folder = grown()
+    put(folder, "f1.csv", OLD)
+    streams.start(folder, "raw", until_caught_up=True).run()
+    put(folder, "f2.csv", NEW)
+    workspace, searched = streams.opened(folder), []
+    source = workspace.definition("raw")
+    monkeypatch.setattr(contracts, "grown", lambda _, __, contract, splits: (searched.extend(splits), contract)[1])
+
+    assert contracts.stream_contract(workspace, source, log_of(workspace, source)).names == ("at", "id", "v")
+    assert [split.source_object.uri for split in searched] == ["data/f2.csv"]
 
 
 COUNT = 8 if PROOFS else 3

@@ -20,7 +20,7 @@ from tests.rigs.weed import S3
 from tests.streaming.runtime.test_stream_operations import until
 
 FAST = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=2)
-QUICK = {"timeout": "1s", "max_retries": "1", "retry_timeout": "1s", "backoff_config.max_backoff": "100ms"}
+QUICK = {"timeout": "1s", "max_retries": "1"}
 """The retry settings of the client, which otherwise retries for three minutes."""
 MINUTES = 'minutes = sql("select tumble(at, interval \'1 minute\') as minute, count(*) as n from ticks group by all", key="minute")\n'
 
