@@ -5,6 +5,7 @@ Tests run on several workers; see `rigs/workers.py` for those that share one.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ def pytest_internalerror(excrepr: object, excinfo: pytest.ExceptionInfo[BaseExce
 
 
 def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries report what is left at the end
     if len(_internal_errors) > 1:
         print(f"\nThe first internal error:\n{_internal_errors[0][-1200:]}")  # noqa: T201 - the end of the output
 
@@ -76,6 +78,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left)
     if hasattr(config, "workerinput"):
         workers.write(config, items)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported stays: it need not be searched for cycles again and again
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -97,6 +97,7 @@ def test_resources_that_no_node_has_are_an_error(asked, named):
     assert possible_nodes(ClusterSettings(resources={"disk": 1}, task_memory_bytes=1 << 30))
 
 
+@pytest.mark.proof
 def test_a_task_that_only_takes_long_has_few_copies(tmp_path, monkeypatch):
     for module in (ray_round, stragglers):
         monkeypatch.setattr(module, "LEAST_S", 0.5)

@@ -35,7 +35,7 @@ CUSTOMERS = [pa.table({"c": range(n * 5, n * 5 + 5), "name": [f"c{n * 5 + i}" fo
 HOT = [pa.table({"id": range(400), "c": [1] * 390 + list(range(10)), "x": [0.5] * 400})]
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize(
     ("text", "orders"),
     [

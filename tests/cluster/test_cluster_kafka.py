@@ -39,6 +39,7 @@ def run(folder, *words):
     return result.exit_code, result.output
 
 
+@pytest.mark.proof
 def test_a_broker_keeps_its_data_when_it_is_stopped_and_started(folder):
     assert read(folder) is None
     started = start(folder, 1, tls=False)

@@ -26,6 +26,7 @@ local = source(sqlite("{folder}/local.db", "items"))
 TABLES = ("items", "changes", "answers", "local")
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 @pytest.mark.timeout(280)
 def test_workers_read_what_this_process_reads(tmp_path, cluster, pg):

@@ -294,6 +294,7 @@ def test_names_that_differ_only_in_case_are_refused(name, tmp_path):
         assert version_after_refusal(reader, tmp_path) is None
 
 
+@pytest.mark.share(8)
 @pytest.mark.parametrize("name", [name for name in LOCAL if name not in NO_SUCH_NAMES])
 def test_other_names_are_kept(name, tmp_path):
     with LOCAL[name](tmp_path, ODD) as reader:

@@ -256,6 +256,7 @@ POISON = {
 }
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("poison", POISON)
 def test_unwritable_rows_are_rejected_with_a_message(world, target, poison):
     if not world.checks_rows:

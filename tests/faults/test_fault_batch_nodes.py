@@ -204,6 +204,7 @@ def drained(node_id: str, seconds: float) -> None:
     assert accepted, message
 
 
+@pytest.mark.proof
 def test_a_project_runs_in_many_splits_on_two_nodes(nodes, workspace):
     assert nodes
     run_is_right(workspace)

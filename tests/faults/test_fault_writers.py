@@ -115,6 +115,7 @@ def _least_s(read) -> float:
     return min(seconds)
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("hours", [210, pytest.param(HOURS_OF_A_YEAR, marks=pytest.mark.proof)])
 def test_a_log_with_a_year_of_hourly_commits_is_read_at_once(storage, hours):

@@ -7,6 +7,7 @@ and imports were most of their cost. `make proofs` runs the installed console sc
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -19,7 +20,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tests.rigs.proofs import PROOFS
 
@@ -130,8 +131,22 @@ def _become(words: list[str], cwd: str, env: dict[str, str], files: list[str]) -
     sys.stdin, sys.stdout, sys.stderr = streams
 
 
+def _run() -> NoReturn:
+    """Run the command, and end the process without clearing its memory, which takes as long as a short command."""
+    from cluster.cli import main  # noqa: PLC0415 - after the process has become that of the command
+
+    code: object = 0
+    try:
+        main()
+    except SystemExit as error:
+        code = error.code
+    threading._shutdown()  # noqa: SLF001 - as at the end of a process
+    atexit._run_exitfuncs()  # noqa: SLF001 - likewise
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
 if __name__ == "__main__":
     _serve()
-    from cluster.cli import main
-
-    main()
+    _run()

@@ -26,6 +26,8 @@ _SHARES = {
     "test_a_run_that_dies_loses_and_doubles_nothing": 1,
 }
 """The shares of tests in `pipeline.testing`, which has no marks of this project."""
+_CONTRACTS = "pipeline.testing"
+"""Where the tests are that each connector inherits: `make test` runs half of them for each connector."""
 
 
 def examples(quick: int, proofs: int) -> int:
@@ -48,6 +50,7 @@ def chosen(items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Ite
         return items, []
     left: set[str] = set()
     cases: dict[tuple[str, int], list[str]] = {}
+    inherited: dict[str, list[str]] = {}
     for item in items:
         share, name = item.get_closest_marker("share"), item.nodeid.partition("[")[0]
         count = _SHARES.get(name.rpartition("::")[2]) if share is None else share.args[0]
@@ -55,7 +58,11 @@ def chosen(items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Ite
             left.add(item.nodeid)
         elif count is not None:
             cases.setdefault((name, count), []).append(item.nodeid)
-    for (name, count), nodeids in cases.items():
+        elif getattr(getattr(item, "function", None), "__module__", "") == _CONTRACTS:
+            inherited.setdefault(name.rpartition("::")[0], []).append(item.nodeid)
+    groups = [*((name, nodeids, count) for (name, count), nodeids in cases.items())]
+    groups += [(name, nodeids, (len(nodeids) + 1) // 2) for name, nodeids in inherited.items()]
+    for name, nodeids, count in groups:
         drawn = random.Random(zlib.crc32(f"{SEED} {name}".encode()))  # noqa: S311 - a reproducible seed
         left |= set(nodeids) - set(drawn.sample(sorted(nodeids), min(count, len(nodeids))))
     return [i for i in items if i.nodeid not in left], [i for i in items if i.nodeid in left]

@@ -74,6 +74,7 @@ def quarantined(folder: Path, name: str = "raw") -> int:
     return 0 if table.version() is None else workspace.lake.rows(table).num_rows
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("declared", ['schema={"id": "bigint", "v": "bigint"}, ', ""])
 def test_a_wider_type_is_taken_and_older_rows_keep_their_values(tmp_path, kind, declared):

@@ -102,7 +102,7 @@ def restored(folder: Path, name: str, number: int, reached=lambda _: None):
     return restore(workspace, plan_restore(workspace, name, AsOf(versions={name: number})), reached=reached)
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["raw", "orders", "current", "by_product"])
 @pytest.mark.parametrize("number", [0, 1])
 def test_runs_go_on_from_a_restored_version(folder, name, number):

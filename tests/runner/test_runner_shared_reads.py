@@ -145,6 +145,7 @@ second = mart("select count(distinct x) as values, min(x::varchar) as least, max
 """
 
 
+@pytest.mark.share(5)
 @pytest.mark.parametrize(
     ("kind", "values"),
     [

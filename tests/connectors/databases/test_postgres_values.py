@@ -74,6 +74,7 @@ def read(reader, schema=None):
     return contract, rows, [row for result in results for row in result.rejected.to_pylist()]
 
 
+@pytest.mark.share(18)
 @pytest.mark.parametrize("kind", VALUES)
 def test_a_value_is_read_as_it_is(pg, kind):
     stored, cases = VALUES[kind]

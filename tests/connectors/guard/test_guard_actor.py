@@ -66,6 +66,7 @@ def test_workers_share_a_rate_also_while_the_actor_is_killed():
     assert most_in_a_window(times, 2.0) <= rate.per_s * (2.0 + LATE_S) + rate.burst + 2
 
 
+@pytest.mark.proof
 @pytest.mark.usefixtures("cluster")
 def test_an_idle_actor_ends_itself():
     handle = ray.remote(GuardActor).options(num_cpus=0).remote(0.3)

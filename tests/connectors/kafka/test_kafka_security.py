@@ -79,6 +79,7 @@ def make(name, servers, security):
         return admin.existing([name])[name]
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(("listener", "security"), ACCEPTED.values(), ids=ACCEPTED.keys())
 def test_topics_are_created_written_and_read(secure_kafka, monkeypatch, listener, security):
     monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
@@ -97,6 +98,7 @@ def test_topics_are_created_written_and_read(secure_kafka, monkeypatch, listener
     assert [finding.state.name for finding in reader.check()] == ["NOTE"]
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(("listener", "security", "message"), REJECTED.values(), ids=REJECTED.keys())
 def test_a_client_that_is_not_accepted_is_told_why_at_once(secure_kafka, monkeypatch, listener, security, message):
     monkeypatch.setenv("KAFKA_PASSWORD", "wrong horse")
@@ -112,6 +114,7 @@ def test_a_client_that_is_not_accepted_is_told_why_at_once(secure_kafka, monkeyp
     assert "horse" not in rejection.got
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("case", ["scram", "expired"])
 def test_sinks_and_topics_as_code_are_told_too(secure_kafka, monkeypatch, case):
     monkeypatch.setenv("KAFKA_PASSWORD", "wrong horse")

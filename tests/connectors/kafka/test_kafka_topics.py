@@ -223,6 +223,7 @@ def test_what_the_brokers_cannot_do_is_an_error(declared, tmp_path, monkeypatch)
         load(tmp_path)
 
 
+@pytest.mark.proof
 def test_a_declaration_is_shown_and_applied_on_the_command_line(declared, headwater_command, tmp_path):
     from tests.rigs.command import environment  # noqa: PLC0415 - used here only
 

@@ -142,6 +142,7 @@ def bodies(reader: QueueLog) -> list[object]:
     return [json.loads(parts_of(line)[2]) for log in logs for line in log.records(0, 1 << 40)]
 
 
+@pytest.mark.share(1)
 def test_messages_are_read_once_and_what_is_not_json_is_quarantined(rig):
     rig.send(b'{"id": 1}', b"not JSON", b'{"id": 2}', b"\xff\xfe")
     rows, results, plan = read(rig.reader())
@@ -429,6 +430,7 @@ QueueReceiver(reader).receive(1, 60)
 """
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("kind", ["rabbitmq", "mosquitto", "nats_mqtt"])
 def test_processes_that_are_killed_at_any_time_lose_nothing(request, tmp_path, kind):
     """A process receives while messages are sent, and is killed again and again; messages with ids are stored once."""

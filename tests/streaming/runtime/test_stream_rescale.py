@@ -69,7 +69,7 @@ def files_of(workspace: Workspace, name: str) -> tuple[set[str], set[str]]:
     return {path for path in there if path.endswith((".parquet", ".arrows"))}, known
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize("name", ["minutes", "first"])
 @pytest.mark.parametrize("seed", proofs.some(range(12), 2))
 def test_recovery_and_rescaling_at_any_point_change_no_row(tmp_path, expected, name, seed):
@@ -110,6 +110,7 @@ def test_recovery_and_rescaling_at_any_point_change_no_row(tmp_path, expected, n
     assert not there - known, "an aborted epoch leaves no files"
 
 
+@pytest.mark.proof
 def test_a_running_stream_is_rescaled_by_request(plant, streams):
     folder = plant(count=None, speed=2000)
     job = streams.start(folder)
