@@ -138,6 +138,7 @@ def _load(workspace: Workspace, definition: StoredDefinition, version: Version) 
         added=() if change is None else change.added,
         removed=() if change is None else change.removed,
         foreign_keys=foreign_keys_of(definition),
+        masking=workspace.project.account.masking_of(definition.name),
         seen=loaded,
         run_id="" if manifest is None else manifest.run_id,
         committed_at=None if manifest is None or not manifest.at else datetime.fromisoformat(manifest.at),

@@ -15,6 +15,7 @@ from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.graph import Graph
 
 WarehouseSize = Literal["XSMALL", "SMALL", "MEDIUM", "LARGE", "XLARGE", "XXLARGE", "XXXLARGE", "X4LARGE"]
+ScalingPolicy = Literal["STANDARD", "ECONOMY"]
 Frequency = Literal["DAILY", "WEEKLY", "MONTHLY", "YEARLY", "NEVER"]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
 
@@ -45,6 +46,7 @@ class VirtualWarehouse(SnowflakeDeclaration):
     size: WarehouseSize
     auto_suspend_s: int
     clusters: tuple[int, int]
+    scaling_policy: ScalingPolicy
     resource_monitor: str | None
 
 
@@ -97,6 +99,10 @@ class DeclaredAccount:
         found = (each for each in self.declarations if isinstance(each, kind))
         return tuple(sorted(found, key=lambda each: each.name))
 
+    def masking_of(self, table: str) -> tuple[tuple[str, str], ...]:
+        """Return the columns of a table that have a masking policy, each with its policy."""
+        return tuple(each for options in self.of(TableOptions) if options.name == table for each in options.masking)
+
 
 def snowflake_warehouse(
     name: str,
@@ -104,24 +110,28 @@ def snowflake_warehouse(
     size: WarehouseSize = "XSMALL",
     auto_suspend_s: int = 60,
     clusters: tuple[int, int] = (1, 1),
+    scaling_policy: ScalingPolicy = "STANDARD",
     resource_monitor: str | None = None,
 ) -> VirtualWarehouse:
     """Declare a virtual warehouse: its size, the idle seconds after which it is suspended, and its resource monitor.
 
         reporting = snowflake_warehouse("REPORTING", size="SMALL", clusters=(1, 3), resource_monitor="MONTHLY")
 
-    `clusters` are the smallest and the largest number of clusters; more than one needs the Enterprise Edition. It resumes by
-    itself. Raises `DefinitionError` for a value out of range.
+    `clusters` are the smallest and the largest number of clusters; more than one needs the Enterprise Edition. With
+    `scaling_policy="ECONOMY"`, a cluster is started only if it would be busy for minutes. It resumes by itself. Raises `DefinitionError` for a value out of range.
     """
     place = caller()
     _one_of("size", size, WarehouseSize, place)
+    _one_of("scaling_policy", scaling_policy, ScalingPolicy, place)
     if auto_suspend_s < 1 or not 1 <= clusters[0] <= clusters[1]:
         raise DefinitionError(
             "auto_suspend_s= must be positive, and clusters= a smallest and a largest number",
             got=f"{auto_suspend_s!r} and {clusters!r}",
             place=place,
         )
-    return VirtualWarehouse(_named(name, place), size, auto_suspend_s, clusters, resource_monitor, place=place)
+    return VirtualWarehouse(
+        _named(name, place), size, auto_suspend_s, clusters, scaling_policy, resource_monitor, place=place
+    )
 
 
 def snowflake_resource_monitor(
@@ -226,16 +236,17 @@ def declared_account(declarations: Iterable[SnowflakeDeclaration], graph: Graph)
     for options in account.of(TableOptions):
         _known(options.name, tables, "gold table", options)
         for _, policy in options.masking:
-            _known(policy, [each.name for each in account.of(MaskingPolicy)], "masking policy", options)
+            _known(policy.upper(), [each.name for each in account.of(MaskingPolicy)], "masking policy", options)
         if options.row_access is not None:
-            _known(options.row_access[0], [p.name for p in account.of(RowAccessPolicy)], "row access policy", options)
+            policies = [each.name for each in account.of(RowAccessPolicy)]
+            _known(options.row_access[0].upper(), policies, "row access policy", options)
     for role in account.of(AccountRole):
         for name in role.reads:
             _known(name, [*tables, LAYERS[-1]], "gold table", role)
     for warehouse in account.of(VirtualWarehouse):
         if warehouse.resource_monitor is not None:
             monitors = [each.name for each in account.of(ResourceMonitor)]
-            _known(warehouse.resource_monitor, monitors, "resource monitor", warehouse)
+            _known(warehouse.resource_monitor.upper(), monitors, "resource monitor", warehouse)
     return account
 
 

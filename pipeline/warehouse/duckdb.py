@@ -20,6 +20,7 @@ from pipeline.core.errors import RequestError, StorageError, quantity
 from pipeline.kernel.engine import arrow, connect, first_line, leave, schema_of
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql_text import listed, literal, quoted
+from pipeline.kernel.types import inner_types
 from pipeline.warehouse.warehouse import ForeignKey, Load, LoadRecord, moment
 
 _LOADS = "headwater_loads"
@@ -152,8 +153,10 @@ def _load(con: duckdb.DuckDBPyConnection, load: Load) -> None:
     if row is None or load.since != row or not _has_columns(con, load) or not _change(con, load):
         checked = f"from {table}"
         con.execute(f"create or replace table {table} as {load.scan.query()}")
-        if load.key:
+        if load.key and _is_indexed(load):
             con.execute(f"alter table {table} add primary key ({listed(load.key)})")
+    if load.key and not _is_indexed(load):
+        _require_unique(con, load, checked)
     for foreign_key in load.foreign_keys:
         _require_keys(con, load.name, foreign_key, checked)
     if load.description:
@@ -171,13 +174,36 @@ def _load(con: duckdb.DuckDBPyConnection, load: Load) -> None:
     )
 
 
+def _is_indexed(load: Load) -> bool:
+    """Return whether DuckDB can index the key: not if one of its columns is nested."""
+    types = load.scan.schema.as_dict()
+    return all(inner_types(types[name]) is None for name in load.key)
+
+
+def _require_unique(con: duckdb.DuckDBPyConnection, load: Load, rows: str) -> None:
+    """Raise `StorageError` if a key of these rows, which are in the table, is null or twice in the table."""
+    keys = listed(load.key)
+    is_null = " or ".join(f"{quoted(name)} is null" for name in load.key)
+    twice = (
+        f"select {keys} from {quoted(load.name)} semi join ({rows}) using ({keys}) group by all having count(*) > 1 "
+        f"union all select {keys} from ({rows}) where {is_null} limit 1"
+    )
+    found = con.execute(twice).fetchall()
+    if found:
+        raise _key_violation(load.name, f"several rows of {', '.join(map(repr, found[0]))}, or a null in it")
+
+
 def _violated(name: str, error: duckdb.Error) -> StorageError | None:
     """Return the error for rows that violate the key of a table, or `None` for another error."""
     text = first_line(error)
     if not isinstance(error, duckdb.ConstraintException) and "constraint violation" not in text:
         return None
+    return _key_violation(name, text)
+
+
+def _key_violation(name: str, got: str) -> StorageError:
     do = f"recompute it: headwater run --full --select {name}"
-    return StorageError(f"the key of {name!r} is violated", got=text, do=do)
+    return StorageError(f"the key of {name!r} is violated", got=got, do=do)
 
 
 def _require_keys(con: duckdb.DuckDBPyConnection, name: str, foreign_key: ForeignKey, rows: str) -> None:

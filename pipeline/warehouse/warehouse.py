@@ -45,6 +45,8 @@ class Load:
     """When the version was committed to the lake."""
     seen: tuple[int, int] | None = None
     """The version that the warehouse had when the load was prepared."""
+    masking: tuple[tuple[str, str], ...] = ()
+    """The declared masking policies of columns in Snowflake."""
 
     def is_done(self, loaded: tuple[int, int] | None) -> bool:
         """Return whether a warehouse with a version needs no load: it has this one, or meanwhile got a later one.

@@ -195,6 +195,39 @@ def test_of_rows_with_an_equal_sequence_one_is_kept_and_the_others_are_quarantin
     assert sorted(conflicts) == ["AT", "IT"]
 
 
+BY_STRUCT = """\
+from pathlib import Path
+from pipeline import files, source, sql
+
+raw = source(
+    files(Path(__file__).parent / "data" / "*.ndjson"),
+    schema={"k": "varchar", "x": "bigint", "at": "struct(lsn bigint, n bigint)", "op": "varchar"},
+)
+HOW = {"key": "k", "sequence_by": "at", "apply_as_deletes": "op = 'D'", "layer": "gold"}
+plain = sql("select k, x, at, op from raw", **HOW)
+history = sql("select k, x, at, op from raw", stored_as_scd_type=2, except_column_list=["op", "at"], **HOW)
+"""
+
+
+def test_the_sequence_can_be_a_struct(crm):
+    """Its fields are compared one after the other; the warehouse has the history too, whose key contains the struct."""
+    (crm / "crm.py").write_text(BY_STRUCT)
+    changes = [(3, 2, 2, "U"), (1, 1, 1, "U"), (None, 2, 1, "D"), (2, 1, 2, "U")]
+    for number in range(2):
+        lines = [
+            json.dumps({"k": "a", "x": x, "at": {"lsn": lsn, "n": n}, "op": op})
+            for x, lsn, n, op in changes[number * 2 :][:2]
+        ]
+        (crm / "data" / f"{number}.ndjson").write_text("\n".join(lines))
+        run(crm)
+    spans = [(1, (1, 1), (1, 2)), (2, (1, 2), (2, 1)), (3, (2, 2), None)]
+    found = [(x, *(each and tuple(each.values()) for each in span)) for _, x, *span in rows(crm, "history")]
+    assert found == spans
+    assert [row[1] for row in rows(crm, "plain")] == [3]
+    loaded = Workspace(load(crm)).warehouse.query("select * from history order by all").to_pylist()
+    assert [tuple(row.values()) for row in loaded] == rows(crm, "history")
+
+
 def test_history_is_not_backfilled(crm):
     run(crm)
     with pytest.raises(RequestError, match="has history that its inputs no longer contain"):

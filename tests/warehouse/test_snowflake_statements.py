@@ -18,6 +18,7 @@ from pipeline.kernel.scan import Scan
 from pipeline.warehouse import Load
 from pipeline.warehouse.snowflake import statements
 from pipeline.warehouse.snowflake.column_types import columns_of
+from pipeline.warehouse.snowflake.load_plan import plan_load
 from pipeline.warehouse.snowflake.queries import in_snowflake
 from pipeline.warehouse.warehouse import ForeignKey
 from tests.rigs.reviewed import reviewed
@@ -65,6 +66,7 @@ STATEMENTS = {
     "find table": statements.find_table("orders"),
     "describe": statements.describe("orders"),
     "add column": statements.add_column("orders", COLUMNS[2]),
+    "add column, masked": statements.add_column("orders", COLUMNS[2], "hidden"),
     "widen column": statements.widen_column("orders", COLUMNS[2]),
     "drop column": statements.drop_column("orders", "D"),
     "set comment": statements.set_comment("orders", "it's \\ a comment"),
@@ -72,6 +74,7 @@ STATEMENTS = {
     "delete all": statements.delete_all("orders"),
     "insert": statements.insert("orders", "LANDING", COLUMNS),
     "merge": statements.merge("orders", "LANDING", COLUMNS, ("id", "odd name")),
+    "merge, by a nested key": statements.merge("orders", "LANDING", COLUMNS[-1:], ("point",)),
 }
 UNPARSED = {"remove"}
 """Statements that sqlglot does not understand: a person has compared them with Snowflake's reference."""
@@ -97,6 +100,16 @@ def test_the_statements_are_those_that_were_reviewed():
 def test_every_statement_of_the_module_is_tested():
     makers = {name.replace("_", " ").lower() for name, value in vars(statements).items() if _is_statement(name, value)}
     assert makers - {"text"} <= set(STATEMENTS)
+
+
+def test_columns_of_a_table_that_exists_get_their_masking_policies():
+    load = replace(LOAD, since=(2, -8), masking=(("d", "HIDDEN"), ("f", "BARE")))
+    known = {column.identifier.strip('"'): column.type for column in COLUMNS}
+    del known["D"]
+    assert plan_load(load, (2, -8), known, COLUMNS).before == (statements.add_column("orders", COLUMNS[2], "HIDDEN"),)
+    retyped = plan_load(load, (2, -8), {**known, "D": "NUMBER(12,2)", "F": "VARCHAR"}, COLUMNS)
+    assert retyped.before[-1] == statements.add_column("orders", COLUMNS[3], "BARE")
+    assert retyped.changes_columns
 
 
 def _is_statement(name: str, value: object) -> bool:

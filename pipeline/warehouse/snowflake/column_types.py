@@ -55,6 +55,11 @@ class SnowflakeColumn:
         return identifier(self.name)
 
     @property
+    def is_nested(self) -> bool:
+        """Whether it is an ARRAY or an OBJECT."""
+        return self.type in {"ARRAY", "OBJECT"}
+
+    @property
     def value(self) -> str:
         """SQL of Snowflake for the value of a landed row."""
         return self.converted.format(self.identifier)

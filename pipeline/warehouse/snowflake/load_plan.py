@@ -26,8 +26,9 @@ def plan_load(
 ) -> LoadPlan:
     """Return how to load a version into a table with the columns `known`; `None` if it does not exist.
 
-    New columns are added and numbers widened in place. Other changes of columns replace the rows too: columns are dropped
-    and added, so privileges and policies of the table stay, and its readers see nulls until the load is committed.
+    New columns are added, with their declared masking policies, and numbers widened in place. Other changes of columns
+    replace the rows too: columns are dropped and added, so privileges of the table stay, and its readers see nulls until
+    the load is committed.
     """
     comment = (statements.set_comment(load.name, load.description),) if load.description else ()
     if known is None:
@@ -38,12 +39,13 @@ def plan_load(
     widened = [c for c in differing if is_widening(known[stored_name(c.name)], c.type)]
     replaced = [c for c in differing if c not in widened]
     dropped = [name for name in known if name not in wanted]
-    ddl = [statements.add_column(load.name, c) for c in added]
+    masking = {stored_name(column): policy for column, policy in load.masking}
+    ddl = [statements.add_column(load.name, c, masking.get(stored_name(c.name))) for c in added]
     ddl += [statements.widen_column(load.name, c) for c in widened]
     if replaced or dropped:
         # columns are added first: a table cannot lose its last column
         gone = [statements.drop_column(load.name, stored_name(c.name)) for c in replaced]
-        again = [statements.add_column(load.name, c) for c in replaced]
+        again = [statements.add_column(load.name, c, masking.get(stored_name(c.name))) for c in replaced]
         ddl = [statements.mark_unknown(load.name), *ddl, *_paired(gone, again)]
         ddl += [statements.drop_column(load.name, name) for name in dropped]
         return LoadPlan("replace", (*ddl, *comment), changes_columns=True)

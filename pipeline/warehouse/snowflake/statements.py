@@ -142,9 +142,10 @@ def describe(table: str) -> str:
     return f"DESCRIBE TABLE {identifier(table)}"
 
 
-def add_column(table: str, column: SnowflakeColumn) -> str:
-    """Return the DDL that adds a column of nulls."""
-    return f"ALTER TABLE {identifier(table)} ADD COLUMN IF NOT EXISTS {column.identifier} {column.type}"
+def add_column(table: str, column: SnowflakeColumn, masking_policy: str | None = None) -> str:
+    """Return the DDL that adds a column of nulls, with its masking policy: who may read the table may not see it bare."""
+    masked = "" if masking_policy is None else f" WITH MASKING POLICY {quoted(stored_name(masking_policy))}"
+    return f"ALTER TABLE {identifier(table)} ADD COLUMN IF NOT EXISTS {column.identifier} {column.type}{masked}"
 
 
 def widen_column(table: str, column: SnowflakeColumn) -> str:
@@ -184,7 +185,10 @@ def merge(table: str, landing: str, columns: Sequence[SnowflakeColumn], key: Seq
     operation = quoted(OPERATION)
     values = ", ".join(f"{column.value} AS {column.identifier}" for column in columns)
     keys = [identifier(name) for name in key]
-    same = " AND ".join(f"t.{name} = s.{name}" for name in keys)
+    nested = {column.identifier for column in columns if column.is_nested}
+    same = " AND ".join(
+        f"TO_JSON(t.{name}) = TO_JSON(s.{name})" if name in nested else f"t.{name} = s.{name}" for name in keys
+    )
     others = [column.identifier for column in columns if column.identifier not in keys]
     names = ", ".join(column.identifier for column in columns)
     landed = ", ".join(f"s.{column.identifier}" for column in columns)
