@@ -75,9 +75,19 @@ def test_raydata(bench):
 
 @pytest.mark.proof
 def test_warehouse(bench):
-    figures = bench("warehouse", "--who", "auto", "--who", "full")
+    figures = bench("warehouse", "--only", "refresh", "--who", "auto", "--who", "full")
     assert (figures["rows"], figures["new"]) == (200_000, 2_000)
     assert figures["medians"].keys() == {"auto", "full"}  # both are correct
+
+
+@pytest.mark.proof
+def test_warehouse_queries(bench):
+    figures = bench("warehouse", "--only", "marts", "--only", "star", "--who", "call", "--who", "open")
+    for case in figures["cases"].values():
+        assert case["medians"].keys() == {"call", "open"}  # both are correct
+        parts = case["ours"]["call"]["parts"]
+        assert parts["p50"] <= parts["p95"] == case["medians"]["call"]
+        assert "two dimensions p95" in parts
 
 
 @pytest.mark.proof

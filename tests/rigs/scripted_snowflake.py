@@ -80,7 +80,7 @@ class ScriptedSnowflake:
             r'ALTER TABLE "(.*?)" (?:CLUSTER BY \((.*)\)|DROP CLUSTERING KEY)': self._set_cluster_by,
             r'ALTER TABLE "(.*?)" (ADD|DROP) SEARCH OPTIMIZATION ON EQUALITY\((.*)\)': self._set_search,
             r'ALTER TABLE "(.*?)" MODIFY COLUMN "(.*?)" (?:SET MASKING POLICY "(\w+)" FORCE|UNSET MASKING POLICY)': self._set_masking,
-            r'ALTER TABLE "(.*?)" (?:ADD ROW ACCESS POLICY "(\w+)" ON \((.*)\)|DROP ROW ACCESS POLICY "\w+")': self._set_access,
+            r'ALTER TABLE "(.*?)" (?:DROP ROW ACCESS POLICY "(\w+)")?(?:, )?(?:ADD ROW ACCESS POLICY "(\w+)" ON \((.*)\))?': self._set_access,
         }
 
     def _show_tables(self) -> list[Row]:
@@ -119,12 +119,15 @@ class ScriptedSnowflake:
     def _set_warehouse(self, name: str, options: str) -> None:
         given = dict(re.findall(r'(\w+) = "?(\w+)"?', options))
         size = given["WAREHOUSE_SIZE"]
-        before = self.warehouses.get(name, {"resource_monitor": "null", "min_cluster_count": 1, "max_cluster_count": 1})
+        new = {"resource_monitor": "null", "min_cluster_count": 1, "max_cluster_count": 1, "scaling_policy": "STANDARD"}
+        before = self.warehouses.get(name, new)
         self.warehouses[name] = {
             "size": _SIZES.get(size, size.title()),
             "auto_suspend": int(given["AUTO_SUSPEND"]),
+            "auto_resume": given["AUTO_RESUME"].lower(),
             "min_cluster_count": int(given.get("MIN_CLUSTER_COUNT", before["min_cluster_count"])),
             "max_cluster_count": int(given.get("MAX_CLUSTER_COUNT", before["max_cluster_count"])),
+            "scaling_policy": given.get("SCALING_POLICY", before["scaling_policy"]),
             "resource_monitor": given.get("RESOURCE_MONITOR", before["resource_monitor"]),
         }
 
@@ -169,6 +172,7 @@ class ScriptedSnowflake:
         else:
             del masking[column]
 
-    def _set_access(self, table: str, policy: str | None, columns: str | None) -> None:
-        assert policy is None or self.tables[table]["access"] is None  # a table has one
+    def _set_access(self, table: str, before: str | None, policy: str | None, columns: str | None) -> None:
+        access = self.tables[table]["access"]
+        assert (access[0] if access else None) == before  # a table has one
         self.tables[table]["access"] = (policy, _names(columns or "")) if policy else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -96,6 +97,7 @@ def test_nothing_declared_asks_nothing(account):
 CHANGED = [
     ("ALTER RESOURCE MONITOR", False, snowflake_resource_monitor("MONTHLY", credits=300)),
     ("ALTER WAREHOUSE", False, snowflake_warehouse("REPORTING", size="XXLARGE")),
+    ("SCALING_POLICY = ECONOMY", False, replace(WAREHOUSE, scaling_policy="ECONOMY")),
     ("ALTER MASKING POLICY", False, snowflake_masking_policy("HIDDEN", "varchar", "'***'")),
     ("ALTER ROW ACCESS POLICY", False, snowflake_row_access_policy("BY_REGION", {"region": "varchar"}, "true")),
     ("REVOKE", True, snowflake_role("ANALYST", reads="dim_customer", uses="REPORTING", granted_to="SYSADMIN")),
@@ -137,6 +139,7 @@ def test_a_difference_of_a_table_is_changed_once(account, words, is_destructive,
     made = apply(account, *declared)
     assert words in made[0].statement
     assert made[0].is_destructive is is_destructive
+    assert len(made) == 1  # one statement: between two, the table would have no policy
     assert changes(account, *declared) == ()
 
 
@@ -147,6 +150,26 @@ def test_what_is_not_declared_is_not_touched(account):
     account.tables["SOMEONES"]["cluster_by"] = "LINEAR(X)"
     assert changes(account, *EVERYTHING) == ()
     assert changes(account, MONITOR) == ()
+
+
+def test_a_warehouse_that_no_longer_resumes_is_set_again(account):
+    apply(account, *EVERYTHING)
+    account.warehouses["REPORTING"]["auto_resume"] = "false"
+    (change,) = changes(account, *EVERYTHING)
+    assert "AUTO_RESUME = TRUE" in change.statement
+    assert change.now.endswith("does not resume by itself")
+
+
+def test_names_are_compared_as_snowflake_does(account):
+    lower = (
+        snowflake_resource_monitor("monthly", credits=1),
+        snowflake_warehouse("w", resource_monitor="monthly"),
+        snowflake_masking_policy("hidden", "varchar", "'***'"),
+        snowflake_row_access_policy("by_region", {"region": "varchar"}, "true"),
+        snowflake_options("fact_order", masking={"email": "hidden"}, row_access=("by_region", "region")),
+    )
+    apply(account, *lower)
+    assert changes(account, *lower) == ()
 
 
 def test_a_policy_that_takes_other_values_is_not_replaced(account):
@@ -217,6 +240,7 @@ def test_the_statements_are_those_that_were_reviewed():
         "set masking": account_statements.set_masking("fact_order", "email", "HIDDEN"),
         "set masking, removed": account_statements.set_masking("fact_order", "email", None),
         "add row access": account_statements.add_row_access("fact_order", "BY_REGION", ("region",)),
+        "replace row access": account_statements.replace_row_access("fact_order", "OLD", "by_region", ("region",)),
         "drop row access": account_statements.drop_row_access("fact_order", "BY_REGION"),
         "cost of runs": account_statements.cost_of_runs(dt.datetime(2024, 5, 1, tzinfo=dt.UTC)),
     }
@@ -234,6 +258,7 @@ def test_the_statements_are_those_that_were_reviewed():
 WRONG = [
     (lambda: snowflake_warehouse("odd name"), r"letters, digits and underscores: got 'odd name'"),
     (lambda: snowflake_warehouse("W", size="HUGE"), r"unknown value of size=: got 'HUGE'; "),
+    (lambda: snowflake_warehouse("W", scaling_policy="CHEAP"), r"unknown value of scaling_policy=: got 'CHEAP'"),
     (lambda: snowflake_warehouse("W", clusters=(3, 1)), r"clusters= a smallest and a largest number"),
     (lambda: snowflake_resource_monitor("M", credits=0), r"credits= and percentages must be positive"),
     (lambda: snowflake_resource_monitor("M", credits=1, frequency="HOURLY"), r"unknown value of frequency="),

@@ -10,6 +10,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pipeline.core.errors import StorageError, StorageUnavailableError
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.runner import Runner
 from pipeline.warehouse.snowflake.connection import snowflake_address
 from pipeline.warehouse.snowflake.engine import SnowflakeWarehouse
 from tests.rigs.http_faults import Reply, http_server
@@ -34,22 +37,27 @@ def refusal(number: str, message: str) -> Reply:
 
 
 @pytest.fixture
-def refused(monkeypatch):
-    """Return a function that gives a warehouse whose sign-in or statements are refused."""
+def refusing(monkeypatch):
+    """Return a function that gives the URL of an account that refuses sign-ins or statements."""
     monkeypatch.setenv("TOKEN", "a secret token")
     with http_server() as server:
 
-        def open_it(reply, *, signs_in):
+        def url_of(reply, *, signs_in):
             server.routes |= {
                 "/session/v1/login-request": lambda _: Reply(SIGNED_IN) if signs_in else reply,
                 "/queries/v1/query-request": lambda _: reply,
                 **dict.fromkeys(("/session", "/telemetry/send"), lambda _: Reply({"success": True, "data": None})),
             }
             port = server.url.rpartition(":")[2]
-            url = f"snowflake://u@acc/DB/S?token=env:TOKEN&host=127.0.0.1&port={port}&protocol=http&login_timeout=5"
-            return SnowflakeWarehouse(snowflake_address(url))
+            return f"snowflake://u@acc/DB/S?token=env:TOKEN&host=127.0.0.1&port={port}&protocol=http&login_timeout=5"
 
-        yield open_it
+        yield url_of
+
+
+@pytest.fixture
+def refused(refusing):
+    """Return a function that gives the warehouse of such an account."""
+    return lambda reply, *, signs_in: SnowflakeWarehouse(snowflake_address(refusing(reply, signs_in=signs_in)))
 
 
 SIGN_INS = [
@@ -77,6 +85,7 @@ STATEMENTS = [
         StorageError,
         "no virtual warehouse is selected",
     ),
+    ("000608", "Warehouse 'W' is suspended.", StorageError, "virtual warehouse is suspended.*auto_resume = true"),
     (
         "090073",
         "Warehouse 'W' cannot be resumed because resource monitor 'M' has exceeded its quota.",
@@ -114,6 +123,31 @@ def test_a_refused_statement_is_explained(refused, number, text, kind, message):
     with pytest.raises(kind, match=f"(?s){message}") as error:
         refused(refusal(number, text), signs_in=True).require_writable()
     assert type(error.value) is kind
+
+
+PROJECT = """
+from pipeline import generate, mart, source, sql
+
+raw = source(generate({"id": "i"}, count=3), schema={"id": "bigint"})
+sales = mart("select count(*) as n from raw")
+plain = sql("select id from raw")
+"""
+STOPPED = [row for row in STATEMENTS if row[0] in {"000608", "090073"}]
+
+
+@pytest.mark.parametrize("stopped", STOPPED, ids=lambda row: row[0])
+def test_a_run_commits_to_the_lake_and_says_why_the_warehouse_was_not_loaded(refusing, tmp_path, stopped):
+    number, text, kind, message = stopped
+    url = refusing(refusal(number, text), signs_in=True)
+    (tmp_path / "headwater.toml").write_text(f'[project]\ndefinitions = "shop.py"\n[env.dev]\nwarehouse = "{url}"\n')
+    (tmp_path / "shop.py").write_text(PROJECT)
+    runner = Runner(load(tmp_path))
+    with pytest.raises(kind, match=f"(?s){message}"):
+        runner.run()
+    assert set(runner.errors) == {"sales"}
+    workspace = Workspace(load(tmp_path))
+    assert workspace.query("select n from sales").to_pylist() == [{"n": 3}]
+    assert workspace.require("plain").rows == 3
 
 
 def test_a_key_pair_is_sent_as_a_signed_token_and_a_passphrase_is_not(monkeypatch):

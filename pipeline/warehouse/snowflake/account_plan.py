@@ -92,15 +92,19 @@ def _warehouses(declared: DeclaredAccount, found: AccountState) -> Iterator[Acco
         monitor = None if each.resource_monitor is None else each.resource_monitor.upper()
         if monitor is None and now is not None:  # an undeclared monitor stays
             monitor = now.resource_monitor
-        wanted = FoundWarehouse(each.size, each.auto_suspend_s, each.clusters, monitor)
+        wanted = FoundWarehouse(each.size, each.auto_suspend_s, each.clusters, each.scaling_policy, monitor)
         if now == wanted:
             continue
         statement = (
             account_statements.create_warehouse(each)
             if now is None
-            else account_statements.alter_warehouse(each, has_clusters=each.clusters != now.clusters)
+            else account_statements.alter_warehouse(each, has_clusters=_scaling(wanted) != _scaling(now))
         )
         yield AccountChange(f"warehouse {each.name}", statement, "" if now is None else str(now))
+
+
+def _scaling(warehouse: FoundWarehouse) -> tuple[object, ...]:
+    return warehouse.clusters, warehouse.scaling_policy
 
 
 def _policies(declared: DeclaredAccount, found: AccountState) -> Iterator[AccountChange]:
@@ -166,11 +170,17 @@ def _table_policies(options: TableOptions, now: FoundTable) -> Iterator[AccountC
     wanted = None if access is None else (access[0].upper(), tuple(map(stored_name, access[1])))
     if now.row_access == wanted:
         return
-    if now.row_access is not None:
-        statement = account_statements.drop_row_access(options.name, now.row_access[0])
-        yield AccountChange(subject, statement, _shown(now.row_access), is_destructive=True)
-    if access is not None:
-        yield AccountChange(subject, account_statements.add_row_access(options.name, *access))
+    if now.row_access is None:
+        if access is not None:
+            yield AccountChange(subject, account_statements.add_row_access(options.name, *access))
+        return
+    before = now.row_access[0]
+    statement = (
+        account_statements.drop_row_access(options.name, before)
+        if access is None
+        else account_statements.replace_row_access(options.name, before, *access)
+    )
+    yield AccountChange(subject, statement, _shown(now.row_access), is_destructive=True)
 
 
 def _role(role: AccountRole, found: AccountState, schema: AccountSchema) -> Iterator[AccountChange]:

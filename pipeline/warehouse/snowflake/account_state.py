@@ -39,12 +39,16 @@ class FoundWarehouse:
     size: str
     auto_suspend_s: int
     clusters: tuple[int, int]
+    scaling_policy: str
     resource_monitor: str | None
+    is_auto_resumed: bool = True
 
     def __str__(self) -> str:
         """Return the settings on one line."""
         monitor = f", {self.resource_monitor}" if self.resource_monitor else ""
-        return f"{self.size}, {self.auto_suspend_s} s, {self.clusters[0]} to {self.clusters[1]} clusters{monitor}"
+        resumes = "" if self.is_auto_resumed else ", does not resume by itself"
+        clusters = f"{self.clusters[0]} to {self.clusters[1]} clusters, {self.scaling_policy}"
+        return f"{self.size}, {self.auto_suspend_s} s, {clusters}{monitor}{resumes}"
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ def _warehouses(rows: Rows) -> dict[str, FoundWarehouse]:
             size=_size(str(row["size"])),
             auto_suspend_s=int(row["auto_suspend"] or 0),
             clusters=(int(row.get("min_cluster_count") or 1), int(row.get("max_cluster_count") or 1)),
+            scaling_policy=str(row.get("scaling_policy") or "STANDARD").upper(),
+            is_auto_resumed=str(row.get("auto_resume", True)).lower() == "true",
             resource_monitor=None
             if row.get("resource_monitor") in {None, "", "null"}
             else str(row["resource_monitor"]),

@@ -72,7 +72,7 @@ def _quota(monitor: ResourceMonitor, *, is_new_period: bool) -> str:
 
 def create_warehouse(warehouse: VirtualWarehouse) -> str:
     """Return the DDL that creates a virtual warehouse, which is suspended until it is used."""
-    has_clusters = warehouse.clusters != (1, 1)
+    has_clusters = warehouse.clusters != (1, 1) or warehouse.scaling_policy != "STANDARD"
     options = _warehouse_options(warehouse, has_clusters=has_clusters)
     return f"CREATE WAREHOUSE {quoted(warehouse.name)} WITH {options} INITIALLY_SUSPENDED = TRUE"
 
@@ -87,6 +87,7 @@ def _warehouse_options(warehouse: VirtualWarehouse, *, has_clusters: bool) -> st
     parts = [f"WAREHOUSE_SIZE = {warehouse.size}", f"AUTO_SUSPEND = {warehouse.auto_suspend_s}", "AUTO_RESUME = TRUE"]
     if has_clusters:
         parts += [f"MIN_CLUSTER_COUNT = {least}", f"MAX_CLUSTER_COUNT = {most}"]
+        parts.append(f"SCALING_POLICY = {warehouse.scaling_policy}")
     if warehouse.resource_monitor is not None:
         parts.append(f"RESOURCE_MONITOR = {quoted(warehouse.resource_monitor.upper())}")
     return " ".join(parts)
@@ -151,6 +152,15 @@ def add_row_access(table: str, policy: str, columns: Sequence[str]) -> str:
     """Return the DDL that adds a row access policy."""
     given = ", ".join(map(identifier, columns))
     return f"ALTER TABLE {identifier(table)} ADD ROW ACCESS POLICY {quoted(policy.upper())} ON ({given})"
+
+
+def replace_row_access(table: str, before: str, policy: str, columns: Sequence[str]) -> str:
+    """Return the DDL that replaces a row access policy: one statement, so that no query sees all rows in between."""
+    given = ", ".join(map(identifier, columns))
+    return (
+        f"ALTER TABLE {identifier(table)} DROP ROW ACCESS POLICY {quoted(before)}, "
+        f"ADD ROW ACCESS POLICY {quoted(policy.upper())} ON ({given})"
+    )
 
 
 def drop_row_access(table: str, policy: str) -> str:

@@ -192,7 +192,7 @@ class _Attempt:
             raise StorageError(
                 f"table {self.load.name!r} of the warehouse does not have the rows of version {self.load.version}",
                 got=f"{rows:,} rows, not {self.load.scan.rows:,}",
-                do="let only Headwater write it, and run again",
+                do="let only Headwater write it, exempt its role from row access policies, and run again",
             )
         self.session.rows(statements.mark_unknown(self.load.name))
         return False
