@@ -27,7 +27,7 @@ NAMES = (
     "stream",
     "warehouse",
 )
-CONTESTANTS = ("auto", "ray", "call", "full", *peer.NAMES)
+CONTESTANTS = ("auto", "ray", "call", "open", "full", *peer.NAMES)
 """Headwater's execution modes, and its peers."""
 
 

@@ -1,26 +1,33 @@
-"""Seconds to bring a mart up to date after 1 % of new facts: refreshed, recomputed, and recomputed by DuckDB.
+"""Marts after 1 % of new facts, and the queries of a dashboard over the warehouse.
 
-Facts exist, and a mart groups them by day and shop. New facts arrive. Compared is the step of the mart: reading, aggregating,
+`refresh`: facts exist, and a mart groups them by day and shop. New facts arrive. Compared is the step of the mart: reading, aggregating,
 writing the rows, the commit, the warehouse and the catalog. DuckDB aggregates all facts from the same Parquet files into
-its own file.
+its own file. `marts` and `star`: four queries with 50 values each, over marts and over a star schema of 10 million facts at scale 1; compared is
+the 95th percentile of the calls in one process.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import duckdb
 
-from benchmarks import data
+from benchmarks import data, star_schema
 from benchmarks.interleaved_runs import Answer, Case, Contestant, Ran
-from benchmarks.peer import Script, peer
+from benchmarks.peer import Script, interpreter, peer, require
+from benchmarks.peers.dashboard import sums
 from benchmarks.project import Project, seconds, source_text, written
 
 FACTS = 60_000_000
-"""The number of facts at scale 1; 1 % as many are new."""
+"""The number of facts of `refresh` at scale 1; 1 % as many are new."""
+ASKED = 10_000_000
+"""The number of facts of `marts` and `star` at scale 1."""
 ROWS = (
     "select i::bigint as id, (hash(i) % 100)::integer as shop, date '2026-01-01' + (hash(i + 1) % 365)::integer as day, "
     "(hash(i + 2) % 100000)::double / 100 as price, ((hash(i + 3) % 100000) / 100)::decimal(12, 2) as amount"
@@ -30,9 +37,18 @@ ANSWER = "select count(*), sum(sales)::double, sum(amount)::double, sum(price), 
 
 
 def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
-    """Yield the case `refresh`."""
-    if only and "refresh" not in only:
-        return
+    """Yield `refresh`, `marts` and `star`, or only the given ones."""
+    every: dict[str, Callable[[float], Case]] = {
+        "refresh": _refresh,
+        "marts": partial(_asked, "marts"),
+        "star": partial(_asked, "star"),
+    }
+    for name, case in every.items():
+        if name in only or not only:
+            yield case(scale)
+
+
+def _refresh(scale: float) -> Case:
     rows = max(200_000, round(FACTS * scale))
     facts = data.made("facts", ROWS, rows)
     news = data.made(
@@ -45,7 +61,7 @@ def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
         Contestant("full", partial(_recomputed, facts, news), is_ours=True),
     ]
     duck = peer(Script("duckdb", "refresh", [facts, news, MART.format("facts")], _of_duckdb, "parts"))
-    yield Case("refresh", _expected(facts, news), [*ours, duck], {"rows": rows, "new": rows // 100})
+    return Case("refresh", _expected(facts, news), [*ours, duck], {"rows": rows, "new": rows // 100})
 
 
 def _refreshed(facts: Path, news: Path, folder: Path) -> Ran:
@@ -94,3 +110,57 @@ def _expected(facts: Path, news: Path) -> Answer:
 def _of_duckdb(folder: Path) -> Answer:
     with duckdb.connect(str(folder / "sales.duckdb")) as con:
         return con.sql(ANSWER.format("sales")).fetchall()
+
+
+def _asked(of: str, scale: float) -> Case:
+    rows = max(20_000, round(ASKED * scale))
+    sales = data.made("star-sales", star_schema.sales(rows), rows)
+    project = _star(sales)
+    contestants = [
+        _timed(name, Script("headwater", job, [project, of], _answers, "parts"), Path(sys.executable))
+        for name, job in (("call", "queries"), ("open", "queries_open"))
+    ]
+    duck = _timed("duckdb", Script("duckdb", "queries", [sales, of], _answers, "parts"))
+    return Case(of, _right(of, sales), [*contestants, duck], {"rows": rows})
+
+
+def _timed(name: str, script: Script, python: Path | None = None) -> Contestant:
+    """Return a contestant of which the 95th percentile of the calls is compared."""
+
+    def run(folder: Path) -> Ran:
+        if python is None:
+            require(script)
+        ran = script.run(folder, python or interpreter())
+        return replace(ran, seconds=ran.parts["p95"])
+
+    return Contestant(name, run, is_ours=python is not None)
+
+
+def _star(sales: Path) -> Path:
+    """Return the project whose warehouse has the star schema."""
+
+    def make(folder: Path) -> None:
+        project = written(folder, star_schema.DEFINITIONS)
+        (project / "data").mkdir()
+        (project / "data" / "sales").symlink_to(sales)
+        with duckdb.connect() as con:
+            for name, select in star_schema.MEMBERS.items():
+                con.execute(f"copy ({select}) to '{project}/data/{name}.parquet'")
+        Project(project).run()
+
+    return data.once(f"star-project-{sales.name}", make)
+
+
+def _right(of: str, sales: Path) -> Answer:
+    with duckdb.connect() as con:
+        for statement in star_schema.IN_DUCKDB:
+            con.execute(statement.format(sales))
+        return [
+            [name, *sums([con.sql(text).to_arrow_table() for text in texts])]
+            for name, texts in star_schema.asked(of).items()
+        ]
+
+
+def _answers(folder: Path) -> Answer:
+    answers: Answer = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+    return answers

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import duckdb
 
+from benchmarks import star_schema
+from benchmarks.peers.dashboard import ask
 from benchmarks.peers.timings import Clock
 
 LINEITEM = (
@@ -150,6 +152,16 @@ def refresh(clock: Clock, facts: str, news: str, statement: str, to: str) -> Non
     duckdb.execute("detach mart")
 
 
+def queries(clock: Clock, sales: str, of: str, to: str) -> None:
+    """Ask the queries of a dashboard over a star schema in its own file, with one connection."""
+    with duckdb.connect(f"{to}/sales.duckdb") as con:
+        for statement in star_schema.IN_DUCKDB:
+            con.execute(statement.format(sales))
+        con.execute("checkpoint")
+    with duckdb.connect(f"{to}/sales.duckdb", read_only=True) as con:
+        ask(clock, of, lambda text: con.sql(text).to_arrow_table(), to)
+
+
 JOBS: dict[str, Callable[..., None]] = {
     "etl": etl,
     "medallion": medallion,
@@ -158,6 +170,7 @@ JOBS: dict[str, Callable[..., None]] = {
     "join": join,
     "merge": merge,
     "refresh": refresh,
+    "queries": queries,
     "read": read,
 }
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.peers.dashboard import ask
 from benchmarks.peers.timings import Clock
 from pipeline import sql
 from pipeline.project import Workspace, load
+from pipeline.warehouse.duckdb import DuckDBWarehouse
 
 
 def groupby(clock: Clock, rows: str, to: str) -> None:
@@ -36,11 +39,30 @@ def travel(clock: Clock, project: str, number: str, to: str) -> None:
     pq.write_table(clock.often("travel", lambda: _query(project, text, at={"accounts": 0})), f"{to}/rows.parquet")
 
 
+def queries(clock: Clock, project: str, of: str, to: str) -> None:
+    """Ask the queries of a dashboard over the warehouse: each opens the file and closes it, so that runs can load it."""
+    warehouse = Workspace(load(Path(project))).warehouse
+    ask(clock, of, warehouse.query, to)
+
+
+def queries_open(clock: Clock, project: str, of: str, to: str) -> None:
+    """Ask them with one connection that stays open: no run can load the file meanwhile."""
+    warehouse = Workspace(load(Path(project))).warehouse
+    with cast("DuckDBWarehouse", warehouse).read() as con:
+        ask(clock, of, lambda text: con.sql(text).to_arrow_table(), to)
+
+
 def _query(project: str, text: str, at: dict[str, int] | None = None) -> pa.Table:
     return Workspace(load(Path(project))).query(text, at=at)
 
 
-JOBS: dict[str, Callable[..., None]] = {"groupby": groupby, "point": point, "travel": travel}
+JOBS: dict[str, Callable[..., None]] = {
+    "groupby": groupby,
+    "point": point,
+    "travel": travel,
+    "queries": queries,
+    "queries_open": queries_open,
+}
 
 if __name__ == "__main__":
     clock = Clock()
