@@ -22,6 +22,7 @@ def _refusal(pattern: str, cause: str, do: str, *, has_region: bool = False) -> 
     return StoreRefusal(re.compile(pattern), cause, do, has_region)
 
 
+_DENIED = "the credentials do not permit this"
 _REFUSALS = (
     _refusal(
         r"NoSuchBucket|[Ss]pecified bucket does not exist",
@@ -62,8 +63,8 @@ _REFUSALS = (
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, choose a profile by aws_profile, or give the machine a role",
     ),
     _refusal(
-        r"AccessDenied|Access Denied|Forbidden|lacked the necessary privileges|AllAccessDisabled",
-        "the credentials do not permit this",
+        r"AccessDenied|Access Denied|PermissionError|Forbidden|lacked the necessary privileges|AllAccessDisabled",
+        _DENIED,
         "allow s3:ListBucket on the bucket, and s3:GetObject, s3:PutObject and s3:DeleteObject on its objects",
     ),
     _refusal(
@@ -78,6 +79,13 @@ _REFUSALS = (
         "check the region, the session token and the endpoint",
     ),
 )
+_RIGHTS = {
+    "s3:ListBucket": re.compile(r"\b(ListObjectsV2|ListObjects|HeadBucket)\b"),
+    "s3:GetObject": re.compile(r"\b(GetObject|HeadObject)\b"),
+    "s3:PutObject": re.compile(r"\b(PutObject|CreateMultipartUpload|UploadPart|CompleteMultipartUpload)\b"),
+    "s3:DeleteObject": re.compile(r"\b(DeleteObject|DeleteObjects)\b"),
+}
+"""The rights that operations need, which are in the text of an error or its cause."""
 _REGION = re.compile(r"expecting '([\w-]+)'|<Region>([\w-]+)</Region>")
 _MOST_CAUSES = 6
 
@@ -89,7 +97,11 @@ def refusal_of(error: BaseException) -> tuple[str, str] | None:
         if refusal.pattern.search(text):
             region = _REGION.search(text) if refusal.has_region else None
             where = f": {region[1] or region[2]}" if region is not None else ""
-            return f"{refusal.cause}{where}", refusal.do
+            rights = [right for right, operations in _RIGHTS.items() if operations.search(text)]
+            cause = (
+                f"the credentials do not permit {rights[0]}" if refusal.cause == _DENIED and rights else refusal.cause
+            )
+            return f"{cause}{where}", refusal.do
     return None
 
 
@@ -102,7 +114,7 @@ def _texts(error: BaseException) -> Iterator[str]:
         yield f"{type(each).__name__} {each}"
         response: Any = getattr(each, "response", None)
         if isinstance(response, dict):
-            yield str(response.get("Error", {}).get("Code", ""))
+            yield f"{response.get('Error', {}).get('Code', '')} {getattr(each, 'operation_name', '')}"
             region = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
             if region:
                 yield f"<Region>{region}</Region>"

@@ -200,7 +200,7 @@ def test_every_object_is_encrypted(aws, options, expected):
 # -- refusals
 
 
-DENIED = r"got the credentials do not permit this; allow s3:ListBucket on the bucket, and s3:GetObject"
+DENIED = r"got the credentials do not permit (this|s3:\w+); allow s3:ListBucket on the bucket, and s3:GetObject"
 REGION = r"got the bucket is in another region.*; set `region` of"
 REFUSALS = [
     (Refusal(404, "NoSuchBucket", "The specified bucket does not exist"), r"got the bucket does not exist; create it"),
@@ -243,7 +243,9 @@ def test_the_cause_of_a_refusal_is_named(refusing, refusal, message):
 
 def test_a_refused_creation_is_named(refusing):
     refusing.refusal = Refusal(403, "AccessDenied", "Access Denied")
-    with pytest.raises(OutcomeUnknownError, match=r"cannot be read again: got the credentials do not permit this"):
+    with pytest.raises(
+        OutcomeUnknownError, match=r"cannot be read again: got the credentials do not permit s3:PutObject"
+    ):
         at(refusing, **KEY).create("a", b"")
 
 
