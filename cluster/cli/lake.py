@@ -14,7 +14,7 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.commit.commit_plan import row_key
 from pipeline.commit.sink_delivery import release_sink_holds
 from pipeline.core.as_of import AsOf
-from pipeline.core.errors import RequestError, few, quantity
+from pipeline.core.errors import HeadwaterError, RequestError, few, quantity
 from pipeline.kernel.budget import budget_here
 from pipeline.lake import Version
 from pipeline.lake.diff import TableDiff, diff
@@ -22,7 +22,14 @@ from pipeline.lake.history import VersionFacts, history
 from pipeline.lake.holds import holds, release_hold
 from pipeline.lake.storage import Storage
 from pipeline.project.forgotten import WAREHOUSE, ForgottenTable, forget, forgotten_tables, remains_of
-from pipeline.project.maintenance import compact_table, maintain, maintained_tables, plan_vacuums, vacuum_table
+from pipeline.project.maintenance import (
+    TableMaintenance,
+    compact_table,
+    maintain,
+    maintained_tables,
+    plan_vacuums,
+    vacuum_table,
+)
 from pipeline.project.workspace import Workspace
 from pipeline.reprocessing.restore import plan_restore, restore
 from pipeline.runner.handlers.artifact import HOLD_PREFIX
@@ -47,7 +54,21 @@ def maintain_(names: Tables = None, env: Env = None, as_json: Json = False, fold
     """Compact and vacuum tables and their quarantines by their policies, and shorten their logs."""
     workspace = open_workspace(folder, env)
     release_holds(workspace)
-    done = [maintain(workspace, name) for name in _names(workspace, names)]
+    done = [_maintained(workspace, name) for name in _names(workspace, names)]
+    _print_maintenance(done, as_json=as_json)
+    if any(each.error for each in done):
+        raise typer.Exit(1)
+
+
+def _maintained(workspace: Workspace, name: str) -> TableMaintenance:
+    """Maintain a table; a failure does not keep the others from it."""
+    try:
+        return maintain(workspace, name)
+    except HeadwaterError as error:
+        return TableMaintenance(name, error=str(error))
+
+
+def _print_maintenance(done: Sequence[TableMaintenance], *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(each) for each in done])
         return
@@ -61,7 +82,7 @@ def maintain_(names: Tables = None, env: Env = None, as_json: Json = False, fold
             d.removed_bytes,
             d.forgotten_versions,
             d.seconds,
-            d.note,
+            d.note or d.error,
         )
         for d in done
     ]

@@ -18,7 +18,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from pipeline.core.as_of import AsOf
-from pipeline.core.errors import OutcomeUnknownError, RequestError, StorageError
+from pipeline.core.errors import ConflictError, OutcomeUnknownError, RequestError, StorageError
 from pipeline.core.lake_policy import DEFAULT_POLICY, LakePolicy
 from pipeline.core.logs import logger
 from pipeline.core.schema import Schema
@@ -32,7 +32,6 @@ from pipeline.lake.head import (
     conflict,
     schema_of_table,
 )
-from pipeline.lake.holds import held_versions
 from pipeline.lake.log import APP, entries
 from pipeline.lake.log_files import LogFiles
 from pipeline.lake.manifests import read_manifest, write_manifest
@@ -313,14 +312,19 @@ class LakeTable:
         """Return the table opened at its newest version, for repeated commits."""
         return TableHead(self.place)
 
-    def tidy(self) -> None:
-        """Keep the log short; see `pipeline.lake.tidy`. Raises `StorageError` if the store fails."""
-        versions, held = max(KEPT_VERSIONS, self.policy.min_versions), held_versions(self.storage)
+    def tidy(self) -> bool:
+        """Keep the log short; see `pipeline.lake.tidy`. Return false if another process maintains the table meanwhile.
+
+        Raises `StorageError` if the store fails.
+        """
         try:
-            tidy(self.place, versions=versions, history=self.policy.history, held=held)
+            tidy(self.place, versions=max(KEPT_VERSIONS, self.policy.min_versions), history=self.policy.history)
+        except ConflictError:
+            return False
         except (DeltaError, OSError) as error:
             problem = f"the log of table {self.name!r} cannot be shortened"
             raise self.storage.failed(problem, error, "nothing was removed; try again") from error
+        return True
 
     @property
     def place(self) -> TableDescription:

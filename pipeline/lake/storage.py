@@ -140,6 +140,8 @@ class Storage:
             return self.read_bytes(name) == content
         except StorageError as unreadable:
             if isinstance(unreadable.__cause__, FileNotFoundError):
+                if _existed(error):  # another process has removed its file in the meantime
+                    return False
                 problem, advice = f"cannot write {name!r} below {self.uri}", "check its space and permissions"
                 raise self.failed(problem, error, advice) from error
             raise OutcomeUnknownError(
@@ -161,26 +163,28 @@ class Storage:
             problem, got=f"{cause} ({message_of(error)})" if kind is StorageUnavailableError else cause, do=advice
         )
 
-    def take(self, source: Storage, name: str) -> None:
-        """Take over a file of another location under the same name: a link or a copy by the store, if that is possible.
+    def copy(self, source: Storage, name: str, target: str | None = None) -> None:
+        """Copy a file of a location to here (default: under the same name): as a link or by the store, if that is possible.
 
         Links are only made of Parquet files, whose content is never changed. The file is modified now: a vacuum takes an old
-        file without a commit for an orphan. Raises `StorageError` if a store fails.
+        file without a commit for an orphan. Make it durable with `sync`. Raises `StorageError` if a store fails.
         """
+        target = name if target is None else target
         try:
             if self.is_local and source.is_local and name.endswith(".parquet"):
-                target = Path(self.uri) / name
-                target.parent.mkdir(parents=True, exist_ok=True)
+                path = Path(self.uri) / target
+                path.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(OSError):  # another disk, or a file system without links
-                    os.link(Path(source.uri) / name, target)
-                    os.utime(target)
+                    os.link(Path(source.uri) / name, path)
+                    os.utime(path)
                     return
             elif not self.is_local and self._is_beside(source):
-                self._filesystem().cp_file(source._path(name), self._path(name))
+                self._filesystem().cp_file(source._path(name), self._path(target))
                 return
         except Exception as error:  # the clients of object stores have their own exceptions
-            raise self.failed(f"cannot copy {name!r} from {source.uri} to {self.uri}", error) from error
-        self.write_bytes(name, source.read_bytes(name))
+            problem = f"cannot copy {name!r} from {source.uri} to {self.uri}"
+            raise self.failed(problem, error, "check space and permissions") from error
+        self.write_bytes(target, source.read_bytes(name))
 
     def _is_beside(self, other: Storage) -> bool:
         """Return whether another location is in the same object store."""
@@ -302,13 +306,6 @@ class Storage:
                 return found
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def copy(self, name: str, target: str) -> None:
-        """Copy a file to another name; on an object store, without reading it. Make it durable with `sync`."""
-        try:
-            self._filesystem().cp_file(self._path(name), self._path(target))
-        except Exception as error:  # the clients of object stores have their own exceptions
-            raise self.failed(f"cannot copy {name!r} below {self.uri}", error, "check space and permissions") from error
-
     def sync(self, names: Sequence[str]) -> None:
         """Make files of another writer durable; object stores need nothing."""
         if not self.is_local:
@@ -409,7 +406,7 @@ class Storage:
             keys = [{"Key": root + name} for name in names[begin : begin + _REMOVED_AT_ONCE]]
             answer = filesystem.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
             if errors := answer.get("Errors"):
-                raise OSError(f"{errors[0]['Code']}: {errors[0].get('Message', '')}: {errors[0]['Key']}")
+                raise OSError(f"DeleteObjects: {errors[0]['Code']}: {errors[0].get('Message', '')}: {errors[0]['Key']}")
 
     def make(self) -> None:
         """Create the folder of a local location; raise `StorageError` if it cannot be created or is not writable."""
@@ -436,6 +433,13 @@ class Storage:
 
     def _client_options(self) -> dict[str, Any]:
         return s3_client_options(s3_access(self.options, os.environ).options) if self.is_s3 else {}
+
+
+def _existed(error: Exception) -> bool:
+    """Return whether a file was not created because the name existed."""
+    response = getattr(error.__cause__, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    return isinstance(error, FileExistsError) or code == "PreconditionFailed"
 
 
 def _moment(detail: Mapping[str, Any]) -> dt.datetime:

@@ -3,6 +3,9 @@
 Each of the last `KEPT_VERSIONS` versions can be opened, with its manifest. Of earlier ones within the table's history, one
 checkpoint every `SPACING` stays, and those of held versions. A reader that follows the table from any earlier version
 still gets the changes since (`pipeline/lake/log.py`).
+
+One process at a time shortens a log (`pipeline/lake/maintenance_claims.py`): of two that keep different versions, the slower one
+would remove or forget what the other has kept. A checkpoint can be written at any time.
 """
 
 from __future__ import annotations
@@ -10,9 +13,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Mapping
 
+from pipeline.core.clock import Clock, now
 from pipeline.core.lake_policy import LakePolicy
+from pipeline.lake.holds import held_versions
 from pipeline.lake.log import entries, fold
 from pipeline.lake.log_files import LogFiles, number_of
+from pipeline.lake.maintenance_claims import Claim, maintaining
 from pipeline.lake.manifests import manifest_name
 from pipeline.lake.opening import TableDescription, open_table, write_checkpoint
 from pipeline.lake.storage import Storage
@@ -24,6 +30,8 @@ KEPT_VERSIONS = 500
 """The number of versions that can always be opened; up to `TIDY_INTERVAL` more may be."""
 SPACING = dt.timedelta(minutes=10)
 """The time between two earlier versions that can be opened."""
+_LASTS = dt.timedelta(minutes=20)
+"""How long it may take. Object stores refuse requests of clocks that are wrong by 15 minutes, so none takes over too early."""
 
 
 def tidy(
@@ -31,34 +39,39 @@ def tidy(
     *,
     versions: int = KEPT_VERSIONS,
     history: dt.timedelta = LakePolicy.history,
-    held: Collection[int] = (),
+    clock: Clock = now,
 ) -> None:
     """Write a checkpoint of the newest version, fold old entries, and remove old manifests.
 
     Safe during reads and writes, and if it is interrupted: an entry is removed only after a later checkpoint and its
-    folded line are written, a manifest only when its version can no longer be opened. Run one at a time per table.
-    Raises `StorageError` or an error of `deltalake` if the store fails; the table stays intact.
+    folded line are written, a manifest only when its version can no longer be opened. Raises `ConflictError` if there are
+    old entries and another process maintains the table, and `StorageError` or an error of `deltalake` if the store fails; the table
+    stays intact.
     """
     table = open_table(place)
     if table is None:
         return
-    files = LogFiles.of(place.storage)
-    old = [number for number in files.checkpoints if number <= int(table.version()) - versions]
-    if old:
-        checkpoint_held(place, files, [number for number in held if number < old[-1]])
+    files, last = LogFiles.of(place.storage), int(table.version()) - versions
     write_checkpoint(place)
-    if old:
-        shorten(place.storage, old[-1], history, held)
+    if not any(number <= last for number in files.checkpoints):
+        return
+    with maintaining(place.storage, _LASTS, clock) as claim:
+        held, files = held_versions(place.storage), LogFiles.of(place.storage)
+        base = max(number for number in files.checkpoints if number <= last)
+        checkpoint(place, files, [number for number in held if number < base])
+        shorten(place.storage, base, history, held, claim)
 
 
-def checkpoint_held(place: TableDescription, files: LogFiles, held: Collection[int]) -> None:
-    """Write checkpoints of versions that can be opened and have none."""
-    missing = (frozenset(held) & frozenset(files.readable())) - frozenset(files.checkpoints)
+def checkpoint(place: TableDescription, files: LogFiles, numbers: Collection[int]) -> None:
+    """Write checkpoints of those versions that can be opened and have none."""
+    missing = (frozenset(numbers) & frozenset(files.readable())) - frozenset(files.checkpoints)
     for number in sorted(missing):
         write_checkpoint(place, number)
+    if missing:
+        write_checkpoint(place)  # readers look for the one that was written last, and at those after it
 
 
-def shorten(storage: Storage, base: int, history: dt.timedelta, held: Collection[int]) -> None:
+def shorten(storage: Storage, base: int, history: dt.timedelta, held: Collection[int], claim: Claim) -> None:
     """Fold the entries before a checkpoint, and remove them and the manifests of versions that can no longer be opened."""
     files = LogFiles.of(storage)
     at_base = entries(storage, base, base)
@@ -72,14 +85,17 @@ def shorten(storage: Storage, base: int, history: dt.timedelta, held: Collection
     noted = notes(storage, [*going, base, files.entries[-1]])
     times = known | {number: note.time_ms for number, note in noted.items()}
     kept = milestones(times, checkpoints, base, history, held)
+    claim.require()
     folded = fold(storage, going[0], going[-1]) if going else ()
     expired = [entry for number in set(known) - set(kept) for entry in entries(storage, number, number) or ()]
     staying = [entry for number in kept for entry in entries(storage, number, number) or ()]
     ids = {entry.manifest_id for entry in (*at_base, *staying)}
+    claim.require()
     if known or kept:
         keep_times(storage, {number: times[number] for number in kept if number in times})
     _remove_manifests(storage, {e.manifest_id for e in (*folded, *expired)} - ids)
     names = [name for name in files.names if 0 <= number_of(name) < base]
+    claim.require()
     storage.remove([name for name in names if ".checkpoint" not in name or number_of(name) not in kept])
 
 

@@ -13,30 +13,26 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
-import os
-import platform
 import re
-import secrets
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from deltalake.exceptions import DeltaError
 
 from pipeline.core.clock import Clock, now
-from pipeline.core.errors import ConflictError, StorageError
+from pipeline.core.errors import StorageError
 from pipeline.core.staging import Manifest
 from pipeline.lake.actions import actions_of, uris
 from pipeline.lake.delta import LakeTable
 from pipeline.lake.holds import held_versions
 from pipeline.lake.log import LogEntry, entries
 from pipeline.lake.log_files import LogFiles, entry_name
+from pipeline.lake.maintenance_claims import Claim, maintaining
 from pipeline.lake.manifests import manifest_name
 from pipeline.lake.opening import open_table, write_checkpoint
-from pipeline.lake.storage import Storage, StoredFile
-from pipeline.lake.tidy import checkpoint_held, shorten
+from pipeline.lake.storage import StoredFile
+from pipeline.lake.tidy import checkpoint, shorten
 from pipeline.lake.versions import commit_times
 
 ORPHAN_AGE = dt.timedelta(days=1)
@@ -44,12 +40,13 @@ ORPHAN_AGE = dt.timedelta(days=1)
 
 Those of commits in the log are known to be committed, and go as soon as no version needs them.
 """
-LOCK, CLOCK = "_headwater/vacuum.json", "_headwater/clock"
+CLOCK = "_headwater/clock"
 _LASTS = dt.timedelta(hours=1)
-"""How long a vacuum may take; a later one takes over from one that was killed."""
+"""How long a vacuum may take."""
 _BATCH = 500
+_OWN = ("_headwater/part-", "_headwater/state/")
+"""The files that manifests list, besides those of rows: deleted keys, merged changes, and state."""
 _MANIFEST = re.compile(r"_headwater/[0-9a-f]{16}\.json")
-_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -97,33 +94,23 @@ def vacuum(table: LakeTable, keep: Collection[str] = (), clock: Clock = now) -> 
 
     Safe beside writers and readers of the table, and if it is killed: a version is first taken from the log, then its files are
     removed. Incremental readers that are further behind read the entire table again. Raises `ConflictError` while another
-    process vacuums the table.
+    process vacuums the table or shortens its log.
     """
     if table.number() is None:
         return VacuumPlan(table.name)
-    with _locked(table, clock) as until:
+    with maintaining(table.storage, _LASTS, clock) as claim:
         plan = plan_vacuum(table, keep, clock)
         if plan.versions and plan.oldest is not None:
             try:
-                _forget_versions(table, plan.oldest, clock)
+                _forget_versions(table, plan.oldest, claim)
             except (DeltaError, OSError) as error:
                 problem = f"the log of table {table.name!r} cannot be shortened"
                 raise table.storage.failed(problem, error, "nothing was removed; run the vacuum again") from error
         names = list(plan.files)
         for begin in range(0, len(names), _BATCH):
-            if clock() > until:
-                raise ConflictError(f"the vacuum of table {table.name!r} took more than {_LASTS}", do="run it again")
+            claim.require()
             table.storage.remove(names[begin : begin + _BATCH])
     return plan
-
-
-def wait_for_vacuum(storage: Storage, clock: Clock = now) -> None:
-    """Wait until no vacuum runs that may have begun before a hold was placed; raise `ConflictError` after a minute."""
-    give_up = time.monotonic() + _WAIT_S
-    while (holder := _lock_holder(storage, clock)) is not None:
-        if time.monotonic() > give_up:
-            raise ConflictError(f"the table at {storage.uri} is being vacuumed", got=holder, do="try again later")
-        time.sleep(0.2)
 
 
 def _retained(table: LakeTable, log: LogFiles, stored: Mapping[str, StoredFile], at: dt.datetime) -> tuple[int, ...]:
@@ -179,43 +166,15 @@ def _added_since(table: LakeTable, log: LogFiles, oldest: int) -> frozenset[str]
 
 
 def _may_go(name: str) -> bool:
-    """Return whether a file is one of those that vacuum looks after: of rows, state, and manifests."""
+    """Return whether a file is one of those that vacuum looks after: of rows, deleted keys, changes, state, and manifests."""
     if name.startswith("_delta_log/"):
         return False
-    return not name.startswith("_headwater/") or name.startswith("_headwater/state/") or bool(_MANIFEST.fullmatch(name))
+    return not name.startswith("_headwater/") or name.startswith(_OWN) or bool(_MANIFEST.fullmatch(name))
 
 
-def _forget_versions(table: LakeTable, oldest: int, clock: Clock) -> None:
+def _forget_versions(table: LakeTable, oldest: int, claim: Claim) -> None:
     """Take the versions before `oldest` from the log, except held ones."""
-    log, held = LogFiles.of(table.storage), held_versions(table.storage, clock)
-    checkpoint_held(table.place, log, [number for number in held if number < oldest])
-    checkpoint_held(table.place, log, [oldest])
+    log, held = LogFiles.of(table.storage), held_versions(table.storage, claim.clock)
+    checkpoint(table.place, log, [oldest, *(number for number in held if number < oldest)])
     write_checkpoint(table.place)
-    shorten(table.storage, oldest, dt.timedelta(), held)
-
-
-@contextmanager
-def _locked(table: LakeTable, clock: Clock) -> Iterator[dt.datetime]:
-    """Keep other processes from vacuuming the table; yield until when."""
-    storage = table.storage
-    if (holder := _lock_holder(storage, clock)) is not None:
-        raise ConflictError(f"table {table.name!r} is being vacuumed", got=holder, do="wait until it has ended")
-    until = clock() + _LASTS
-    by = f"process {os.getpid()} on {platform.node()}"
-    content = json.dumps({"token": secrets.token_hex(8), "by": by, "until": until.isoformat()}).encode()
-    if storage.has(LOCK):
-        storage.remove([LOCK])  # of a vacuum that was killed
-    if not storage.create(LOCK, content):
-        raise ConflictError(f"another process has just begun to vacuum table {table.name!r}", do="try again later")
-    try:
-        yield until
-    finally:
-        storage.remove([LOCK])
-
-
-def _lock_holder(storage: Storage, clock: Clock) -> str | None:
-    text = storage.read_existing([LOCK]).get(LOCK)
-    if text is None:
-        return None
-    parts = json.loads(text)
-    return None if dt.datetime.fromisoformat(parts["until"]) < clock() else f"{parts['by']}, until {parts['until']}"
+    shorten(table.storage, oldest, dt.timedelta(), held, claim)

@@ -38,25 +38,30 @@ class TableMaintenance:
     seconds: float = 0.0
     note: str = ""
     """Why something was left for later, if it was."""
+    error: str = ""
+    """Why the maintenance failed, if it did."""
 
 
 def maintain(workspace: Workspace, name: str, *, clock: Clock = now) -> TableMaintenance:
     """Compact and vacuum a table and its quarantine, and shorten their logs.
 
     A table whose stream runs is not compacted, because the stream does that itself. If another writer commits at the same time,
-    the compaction is left for later.
+    the compaction is left for later; if another process maintains the table, the rest is.
     """
-    begun, note = time.perf_counter(), ""
-    compacted: Compacted | None = None
+    begun = time.perf_counter()
     if workspace.table(name).number() is None:
         return TableMaintenance(name, note="does not exist yet")
+    compacted, plans, notes = None, [], []
     try:
         compacted = compact_table(workspace, name)
     except ConflictError as error:
-        note = str(error)
-    plans = [vacuum(table, keep, clock) for table, keep in vacuumed_tables(workspace, name)]
-    for table, _ in vacuumed_tables(workspace, name):
-        table.tidy()
+        notes.append(str(error))
+    try:
+        for table, keep in vacuumed_tables(workspace, name):
+            plans.append(vacuum(table, keep, clock))
+            table.tidy()
+    except ConflictError as error:
+        notes.append(str(error))
     return TableMaintenance(
         name,
         files_before=0 if compacted is None else compacted.before,
@@ -65,7 +70,7 @@ def maintain(workspace: Workspace, name: str, *, clock: Clock = now) -> TableMai
         removed_bytes=sum(plan.size_bytes for plan in plans),
         forgotten_versions=plans[0].versions if plans else 0,
         seconds=time.perf_counter() - begun,
-        note=note,
+        note="; ".join(notes),
     )
 
 

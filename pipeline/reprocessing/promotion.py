@@ -7,8 +7,10 @@ to a run, which gives the same result.
 
 from __future__ import annotations
 
+import datetime as dt
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -20,10 +22,12 @@ from pipeline.core.definitions import Feed, Table
 from pipeline.core.errors import RequestError
 from pipeline.core.staging import Manifest, StagedFile
 from pipeline.lake import LakeTable, Version
-from pipeline.lake.unused_files import wait_for_vacuum
+from pipeline.lake.maintenance_claims import Claim, maintaining, wait_for_maintenance
 from pipeline.project.workspace import Workspace
 from pipeline.runner.facts import fingerprint_of, is_computed_by
 
+_LASTS = dt.timedelta(hours=1)
+"""How long files of a table may be taken over; what was copied is not copied again."""
 Action = Literal["promote", "build", "unchanged"]
 """What happens to a table: it is promoted, left to a run, or as defined already."""
 
@@ -133,9 +137,8 @@ class _Promoter:
             raise RequestError(
                 f"table {name!r} has no manifest there", do=f"run it again: --env {self.built.settings.env}"
             )
-        wait_for_vacuum(table.storage)
         self.to.lake.begin_run(run_id)
-        with self.to.lake.staging(table, run_id, own):
+        with self.to.lake.staging(table, run_id, own), self._kept_files(name) as claims:
             files = _taken(source, table, source.staged(theirs))
             manifest = self._manifest(name, theirs.manifest, run_id)
             kept, built_by = KeptStates.of(source.storage), theirs.manifest.run_id
@@ -143,12 +146,28 @@ class _Promoter:
             if states is not None:
                 KeptStates.of(table.storage).write(run_id, states)
             self.reached(Moment.STAGED, name)
+            for claim in claims:
+                claim.require()
             committed = table.commit(manifest, files, theirs.schema, own)
         self.reached(Moment.COMMITTED, name)
         post_commit(self.to, self.to.stored(name), committed)
         self.to.lake.end_run(run_id)
         self.before[theirs.manifest_id] = (committed.number, committed.manifest_id)
         return committed
+
+    @contextmanager
+    def _kept_files(self, name: str) -> Iterator[Sequence[Claim]]:
+        """Let no vacuum remove files that are here already and that no version needs until the commit."""
+        with ExitStack() as stack:
+            claims = []
+            for source, target in (
+                (self.built.table(name), self.to.table(name)),
+                (self.built.lake.quarantine(name), self.to.lake.quarantine(name)),
+            ):
+                if source.number() is not None:
+                    wait_for_maintenance(target.storage)
+                    claims.append(stack.enter_context(maintaining(target.storage, _LASTS)))
+            yield claims
 
     def _manifest(self, name: str, manifest: Manifest, run_id: str) -> Manifest:
         """Return the manifest here: the consumed versions are those that the inputs have here."""
@@ -177,5 +196,5 @@ class _Promoter:
 def _taken(source: LakeTable, target: LakeTable, files: tuple[StagedFile, ...]) -> tuple[StagedFile, ...]:
     for file in files:
         if not target.storage.has(file.path):
-            target.storage.take(source.storage, file.path)
+            target.storage.copy(source.storage, file.path)
     return files

@@ -29,8 +29,8 @@ from pipeline.lake.history import RESTORED
 from pipeline.lake.holds import Hold, place_hold, release_hold
 from pipeline.lake.log import entries
 from pipeline.lake.log_files import LogFiles
+from pipeline.lake.maintenance_claims import wait_for_maintenance
 from pipeline.lake.manifests import manifest_name
-from pipeline.lake.unused_files import wait_for_vacuum
 from pipeline.project.workspace import Workspace
 from pipeline.runner.facts import is_computed_by
 from pipeline.streaming.operators.snapshots import read_verified
@@ -109,7 +109,7 @@ def restore(
     name, run_id = plan.definition.name, f"restore-{secrets.token_hex(4)}"
     table, lake = workspace.table(name), workspace.lake
     with _leased(workspace, plan), _held(table, plan.target, run_id, clock):
-        wait_for_vacuum(table.storage)
+        wait_for_maintenance(table.storage)
         _require_files(table, plan.target, plan.manifest)
         lake.begin_run(run_id)
         post_commit(workspace, plan.definition, plan.before)
@@ -187,7 +187,7 @@ def _copied(table: LakeTable, files: Sequence[StagedFile], run_id: str) -> list[
     for number, file in enumerate(files):
         folder = file.path.rpartition("/")[0]
         path = f"{folder}/part-{run_id}-{number:05d}.parquet".removeprefix("/")
-        table.storage.copy(file.path, path)
+        table.storage.copy(table.storage, file.path, path)
         copies.append(replace(file, path=path))
     return copies
 

@@ -101,3 +101,15 @@ def test_tables_are_maintained(headwater, project):
     steps = json.loads(headwater("run", "--json", check=0).stdout)["steps"]
     assert {step["decision"] for step in steps} == {"skip"}
     assert "did you mean 'names'" in headwater("lake", "maintain", "nmaes", check=1).stderr
+    for name in names.storage.names("_headwater/"):
+        if name.count("/") == 1:
+            names.storage.write_text(name, "{}")
+    done = json.loads(headwater("lake", "maintain", "--json", check=1).stdout)
+    assert [(each["table"], each["error"].partition(":")[0]) for each in done] == [
+        ("raw", ""),
+        ("names", "the manifest of table 'names' is damaged"),
+        ("later", ""),
+    ]
+    assert "the manifest of table 'names' is damaged" in headwater("lake", "maintain", check=1).stdout.replace(
+        "\n", " "
+    )

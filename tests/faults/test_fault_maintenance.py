@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import random
+import signal
+import sys
 import threading
 import time
 import uuid
@@ -20,11 +23,16 @@ from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest
 from pipeline.kernel.engine import connect
 from pipeline.lake import Lake, LakeTable, Storage, compact, plan_vacuum, vacuum
+from pipeline.lake.log import entries
 from pipeline.lake.log_files import LogFiles
-from pipeline.lake.versions import commit_times
-from tests.faults.streams import PROCESSES
+from pipeline.lake.tidy import tidy
+from pipeline.lake.versions import KEPT, commit_times
+from tests.faults.streams import PROCESSES, Child
 from tests.faults.test_fault_store import LOG, QUICK, changes, commit, values
 from tests.faults.test_fault_store import proxy as proxy  # noqa: PLC0414 - the fixture
+from tests.lake.conftest import Writer
+from tests.lake.test_lake_time import START
+from tests.lake.test_lake_time import write as write_times
 from tests.rigs.proofs import some
 from tests.rigs.proxy import Fault, Rule
 
@@ -55,8 +63,69 @@ def maintain(folder: str, seed: int, seconds: float) -> None:
     while time.monotonic() < until:
         with suppress(ConflictError):  # another process vacuums, or the writer was first
             if table.number() is not None:
-                dice.choice((lambda: compact(table, table.head()), lambda: vacuum(table), table.tidy))()
+                dice.choice((lambda: compact(table, table.head()), lambda: vacuum(table), lambda: shorten(table)))()
         time.sleep(dice.uniform(0, 0.2))
+
+
+def shorten(table: LakeTable) -> None:
+    """Shorten the log of a table that commits often."""
+    tidy(table.place, versions=5, history=dt.timedelta(days=1))
+
+
+def _shorten_and_stop(folder: str, pipe) -> None:
+    """Shorten a log, and stop before the times of the versions that stay are written, until SIGCONT."""
+    stopped: list[str] = []
+
+    def audit(event: str, args) -> None:
+        if event == "open" and KEPT.rpartition("/")[2] in str(args[0]) and "w" in str(args[1]) and not stopped:
+            stopped.append("stops")
+            pipe.send("stops")
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    sys.addaudithook(audit)
+    shorten(table_at(folder))
+    pipe.send("ends")
+
+
+@pytest.mark.fault(29)
+def test_two_processes_that_shorten_a_log_keep_what_each_of_them_keeps(tmp_path):
+    """
+    process       writes                              shortens
+    this one      0 to 19, shortened five times       -
+    another                                           begins, is suspended
+    this one      20 to 39                            is refused
+    another                                           goes on
+    this one                                          again: nothing that either keeps is lost
+    """
+    w = Writer(table_at(str(tmp_path)))
+    for begin in range(0, 20, 4):
+        write_times(w, 4, begin=begin, every=dt.timedelta(minutes=4))
+        shorten(w.table)
+    parent, pipe = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=_shorten_and_stop, args=(str(tmp_path), pipe))
+    process.start()
+    with Child(process, parent) as child:
+        child.stopped()
+        refused = []
+        for begin in range(20, 40, 5):
+            write_times(w, 5, begin=begin, every=dt.timedelta(minutes=4))
+            try:
+                shorten(w.table)
+            except ConflictError as error:
+                refused.append(str(error))
+        child.send(signal.SIGCONT)
+        assert child.wait() == "ends"
+    shorten(w.table)
+    storage, newest = w.table.storage, w.table.number()
+    readable = LogFiles.of(storage).readable()
+    assert len(readable) > 9
+    assert commit_times(storage) == {number: START + dt.timedelta(minutes=4 * number) for number in readable}
+    assert [len(entry.added) for entry in entries(storage, 0, newest)] == [1] * 40
+    for number in readable:
+        version = w.table.version(number)
+        assert (version.rows, version.manifest.run_id) == (number + 1, f"r{number}")
+    assert len(refused) == 4
+    assert f"is being maintained: got process {process.pid} on" in refused[0]
 
 
 class Reader(threading.Thread):

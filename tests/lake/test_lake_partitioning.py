@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections import Counter
 
 import duckdb
@@ -16,9 +17,9 @@ from pipeline.kernel.partition_transforms import buckets_in, transformed
 from pipeline.kernel.planner.pruning import file_conditions
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import parse
-from pipeline.lake import files_for, former_files
+from pipeline.lake import Lake, files_for, former_files
 from pipeline.lake.history import history
-from tests.rigs.liquid_table import Liquid, events, rows_of
+from tests.rigs.liquid_table import Liquid, events
 from tests.rigs.proofs import examples
 
 PARTITIONINGS = (
@@ -38,6 +39,15 @@ PARTITIONINGS = (
 @pytest.fixture
 def liquid(lake):
     def make(partition_by=()):
+        return Liquid(lake.table("silver", "t", partition_by=partition_by), lake.table("silver", "plain"))
+
+    return make
+
+
+@pytest.fixture
+def liquid_on_s3(s3):
+    def make(partition_by=()):
+        lake = Lake(s3.storage(uuid.uuid4().hex))
         return Liquid(lake.table("silver", "t", partition_by=partition_by), lake.table("silver", "plain"))
 
     return make
@@ -84,7 +94,7 @@ class Follower:
         if change is not None:
             self.changes += 1
             for files, sign in ((change.removed, -1), (change.added, 1)):
-                for row in map(repr, rows_of(Scan(liquid.seen.schema, files).query())):
+                for row in map(repr, liquid.rows_of(Scan(liquid.seen.schema, files))):
                     self.rows[row] += sign
             assert +self.rows == Counter(map(repr, liquid.rows()))
             assert min(self.rows.values(), default=0) >= 0
@@ -122,6 +132,13 @@ def checked_history(liquid, dice, steps):
 def test_any_history_of_changes_gives_the_rows_of_a_plain_table(liquid, seed):
     dice = random.Random(seed)  # noqa: S311 - not for security
     checked_history(liquid(dice.choice(PARTITIONINGS)), dice, examples(12, 40))
+
+
+@pytest.mark.share(1)
+@pytest.mark.parametrize("seed", range(60))
+def test_any_history_of_changes_on_an_object_store_gives_the_rows_of_a_plain_table(liquid_on_s3, seed):
+    dice = random.Random(seed)  # noqa: S311 - not for security
+    checked_history(liquid_on_s3(dice.choice(PARTITIONINGS)), dice, examples(5, 40))
 
 
 @pytest.mark.parametrize(
@@ -230,8 +247,9 @@ def test_a_hidden_partition_is_not_a_column_and_prunes(liquid):
     assert opened("id < 481") > 60
 
 
-def test_a_changed_partitioning_rewrites_no_file(liquid):
-    t = liquid(("country",))
+@pytest.mark.parametrize("place", ["liquid", "liquid_on_s3"])
+def test_a_changed_partitioning_rewrites_no_file(request, place):
+    t = request.getfixturevalue(place)(("country",))
     dice = random.Random(5)  # noqa: S311 - not for security
     t.write(events(range(40), dice), "overwrite")
     before = {file.uri for file in t.seen.files}
@@ -251,8 +269,9 @@ def test_a_changed_partitioning_rewrites_no_file(liquid):
     assert t.rows() == t.plain_rows()
 
 
-def test_maintenance_rewrites_former_files_up_to_a_limit(liquid):
-    t = liquid(("country",))
+@pytest.mark.parametrize("place", ["liquid", pytest.param("liquid_on_s3", marks=pytest.mark.proof)])
+def test_maintenance_rewrites_former_files_up_to_a_limit(request, place):
+    t = request.getfixturevalue(place)(("country",))
     dice = random.Random(6)  # noqa: S311 - not for security
     t.write(events(range(60), dice), "overwrite")
     t.repartition(("bucket(2, id)",))

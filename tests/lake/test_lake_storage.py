@@ -8,6 +8,7 @@ import uuid
 
 import pytest
 
+from pipeline.core.errors import StorageError
 from pipeline.lake import Storage
 
 
@@ -48,7 +49,20 @@ def test_a_file_that_is_taken_over_is_new(tmp_path):
     begin = source.time("now") - dt.timedelta(seconds=1)
     os.utime(tmp_path / "a" / "x" / "old.parquet", (0, 0))
 
-    target.take(source, "x/old.parquet")
+    target.copy(source, "x/old.parquet")
 
     assert target.read_bytes("x/old.parquet") == b"rows"
     assert target.files()["x/old.parquet"].modified >= begin
+
+
+def test_files_are_copied_within_a_location_and_from_another(storage, tmp_path):
+    other = Storage(str(tmp_path / "other"))
+    for name in ("a.parquet", "b.json"):
+        other.write_bytes(name, name.encode())
+        storage.at("t").copy(other, name)
+        storage.at("t").copy(storage.at("t"), name, f"x/{name}")
+        storage.at("u").copy(storage.at("t"), f"x/{name}", name)
+    assert storage.names() == ("t/a.parquet", "t/b.json", "t/x/a.parquet", "t/x/b.json", "u/a.parquet", "u/b.json")
+    assert all(storage.read_text(name).encode() == name.rpartition("/")[2].encode() for name in storage.names())
+    with pytest.raises(StorageError, match=r"cannot (copy|read) 'none.parquet'"):
+        storage.at("t").copy(storage.at("u"), "none.parquet")

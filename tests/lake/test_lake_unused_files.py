@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-import threading
 import time
 import uuid
 from dataclasses import replace
@@ -16,13 +15,14 @@ import pytest
 from deltalake import DeltaTable
 
 from pipeline.core.as_of import AsOf
-from pipeline.core.errors import ConflictError, StorageError
+from pipeline.core.errors import StorageError
 from pipeline.core.lake_policy import LakePolicy
 from pipeline.kernel.engine import connect
 from pipeline.lake import Lake, compact, plan_vacuum, vacuum
 from pipeline.lake.holds import Hold, place_hold, release_hold
 from pipeline.lake.log_files import LogFiles
-from pipeline.lake.unused_files import CLOCK, LOCK, wait_for_vacuum
+from pipeline.lake.maintenance_claims import FOLDER as CLAIMS
+from pipeline.lake.unused_files import CLOCK
 from tests.lake.conftest import Writer
 from tests.lake.test_lake_time import committed_at
 
@@ -90,7 +90,7 @@ def test_files_that_no_readable_version_needs_are_removed(aged):
 
     assert readable(table) == [2, 3, 4, 5]
     assert len(data_files(table)) == 4
-    assert not table.storage.has(LOCK)
+    assert table.storage.names(CLAIMS) == ()
     with pytest.raises(StorageError, match=r"version 1 of table 't' can no longer be read; .* can be read is 2"):
         table.version_as_of(AsOf(versions={"t": 1}))
     assert vacuum(table).files == {}
@@ -119,6 +119,7 @@ def test_files_of_killed_writers_are_removed_after_a_day(aged):
     orphan(table, "part-dead-00000.parquet", 1.5)
     orphan(table, "p=1/part-dead-00001.parquet", 1.5)
     orphan(table, "_headwater/state/x.arrows", 1.5)
+    orphan(table, "_headwater/part-dead-tombstones-00000.parquet", 1.5)
     orphan(table, f"_headwater/{7:016x}.json", 1.5)
     orphan(table, "part-running-00000.parquet", 0.9)
     orphan(table, "_headwater/savepoints/a/x.arrows", 9)
@@ -128,6 +129,7 @@ def test_files_of_killed_writers_are_removed_after_a_day(aged):
     assert {name for name in gone if "dead" in name or "state" in name} == {
         "part-dead-00000.parquet",
         "p=1/part-dead-00001.parquet",
+        "_headwater/part-dead-tombstones-00000.parquet",
         "_headwater/state/x.arrows",
     }
     assert f"_headwater/{7:016x}.json" in gone
@@ -184,36 +186,6 @@ def test_files_of_another_engines_compaction_are_kept(aged):
     vacuum(table)
     assert rewritten == {file.uri for file in table.version().files}
     assert readable(table)[-1] == newest
-
-
-def test_one_vacuum_at_a_time_and_holders_wait_for_it(aged):
-    table, storage = aged.table, aged.table.storage
-    until = (NOW + DAY).isoformat()
-    storage.write_text(LOCK, json.dumps({"token": "x", "by": "process 1 on a", "until": until}))
-    with pytest.raises(ConflictError, match="table 't' is being vacuumed: got process 1 on a, until"):
-        vacuum(table)
-    timer = threading.Timer(0.3, lambda: storage.remove([LOCK]))
-    timer.start()
-    wait_for_vacuum(storage)
-    assert not storage.has(LOCK)
-    timer.join()
-    past = (NOW - DAY).isoformat()
-    storage.write_text(LOCK, json.dumps({"token": "x", "by": "process 1 on a", "until": past}))
-    wait_for_vacuum(storage)
-    times = iter([NOW, NOW, NOW, *[NOW + DAY] * 99])
-    with pytest.raises(ConflictError, match="the vacuum of table 't' took more than 1:00:00; run it again"):
-        vacuum(table, clock=lambda: next(times, NOW + DAY))
-    assert not storage.has(LOCK)
-    vacuum(table)
-    assert readable(table) == [2, 3, 4, 5]
-
-
-def test_a_holder_gives_up_on_a_vacuum_that_does_not_end(aged, monkeypatch):
-    monkeypatch.setattr("pipeline.lake.unused_files._WAIT_S", 0.0)
-    storage = aged.table.storage
-    storage.write_text(LOCK, json.dumps({"token": "x", "by": "p", "until": (NOW + DAY).isoformat()}))
-    with pytest.raises(ConflictError, match=r"the table at .* is being vacuumed: got p, until .*; try again later"):
-        wait_for_vacuum(storage)
 
 
 def test_vacuum_on_an_object_store(s3):

@@ -148,15 +148,15 @@ def test_an_interrupted_clone_cannot_be_read_and_is_completed(tmp_path, monkeypa
     for number in range(3):
         project.put(f"f{number}", f"id,k,v,at\n{number},a,1,2026-01-0{number + 1}\n")
         project.run("prod")
-    expected, take, calls = project.rows("prod"), Storage.take, []
+    expected, copy, calls = project.rows("prod"), Storage.copy, []
 
     def failing(self, source, name):
         calls.append(name)
         if len(calls) > limit:
             raise StorageError("the disk is full")
-        take(self, source, name)
+        copy(self, source, name)
 
-    monkeypatch.setattr(Storage, "take", failing)
+    monkeypatch.setattr(Storage, "copy", failing)
     with pytest.raises(StorageError, match="the disk is full"):
         create(project.at("dev"), project.at("prod"))
     monkeypatch.undo()

@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.commit.moments import Moment
 from pipeline.core.errors import ConflictError, RequestError, StorageError
-from pipeline.lake import Storage
+from pipeline.lake import Storage, vacuum
+from pipeline.lake.maintenance_claims import FOLDER as CLAIMS
 from pipeline.project.environments import create
 from pipeline.reprocessing.promotion import plan_promotion, promote
 from tests.project.test_project_environments import FIRST, SECOND, SHOP, Project
@@ -87,21 +88,40 @@ def test_tables_of_other_definitions_are_left_to_a_run(changed):
 
 
 def test_an_interrupted_promotion_is_completed_by_the_next(changed, monkeypatch):
-    take, calls = Storage.take, []
+    copy, calls = Storage.copy, []
 
-    def failing(self, source, name):
+    def failing(self, source, name, target=None):
         calls.append(name)
         if len(calls) > 2:
             raise StorageError("the disk is full")
-        take(self, source, name)
+        copy(self, source, name, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Storage, "take", failing)
+        patch.setattr(Storage, "copy", failing)
         with pytest.raises(StorageError, match="the disk is full"):
             promote(changed.at("dev"), changed.at("prod"), plan_promotion(changed.at("dev"), changed.at("prod")))
 
     promote(changed.at("dev"), changed.at("prod"), plan_promotion(changed.at("dev"), changed.at("prod")))
     assert set(changed.run("prod").values()) == {"skip"}
+    assert changed.rows("prod") == changed.rows("dev")
+
+
+def test_no_vacuum_removes_what_is_being_taken_over(changed):
+    """A file that is here already, of a version that nobody can read any more, would be missing after the commit."""
+    prod, refused = changed.at("prod"), []
+
+    def vacuum_beside(moment: Moment, name: str) -> None:
+        if moment is Moment.STAGED:
+            for table in (prod.table(name), prod.lake.quarantine(name)):
+                try:
+                    vacuum(table)
+                except ConflictError:
+                    refused.append((name, table.is_quarantine))
+
+    promote(changed.at("dev"), prod, plan_promotion(changed.at("dev"), prod), reached=vacuum_beside)
+    assert refused == [("latest", False), ("latest", True), ("total", False)]
+    for name in ("latest", "total"):
+        assert prod.table(name).storage.names(CLAIMS) == ()
     assert changed.rows("prod") == changed.rows("dev")
 
 

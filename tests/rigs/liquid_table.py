@@ -58,7 +58,7 @@ class Liquid:
         self.seen_plain = self._write(self.plain, select, how, run, self.seen_plain)
 
     def _write(self, table, select, how, run, seen):
-        with connect() as con:
+        with connect(filesystem=table.storage.filesystem()) as con:
             schema = stored(schema_of(con, select))
             staged = table.stager(run).stage(con, select, 0)
         mode, removed, tombstones = how, frozenset(), ()
@@ -80,12 +80,15 @@ class Liquid:
 
     def rows(self, where="true", files=None):
         scan = self.seen.scan() if files is None else Scan(self.seen.schema, files)
-        return rows_of(scan.query(), where)
+        return self.rows_of(scan, where)
 
     def plain_rows(self, where="true"):
-        return rows_of(self.seen_plain.scan().query(), where)
+        return self.rows_of(self.seen_plain.scan(), where)
+
+    def rows_of(self, scan, where="true"):
+        return rows_of(scan.query(), where, self.table.storage.filesystem())
 
 
-def rows_of(query, where="true"):
-    with connect() as con:
+def rows_of(query, where="true", filesystem=None):
+    with connect(filesystem=filesystem) as con:
         return con.execute(f"select * from ({query}) where {where} order by all").fetchall()

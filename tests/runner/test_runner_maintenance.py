@@ -11,7 +11,7 @@ import pytest
 from pipeline.commit.moments import Moment
 from pipeline.lake.history import history
 from pipeline.lake.log_files import LogFiles
-from pipeline.lake.unused_files import LOCK
+from pipeline.lake.maintenance_claims import FOLDER
 from pipeline.project import Workspace, load
 from pipeline.runner import Runner
 from tests.lake.test_lake_unused_files import age
@@ -78,9 +78,10 @@ def test_maintenance_that_fails_does_not_fail_the_run(folder, caplog, monkeypatc
     run(folder, *range(10))
     storage = Workspace(load(folder)).table("kept").storage
     until = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)).isoformat()
-    storage.write_text(LOCK, json.dumps({"by": "another process", "until": until}))
+    claim = f"{FOLDER}{0:08}.json"
+    storage.write_text(claim, json.dumps({"by": "another process", "owner": "", "token": "", "until": until}))
     with caplog.at_level(logging.WARNING):
         assert "kept" not in dict(run(folder, 10))
     assert "maintenance failed and is retried by a later run" in caplog.text
-    assert storage.has(LOCK)
+    assert storage.has(claim)
     assert decisions(folder) == {"skip"}
