@@ -156,6 +156,8 @@ LISTS = [
     ("a.k, sum(a.j) over (partition by a.k) as total", ""),
     ("a.s, sum(a.j) over (partition by a.k, a.s) as total, count(*) over w as n", "window w as (partition by a.k)"),
     ("a.s, sum(a.j) over (partition by a.s) as total, count(*) over (partition by a.k) as n", ""),
+    ("a.s, sum(a.j) filter (a.j > 1) over (partition by a.k) as total", ""),
+    ("a.s, arg_max(a.s, a.j) over (partition by a.k order by a.j) as most", ""),
     ("a.s, count(*) over () as n", ""),
     ("a.k, a.s", "qualify count(*) over (partition by a.k) > 1"),
     ("a.k, a.s", "qualify dense_rank() over (order by a.k) < 3"),

@@ -66,13 +66,13 @@ def own(select: exp.Select, *kinds: type[exp.Expr]) -> Iterator[exp.Expr]:
 def aggregates_of(select: exp.Select) -> Iterator[exp.Expr]:
     """Yield the aggregate calls of a SELECT, excluding subqueries and windows."""
     for node in own(select, exp.Func):
-        if is_aggregate(node) and not isinstance(node.parent, exp.Window):
+        if is_aggregate(node) and not isinstance(with_modifiers(node).parent, exp.Window):
             yield node
 
 
 def with_modifiers(call: exp.Expr) -> exp.Expr:
-    """Return an aggregate call including its IGNORE NULLS and FILTER."""
-    while isinstance(call.parent, exp.Filter | exp.IgnoreNulls) and call.parent.this is call:
+    """Return an aggregate call including its IGNORE NULLS, RESPECT NULLS and FILTER."""
+    while isinstance(call.parent, exp.Filter | exp.IgnoreNulls | exp.RespectNulls) and call.parent.this is call:
         call = call.parent
     return call
 
