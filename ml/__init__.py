@@ -1,6 +1,6 @@
 """Features and models: what a project predicts, from which columns, and the quality that models must reach."""
 
-from ml.features.view import features
+from ml.features import feature_service, feature_view, features, training_set
 from ml.models.definition import model
 
-__all__ = ["features", "model"]
+__all__ = ["feature_service", "feature_view", "features", "model", "training_set"]

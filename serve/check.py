@@ -36,7 +36,7 @@ class CallResult:
 def check(url: str, project: Project) -> list[CallResult]:
     """Call /health, a gold mart and a model, if the project has them. Error responses do not raise.
 
-    The model predicts two real rows of its feature view, which are read through the endpoint.
+    The model predicts two real rows of its training set, which are read through the endpoint.
     """
     answers = [_call(url, "/health")[0]]
     gold = [d for d in project.graph.all_of(StoredDefinition) if d.layer == "gold"]
@@ -51,7 +51,7 @@ def check(url: str, project: Project) -> list[CallResult]:
 
 
 def _predict(url: str, model: Artifact) -> list[CallResult]:
-    """Return the response of a model to rows of its view, or the response that failed before it."""
+    """Return the response of a model to rows of its training set, or the response that failed before it."""
     path = f"/models/{model.name}/predict"
     described, document = _call(url, "/openapi.json")
     try:

@@ -11,7 +11,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from ml import features, model
+from ml import model, training_set
 from pipeline import (
     Chart,
     dimension,
@@ -307,7 +307,7 @@ late_twice = pattern(
 
 # Features and a model: will a flight arrive late? It predicts before departure, so no column may depend on later data.
 
-flight_features = features(
+flight_features = training_set(
     """
     -- What is known about a flight before departure (schedule, weather, plane), and whether it arrived late.
     select f.flight_id, f.scheduled_at,
@@ -320,7 +320,7 @@ flight_features = features(
     join dim_plane p on f.plane_key = p.plane_key
     join flight_conditions w on f.flight_id = w.flight_id
     """,
-    entity="flight_id",
+    key="flight_id",
     event_time="scheduled_at",
     expect=[warn("arrived_as_planned", "late is not null")],
 )

@@ -1,5 +1,16 @@
-"""Feature views: the columns that models are trained on and predict from."""
+"""Features: what was known about entities, and the examples that models are trained on."""
 
-from ml.features.view import FeatureView, features
+from ml.features.service import Features, FeatureService, feature_service, features
+from ml.features.training_set import TrainingSet, training_set
+from ml.features.view import FeatureView, feature_view
 
-__all__ = ["FeatureView", "features"]
+__all__ = [
+    "FeatureService",
+    "FeatureView",
+    "Features",
+    "TrainingSet",
+    "feature_service",
+    "feature_view",
+    "features",
+    "training_set",
+]

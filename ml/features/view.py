@@ -1,69 +1,114 @@
-"""Feature views: gold tables with one row per entity and event time."""
+"""Feature views: tables with the history of what was known about an entity."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import cast
 
-from pipeline.core.definitions import Expectation, Table, caller, names
+from pipeline.core.definitions import Action, Expectation, Table, caller, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
+from pipeline.core.event_time import parse_duration
 from pipeline.core.fingerprint import fingerprint
-from pipeline.kernel.sql import SqlTransform, sql_table
+from pipeline.kernel.sql import SqlTransform, check_condition, sql_table
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureView(Table):
-    """A table of features: what was known about each `entity` at its `event_time`."""
+    """A table with a row for each entity and time from which its values apply."""
 
+    transform: SqlTransform
     entity: tuple[str, ...]
     event_time: str
+    known_at: str = ""
+    """The column with the time at which a row became known; empty if that is the event time."""
+    delay: timedelta = timedelta()
+    """How much later than its event time a row is available."""
+    ttl: timedelta | None = None
+    """How long a row applies; `None` for ever."""
+    deleted_when: str = ""
+    """A SQL condition for rows that delete the entity."""
+    owner: str = ""
 
     @property
     def fingerprint(self) -> str:
-        """Changes with everything that determines the rows, and with the event time."""
-        return fingerprint(super().fingerprint, self.entity, self.event_time)
+        """Changes with everything that determines the rows, and with what they mean."""
+        meaning = (self.entity, self.event_time, self.known_at, self.delay, self.ttl, self.deleted_when)
+        return fingerprint(super().fingerprint, *meaning)
+
+    @property
+    def responsible(self) -> str:
+        """The owner."""
+        return self.owner
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Its features: the columns that are neither the entity nor a time."""
+        others = {*self.entity, self.event_time, self.known_at}
+        return tuple(name for name in self.transform.tree.named_selects if name not in others)
 
 
-def features(
+def feature_view(  # noqa: PLR0913 - options of a definition, all keyword-only
     text: str,
     *,
     entity: str | Sequence[str],
     event_time: str,
+    known_at: str = "",
+    delay: str | timedelta = timedelta(),
+    ttl: str | timedelta | None = None,
+    deleted_when: str = "",
+    owner: str = "",
     expect: Sequence[Expectation] = (),
     description: str = "",
 ) -> FeatureView:
-    """Define a feature view as a SELECT with one row per `entity`; a leading comment is its description.
+    """Define the history of features as a SELECT with a row per entity and event time; see `docs/features.md`.
 
-    `entity` is the table's key. `event_time` is the time of the prediction: columns must contain only what was known
-    then, except for labels, which models name. Columns must be listed by name, because they are the parameters of a
-    model's endpoint. Raises `DefinitionError` if the SELECT lacks a column that is named here.
+    A leading comment is the description. `known_at` is the column with the time at which a row became known, if that
+    differs from `event_time`: then there may be several rows of one event time, which correct each other. `delay` is how
+    much later than its event time a row is available, and `ttl` how long it applies. `deleted_when` is a SQL condition for
+    rows after which the entity has no features.
+
+    Raises `DefinitionError` if the SELECT lacks a column that is named here, or does not name its columns.
     """
     place = caller()
     key = names(entity)
-    view = sql_table(
-        SqlTransform(text),
+    times = (event_time, *((known_at,) if known_at else ()))
+    transform = SqlTransform(text)
+    require_columns(transform, {**dict.fromkeys(key, "entity"), **dict.fromkeys(times, "time")}, place, "feature view")
+    if not key:
+        raise DefinitionError("a feature view has no entity", do="name the columns of its entity", place=place)
+    if deleted_when:
+        check_condition(Expectation("deleted_when", deleted_when, Action.DROP), place)
+    table = sql_table(
+        transform,
         place,
+        kind=FeatureView,
         layer="gold",
-        role="features",
-        key=key,
+        role="feature view",
+        key=(*key, *times),
         expect=tuple(expect),
         description=description,
+        entity=key,
+        event_time=event_time,
+        known_at=known_at,
+        delay=parse_duration(delay, "delay", place),
+        ttl=None if ttl is None else parse_duration(ttl, "ttl", place),
+        deleted_when=deleted_when,
+        owner=owner,
     )
-    _require(SqlTransform(text).tree.named_selects, key, event_time, place)
-    return FeatureView(**{f.name: getattr(view, f.name) for f in fields(view)}, entity=key, event_time=event_time)
+    view = cast("FeatureView", table)
+    if not view.columns:
+        raise DefinitionError("a feature view has no features", do="select more than its entity and times", place=place)
+    return view
 
 
-def _require(columns: Sequence[str], entity: tuple[str, ...], event_time: str, place: Place) -> None:
-    if not entity:
-        raise DefinitionError(
-            "a feature view has no entity", do="name the column that identifies its rows", place=place
-        )
+def require_columns(transform: SqlTransform, roles: dict[str, str], place: Place, what: str) -> None:
+    """Raise `DefinitionError` unless a SELECT names its columns, and has those with a role."""
+    columns = transform.written.named_selects
     if "*" in columns:
-        raise DefinitionError("a feature view must name its columns", got="*", do="list them", place=place)
-    for role, name in [*(("entity", name) for name in entity), ("event time", event_time)]:
+        raise DefinitionError(f"a {what} must name its columns", got="*", do="list them", place=place)
+    for name, role in roles.items():
         if name not in columns:
-            raise DefinitionError(
-                f"the feature view's SELECT has no column {name!r}, its {role}",
-                do=did_you_mean(name, columns),
-                place=place,
-            )
+            problem = f"the {what}'s SELECT has no column {name!r}, its {role}"
+            raise DefinitionError(problem, do=did_you_mean(name, columns), place=place)

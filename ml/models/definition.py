@@ -17,10 +17,10 @@ from pipeline.core.functions import place_of_decorated
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Artifact):
-    """A model of one label, trained on one feature view. Calling it calls its function, for example in a unit test."""
+    """A model of one label, trained on one training set. Calling it calls its function, for example in a unit test."""
 
     function: Callable[..., Any]
-    view: str
+    training_set: str
     evaluation: Evaluation
 
     @property
@@ -30,13 +30,13 @@ class Model(Artifact):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The feature view."""
-        return (self.view,)
+        """The training set."""
+        return (self.training_set,)
 
     @property
     def fingerprint(self) -> str:
         """Changes with the function's code, the project code that it calls, and the evaluation."""
-        return fingerprint("model", of_function(self.function), self.view, self.evaluation)
+        return fingerprint("model", of_function(self.function), self.training_set, self.evaluation)
 
     def __call__(self, *args: Any, **tables: Any) -> Any:
         """Call the function."""
@@ -56,7 +56,7 @@ class Model(Artifact):
 
         An accepted model is registered under the definition's name and becomes its `champion`. For a refused model
         only the run is logged, and the previous champion stays. The same rows and code produce the same model. Raises
-        `DefinitionError` if view and model do not match, `ModelError` if the model cannot be trained or evaluated, and
+        `DefinitionError` if training set and model do not match, `ModelError` if the model cannot be trained or evaluated, and
         `StorageError` if the model store cannot be used.
         """
         from ml.models import training  # noqa: PLC0415 - see above
@@ -73,10 +73,10 @@ def model(  # noqa: PLR0913 - options of a decorator, all keyword-only
     baseline: str | Sequence[str] = (),
     min_rows: int = 1000,
 ) -> Callable[[Callable[..., Any]], Model]:
-    """Define a model as a function of a feature view's training rows that returns a fitted classifier.
+    """Define a model as a function of a training set's rows that returns a fitted classifier.
 
-    The parameter's name is the view's name. The function receives a pandas DataFrame of the rows before `split_at`
-    (a date or time, UTC), ordered by event time. It contains the features, and `label` as 0 and 1, without entity and
+    The parameter's name is that of the training set. The function receives a pandas DataFrame of the rows before `split_at`
+    (a date or time, UTC), ordered by event time. It contains the features, and `label` as 0 and 1, without key and
     event time. Numbers and booleans are float64, text is str, timestamps are UTC, and null is NaN. Rows without a
     label are excluded. The function returns an estimator with `predict_proba`.
 
@@ -93,9 +93,9 @@ def model(  # noqa: PLR0913 - options of a decorator, all keyword-only
         parameters = tuple(inspect.signature(function).parameters)
         if len(parameters) != 1:
             raise DefinitionError(
-                f"model {function.__name__!r} takes one feature view",
+                f"model {function.__name__!r} takes one training set",
                 got=", ".join(parameters) or "no parameter",
-                do="use the view's name as the only parameter",
+                do="use the name of the training set as the only parameter",
                 place=place,
             )
         if metric not in HIGHER_IS_BETTER:
@@ -109,7 +109,7 @@ def model(  # noqa: PLR0913 - options of a decorator, all keyword-only
             name=function.__name__,
             description=inspect.getdoc(function) or "",
             function=function,
-            view=parameters[0],
+            training_set=parameters[0],
             evaluation=Evaluation(label, _time(split_at, place), metric, at_least, names(baseline), min_rows),
         )
 

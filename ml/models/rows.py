@@ -1,4 +1,4 @@
-"""Prepares the rows of a feature view for a model: the kinds of columns, the data frame, and the split by time."""
+"""Prepares the rows of a training set for a model: the kinds of columns, the data frame, and the split by time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml.features.view import FeatureView
+from ml.features import TrainingSet
 from ml.models.evaluation import Evaluation
 from pipeline.core.errors import DefinitionError, ModelError, Place, did_you_mean
 
@@ -47,20 +47,20 @@ class TrainTestSplit:
     undated: int
 
 
-def split(table: pa.Table, view: FeatureView, evaluation: Evaluation, place: Place) -> TrainTestSplit:
-    """Split a view's rows by time. Rows without a label or an event time are excluded and counted.
+def split(table: pa.Table, examples: TrainingSet, evaluation: Evaluation, place: Place) -> TrainTestSplit:
+    """Split the rows of a training set by time. Rows without a label or an event time are excluded and counted.
 
     Raises `DefinitionError` if a column is missing or has an unsupported type, and `ModelError` if the label is not 0
     and 1, or a part is too small or has only one label.
     """
-    kinds = _kinds(table.schema, view, evaluation, place)
+    kinds = _kinds(table.schema, examples, evaluation, place)
     label = _label(table, evaluation.label, place)
-    time = _time(table, view.event_time, place)
-    read = _with(_with(table, evaluation.label, label), view.event_time, time)
+    time = _time(table, examples.event_time, place)
+    read = _with(_with(table, evaluation.label, label), examples.event_time, time)
     usable = read.filter(pc.and_(label.is_valid(), time.is_valid()))
     # tables are unordered, and the same rows must produce the same model
-    ordered = usable.sort_by([(name, "ascending") for name in (view.event_time, *view.entity)])
-    before = pc.less(ordered[view.event_time], pa.scalar(evaluation.split_at, UTC_US))
+    ordered = usable.sort_by([(name, "ascending") for name in (examples.event_time, *examples.key)])
+    before = pc.less(ordered[examples.event_time], pa.scalar(evaluation.split_at, UTC_US))
     train, holdout = ordered.filter(before), ordered.filter(pc.invert(before))
     _require_enough(train[evaluation.label], "training", evaluation, place)
     _require_enough(holdout[evaluation.label], "holdout", evaluation, place)
@@ -80,21 +80,21 @@ def frame(table: pa.Table, kinds: dict[str, Kind]) -> pd.DataFrame:
     return pa.table(columns).to_pandas()
 
 
-def _kinds(schema: pa.Schema, view: FeatureView, evaluation: Evaluation, place: Place) -> dict[str, Kind]:
-    features = [n for n in schema.names if n not in {*view.entity, view.event_time, evaluation.label}]
+def _kinds(schema: pa.Schema, examples: TrainingSet, evaluation: Evaluation, place: Place) -> dict[str, Kind]:
+    features = [n for n in schema.names if n not in {*examples.key, examples.event_time, evaluation.label}]
     for word, name, known in [
         ("label", evaluation.label, schema.names),
         *(("baseline", name, features) for name in evaluation.baseline),
     ]:
         if name not in known:
             raise DefinitionError(
-                f"the {word} {name!r} is not a column of {view.name!r}", do=did_you_mean(name, known), place=place
+                f"the {word} {name!r} is not a column of {examples.name!r}", do=did_you_mean(name, known), place=place
             )
     kinds = {name: _kind(schema.field(name).type) for name in features}
     for name, kind in kinds.items():
         if kind is None:
             raise DefinitionError(
-                f"the feature {name!r} of {view.name!r} has an unsupported type",
+                f"the feature {name!r} of {examples.name!r} has an unsupported type",
                 got=str(schema.field(name).type),
                 do="convert it to a number, text, a boolean or a timestamp",
                 place=place,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from ml.features.view import FeatureView
+from ml.features import TrainingSet
 from ml.models.evaluation import baseline_probability, gate, measure
 from ml.models.registry import REFUSED, Origin, Registry, Trained
 from ml.models.rows import LabelledRows, TrainTestSplit, split
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SEED = 0
 _ROWS = ("training_rows", "holdout_rows", "unlabelled_rows", "undated_rows")
-"""The metrics that together count the rows of a view."""
+"""The metrics that together count the rows of a training set."""
 
 
 def verdict(model: Model, context: BuildContext) -> Verdict | None:
@@ -41,9 +41,9 @@ def build(model: Model, context: BuildContext) -> Verdict:
     store = Registry(context.store)
     store.require()  # fail before minutes of training
     _set_passive_openmp_wait()
-    view = feature_view(model, context)
+    examples = training_set_of(model, context)
     origin = _origin(model, context)  # read before the rows: if they change in between, the next run trains again
-    parts = split(context.table(view.name), view, model.evaluation, model.place)
+    parts = split(context.table(examples.name), examples, model.evaluation, model.place)
     estimator = fitted(model, parts.train)
     metrics, baseline = _evaluated(model, estimator, parts)
     accepted, reason = gate(model.evaluation, metrics, baseline)
@@ -55,7 +55,7 @@ def build(model: Model, context: BuildContext) -> Verdict:
         origin=origin,
         estimator=estimator,
         features=parts.kinds,
-        params={"view": view.name, "seed": SEED, **asdict(model.evaluation)},
+        params={"training_set": examples.name, "seed": SEED, **asdict(model.evaluation)},
         metrics=figures,
         verdict=f"{'accepted: ' if accepted else REFUSED}{reason}",
     )
@@ -63,15 +63,15 @@ def build(model: Model, context: BuildContext) -> Verdict:
     return Verdict(accepted, reason, figures, uri, version, parts.rows)
 
 
-def feature_view(model: Model, context: BuildContext) -> FeatureView:
-    """Return the feature view of a model; raise `DefinitionError` if it is another kind of table."""
-    view = context.definition(model.view)
-    if isinstance(view, FeatureView):
-        return view
+def training_set_of(model: Model, context: BuildContext) -> TrainingSet:
+    """Return the training set of a model; raise `DefinitionError` if it is another kind of table."""
+    examples = context.definition(model.training_set)
+    if isinstance(examples, TrainingSet):
+        return examples
     raise DefinitionError(
-        f"model {model.name!r} is trained on {model.view!r}, which is not a feature view",
-        got=f"a {getattr(view, 'kind', 'definition')}",
-        do="define it with features(…)",
+        f"model {model.name!r} is trained on {model.training_set!r}, which is not a training set",
+        got=f"a {getattr(examples, 'kind', 'definition')}",
+        do="define it with training_set(…)",
         place=model.place,
     )
 
@@ -128,7 +128,7 @@ def _evaluated(model: Model, estimator: Any, parts: TrainTestSplit) -> tuple[dic
 
 
 def _origin(model: Model, context: BuildContext) -> Origin:
-    return Origin(model.fingerprint, {model.view: context.version(model.view)})
+    return Origin(model.fingerprint, {model.training_set: context.version(model.training_set)})
 
 
 def _shares(parts: TrainTestSplit) -> dict[str, float]:

@@ -112,6 +112,14 @@ class ChecksInputs(Protocol):
 
 
 @runtime_checkable
+class DependsOnDefinitions(Protocol):
+    """A transform that is derived from the definitions of its inputs."""
+
+    def over(self, inputs: Mapping[str, Definition]) -> Transform:
+        """Return the transform for these definitions; raise `DefinitionError` if they do not fit."""
+
+
+@runtime_checkable
 class LogTransform(Protocol):
     """A transform that processes rows in log order, using the position of each row in the log."""
 
@@ -288,8 +296,13 @@ class Table(StoredDefinition):
 
     @property
     def kind(self) -> str:
-        """`table`, `dimension`, `fact`, `mart` or `features`."""
+        """`table`, `dimension`, `fact`, `mart`, `feature view` or `training set`."""
         return self.role
+
+    @property
+    def may_be_streamed(self) -> bool:
+        """Whether a stream may compute it; other kinds are computed by runs."""
+        return self.role in {"table", "feature view"}
 
     @property
     def inputs(self) -> tuple[str, ...]:

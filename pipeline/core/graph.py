@@ -110,7 +110,7 @@ class Graph:
         definition = self[name]
         if isinstance(definition, SourceDefinition):
             return definition.event_time is not None
-        if not isinstance(definition, Table) or definition.role != "table":
+        if not isinstance(definition, Table) or not definition.may_be_streamed:
             return False
         return self.follows_a_stream(definition.transform.inputs[0])
 

@@ -18,7 +18,14 @@ from pipeline.connectors.kafka.quotas import QuotaDefinition
 from pipeline.connectors.kafka.topics import TopicDefinition
 from pipeline.core import scratch
 from pipeline.core.as_of import AsOf, At
-from pipeline.core.definitions import ChecksInputs, Definition, SourceDefinition, StoredDefinition
+from pipeline.core.definitions import (
+    ChecksInputs,
+    Definition,
+    DependsOnDefinitions,
+    SourceDefinition,
+    StoredDefinition,
+    Table,
+)
 from pipeline.core.disk_cache import use_cache
 from pipeline.core.errors import DefinitionError, HeadwaterError, Place, RequestError, SettingsError
 from pipeline.core.graph import Graph
@@ -99,6 +106,7 @@ def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[st
         raise DefinitionError(
             "the project has no definitions", do="assign a source(…) to a name", place=Place(str(settings.definitions))
         )
+    graph = Graph(tuple(_over_inputs(definition, graph) for definition in graph.definitions))
     for definition in graph.definitions:
         transform: object = definition.computed_by
         if isinstance(transform, ChecksInputs):
@@ -117,6 +125,14 @@ def _within(definition: Definition, folder: Path) -> Definition:
     require_types(definition.schema or Schema(()), definition.place)
     reader = definition.reader
     return replace(definition, reader=reader.within(folder)) if isinstance(reader, InProject) else definition
+
+
+def _over_inputs(definition: Definition, graph: Graph) -> Definition:
+    """Return a table whose transform depends on the definitions of its inputs with this transform; others unchanged."""
+    if not isinstance(definition, Table) or not isinstance(definition.transform, DependsOnDefinitions):
+        return definition
+    inputs = {name: graph[name] for name in definition.inputs}
+    return replace(definition, transform=definition.transform.over(inputs))
 
 
 def definitions_in(modules: Iterable[ModuleType]) -> list[Definition]:

@@ -23,16 +23,16 @@ definitions = "trips_project.py"
 """
 DEFINITIONS = """
 from pathlib import Path
-from ml import features, model
+from ml import model, training_set
 from pipeline import files, source
 
 raw_trips = source(files(Path(__file__).parent / "trips" / "*.csv"), schema={
     "trip_id": "bigint", "started_at": "timestamptz", "carrier": "varchar", "hour": "integer",
     "load": "double", "is_weekend": "boolean", "seen_at": "timestamp", "late": "boolean",
 })
-trips = features(
+trips = training_set(
     "select trip_id, started_at, carrier, hour, load, is_weekend, seen_at, late from raw_trips",
-    entity="trip_id", event_time="started_at",
+    key="trip_id", event_time="started_at",
 )
 """
 MODEL = """

@@ -60,10 +60,10 @@ def test_fingerprint_depends_on_everything_that_affects_the_model(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"function": lambda: None}, r"model '<lambda>' takes one feature view: got no parameter.*definition.py:\d+"),
+        ({"function": lambda: None}, r"model '<lambda>' takes one training set: got no parameter.*definition.py:\d+"),
         (
             {"function": lambda trips, planes: (trips, planes)},
-            r"takes one feature view: got trips, planes; use the view's name",
+            r"takes one training set: got trips, planes; use the name of the training set",
         ),
         ({"metric": "acc"}, r"unknown metric 'acc'; did you mean 'auc'"),
         ({"split_at": "October"}, r"split_at is not a date or time: got 'October'; write a date such as 2013-10-01"),

@@ -8,13 +8,13 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from ml import features
+from ml import training_set
 from ml.models.evaluation import Evaluation
 from ml.models.rows import split
 from pipeline.core.errors import DefinitionError, ModelError, Place
 
 PLACE = Place("here.py", 1)
-VIEW = features("select id, at, x, late from raw", entity="id", event_time="at").named("rides")
+VIEW = training_set("select id, at, x, late from raw", key="id", event_time="at").named("rides")
 
 
 def days(*numbers):

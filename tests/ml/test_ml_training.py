@@ -201,7 +201,7 @@ def lateness(trips):
             "(trips):",
             "(raw_trips):",
             DefinitionError,
-            r"is trained on 'raw_trips', which is not a feature view: got a source",
+            r"is trained on 'raw_trips', which is not a training set: got a source",
         ),
         ('"hour", ', '"our", ', ModelError, r"'lateness' could not be trained: ValueError.*our.*trips_project.py:\d+"),
         (

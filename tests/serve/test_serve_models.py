@@ -23,16 +23,16 @@ TOML = '[project]\nname = "bar"\ndefinitions = "bar.py"\n'
 BAR = """\
 from pathlib import Path
 
-from ml import features, model
+from ml import model, training_set
 from pipeline import files, source
 
 raw_drinks = source(files(Path(__file__).parent / "drinks.csv"), schema={
     "drink_id": "bigint", "poured_at": "timestamptz", "glasses": "integer", "strength": "double", "kind": "varchar",
     "happy": "boolean",
 })
-drinks = features(
+drinks = training_set(
     "select drink_id, poured_at, glasses, strength, kind, happy from raw_drinks",
-    entity="drink_id", event_time="poured_at",
+    key="drink_id", event_time="poured_at",
 )
 
 

@@ -1,4 +1,4 @@
-"""Tables, dimensions, facts, marts and feature views: computed from the lake, or from sources that are not stored."""
+"""Tables, dimensions, facts, marts, feature views and training sets: computed from the lake, or from sources that are not stored."""
 
 from __future__ import annotations
 

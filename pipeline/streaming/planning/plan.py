@@ -151,7 +151,7 @@ class Planner:
             return False
         if isinstance(definition, SourceDefinition):
             return definition.event_time is not None
-        if not isinstance(definition, Table) or definition.role != "table":
+        if not isinstance(definition, Table) or not definition.may_be_streamed:
             return False
         driving = definition.transform.inputs[0]
         if definition.transform.language == "dataset" or not self.is_streamed(driving):
