@@ -13,15 +13,14 @@ from typing import cast
 
 import duckdb
 import pyarrow as pa
-from sqlglot import exp
 
-from pipeline.batch.planning import tree_of
+from pipeline.batch.planning import decomposed
 from pipeline.batch.step import StepSpec
 from pipeline.core.definitions import Table
 from pipeline.core.errors import StorageError
 from pipeline.core.logs import logger
-from pipeline.kernel.aggregates.decomposition import decompose
 from pipeline.kernel.aggregates.states import ExportedState
+from pipeline.kernel.sql import SqlTransform
 from pipeline.lake import Storage
 
 log = logger(__name__)
@@ -61,7 +60,7 @@ class KeptStates:
     def write(self, run_id: str, states: pa.Table) -> None:
         """Write the states of the version that a run is about to commit; a failure is logged, because they are a cache."""
         content = io.BytesIO()
-        with pa.ipc.new_file(content, states.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        with pa.ipc.new_file(content, states.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
             writer.write_table(states)
         try:
             self.storage.write_bytes(_name(run_id), content.getvalue())
@@ -83,7 +82,7 @@ def may_keep_states(spec: StepSpec) -> bool:
         return False
     if spec.states is None and spec.scans[plan.driving].rows < LEAST_ROWS:
         return False
-    calls = decompose(cast("exp.Select", tree_of(cast("Table", spec.definition).transform))).calls
+    calls = decomposed(cast("SqlTransform", cast("Table", spec.definition).transform)).calls
     return all(isinstance(call, ExportedState) and not call.order for call in calls)
 
 

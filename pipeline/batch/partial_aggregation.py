@@ -9,18 +9,18 @@ from operator import add
 from typing import cast
 
 import pyarrow as pa
-from sqlglot import exp
 
 from pipeline.batch.job import StepExecution
 from pipeline.batch.kept_states import are_small
 from pipeline.batch.partial_task import PartialStates, run_states
-from pipeline.batch.planning import tree_of
+from pipeline.batch.planning import decomposed
 from pipeline.batch.row_producers import ArrowProducer, SqlProducer
 from pipeline.batch.work import Outcome, Split
 from pipeline.core.definitions import Table
-from pipeline.kernel.aggregates.decomposition import STATES, decompose
+from pipeline.kernel.aggregates.decomposition import STATES
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.scan import Scan, register
+from pipeline.kernel.sql import SqlTransform
 
 MOST_BYTES_IN_ALL = 1 << 30
 """The maximum size of the states that are merged in one process."""
@@ -34,8 +34,8 @@ def run_partial(job: StepExecution, splits: Sequence[Split], *, keep: bool = Fal
     required.
     """
     spec, producer = job.spec, cast("SqlProducer", job.work.producer)
-    apart = decompose(cast("exp.Select", tree_of(cast("Table", spec.definition).transform)))
-    limits = job.executor.part(len(splits))
+    apart = decomposed(cast("SqlTransform", cast("Table", spec.definition).transform))
+    limits = job.executor.part(len(splits)) if len(splits) > 1 else job.executor.whole(splits[0].size_bytes)
     task = replace(job.work, limits=limits, producer=replace(producer, text=apart.partial()))
     partials: list[PartialStates] = job.run_each(partial(run_states, task), splits, limits)
     kept = [part.rows for part in partials if part.rows is not None]
@@ -50,7 +50,8 @@ def run_partial(job: StepExecution, splits: Sequence[Split], *, keep: bool = Fal
         if keep:
             con.register(STATES, states)
             states = arrow(con, apart.merge(types))
-    merger = ArrowProducer(states, rows_in, bytes_in, {STATES: states}, apart.answer(types))
+    answer = apart.answer_of_merged(types) if keep else apart.answer(types)
+    merger = ArrowProducer(states, rows_in, bytes_in, {STATES: states}, answer)
     outcome = _with_rejected(job.run_here(Split(len(splits)), merger), partials)
     is_kept = keep and are_small(states, rows_in if spec.states is None else None)
     return replace(outcome, states=states) if is_kept else outcome

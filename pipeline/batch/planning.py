@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from sqlglot import exp
 
@@ -14,6 +15,7 @@ from pipeline.core.execution import Execution, ExecutionLimits, NodeResources
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.refusal import Refusal
 from pipeline.core.splits import SourceSplit
+from pipeline.kernel.aggregates.decomposition import Decomposition, decompose
 from pipeline.kernel.planner import provenance
 from pipeline.kernel.planner.exchange import Exchange, exchange
 from pipeline.kernel.planner.strategy import StrategyChoice, choose_strategy
@@ -166,6 +168,12 @@ def _of_function(transform: FunctionTransform) -> StrategyChoice:
 def _planned(transform: SqlTransform) -> StrategyChoice:
     """Return the strategy of a statement, cached because it is used several times in a run."""
     return choose_strategy(transform.tree)
+
+
+@functools.lru_cache(maxsize=1024)
+def decomposed(transform: SqlTransform) -> Decomposition:
+    """Return the decomposition of a grouped SELECT whose strategy is `partial`, cached likewise."""
+    return decompose(cast("exp.Select", transform.tree))
 
 
 def tree_of(transform: object) -> exp.Query:

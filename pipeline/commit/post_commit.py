@@ -59,8 +59,7 @@ def update_warehouse_and_catalog(
 
 def _is_recorded(workspace: Workspace, version: Version, manifest: Manifest) -> bool:
     """Return whether the catalog has a version."""
-    known = workspace.catalog.versions(manifest.table)
-    return any((record.version, record.run_id) == (version.number, manifest.run_id) for record in known)
+    return workspace.catalog.has_version(manifest.table, version.number, manifest.run_id)
 
 
 def check_records(

@@ -412,14 +412,22 @@ class Catalog:
                 return None
             return next(step for step in _steps(connection, row[0]) if step.name == name)
 
+    def has_version(self, name: str, version: int, run_id: str) -> bool:
+        """Return whether a version of a table is recorded as that of a run."""
+        with self.transaction() as connection:
+            same = (_VERSIONS.c.name == name, _VERSIONS.c.version == version, _VERSIONS.c.run_id == run_id)
+            return connection.execute(sa.select(_VERSIONS.c.version).where(*same)).first() is not None
+
     def versions(self, name: str) -> tuple[VersionRecord, ...]:
         """Return the recorded versions of a table, newest first, with the versions of their inputs."""
         with self.transaction() as connection:
             rows = connection.execute(
                 _VERSIONS.select().where(_VERSIONS.c.name == name).order_by(_VERSIONS.c.version.desc())
             ).mappings()
-            edges = connection.execute(_LINEAGE.select().where(_LINEAGE.c.name == name)).mappings().all()
-            return tuple(_version_record(dict(row), edges) for row in rows)
+            inputs: dict[int, dict[str, int]] = {}
+            for edge in connection.execute(_LINEAGE.select().where(_LINEAGE.c.name == name)).mappings():
+                inputs.setdefault(edge["version"], {})[edge["input"]] = int(edge["input_version"])
+            return tuple(_version_record(dict(row), inputs.get(row["version"], {})) for row in rows)
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
@@ -493,7 +501,6 @@ def _verdict(row: sa.RowMapping) -> Verdict:
     )
 
 
-def _version_record(row: dict[str, Any], edges: Sequence[sa.RowMapping]) -> VersionRecord:
-    inputs = {e["input"]: int(e["input_version"]) for e in edges if e["version"] == row["version"]}
+def _version_record(row: dict[str, Any], inputs: Mapping[str, int]) -> VersionRecord:
     schema = Schema.of(json.loads(row.pop("schema_json")))
     return VersionRecord(**row, schema=schema, inputs=inputs)

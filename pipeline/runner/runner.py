@@ -6,6 +6,7 @@ steps are skipped, others are computed again, and an unfinished post-commit is c
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from pipeline.core.errors import HeadwaterError
 from pipeline.core.graph import Graph
 from pipeline.core.logs import fields, logger
 from pipeline.governance import RunRecord, StepRecord, SystemRecord
+from pipeline.kernel.syntax.function_calls import read_functions
 from pipeline.lake import Version
 from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
@@ -77,6 +79,7 @@ class Runner:
         chosen = graph.select(self.options.select)
         definitions = {d.name: d for d in graph.definitions if is_chosen(d, chosen)}
         run = RunRecord(context.run_id, settings.name, settings.env, context.at(), None, "running", None)
+        threading.Thread(target=read_functions, name="headwater-functions", daemon=True).start()
         with ThreadPoolExecutor(1) as pool:
             reclaiming = pool.submit(self.workspace.lake.reclaim)
             self.workspace.lake.begin_run(context.run_id)

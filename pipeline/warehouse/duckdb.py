@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import fsspec
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from pipeline.core.errors import RequestError, StorageError, quantity
 from pipeline.kernel.engine import arrow, connect, first_line, leave, schema_of
+from pipeline.kernel.pool import configure
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.kernel.types import inner_types
@@ -27,7 +29,7 @@ _LOADS = "headwater_loads"
 _DATABASE = "warehouse"
 _ADDED = {"rows": "bigint", "committed_at": "timestamptz", "loaded_at": "timestamptz"}
 """Columns that files of earlier versions do not have."""
-_READ = {"rows": "rows", "committed_at": "epoch_us(committed_at)", "loaded_at": "epoch_us(loaded_at)"}
+_READ = "rows, epoch_us(committed_at), epoch_us(loaded_at)"
 """How they are read: times in microseconds, because DuckDB needs another library for times with a zone."""
 
 
@@ -48,16 +50,9 @@ class DuckDBWarehouse:
         if not Path(self.path).exists():
             return {}
         with self._open(read_only=True) as con:
-            # the file exists but is empty if the first load was killed before its commit
-            known = con.execute("select column_name from duckdb_columns() where table_name = ?", [_LOADS]).fetchall()
-            names = {str(name) for (name,) in known}
-            if not names:
-                return {}
-            others = (f"{value if name in names else 'null'}::bigint" for name, value in _READ.items())
-            rows = con.execute(f"select name, version, mark, {', '.join(others)} from {_LOADS}").fetchall()
             return {
                 str(name): LoadRecord(version, manifest_id, count, moment(committed_us), moment(loaded_us))
-                for name, version, manifest_id, count, committed_us, loaded_us in rows
+                for name, version, manifest_id, count, committed_us, loaded_us in _ledger(con)
             }
 
     def load(self, load: Load, *, filesystem: fsspec.AbstractFileSystem | None = None) -> None:
@@ -67,6 +62,9 @@ class DuckDBWarehouse:
         a foreign key does not exist; the file is then unchanged.
         """
         with self._open(read_only=False, filesystem=filesystem) as con:
+            configure(
+                con, "checkpoint_threshold", "'0b'"
+            )  # writes the file once, instead of first a log of the changes
             try:
                 con.execute("begin")
                 _load(con, load)
@@ -140,6 +138,17 @@ class DuckDBWarehouse:
         if "not a valid DuckDB database" in text:
             do = "delete the file: the next run loads all tables from the lake again"
         return StorageError(f"the warehouse {self.path} cannot be used", got=text, do=do)
+
+
+def _ledger(con: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
+    """Return the rows of the ledger; none if the first load was killed before its commit."""
+    query = f"select name, version, mark, {{}} from {_LOADS}"
+    try:
+        return con.execute(query.format(_READ)).fetchall()
+    except duckdb.BinderException:  # a file of an earlier version
+        return con.execute(query.format("null, null, null")).fetchall()
+    except duckdb.CatalogException:
+        return []
 
 
 def _load(con: duckdb.DuckDBPyConnection, load: Load) -> None:

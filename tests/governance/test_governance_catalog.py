@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -87,6 +88,31 @@ def test_recording_a_version_again_replaces_it(catalog):
     catalog.keep(replace(MADE, version=4))
 
     assert catalog.versions("flights") == (replace(MADE, version=4), replace(MADE, rows=100, inputs={"raw": 8}))
+
+
+def test_a_version_is_found_by_its_run(catalog):
+    catalog.keep(MADE)
+    assert catalog.has_version("flights", 3, "r1")
+    assert not catalog.has_version("flights", 3, "r2")
+    assert not catalog.has_version("flights", 4, "r1")
+    assert not catalog.has_version("airports", 3, "r1")
+
+
+def test_many_versions_are_read_in_linear_time(catalog):
+    """Quadratic time takes 7 s for the versions of a year of hourly runs."""
+    catalog.keep(MADE)
+    count = 8760
+    with catalog.transaction() as connection:
+        (first,) = connection.execute(METADATA.tables["versions"].select()).mappings().all()
+        connection.execute(
+            METADATA.tables["versions"].insert(), [{**first, "version": n} for n in range(100, 100 + count)]
+        )
+        edges = [{"name": "flights", "version": n, "input": "raw", "input_version": n} for n in range(100, 100 + count)]
+        connection.execute(METADATA.tables["lineage"].insert(), edges)
+    begun = time.process_time()
+    versions = catalog.versions("flights")
+    assert time.process_time() - begun < 2
+    assert (versions[0].inputs, versions[-1].inputs) == ({"raw": 8859}, MADE.inputs)
 
 
 def test_the_last_step_is_the_newest_that_was_not_skipped(catalog):

@@ -67,6 +67,19 @@ class Splits:
         answers = [self.direct(text) for _ in self._cut(chosen.driving, parts)]
         return chosen, answers[0][0], [row for _, rows in answers for row in rows]
 
+    def refreshed(self, statement: str, parts: int) -> tuple[list[str], Rows]:
+        """Merge the states of each part with those of the parts before; return the rows of the last states."""
+        tree = parse(statement)
+        apart = decompose(tree)
+        tables = [self._arrow(apart.partial()) for _ in self._cut(driving_of(tree), parts)]
+        types = apart.types(self.con)
+        kept = tables[0]
+        for table in tables[1:]:
+            self.con.register(STATES, pa.concat_tables([kept.cast(table.schema), table]))
+            kept = self._arrow(apart.merge(types))
+        self.con.register(STATES, kept)
+        return self.direct(apart.answer_of_merged(types))
+
     def exchanged(self, statement: str, buckets: int, large: frozenset[str]) -> tuple[Exchange | str, list[str], Rows]:
         """Run a statement in buckets, if it can; `large` inputs are not replicated."""
         tree = parse(statement)

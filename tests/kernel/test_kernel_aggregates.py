@@ -6,6 +6,7 @@ import duckdb
 import pytest
 
 from pipeline.kernel.aggregates.decomposition import decompose
+from pipeline.kernel.aggregates.states import ExportedState
 from pipeline.kernel.planner.strategy import choose_strategy
 from pipeline.kernel.sql import parse
 from tests.rigs.proofs import some
@@ -89,6 +90,31 @@ def test_every_aggregate_of_a_type_over_splits(splits, kind):
         assert strategy == kinds, statement
         for is_, ought in zip(got, rows, strict=True):
             assert splits.same([is_], [ought]), (statement, is_, ought)
+
+
+@pytest.mark.share(2)
+@pytest.mark.parametrize("kind", VALUES)
+def test_merged_states_of_a_type_give_the_values(splits, kind):
+    """States that are kept are merged with those of new rows, and need not be grouped again."""
+    values = " union all ".join(f"select {v} as v" for v in [*VALUES[kind], *VALUES[kind][:1]])
+    splits.give(
+        t=f"select v::{kind} as x, row_number() over () % 2 as k, row_number() over () as i"
+        f" from ({values} union all select null)"
+    )
+    texts = {call: f"select {call} as a from t" for call in PLAIN}
+    calls = [call for call, text in texts.items() if _is_answered(splits, text) and _is_kept(text)]
+    assert {"count(x)", "max(x)", "any_value(x)"} <= set(calls)
+    called = ", ".join(f"{call} as c{i}, {call} filter (where k = 1) as f{i}" for i, call in enumerate(calls))
+    statement = f"select k, {called} from t group by k having count(*) > 0 order by k"
+    kinds, rows = splits.direct(statement)
+    got_kinds, got = splits.refreshed(statement, 3)
+    assert got_kinds == kinds
+    for is_, ought in zip(got, rows, strict=True):
+        assert splits.same([is_], [ought]), (statement, is_, ought)
+
+
+def _is_kept(statement):
+    return all(isinstance(call, ExportedState) and not call.order for call in decompose(parse(statement)).calls)
 
 
 def _is_answered(splits, statement):

@@ -104,12 +104,44 @@ def test_concurrent_users_are_isolated():
     assert len(pool._idle) <= pool.MAX_IDLE  # noqa: SLF001
 
 
-def test_different_limits_use_different_instances():
-    with connect(ONE) as con:
+LIMITS = (Limits(), Limits(threads=1), Limits(memory_bytes=300 << 20), Limits(1 << 30, 2), Limits(), ONE)
+
+
+def settings_of(con):
+    return con.execute("select current_setting('threads'), current_setting('memory_limit')").fetchone()
+
+
+def test_an_idle_instance_gets_the_limits_of_its_next_user():
+    expected = []
+    for limits in LIMITS:
+        with connect(limits, keep=False) as con:
+            expected.append(settings_of(con))
+    assert len(set(expected)) == 4
+    with connect(LIMITS[-1]) as con:
         first = instance_of(con)
-    with connect(Limits(threads=2)) as con:
-        assert instance_of(con) is not first
-        assert con.execute("select current_setting('threads')").fetchone() == (2,)
+    for limits, known in zip(LIMITS, expected, strict=True):
+        with connect(limits) as con:
+            assert instance_of(con) is first
+            assert settings_of(con) == known
+
+
+def test_an_instance_with_the_same_limits_is_preferred():
+    with connect(ONE) as one, connect(Limits(threads=2)) as two:
+        expected = instance_of(one), instance_of(two)
+    for _ in range(2):
+        with connect(Limits(threads=2)) as two, connect(ONE) as one:
+            assert (instance_of(one), instance_of(two)) == expected
+
+
+def test_a_query_of_the_catalog_uses_an_idle_instance_and_creates_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADWATER_TMP", str(tmp_path / "tmp"))
+    assert pool.catalog_rows("select 1") == [(1,)]
+    assert not (tmp_path / "tmp").exists()
+    (idle,) = pool._idle  # noqa: SLF001
+    with connect(Limits(1 << 30, 2)) as con:
+        assert instance_of(con) is idle
+        folder = con.execute("select current_setting('temp_directory')").fetchone()[0]
+        assert folder.startswith(str(tmp_path / "tmp"))
 
 
 def test_an_instance_that_is_not_kept_is_closed():
@@ -165,7 +197,7 @@ def test_a_forked_process_does_not_use_an_instance_of_its_parent():
     key = pool._idle[-1].key  # noqa: SLF001
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if pool._reused(pool._Key(ONE, None, os.getpid()), "/tmp") is None else 1)  # noqa: S108, SLF001
+        os._exit(0 if pool._reused(pool._Key(None, os.getpid()), ONE, "/tmp") is None else 1)  # noqa: S108, SLF001
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert key.process == os.getpid()
 

@@ -98,6 +98,16 @@ class Decomposition:
         """Return the SELECT from `_states` to the rows of the statement, with their types."""
         return f"with {MERGED} as ({self.finalize(types)}) {self.finish}"
 
+    def answer_of_merged(self, types: CallTypes) -> str:
+        """Return the SELECT like `answer` if `_states` has one row per key, from `merge`, and every call exports its state."""
+        columns = [f"{typed(f'_k{i}', kind)} as _k{i}" for i, kind in enumerate(types.keys)]
+        columns += [
+            f"{call.value(kinds)} as {call.column}"
+            for call, kinds in zip(self.calls, types.calls, strict=True)
+            if isinstance(call, ExportedState)
+        ]
+        return f"with {MERGED} as (select {', '.join(columns)} from {STATES}) {self.finish}"
+
     def _select(self, columns: list[str]) -> str:
         return self.source.replace(_COLUMNS, ", ".join(columns))
 

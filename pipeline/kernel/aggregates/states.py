@@ -50,11 +50,18 @@ class ExportedState:
 
     def merged(self, kinds: tuple[str, ...]) -> str:
         """Return the merged state of a group."""
+        return f"combine_aggr({self._state(kinds)}{self.order})"
+
+    def value(self, kinds: tuple[str, ...]) -> str:
+        """Return the call's value of one state."""
+        return f"finalize({self._state(kinds)})"
+
+    def _state(self, kinds: tuple[str, ...]) -> str:
         bound = [self._bound(kind) for kind in kinds]
         types = ", ".join(literal(kind) for kind in (*bound, *(kind for kind, _ in self.parameters)))
         constants = ", ".join([*("null" for _ in bound), *(f"{sql}::{kind}" for kind, sql in self.parameters)])
         state = f"to_aggregate_state({self.column}, {literal(self.name)}, [{types}]"
-        return f"combine_aggr({state}{f', [{constants}]' if self.parameters else ''}){self.order})"
+        return f"{state}{f', [{constants}]' if self.parameters else ''})"
 
     def _bound(self, kind: str) -> str:
         if self.binding == "given":

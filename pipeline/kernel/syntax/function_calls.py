@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import duckdb
 from sqlglot import exp
+
+from pipeline.kernel.pool import catalog_rows
 
 _MACROS = frozenset({"split_part", "nullif", "if", "fmod", "fdiv", "days_in_month", "date_add", "array_to_string"})
 """DuckDB's row-wise macros, in addition to those for lists and maps. Other macros may contain an aggregate or the time."""
@@ -16,6 +18,9 @@ _CLOCKS = ("current_", "local")
 """The prefixes of keywords for the current time or session, for example `current_date` and `localtimestamp`."""
 _ARGUMENTS = ("this", "expression", "quantile", "count", "separator")
 """The attributes in which sqlglot stores the arguments of known aggregates, in the order of the text."""
+
+
+_READING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -122,20 +127,27 @@ def is_reserved(name: str) -> bool:
     return name.lower() in _duckdb("reserved")
 
 
-@functools.cache
+def read_functions() -> None:
+    """Read DuckDB's list of functions, which takes 16 ms once in a process: a run does it beside its other work."""
+    with _READING:
+        _names_by_kind()
+
+
 def _duckdb(kind: str) -> frozenset[str]:
-    if kind == "reserved":
-        query = "select keyword_name from duckdb_keywords() where keyword_category in ('reserved', 'type_function')"
-        return _words(query)
-    condition = {
-        "aggregate": "function_type = 'aggregate'",
-        "changing": "function_type = 'scalar' and stability <> 'CONSISTENT'",
-        "scalar": "function_type = 'scalar'",
-    }[kind]
-    return _words(f"select distinct lower(function_name) from duckdb_functions() where {condition}")
+    """Return the names of DuckDB's functions or keywords of a kind."""
+    with _READING:
+        return _names_by_kind()[kind]
 
 
-def _words(query: str) -> frozenset[str]:
-    """Query DuckDB's catalog on a separate instance, so that planning creates no temporary folder."""
-    with duckdb.connect() as con:
-        return frozenset(str(row[0]) for row in con.execute(query).fetchall())
+@functools.cache
+def _names_by_kind() -> dict[str, frozenset[str]]:
+    functions = catalog_rows("select function_type, lower(function_name), stability from duckdb_functions()")
+    keywords = catalog_rows("select keyword_category, keyword_name from duckdb_keywords()")
+    return {
+        "aggregate": frozenset(name for kind, name, _ in functions if kind == "aggregate"),
+        "changing": frozenset(
+            name for kind, name, how in functions if kind == "scalar" and how not in {"CONSISTENT", None}
+        ),
+        "scalar": frozenset(name for kind, name, _ in functions if kind == "scalar"),
+        "reserved": frozenset(name for kind, name in keywords if kind in {"reserved", "type_function"}),
+    }
