@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.core.errors import StorageError
+from pipeline.core.errors import ConflictError, StorageError
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.lake_policy import LakePolicy
 from pipeline.core.staging import StagedFile
@@ -91,7 +91,7 @@ def compact(table: LakeTable, head: TableHead, how: CompactionOptions = Compacti
     commit = Commit(staged, version.schema, "append", version.manifest_id, note, replaced, moves=True)
     try:
         number = head.commit_files(commit)
-    except StorageError:
+    except (ConflictError, StorageError):
         table.storage.remove([file.path for file in staged])
         raise
     return Compacted(number, len(replaced), len(staged))

@@ -16,7 +16,7 @@ from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
-from pipeline.core.errors import ConflictError, OutcomeUnknownError, StorageError
+from pipeline.core.errors import ConflictError, OutcomeUnknownError, StorageError, StorageUnavailableError
 from pipeline.core.partition_fields import plain_columns
 from pipeline.core.schema import Schema
 from pipeline.core.sources import PROVENANCE
@@ -318,12 +318,18 @@ class TableHead:
             self._has_conflict = True
             raise conflict(self.place.name) from error
         has_moved = self.number != before
-        if may_try and (has_moved or isinstance(error, CommitFailedError)):
+        if may_try and (has_moved or isinstance(error, CommitFailedError | StorageUnavailableError)):
             return None
         if isinstance(error, ConflictError):
             raise error
         if has_moved:
             raise conflict(self.place.name) from error
+        if isinstance(error, StorageUnavailableError):  # a request without a response may be applied later
+            raise OutcomeUnknownError(
+                f"the commit of {self.place.name!r} was sent and not answered",
+                got=error.got,
+                do="run again when the store answers; the run determines the outcome",
+            ) from error
         problem = f"table {self.place.name!r} could not be committed"
         raise self.place.storage.failed(problem, error, "nothing was changed; run again") from error
 

@@ -10,6 +10,7 @@ store with a conditional request, which the store grants to one writer.
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ from pipeline.lake.storage import Storage, StoredFile
 _PLAIN = re.compile(r"_delta_log/\d{20}\.(json|checkpoint\.parquet)")
 """The log files that Headwater and delta-rs write, besides the hint of the last checkpoint."""
 _HINT = f"{LOG}_last_checkpoint"
+_NEVER = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _TRIES = 3
 """How often a log is listed if files vanish between the listing and their read, because it is being shortened."""
 
@@ -126,7 +128,7 @@ class LogCopy:
     def _update(self, number: int | None) -> tuple[str, ...]:
         """Copy what a version needs, and return the names; empty if there is nothing."""
         for left in reversed(range(_TRIES)):
-            listed = self._storage.files(LOG)
+            listed = self._listed(number)
             copied = self._copied = self._without_replaced(listed)
             needed = needed_files(LogFiles(tuple(sorted(listed))), number)
             missing = [name for name in needed if name not in copied.etags]
@@ -138,6 +140,20 @@ class LogCopy:
             if len(contents) == len(missing) or not left:
                 return tuple(name for name in needed if name in copied.etags)
         raise AssertionError("the last try has returned")
+
+    def _listed(self, number: int | None) -> Mapping[str, StoredFile]:
+        """List the log: only from its last checkpoint on, if that is copied; the files before it are not needed."""
+        etags = {} if self._copied is None else self._copied.etags
+        base = max(LogFiles(tuple(etags)).checkpoints, default=-1)
+        if base >= 0 and (number is None or number >= base):
+            listed = self._storage.files(LOG, after=f"{LOG}{base:020}")
+            is_plain = all(_PLAIN.fullmatch(name) for name in listed if number_of(name) >= 0)
+            if is_plain and LogFiles(tuple(listed)).checkpoints == (base,):
+                name = f"{LOG}{base:020}.checkpoint.parquet"
+                if etags.get(name) == listed[name].etag:  # otherwise, the table was recreated
+                    earlier = {each: StoredFile(0, _NEVER, etag) for each, etag in etags.items()}
+                    return {each: file for each, file in earlier.items() if number_of(each) < base} | listed
+        return self._storage.files(LOG)
 
     def _without_replaced(self, listed: Mapping[str, StoredFile]) -> _Copied:
         """Return a folder whose files are all in the store; the last one stays, because open tables may still read it."""

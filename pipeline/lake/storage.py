@@ -245,9 +245,12 @@ class Storage:
             sorted(n for n in found if n.startswith(prefix) and not n.rpartition("/")[2].startswith(DRAFT_PREFIX))
         )
 
-    def files(self, prefix: str = "") -> dict[str, StoredFile]:
-        """Return all files that begin with a prefix, at any depth, by name; also drafts, which are still being written."""
-        found = self._found(prefix).items()
+    def files(self, prefix: str = "", after: str = "") -> dict[str, StoredFile]:
+        """Return all files that begin with a prefix, at any depth, by name; also drafts, which are still being written.
+
+        With `after`, S3 lists only names that follow this one in the order of their bytes.
+        """
+        found = self._found(prefix, after).items()
         return {
             name: StoredFile(int(detail.get("size") or 0), _moment(detail), str(detail.get("ETag", "")))
             for name, detail in found
@@ -271,20 +274,20 @@ class Storage:
         except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot read {name!r} below {self.uri}", error) from error
 
-    def _found(self, prefix: str) -> dict[str, Mapping[str, Any]]:
+    def _found(self, prefix: str, after: str = "") -> dict[str, Mapping[str, Any]]:
         """Return files at any depth by their names, with what the store says about each: at least those with a prefix."""
         filesystem, folder = self._filesystem(), prefix.rpartition("/")[0]
         root = filesystem._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - as above
         try:
             if self.is_s3:
-                return self._objects(prefix)
+                return self._objects(prefix, after=after)
             found = filesystem.find(self._path(folder).rstrip("/"), detail=True)
         except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot list {folder!r} below {self.uri}", error) from error
         # without files below it, some stores report the folder itself
         return {path.removeprefix(root): detail for path, detail in found.items() if path.startswith(root)}
 
-    def _objects(self, prefix: str, delimiter: str = "") -> dict[str, Mapping[str, Any]]:
+    def _objects(self, prefix: str, delimiter: str = "", after: str = "") -> dict[str, Mapping[str, Any]]:
         """List objects of S3 with one request for each thousand: the client's own listing also builds a tree of folders.
 
         With a delimiter, all objects whose names go on after it are listed as one name.
@@ -292,7 +295,7 @@ class Storage:
         filesystem = self._filesystem()
         bucket, root, _ = filesystem.split_path(self._path(""))
         found: dict[str, Mapping[str, Any]] = {}
-        more: dict[str, str] = {}
+        more = {"StartAfter": root + after} if after else {}
         while True:
             page = filesystem.call_s3(
                 "list_objects_v2", Bucket=bucket, Prefix=root + prefix, Delimiter=delimiter, **more

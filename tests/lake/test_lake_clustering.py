@@ -7,8 +7,9 @@ import random
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.core.errors import ConflictError
 from pipeline.kernel.engine import connect
-from pipeline.lake import CompactionOptions, compact
+from pipeline.lake import CompactionOptions, compact, compaction
 from pipeline.lake.clustering import clustered
 
 
@@ -56,3 +57,21 @@ def test_any_values_can_be_ordered(writer, columns):
             assert [row[0] for row in rows if row[0] is not None] == sorted(
                 row[0] for row in rows if row[0] is not None
             )
+
+
+def test_a_compaction_that_loses_to_a_writer_leaves_no_files(writer, monkeypatch):
+    w = writer()
+    for n in range(4):
+        w.write(f"select {n} as a", f"r{n}", "append", w.table.version() if n else None)
+    written = compaction._written  # noqa: SLF001 - between staging and commit
+
+    def beside(*args):
+        files = written(*args)
+        w.write("select 9 as a", "r9", "append", w.table.version())
+        return files
+
+    monkeypatch.setattr(compaction, "_written", beside)
+    with pytest.raises(ConflictError, match="another process committed 't' concurrently"):
+        compact(w.table, w.table.head())
+    assert w.table.storage.names("part-compacted") == ()
+    assert w.table.version().rows == 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import random
 import uuid
 
 import pytest
@@ -11,10 +13,13 @@ from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest
 from pipeline.kernel.engine import connect
 from pipeline.lake import Lake, LakeTable
+from pipeline.lake.log import entries
 from pipeline.lake.log_copies import WritableLog, copy_of, needed_files
 from pipeline.lake.log_files import LOG, LogFiles, entry_name
 from pipeline.lake.opening import write_checkpoint
 from pipeline.lake.tidy import tidy
+from tests.rigs.proofs import examples
+from tests.rigs.proxy import proxied
 
 SCHEMA = Schema.of({"a": "INTEGER"})
 
@@ -111,3 +116,60 @@ def test_copies_of_a_log_that_is_shortened_often_do_not_accumulate(table):
         folders.add(copy_of(table.storage).at()[0])
     assert len(folders) > 2
     assert sum(folder.exists() for folder in folders) == 2
+
+
+def test_a_long_log_is_listed_from_its_last_checkpoint_on(s3):
+    with proxied(s3.port) as proxy:
+        table = Lake(s3.storage(uuid.uuid4().hex, port=proxy.port)).table("silver", "t")
+        for n in range(6):
+            commit(table, n)
+            if n == 3:
+                write_checkpoint(table.place)
+        assert table.version().number == 5
+        before = len(proxy.seen)
+        assert (table.version().number, table.version(5).rows, table.version(2).rows) == (5, 6, 3)
+        listings = [seen.path for seen in proxy.seen[before:] if "list-type" in seen.path]
+        assert ["start-after" in path for path in listings] == [True, True, False]
+        assert all(f"{3:020}" in path for path in listings[:2])
+
+
+def test_a_table_that_was_recreated_up_to_a_checkpoint_of_the_same_number_is_copied_again(s3):
+    name = uuid.uuid4().hex
+    table, other = (Lake(s3.storage(name, NUMBER=each)).table("silver", "t") for each in ("1", "2"))
+    for first in (0, 2):
+        other.storage.clear()
+        for n in (first, first + 1):
+            commit(other, n)
+        if first == 0:
+            assert table.version().rows == 2  # all entries are copied
+        write_checkpoint(other.place)
+        names = [f"part-r{n}-00000.parquet" for n in (first, first + 1)]
+        assert [file.uri.rpartition("/")[2] for file in table.version().files] == names
+        assert [entry.added[0].path for entry in entries(table.storage, 0, 1)] == names
+
+
+@pytest.mark.share(1)
+@pytest.mark.parametrize("seed", range(20))
+def test_a_process_always_opens_the_newest_version(s3, seed):
+    """Another process commits, writes checkpoints, shortens the log and recreates the table."""
+    dice = random.Random(seed)  # noqa: S311 - a seed for what happens
+    name = uuid.uuid4().hex
+    table, other = (Lake(s3.storage(name, NUMBER=each)).table("silver", "t") for each in ("1", "2"))
+    number, rows, runs = -1, 0, 0
+    for _ in range(examples(12, 40)):
+        step = dice.choice(["commit", "commit", "commit", "checkpoint", "tidy", "recreate"])
+        if step == "recreate" and dice.random() < 0.4:
+            other.storage.clear()
+            number, rows = -1, 0
+        elif step == "checkpoint" and number >= 0:
+            write_checkpoint(other.place, dice.choice(LogFiles.of(other.storage).readable()))
+        elif step == "tidy" and number >= 0:
+            tidy(other.place, versions=dice.randrange(3), history=dt.timedelta())
+        else:
+            number, rows, runs = commit(other, runs), rows + 1, runs + 1
+        if dice.random() < 0.7 and number >= 0:
+            version = table.version()
+            assert (version.number, version.rows, version.files) == (number, rows, other.version().files)
+            assert table.head().number == number
+            readable = dice.choice(LogFiles.of(other.storage).readable())
+            assert table.version(readable).rows == rows - (number - readable)

@@ -120,7 +120,7 @@ class EpochCommitter:
         """Shorten the logs of the table and its quarantine. Errors are logged; the stream itself reports store failures."""
         try:
             self._table.tidy()
-            self._workspace.lake.quarantine(self._plan.name).tidy()
+            self._workspace.lake.quarantine(self._plan.name, self._table.policy).tidy()
         except (HeadwaterError, OSError) as error:
             log.warning("table log was not shortened: it is retried later", **self._where(error))
 

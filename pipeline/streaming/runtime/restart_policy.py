@@ -42,10 +42,10 @@ class RestartPolicy:
         """Return the time to wait before the next restart, doubling each time; `None` if there are no more restarts.
 
         `restarts` are the times of previous restarts by the same clock as `now`; only those of the last `within_s`
-        count. After an `UnavailableError`, there is always another restart.
+        count. After an `UnavailableError` or `OutcomeUnknownError`, there is always another restart: it waits for the store.
         """
         lately = sum(now - at <= self.within_s for at in restarts)
-        if lately >= self.most and not isinstance(error, UnavailableError):
+        if lately >= self.most and not isinstance(error, UnavailableError | OutcomeUnknownError):
             return None
         return float(min(self.first_wait_s * 2 ** min(lately, self.most), self.longest_wait_s))
 

@@ -13,7 +13,14 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.kafka import Cluster
-from pipeline.core.errors import DefinitionError, RequestError, SourceError, SourceUnavailableError, UnavailableError
+from pipeline.core.errors import (
+    DefinitionError,
+    OutcomeUnknownError,
+    RequestError,
+    SourceError,
+    SourceUnavailableError,
+    UnavailableError,
+)
 from pipeline.project import Workspace, load
 from pipeline.reprocessing.dead_letters import replay_letters
 from pipeline.reprocessing.quarantine import quarantined_rows
@@ -309,7 +316,8 @@ def test_restarts_for_an_unavailable_system_are_unlimited():
     restart_policy = RestartPolicy(most=2, longest_wait_s=4.0)
     away, broken = SourceUnavailableError("Kafka does not answer"), SourceError("no")
 
-    assert [restart_policy.wait_s([0.0] * n, 1.0, away) for n in (0, 1, 2, 50)] == [0.5, 1.0, 2.0, 2.0]
+    for waits in (away, OutcomeUnknownError("the commit was not answered")):
+        assert [restart_policy.wait_s([0.0] * n, 1.0, waits) for n in (0, 1, 2, 50)] == [0.5, 1.0, 2.0, 2.0]
     assert restart_policy.wait_s([0.0] * 2, 1.0, broken) is None
 
 
