@@ -33,7 +33,8 @@ from pipeline.lake.head import (
     schema_of_table,
 )
 from pipeline.lake.log import APP, entries
-from pipeline.lake.log_files import LogFiles
+from pipeline.lake.log_copies import copy_of
+from pipeline.lake.log_files import LOG, LogFiles
 from pipeline.lake.manifests import read_manifest, write_manifest
 from pipeline.lake.opening import TableDescription, open_table
 from pipeline.lake.partition_columns import former_columns, staged_files
@@ -107,12 +108,13 @@ class LakeTable:
 
     def number(self) -> int | None:
         """Return the number of the newest version without opening the table; `None` if the table does not exist."""
+        if (copy := copy_of(self.storage)) is not None:
+            return copy.newest()
         log = Path(self.storage.uri) / "_delta_log"
         if self.storage.is_local:
             names = os.listdir(log) if log.is_dir() else []  # noqa: PTH208 - only the names are needed
-        else:
-            names = [name.rpartition("/")[2] for name in self.storage.names("_delta_log/")]
-        return max((int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit()), default=None)
+            return max(LogFiles(tuple(f"{LOG}{name}" for name in names)).entries, default=None)
+        return max(LogFiles.of(self.storage).entries, default=None)
 
     def version_as_of(self, as_of: AsOf) -> Version | None:
         """Return the version of a time or a given one, otherwise the newest; `None` if the table does not exist.

@@ -8,7 +8,7 @@ Readers that follow a table get the changes since their version from both, at a 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -24,6 +24,10 @@ COMPACTED = "headwater.compacted"
 REPARTITIONED = "headwater.repartitioned"
 """The key of the note of a commit that adds all files again, without changing rows: the table lost its partition columns."""
 FOLDED = "_headwater/log/"
+COMBINED_FILES, COMBINED_BYTES = 16, 4 << 20
+"""So many folded files are combined, unless they are larger: a stream folds its log every minute, for years."""
+_TRIES = 3
+"""How often folded files are listed if some vanish between the listing and their read, because they are combined."""
 _FOLDED_FIELDS = {"added": "came", "removed": "went"}
 """The names of two fields of an entry in a folded line."""
 
@@ -62,21 +66,39 @@ class LogEntry:
 def entries(storage: Storage, first: int, last: int) -> tuple[LogEntry, ...] | None:
     """Return the commits from one number to another, or `None` if the log no longer has all of them."""
     by_number = dict(_read(storage, range(first, last + 1)))
-    if missing := [number for number in range(first, last + 1) if number not in by_number]:
-        by_number |= {e.number: e for e in _folded(storage, missing[0], missing[-1])}
-    if any(number not in by_number for number in missing):
-        return None
-    return tuple(by_number[number] for number in range(first, last + 1))
+    for _ in range(_TRIES):
+        missing = [number for number in range(first, last + 1) if number not in by_number]
+        if not missing:
+            return tuple(by_number[number] for number in range(first, last + 1))
+        names = _folded_names(storage, missing[0], missing[-1])
+        contents = storage.read_existing(names)
+        by_number |= {e.number: e for content in contents.values() for e in _unfolded(content)}
+        if len(contents) == len(names) and any(number not in by_number for number in missing):
+            return None
+    return None
 
 
 def fold(storage: Storage, first: int, last: int) -> tuple[LogEntry, ...]:
-    """Copy log entries to a folded file, which `entries` reads too; return them."""
+    """Copy log entries to a folded file, which `entries` reads too; return them. Only one process may do this at a time."""
     by_number = dict(_read(storage, range(first, last + 1)))
     kept = tuple(by_number[number] for number in sorted(by_number))
     if kept:
         lines = "".join(f"{json.dumps(_folded_line(entry))}\n" for entry in kept)
-        storage.write_text(f"{FOLDED}{kept[0].number:020}-{kept[-1].number:020}.jsonl", lines)
+        storage.write_text(_folded_name(kept[0].number, kept[-1].number), lines)
+        _combine(storage)
     return kept
+
+
+def _combine(storage: Storage) -> None:
+    """Combine small folded files if there are many."""
+    small = sorted(name for name, file in storage.files(FOLDED).items() if file.size_bytes < COMBINED_BYTES)
+    if len(small) < COMBINED_FILES:
+        return
+    contents = storage.read_existing(small)
+    lines = dict.fromkeys(line for name in small for line in contents[name].splitlines(keepends=True))
+    combined = _folded_name(_range_of(small[0])[0], max(_range_of(name)[1] for name in small))
+    storage.write_bytes(combined, b"".join(lines))
+    storage.remove([name for name in small if name != combined])
 
 
 def _read(storage: Storage, numbers: Iterable[int]) -> Iterable[tuple[int, LogEntry]]:
@@ -87,12 +109,19 @@ def _read(storage: Storage, numbers: Iterable[int]) -> Iterable[tuple[int, LogEn
         yield names[name], _parsed(names[name], content.decode())
 
 
-def _folded(storage: Storage, first: int, last: int) -> Iterable[LogEntry]:
-    for name in storage.names(FOLDED):
-        begin, _, end = name.removeprefix(FOLDED).removesuffix(".jsonl").partition("-")
-        if int(begin) <= last and int(end) >= first:
-            for line in storage.read_text(name).splitlines():
-                yield _unfolded(json.loads(line))
+def _folded_names(storage: Storage, first: int, last: int) -> list[str]:
+    """Return the folded files that may have entries of some numbers."""
+    ranges = ((name, *_range_of(name)) for name in storage.names(FOLDED))
+    return [name for name, begin, end in ranges if begin <= last and end >= first]
+
+
+def _folded_name(first: int, last: int) -> str:
+    return f"{FOLDED}{first:020}-{last:020}.jsonl"
+
+
+def _range_of(name: str) -> tuple[int, int]:
+    begin, _, end = name.removeprefix(FOLDED).removesuffix(".jsonl").partition("-")
+    return int(begin), int(end)
 
 
 def _folded_line(entry: LogEntry) -> dict[str, Any]:
@@ -101,11 +130,12 @@ def _folded_line(entry: LogEntry) -> dict[str, Any]:
     return {_FOLDED_FIELDS.get(name, name): value for name, value in line.items()}
 
 
-def _unfolded(line: Mapping[str, Any]) -> LogEntry:
-    fields = {name: value for name, value in line.items() if name not in _FOLDED_FIELDS.values()}
-    added = tuple(AddedFile(**file) for file in line["came"])
-    removed = tuple(RemovedFile(**file) for file in line["went"])
-    return LogEntry(added=added, removed=removed, **fields)
+def _unfolded(content: bytes) -> Iterator[LogEntry]:
+    for line in map(json.loads, content.decode().splitlines()):
+        fields = {name: value for name, value in line.items() if name not in _FOLDED_FIELDS.values()}
+        added = tuple(AddedFile(**file) for file in line["came"])
+        removed = tuple(RemovedFile(**file) for file in line["went"])
+        yield LogEntry(added=added, removed=removed, **fields)
 
 
 def _parsed(number: int, text: str) -> LogEntry:

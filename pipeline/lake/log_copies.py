@@ -92,6 +92,11 @@ class LogCopy:
                 return None
             return self._copied.folder, last
 
+    def newest(self) -> int | None:
+        """Return the number of the newest version; `None` if there is no table."""
+        with self._lock:
+            return max(LogFiles(tuple(self._listed(None))).entries, default=None)
+
     def apart(self, number: int | None = None) -> Path:
         """Return a new folder with the files of a version, empty if there is no table; the caller removes it."""
         with self._lock:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
@@ -9,6 +11,8 @@ from deltalake import DeltaTable
 from pipeline.core.errors import ConflictError, StorageError
 from pipeline.core.schema import Schema
 from pipeline.lake import Commit, compact
+from pipeline.lake.log import COMBINED_FILES, FOLDED, entries, fold
+from pipeline.lake.log_files import entry_name
 from pipeline.lake.manifests import manifest_name
 from pipeline.lake.tidy import tidy
 
@@ -204,3 +208,33 @@ def test_repeated_commit_of_a_manifest_id_has_no_effect(stream):
     stream.epoch(0)
     commit = Commit(stream.writer.stage("select 1::integer as a, 'p' as p", "x"), SCHEMA, "append", 7)
     assert [stream.head.commit_files(commit), stream.head.commit_files(commit)] == [1, 1]
+
+
+def test_folded_files_are_combined_and_readers_beside_miss_nothing(writer):
+    stream = Stream(writer())
+    for n in range(60):
+        stream.epoch(n)
+    storage, ended = stream.table.storage, threading.Event()
+
+    def read() -> int:
+        reads = 0
+        while not ended.is_set():
+            assert [entry.number for entry in entries(storage, 0, 59)] == list(range(60))
+            reads += 1
+        return reads
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        for n in range(60):
+            fold(storage, n, n)
+            storage.remove([entry_name(n)])
+        ended.set()
+        assert reading.result() > 0
+    names = storage.names(FOLDED)
+    assert len(names) <= COMBINED_FILES
+    first = storage.read_bytes(names[0])
+    assert first.count(b"\n") >= COMBINED_FILES
+    storage.write_bytes(f"{FOLDED}{3:020}-{3:020}.jsonl", first.splitlines(keepends=True)[3])  # the process was killed
+    assert [entry.added[0].rows for entry in entries(storage, 0, 59)] == [1] * 60
+    storage.remove([names[0]])
+    assert entries(storage, 0, 59) is None
