@@ -16,20 +16,22 @@ def trusting(ca: str | None, place: Place) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca)
     except OSError as error:
-        got, do = f"{ca!r}: {error.strerror or error}", "pass a PEM file: ca='ca.pem'"
+        got, do = f"{ca!r}: {error.strerror or error}", "pass the path of a PEM file"
         raise SourceError("the file of authorities cannot be read", got=got, do=do, place=place) from error
 
 
-def untrusted(error: BaseException, place: Place) -> SourceError | None:
+def untrusted(error: BaseException, place: Place, option: str = "ca='ca.pem'") -> SourceError | None:
     """Return the error for a server whose certificate is not trusted; `None` if that is not the reason of an error.
 
-    Waiting does not help, so it is not temporary, although client libraries report it as a lost connection.
+    Waiting does not help, so it is not temporary, although client libraries report it as a lost connection. `option` is
+    how a definition passes the authorities.
     """
     for each in _reasons(error, 8):
-        if isinstance(each, ssl.SSLCertVerificationError):
-            message = each.verify_message.rstrip(".")
+        # aiohttp has an error of this type without a message, around the one with it
+        message = getattr(each, "verify_message", "").rstrip(".")
+        if isinstance(each, ssl.SSLCertVerificationError) and message:
             return SourceError(
-                "the certificate of the server is not trusted", got=message, do=_way_out(message), place=place
+                "the certificate of the server is not trusted", got=message, do=_way_out(message, option), place=place
             )
     return None
 
@@ -44,11 +46,11 @@ def _reasons(error: object, most: int) -> Iterator[BaseException]:
         yield from _reasons(each, most - 1)
 
 
-def _way_out(message: str) -> str:
+def _way_out(message: str, option: str) -> str:
     if "expired" in message or "not yet valid" in message:
         return "renew the certificate of the server"
     return (
-        "use a host of its certificate in url="
+        "use a host of its certificate in the address"
         if "mismatch" in message
-        else "pass the authority that issued it: ca='ca.pem'"
+        else f"pass the authority that issued it: {option}"
     )

@@ -11,9 +11,10 @@ import pytest
 
 from pipeline import mysql_changes, postgres_changes
 from pipeline.testing import ReaderContract, World
-from tests.rigs.mariadb import MariadbDatabase
-from tests.rigs.mariadb import maria as maria  # noqa: PLC0414 - the fixture
-from tests.rigs.mariadb import mariadb as mariadb  # noqa: PLC0414 - the fixture
+from tests.rigs.mysql import MysqlDatabase
+from tests.rigs.mysql import mariadb as mariadb  # noqa: PLC0414 - the fixture
+from tests.rigs.mysql import mysql_database as mysql_database  # noqa: PLC0414 - the fixture
+from tests.rigs.mysql import mysql_server as mysql_server  # noqa: PLC0414 - the fixture
 from tests.rigs.postgres import PostgresDatabase
 from tests.rigs.postgres import pg as pg  # noqa: PLC0414 - the fixture
 from tests.rigs.postgres import pg_database as pg_database  # noqa: PLC0414 - the fixture
@@ -55,7 +56,7 @@ class MysqlChangesWorld:
 
     schema = {"id": "bigint", "name": "varchar", "_op": "varchar", "_sequence": "varchar"}  # noqa: RUF012
 
-    def __init__(self, database: MariadbDatabase, folder: Path) -> None:
+    def __init__(self, database: MysqlDatabase, folder: Path) -> None:
         database.run("create table changed (id bigint primary key, name text)")
         self.reader = mysql_changes(database.url, "changed", spool=str(folder)).table("changed")
         self._database, self._numbers = database, itertools.count(0, 2)
@@ -73,6 +74,6 @@ class MysqlChangesWorld:
 
 class TestMysqlChanges(ReaderContract):
     @pytest.fixture
-    def world(self, maria: MariadbDatabase, tmp_path: Path) -> World:
+    def world(self, mysql_database: MysqlDatabase, tmp_path: Path) -> World:
         pytest.importorskip("pymysqlreplication", reason="no reader of binary logs: pip install 'headwater[mysql]'")
-        return MysqlChangesWorld(maria, tmp_path / "changes")
+        return MysqlChangesWorld(mysql_database, tmp_path / "changes")

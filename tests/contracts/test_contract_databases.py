@@ -19,9 +19,10 @@ from pipeline.testing import ReaderContract, World
 from tests.rigs.ferret import MongoDatabase
 from tests.rigs.ferret import ferret as ferret  # noqa: PLC0414 - the fixture
 from tests.rigs.ferret import mongo as mongo  # noqa: PLC0414 - the fixture
-from tests.rigs.mariadb import MariadbDatabase
-from tests.rigs.mariadb import maria as maria  # noqa: PLC0414 - the fixture
-from tests.rigs.mariadb import mariadb as mariadb  # noqa: PLC0414 - the fixture
+from tests.rigs.mysql import MysqlDatabase
+from tests.rigs.mysql import mariadb as mariadb  # noqa: PLC0414 - the fixture
+from tests.rigs.mysql import mysql_database as mysql_database  # noqa: PLC0414 - the fixture
+from tests.rigs.mysql import mysql_server as mysql_server  # noqa: PLC0414 - the fixture
 from tests.rigs.postgres import PostgresDatabase
 from tests.rigs.postgres import pg as pg  # noqa: PLC0414 - the fixture
 from tests.rigs.postgres import pg_database as pg_database  # noqa: PLC0414 - the fixture
@@ -139,13 +140,13 @@ class TestDuckdbFile(ReaderContract):
         return FileWorld(reader, run, ("'n'", "'infinity'"))
 
 
-class TestMariadb(ReaderContract):
+class TestMysql(ReaderContract):
     @pytest.fixture
-    def world(self, maria: MariadbDatabase) -> World:
+    def world(self, mysql_database: MysqlDatabase) -> World:
         def run(statement: str) -> None:
-            maria.run("set sql_mode = ''", statement)
+            mysql_database.run("set sql_mode = ''", statement)
 
-        reader = mysql(maria.url, "items", columns=COLUMNS, cursor="changed", lag="10 minutes")
+        reader = mysql(mysql_database.url, "items", columns=COLUMNS, cursor="changed", lag="10 minutes")
         return FileWorld(reader, run, ("'n'", "'0000-00-00'"), quote=False)
 
 

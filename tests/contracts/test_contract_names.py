@@ -55,8 +55,8 @@ from tests.rigs.ferret import ferret as ferret  # noqa: PLC0414 - the fixture
 from tests.rigs.ferret import mongo as mongo  # noqa: PLC0414 - the fixture
 from tests.rigs.http_faults import HttpServer, Reply, http_server
 from tests.rigs.iceberg import IcebergCatalog
-from tests.rigs.mariadb import maria as maria  # noqa: PLC0414 - the fixture
-from tests.rigs.mariadb import mariadb as mariadb  # noqa: PLC0414 - the fixture
+from tests.rigs.mysql import maria as maria  # noqa: PLC0414 - the fixture
+from tests.rigs.mysql import mariadb as mariadb  # noqa: PLC0414 - the fixture
 from tests.rigs.postgres import pg as pg  # noqa: PLC0414 - the fixture
 from tests.rigs.postgres import pg_database as pg_database  # noqa: PLC0414 - the fixture
 from tests.rigs.postgres import postgres as postgres  # noqa: PLC0414 - the fixture

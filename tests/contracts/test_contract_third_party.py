@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,12 +16,13 @@ import pytest
 from pipeline import connector
 from pipeline.core.errors import DefinitionError
 from pipeline.testing import ReaderContract, World
+from tests.rigs.http_listener import HttpListener
 
 PAGE = Path(__file__).parents[2] / "docs" / "connectors.md"
 EXAMPLE = re.search(r"```python\n(# file: tickets\.py\n.*?)```", PAGE.read_text(), re.DOTALL)[1]
 
 
-class Desk(ThreadingHTTPServer):
+class Desk(HttpListener):
     tickets = 0
 
 

@@ -1,4 +1,4 @@
-"""A proxy in front of MariaDB that changes what the server sends of its binary log."""
+"""A proxy in front of MySQL or MariaDB that changes what the server sends of its binary log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ Damage = Callable[[int, bytes], bytes]
 """Returns what a client gets instead of an event: its number, and its bytes."""
 EVENT_HEAD = 20
 """One byte that says that a packet is no error, and the header of the event."""
-_LENGTH, _DUMP = 3, 0x12
+_LENGTH, _DUMP, _HANDSHAKE = 3, 0x12, 10
+_BEFORE_FLAGS, _TLS = 13, 0x08
+"""The bytes between the version of the server and its flags, and the flag of TLS in their second byte."""
 
 
 def damaged_packets(port: int, damage: Damage) -> AbstractContextManager[int]:
@@ -30,13 +32,21 @@ def damaged_packets(port: int, damage: Damage) -> AbstractContextManager[int]:
 
     def answers(server: socket.socket, client: socket.socket) -> None:
         events = itertools.count()
-        for number, packet in _packets(server):
+        for number, sent in _packets(server):
+            is_handshake = client not in dumping and sent[:1] == bytes([_HANDSHAKE])
+            packet = _without_tls(sent) if is_handshake else sent
             is_event = client in dumping and len(packet) > EVENT_HEAD
             _send(client, number, damage(next(events), packet) if is_event else packet)
         with suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
 
     return proxy(port, requests=requests, answers=answers)
+
+
+def _without_tls(handshake: bytes) -> bytes:
+    """Return the first packet of a server without its offer to encrypt what follows."""
+    flags = handshake.index(0, 1) + 1 + _BEFORE_FLAGS
+    return handshake[: flags + 1] + bytes([handshake[flags + 1] & ~_TLS]) + handshake[flags + 2 :]
 
 
 def _packets(source: socket.socket) -> Iterator[tuple[int, bytes]]:

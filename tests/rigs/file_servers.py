@@ -1,4 +1,4 @@
-"""Servers of files on loopback, each over a folder: SFTP, FTP, and HTTP with ranges and entity tags, or without either."""
+"""Servers of files on loopback, each over a folder: SFTP, FTP, FTPS, and HTTP with ranges and entity tags, or without either."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from tests.rigs.http_listener import HttpListener
 
 USER, PASSWORD = "reader", "a-secret-word"
 
@@ -36,9 +38,10 @@ class FileServer:
 
 @dataclass(frozen=True)
 class FileServers:
-    """The running SFTP and FTP servers, which share a folder."""
+    """The running SFTP, FTP and FTPS servers, which share a folder; `ca` issued the certificate of FTPS."""
 
     folder: Path
+    ca: Path
     ports: dict[str, str]
 
     def server(self, scheme: str, below: str) -> FileServer:
@@ -46,42 +49,46 @@ class FileServers:
         options = {"username": USER, "password": PASSWORD}
         if scheme == "sftp":
             options["host_key"] = self.ports["fingerprint"]
+        if scheme == "ftps":
+            options["ca"] = str(self.ca)
         (self.folder / below).mkdir(exist_ok=True)
-        return FileServer(f"{scheme}://127.0.0.1:{self.ports[scheme]}/{below}", self.folder / below, options)
+        return FileServer(
+            f"{scheme.partition(' ')[0]}://127.0.0.1:{self.ports[scheme]}/{below}", self.folder / below, options
+        )
 
 
 @pytest.fixture(scope="session")
 def file_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServers]:
-    """SFTP and FTP on loopback, in one process."""
-    for name in ("asyncssh", "pyftpdlib", "paramiko"):
+    """SFTP, FTP and FTPS on loopback, in one process."""
+    for name in ("asyncssh", "pyftpdlib", "paramiko", "OpenSSL", "cryptography"):
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
+    from cluster.local.kafka.certificates import CertificateAuthority  # noqa: PLC0415 - needs cryptography
+
     folder = tmp_path_factory.mktemp("served")
-    command = [sys.executable, str(Path(__file__).with_name("file_server_process.py")), str(folder), USER, PASSWORD]
+    authority = CertificateAuthority(tmp_path_factory.mktemp("certificates"))
+    certificate = authority.issue("ftp", ("127.0.0.1",))
+    program = Path(__file__).with_name("file_server_process.py")
+    command = [sys.executable, str(program), str(folder), USER, PASSWORD, str(certificate)]
     with (folder.parent / "file-servers.log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
     try:
         line = process.stdout.readline() if process.stdout else b""
         if not line:
             pytest.fail(f"the servers did not start: {(folder.parent / 'file-servers.log').read_text()[-2000:]}")
-        yield FileServers(folder, json.loads(line))
+        yield FileServers(folder, authority.file, json.loads(line))
     finally:
         process.kill()
         process.communicate()
 
 
-class HttpServer(ThreadingHTTPServer):
+class HttpServer(HttpListener):
     """Serves a folder; a plain one has neither ranges, nor tags, nor times, nor lengths."""
-
-    daemon_threads = True
 
     def __init__(self, folder: Path, *, is_plain: bool, login: str) -> None:
         super().__init__(("127.0.0.1", 0), HttpHandler)
         self.folder, self.is_plain, self.login = folder, is_plain, login
         self.requests: list[str] = []
-
-    def handle_error(self, *_: object) -> None:
-        """Ignore a client that closed its connection."""
 
 
 class HttpHandler(BaseHTTPRequestHandler):

@@ -28,6 +28,7 @@ class GoProgram:
 
 BUILT: Mapping[str, GoProgram] = {
     "ferretdb": GoProgram("FerretDB", "ferretdb_no_hana"),
+    "gcs": GoProgram("fake-gcs-server"),
     "pubsub": GoProgram("the fake of Pub/Sub"),
 }
 

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+
+from tests.rigs.http_listener import HttpListener
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
 def http_server() -> Iterator[HttpServer]:
     """Run a server on a free port."""
     handler = type("Handler", (_Handler,), {})
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    listening.daemon_threads = True
+    listening = HttpListener(("127.0.0.1", 0), handler)
     server = handler.answers = HttpServer(listening.server_address[1])
     thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

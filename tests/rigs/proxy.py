@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.rigs.http_listener import HttpListener
 
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 _CODES = {
@@ -118,8 +120,7 @@ def proxied(upstream_port: int) -> Iterator[Proxy]:
     class Handler(_Handler):
         rules = proxy
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = HttpListener(("127.0.0.1", 0), Handler)
     server.block_on_close = False
     proxy.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="proxy", daemon=True)

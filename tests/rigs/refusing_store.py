@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.rigs.http_listener import HttpListener
 
 _CREDENTIAL = re.compile(r"Credential=([^/]*)/\d+/([^/]*)/")
 
@@ -68,8 +70,7 @@ def refusing_store() -> Iterator[RefusingStore]:
 
         def log_message(self, *_: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = HttpListener(("127.0.0.1", 0), Handler)
     server.block_on_close = False
     store.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

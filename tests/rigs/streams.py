@@ -6,7 +6,7 @@ import importlib.util
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,14 +62,16 @@ def valkey() -> Iterator[StreamServer]:
 
 
 @contextmanager
-def started(command: Sequence[str], port: int | None = None) -> Iterator[StreamServer]:
+def started(
+    command: Sequence[str], port: int | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[StreamServer]:
     """Start a server on a free or the given port, with a folder of its own, and stop it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="headwater-server-"))
     if port is None:
         port = unused_port()
     words = [word.format(port=port, folder=folder) for word in command]
     try:
-        with running(words, folder / "log"):
+        with running(words, folder / "log", environment=environment):
             wait_for_port(port, folder / "log", within_s=STARTS_WITHIN_S)
             yield StreamServer("127.0.0.1", port)
     finally:

@@ -15,9 +15,12 @@ SERVERS = (
     "secure_kafka",
     "kafka",
     "s3",
+    "google_storage",
+    "azurite",
     "file_servers",
     "postgres",
     "mariadb",
+    "mysql_server",
     "ferret",
     "rabbitmq",
     "snowflake_account",
@@ -33,7 +36,8 @@ def group_of(item: pytest.Item) -> str:
         return "ray"
     fixtures = set(getattr(item, "fixturenames", ()))
     parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
-    fixtures |= {each for each in parameters if isinstance(each, str)}  # a fixture that is requested by its name
+    # a fixture that is requested by its name, which is one of the words of a parameter
+    fixtures |= {word for each in parameters if isinstance(each, str) for word in each.split()}
     server = next((name for name in SERVERS if name in fixtures), None)
     if server is not None:
         return server

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import duckdb
 import pyarrow as pa
@@ -14,47 +15,33 @@ import pyarrow as pa
 from pipeline.connectors.databases.columns import SEPARATOR, DatabaseColumn, FetchedColumn
 from pipeline.connectors.databases.cursor_values import TIMES, Lag
 from pipeline.connectors.databases.cursor_window import NullCursors
+from pipeline.connectors.databases.database_file import DatabaseFile
 from pipeline.connectors.databases.query_reader import QueryReader, query_options, reader_of_query
-from pipeline.connectors.databases.sessions import StandardSql
-from pipeline.core.errors import Place, SourceError, SourceUnavailableError
 from pipeline.kernel.engine import arrow, first_line, plain_type
 from pipeline.kernel.sql_text import literal, quoted
 from pipeline.kernel.types import decimal_of, stored_type
 
 
 @dataclass(frozen=True)
-class DuckdbFile(StandardSql):
+class DuckdbFile(DatabaseFile):
     """See `SqlDatabase`."""
 
-    path: str
-
-    @property
-    def system(self) -> str:
-        """The name of the system."""
-        return "DuckDB"
-
-    @property
-    def uri(self) -> str:
-        """The path as a URI."""
-        return f"duckdb://{Path(self.path).absolute()}"
-
-    def within(self, folder: Path) -> DuckdbFile:
-        """Return the file with a relative path resolved against a folder."""
-        return DuckdbFile(str(folder / self.path))
+    name: ClassVar[str] = "DuckDB"
+    log: ClassVar[str] = ".wal"
+    locked: ClassVar[str] = "the DuckDB file is written to by another process"
 
     @contextmanager
     def connected(self) -> Iterator[_Session]:
         """Open the file for reading; raise `SourceUnavailableError` while another process writes to it."""
-        if not Path(self.path).is_file():
-            raise SourceError("there is no such DuckDB file", do="check the path", place=Place(self.path))
+        self.require()
         try:
             connection = duckdb.connect(self.path, read_only=True)
         except duckdb.Error as error:
-            raise _translated(self.path, error) from error
+            raise self.refused(first_line(error)) from error
         with connection:
             connection.execute("set timezone = 'UTC'")
             connection.execute("begin transaction")
-            yield _Session(connection, self.path)
+            yield _Session(connection, self)
 
     def rejection(self, misfits: Sequence[FetchedColumn], columns: Sequence[DatabaseColumn]) -> str:
         """Return SQL for a row with misfits: the row as JSON, and the reasons."""
@@ -71,7 +58,7 @@ class _Session:
     """See `SqlSession`."""
 
     connection: duckdb.DuckDBPyConnection
-    path: str
+    file: DuckdbFile
 
     def columns(self, relation: str) -> tuple[DatabaseColumn, ...]:
         query = relation[1:-1] if relation.startswith("(") else f"select * from {relation}"
@@ -90,16 +77,14 @@ class _Session:
         try:
             return arrow(self.connection, query)
         except duckdb.Error as error:
-            raise _translated(self.path, error) from error
+            raise self.file.refused(first_line(error)) from error
 
     def rows(self, query: str, columns: Sequence[FetchedColumn], texts: Sequence[str]) -> pa.Table:
         del columns, texts
         return self.table(query)
 
     def stamp(self) -> str | None:
-        """Return size and time of the file and of its log; every commit changes one of them."""
-        stats = [Path(self.path + end).stat() for end in ("", ".wal") if Path(self.path + end).exists()]
-        return ",".join(f"{each.st_size}-{each.st_mtime_ns}" for each in stats)
+        return self.file.stamp()
 
 
 def _column(name: str, kind: str) -> DatabaseColumn:
@@ -115,15 +100,6 @@ def _column(name: str, kind: str) -> DatabaseColumn:
         return DatabaseColumn(name, stored, f"{at}::{stored}", text)
     cast = f"try_cast({at} as {stored})"
     return DatabaseColumn(name, stored, cast, text, f"try_cast({cast} as {kind}) is distinct from {at}")
-
-
-def _translated(path: str, error: duckdb.Error) -> SourceError:
-    text = first_line(error)
-    if "lock" in text.lower():
-        return SourceUnavailableError("the DuckDB file is written to by another process", got=text, place=Place(path))
-    return SourceError(
-        "the DuckDB file cannot be read", got=text, do="check the table and the query", place=Place(path)
-    )
 
 
 def duckdb_file(

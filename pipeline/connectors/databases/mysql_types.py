@@ -13,7 +13,7 @@ _INTEGERS = {1: "TINYINT", 2: "SMALLINT", 9: "INTEGER", 3: "INTEGER", 8: "BIGINT
 _UNSIGNED = {1: "SMALLINT", 2: "INTEGER", 9: "BIGINT", 3: "BIGINT", 8: "DECIMAL(20,0)", 13: "SMALLINT"}
 _DECIMALS, _FLOAT, _DOUBLE, _BIT, _GEOMETRY = {0, 246}, 4, 5, 16, 255
 _DATE, _TIME, _TIMES = 10, 11, {7: "TIMESTAMPTZ", 12: "TIMESTAMP"}
-_UNSIGNED_FLAG, _BINARY_CHARSET = 32, 63
+_UNSIGNED_FLAG, _BINARY_CHARSET, _JSON = 32, 63, 245
 _DECIMAL_DIGITS = 38
 
 
@@ -54,7 +54,7 @@ def _text_or_bytes(name: str, at: str, kind: int, field: Any) -> DatabaseColumn:
         return DatabaseColumn(name, "VARCHAR", bits, bits)
     if kind == _GEOMETRY:
         return DatabaseColumn(name, "VARCHAR", f"st_astext({at})", f"st_astext({at})")
-    if field.charsetnr == _BINARY_CHARSET and kind != _TIME:
+    if field.charsetnr == _BINARY_CHARSET and kind not in {_TIME, _JSON}:
         return DatabaseColumn(name, "BLOB", at, f"hex({at})")
     return DatabaseColumn(name, "VARCHAR", text, text)
 

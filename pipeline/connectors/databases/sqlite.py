@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote as url_quote
 
 import pyarrow as pa
@@ -18,9 +17,10 @@ from pipeline.connectors.databases.adbc_connection import AdbcConnection, driver
 from pipeline.connectors.databases.columns import SEPARATOR, DatabaseColumn, FetchedColumn
 from pipeline.connectors.databases.cursor_values import Lag
 from pipeline.connectors.databases.cursor_window import NullCursors
+from pipeline.connectors.databases.database_file import DatabaseFile
 from pipeline.connectors.databases.query_reader import QueryReader, query_options, reader_of_query
-from pipeline.connectors.databases.sessions import StandardSql, fetched_type
-from pipeline.core.errors import Place, SourceError, SourceUnavailableError
+from pipeline.connectors.databases.sessions import fetched_type
+from pipeline.core.errors import Place, SourceError
 from pipeline.core.extras import imports_of
 from pipeline.kernel.sql_text import literal, quoted
 
@@ -30,42 +30,32 @@ _VIEW = "headwater_query"
 
 
 @dataclass(frozen=True)
-class SqliteFile(StandardSql):
+class SqliteFile(DatabaseFile):
     """See `SqlDatabase`."""
 
-    path: str
-
-    @property
-    def system(self) -> str:
-        """The name of the system."""
-        return "SQLite"
-
-    @property
-    def uri(self) -> str:
-        """The path as a URI."""
-        return f"sqlite://{Path(self.path).absolute()}"
-
-    def within(self, folder: Path) -> SqliteFile:
-        """Return the file with a relative path resolved against a folder."""
-        return SqliteFile(str(folder / self.path))
+    name: ClassVar[str] = "SQLite"
+    log: ClassVar[str] = "-wal"
+    locked: ClassVar[str] = "the SQLite file is locked by a writer"
 
     @contextmanager
     def connected(self) -> Iterator[_Session]:
         """Open the file for reading; raise `SourceError` if it does not exist."""
-        if not Path(self.path).is_file():
-            raise SourceError("there is no such SQLite file", do="check the path", place=Place(self.path))
+        self.require()
         with imports_of("sqlite", "a SQLite source"):
             from adbc_driver_sqlite import dbapi  # noqa: PLC0415 - optional dependency
-        translate = partial(_translated, self.path)
-        with driver_errors(translate):
+        with driver_errors(self.translated):
             raw = dbapi.connect(f"file:{url_quote(str(Path(self.path).absolute()))}?mode=ro", autocommit=True)
-        connection = AdbcConnection(raw, translate)
+        connection = AdbcConnection(raw, self.translated)
         try:
             connection.table("pragma busy_timeout = 10000")
             connection.execute("begin")
-            yield _Session(connection, self.path)
+            yield _Session(connection, self)
         finally:
             connection.close()
+
+    def translated(self, error: Exception) -> SourceError:
+        """Return an error of the driver as one of ours."""
+        return self.refused(" ".join(str(error).partition("\nquery: ")[0].split()))
 
     def rejection(self, misfits: Sequence[FetchedColumn], columns: Sequence[DatabaseColumn]) -> str:
         """Return SQL for a row with misfits: the row as JSON, and the reasons."""
@@ -90,7 +80,7 @@ class _Session:
     """See `SqlSession`."""
 
     connection: AdbcConnection
-    path: str
+    file: SqliteFile
 
     def columns(self, relation: str) -> tuple[DatabaseColumn, ...]:
         name = relation
@@ -100,7 +90,7 @@ class _Session:
             name = _VIEW
         described = self._described(name)
         if not described:
-            raise SourceError("there is no such table", got=relation, place=Place(self.path))
+            raise SourceError("there is no such table", got=relation, place=Place(self.file.path))
         names = [str(each["name"]) for each in described]
         return tuple(
             _column(_written_name(name, names), str(each["type"])) for name, each in zip(names, described, strict=True)
@@ -127,9 +117,7 @@ class _Session:
         return self.connection.table(f"select {', '.join(values)} union all select * from ({query})").slice(1)
 
     def stamp(self) -> str | None:
-        """Return sizes and times of the files; every commit changes one of them."""
-        stats = [Path(self.path + end).stat() for end in ("", "-wal") if Path(self.path + end).exists()]
-        return ",".join(f"{each.st_size}-{each.st_mtime_ns}" for each in stats)
+        return self.file.stamp()
 
 
 def _written_name(name: str, names: Sequence[str]) -> str:
@@ -164,15 +152,6 @@ def _of_type(name: str, kind: str, storage: str, text: str) -> DatabaseColumn:
 
 def _not(at: str, fits: str) -> str:
     return f"{at} is not null and not ({fits})"
-
-
-def _translated(path: str, error: Exception) -> SourceError:
-    text = " ".join(str(error).partition("\nquery: ")[0].split())
-    if "locked" in text or "busy" in text.lower():
-        return SourceUnavailableError("the SQLite file is locked by a writer", got=text, place=Place(path))
-    return SourceError(
-        "the SQLite file cannot be read", got=text, do="check the table and the query", place=Place(path)
-    )
 
 
 def sqlite(

@@ -12,14 +12,21 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
+from pipeline.connectors.certificates import trusting
 from pipeline.connectors.http.addresses import checked_addresses
+from pipeline.core.errors import Place
 
 _KEPT = {"accept", "accept-encoding", "range", "user-agent"}
 """The headers that another host gets."""
 
 
-async def checked_session(*, allowed_hosts: Sequence[str], **options: Any) -> aiohttp.ClientSession:
-    """Return a session that connects to the allowed hosts, and to others with public addresses."""
+async def checked_session(
+    *, allowed_hosts: Sequence[str], ca: str | None = None, **options: Any
+) -> aiohttp.ClientSession:
+    """Return a session that connects to the allowed hosts, and to others with public addresses.
+
+    `ca` is a file with the authorities that are trusted instead of those of the system.
+    """
     trace = aiohttp.TraceConfig()
 
     async def check(_: aiohttp.ClientSession, __: SimpleNamespace, sent: aiohttp.TraceRequestRedirectParams) -> None:
@@ -31,7 +38,8 @@ async def checked_session(*, allowed_hosts: Sequence[str], **options: Any) -> ai
             await asyncio.to_thread(checked_addresses, target.host, target.port or 0, allowed_hosts)
 
     trace.on_request_redirect.append(check)
-    connector = aiohttp.TCPConnector(resolver=_CheckedResolver(allowed_hosts))
+    tls = trusting(ca, Place("options=")) if ca else True
+    connector = aiohttp.TCPConnector(resolver=_CheckedResolver(allowed_hosts), ssl=tls)
     return aiohttp.ClientSession(connector=connector, trace_configs=[trace], **options)
 
 

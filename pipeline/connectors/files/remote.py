@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from pipeline.connectors.certificates import untrusted
 from pipeline.connectors.files.downloads import DOWNLOADS
-from pipeline.connectors.files.remote_clients import HTTP, OBJECT_STORES, RemoteClient
+from pipeline.connectors.files.remote_clients import FTP, HTTP, OBJECT_STORES, RemoteClient
 from pipeline.connectors.files.remote_listing import matching
 from pipeline.connectors.files.stores import Wanted, no_files
 from pipeline.core.clients import is_unavailable, message_of
@@ -94,7 +95,7 @@ class RemoteFiles:
 
     def _copy(self, client: RemoteClient, connection: Any, wanted: Wanted) -> AbstractContextManager[str]:
         whole = Wanted(wanted.source_object)
-        needs_all = wanted.ranges is None or client.scheme in ("ftp", "ftps") or DOWNLOADS.has(_key(whole))
+        needs_all = wanted.ranges is None or client.scheme in FTP or DOWNLOADS.has(_key(whole))
         chosen = whole if needs_all else wanted
         return DOWNLOADS.copy(_key(chosen), partial(_download, client, connection, chosen))
 
@@ -138,6 +139,8 @@ def _current(client: RemoteClient, connection: Any, location: str) -> SourceObje
 
 def _source_object(client: RemoteClient, connection: Any, location: str, details: Mapping[str, Any]) -> SourceObject:
     """Return a listed file. If the store has no stamp for it, it is downloaded to compute a checksum."""
+    if client.scheme in FTP and "modify" not in details:
+        details = {**details, "modify": connection.changed_at(client.path(location))}
     tag, time = _tag(details), _time(details)
     if client.scheme in HTTP and (details.get("size") is None or not (tag or time)):
         size, tag = _downloaded_stamp(connection, client.path(location), tag)
@@ -185,7 +188,7 @@ def _download(client: RemoteClient, connection: Any, wanted: Wanted, target: str
         path = client.path(listed.uri)
         if wanted.ranges is not None:
             _download_ranges(client, connection, path, wanted, target)
-        elif client.scheme not in ("ftp", "ftps"):
+        elif client.scheme not in FTP:
             connection.get_file(path, target)
         else:  # the client leaves a file open that it cannot write completely
             with Path(target).open("wb") as copy:
@@ -231,6 +234,20 @@ def _download_ranges(client: RemoteClient, connection: Any, path: str, wanted: W
                 copy.write(file.read(end - begin))
 
 
+def _message(cause: BaseException) -> str:
+    """Return the text of an error in one line; the client of Azure adds lines with ids and XML to what the store says."""
+    is_of_azure = type(cause).__module__.startswith("azure.")
+    return str(cause).partition("\n")[0].strip() if is_of_azure else message_of(cause)
+
+
+def _authorities(location: str) -> str:
+    """Return how the authorities of certificates are passed to the client of a location."""
+    scheme = location.partition("://")[0]
+    if scheme in (*HTTP, "ftps"):
+        return 'options={"ca": "ca.pem"}'
+    return f"the environment variable {'AWS_CA_BUNDLE' if scheme.startswith('s3') else 'SSL_CERT_FILE'}"
+
+
 @contextmanager
 def _translated_errors(location: str, problem: str) -> Iterator[None]:
     try:
@@ -239,9 +256,12 @@ def _translated_errors(location: str, problem: str) -> Iterator[None]:
         raise
     except Exception as error:  # each client has its own exceptions
         cause, place = _cause(error), Place(location)
+        if (refused := untrusted(cause, place, _authorities(location))) is not None:
+            raise refused from error
         if isinstance(cause, FileNotFoundError):
             raise SourceError(problem, got="No such file or directory", place=place) from error
-        is_temporary = is_unavailable(cause) or isinstance(cause, EOFError) or type(cause).__name__ == "error_temp"
+        of_ftp = {"error_temp": True, "error_perm": False}.get(type(cause).__name__)  # its codes are not those of HTTP
+        is_temporary = isinstance(cause, EOFError) or (is_unavailable(cause) if of_ftp is None else of_ftp)
         kind = SourceUnavailableError if is_temporary else SourceError
         do = None if is_temporary else "check the URI, and the credentials in options="
-        raise kind(problem, got=message_of(cause), do=do, place=place) from error
+        raise kind(problem, got=_message(cause), do=do, place=place) from error

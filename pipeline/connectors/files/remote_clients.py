@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+from pipeline.connectors.certificates import trusting
 from pipeline.core.credentials import secret
-from pipeline.core.errors import DefinitionError, did_you_mean
+from pipeline.core.errors import DefinitionError, Place, SettingsError, did_you_mean
 from pipeline.core.extras import imports_of
 from pipeline.core.object_store_options import S3_OPTIONS, aws_options, s3_client_options
 
@@ -32,13 +33,14 @@ SCHEMES = {
     "https": "https",
 }
 """The schemes of URIs, with the scheme that locations have."""
-OBJECT_STORES, HTTP = ("s3", "gs", "abfs"), ("http", "https")
+OBJECT_STORES, HTTP, FTP = ("s3", "gs", "abfs"), ("http", "https"), ("ftp", "ftps")
 _EXTRAS = {"s3": "s3", "gs": "gcs", "abfs": "azure", "sftp": "sftp", "http": "http", "https": "http"}
 _NAMES = {
     "s3": ("anon", *S3_OPTIONS),
     "gs": ("token", "project", "endpoint_url", "anon"),
     "abfs": (
         "account_name",
+        "account_host",
         "account_key",
         "sas_token",
         "connection_string",
@@ -49,8 +51,8 @@ _NAMES = {
     ),
     "sftp": ("username", "password", "key_filename", "passphrase", "host_key", "known_hosts", "timeout"),
     "ftp": ("username", "password", "encoding", "timeout"),
-    "ftps": ("username", "password", "encoding", "timeout"),
-    "http": ("username", "password", "token", "timeout", "allowed_hosts"),
+    "ftps": ("username", "password", "encoding", "timeout", "ca"),
+    "http": ("username", "password", "token", "timeout", "allowed_hosts", "ca"),
 }
 _NAMES["https"] = _NAMES["http"]
 _HEADER = "header:"
@@ -65,6 +67,7 @@ _SECRET_PARAMETERS = {
     "apikey",
 }
 _TIMEOUT_S = 60.0
+_PUBLIC_AZURE = ".core.windows.net"
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,10 @@ class RemoteClient:
         _require_known(options, scheme)
         parts = urlsplit(uri)
         named: dict[str, str] = {}
-        if parts.username and scheme in {"sftp", "ftp", "ftps"}:
+        if parts.username and scheme in {"sftp", *FTP}:
             named = {"username": parts.username}
         elif parts.username and scheme == "abfs":  # abfs://container@account.dfs.core.windows.net/path
-            named = {"account_name": parts.netloc.rpartition("@")[2].partition(".")[0]}
+            named = _azure_account(parts.netloc.rpartition("@")[2])
         host = parts.netloc.rpartition("@")[2] if scheme not in OBJECT_STORES else ""
         return cls(scheme, host, tuple(sorted({**named, **options}.items())))
 
@@ -116,18 +119,13 @@ class RemoteClient:
 
         Raises `SourceError` if its library is not installed, `SettingsError` for a credential that is not set.
         """
-        import fsspec  # noqa: PLC0415 - most projects have only local files
-
-        arguments = self._arguments()
-        with imports_of(_EXTRAS.get(self.scheme, ""), f"reading files from {self.scheme}://"):
-            kind = fsspec.get_filesystem_class(self.scheme if self.scheme != "ftps" else "ftp")
-        client = kind(**arguments)
+        client = _client_class(self.scheme)(**self._arguments())
         try:
             yield client
         finally:
             if self.scheme == "sftp":
                 client.client.close()
-            elif self.scheme in {"ftp", "ftps"}:
+            elif self.scheme in FTP:
                 client.ftp.close()
 
     def _arguments(self) -> dict[str, Any]:
@@ -139,15 +137,56 @@ class RemoteClient:
         if self.scheme in HTTP:
             return _http_arguments(values, self.host)
         if self.scheme in {"gs", "abfs"}:
-            anonymous = {"anon": True} if values.get("anon") == "true" else {}
+            anonymous = {"anon": True} if values.pop("anon", "") == "true" else {}
+            if self.scheme == "abfs":
+                _require_account(values)
             return {**values, **anonymous, "use_listings_cache": False}
         address, _, port = self.host.partition(":")
         timeout = {"timeout": float(values.pop("timeout", _TIMEOUT_S))}
-        at = {"host": address, "port": int(port)} if port else {"host": address}
+        at: dict[str, Any] = {"host": address, "port": int(port)} if port else {"host": address}
         if self.scheme == "sftp":
             return {**at, **_sftp_arguments(values, self.host), **timeout, "skip_instance_cache": True}
-        tls = {"tls": True} if self.scheme == "ftps" else {}
-        return {**at, **values, **timeout, **tls, "use_listings_cache": False}
+        if self.scheme == "ftps":
+            at["trusted"] = trusting(values.pop("ca", None), Place(f"ftps://{self.host}"))
+        return {**at, **values, **timeout, "use_listings_cache": False}
+
+
+def _client_class(scheme: str) -> type[fsspec.AbstractFileSystem]:
+    with imports_of(_EXTRAS.get(scheme, ""), f"reading files from {scheme}://"):
+        if scheme == "abfs":
+            from pipeline.connectors.files.azure_blobs import AzureBlobs  # noqa: PLC0415 - needs the extra
+
+            return AzureBlobs
+        if scheme == "gs":
+            from pipeline.connectors.files.google_storage import GoogleStorage  # noqa: PLC0415 - needs the extra
+
+            return GoogleStorage
+        if scheme in FTP:
+            from pipeline.connectors.files.ftp_client import FtpFiles  # noqa: PLC0415 - most projects have no FTP
+
+            return FtpFiles
+        import fsspec  # noqa: PLC0415 - most projects have only local files
+
+        found: type[fsspec.AbstractFileSystem] = fsspec.get_filesystem_class(scheme)
+        return found
+
+
+def _azure_account(host: str) -> dict[str, str]:
+    """Return the options for the host in `abfs://container@host/path`: the account, and its host outside of the public cloud."""
+    account, _, domain = host.partition(".")
+    if not domain or host.endswith(_PUBLIC_AZURE):
+        return {"account_name": account}
+    return {"account_name": account, "account_host": host.replace(".dfs.", ".blob.", 1)}
+
+
+def _require_account(values: Mapping[str, str]) -> None:
+    names = ("connection_string", "account_name")
+    if not any(values.get(name) or os.environ.get(f"AZURE_STORAGE_{name.upper()}") for name in names):
+        raise SettingsError(
+            "the files of Azure need an account",
+            do='pass options={"account_name": …} or {"connection_string": "env:NAME"}, or write it in the URI: '
+            "abfs://container@account.dfs.core.windows.net/path",
+        )
 
 
 def _sftp_arguments(values: dict[str, str], host: str) -> dict[str, Any]:
@@ -177,6 +216,7 @@ def _http_arguments(values: Mapping[str, str], host: str) -> dict[str, Any]:
         "client_kwargs": {
             **login,
             "allowed_hosts": (urlsplit(f"//{host}").hostname, *values.get("allowed_hosts", "").split(",")),
+            "ca": values.get("ca"),
             "auto_decompress": False,
             "timeout": aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds),
         },

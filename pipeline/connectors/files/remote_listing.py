@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import translate
 from typing import Any
 
+from pipeline.core.errors import SourceError
+
 _MAGIC = re.compile(r"[*?\[]")
 _ANY_DEPTH = "**"
+_NO_BUCKET = "specified bucket does not exist"
+"""What S3 says."""
 Details = Mapping[str, Any]
 
 
@@ -64,13 +67,17 @@ def _matches(walk: _Walk, folder: str, segment: str) -> Iterator[tuple[str, Deta
 
 
 def _entries(connection: Any, folder: str, prefix: str) -> list[tuple[str, Details]]:
-    """Return the files and folders directly in a folder whose names begin with a prefix, sorted; none if it does not exist."""
+    """Return the files and folders directly in a folder whose names begin with a prefix, sorted; none if it does not exist.
+
+    Raises `SourceError` if there is no such bucket, because its files are not known to be gone.
+    """
     try:
         if prefix:
             entries = connection.find(folder, maxdepth=1, withdirs=True, detail=True, prefix=prefix).values()
         else:
             entries = connection.ls(folder or "/", detail=True)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        _require_bucket(error, folder)
         return []
     here = folder.strip("/")
     listed = {str(each["name"]).rstrip("/"): each for each in entries}
@@ -81,11 +88,29 @@ def _file(connection: Any, path: str, listed: Details | None = None) -> Iterator
     """Yield a path if it is a file, or a link to one; `listed` is what a listing said about it."""
     if listed is not None and listed["type"] == "directory":
         return
-    with suppress(FileNotFoundError):
+    try:
         details: Details = connection.info(path)
-        if details["type"] == "file":
-            yield path, details
+    except FileNotFoundError as error:
+        _require_bucket(error, path)
+        return
+    if details["type"] == "file":
+        yield path, details
+
+
+def _require_bucket(error: FileNotFoundError, path: str) -> None:
+    """Raise `SourceError` if a file does not exist because there is no such bucket."""
+    if _NO_BUCKET in str(error):
+        raise missing_bucket("bucket", path.partition("/")[0]) from error
 
 
 def _name(path: str) -> str:
     return path.rpartition("/")[2]
+
+
+def missing_bucket(kind: str, name: str) -> SourceError:
+    """Return the error for a bucket, or a container, that does not exist."""
+    return SourceError(
+        f"the {kind} does not exist",
+        got=repr(name),
+        do=f"check the name of the {kind}, and whose credentials these are",
+    )

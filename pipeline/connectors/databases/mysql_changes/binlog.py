@@ -85,6 +85,7 @@ def transactions(server: BinlogServer, through: int, tables: Sequence[str]) -> I
                 row_event.WriteRowsEvent,
                 row_event.UpdateRowsEvent,
                 row_event.DeleteRowsEvent,
+                row_event.PartialUpdateRowsEvent,
             ],
         )
     try:
@@ -107,6 +108,8 @@ def _transactions(server: BinlogServer, reader: Any, tables: frozenset[str]) -> 
         try:
             for each in reader:
                 is_end = isinstance(each, event.XidEvent)
+                if isinstance(each, row_event.PartialUpdateRowsEvent) and each.table in tables:
+                    raise _partial(each.table, server)  # noqa: TRY301 - the other errors of this block are the library's
                 if type(each) in operations:
                     if each.table in tables:
                         current.changes += _changes(each, operations[type(each)])
@@ -122,7 +125,7 @@ def _transactions(server: BinlogServer, reader: Any, tables: frozenset[str]) -> 
                     current.committed_us = each.timestamp * 1_000_000
                     yield current
                     current = Transaction()
-        except (pymysql.Error, OSError):
+        except (pymysql.Error, OSError, SourceError):
             raise
         except Exception as error:  # the library raises any exception for a damaged event
             problem = "the binary log has an event that cannot be decoded"
@@ -130,6 +133,15 @@ def _transactions(server: BinlogServer, reader: Any, tables: frozenset[str]) -> 
             raise SourceError(
                 problem, got=place, do="headwater run --full takes a new snapshot", place=server.place
             ) from error
+
+
+def _partial(table: str, server: BinlogServer) -> SourceError:
+    return SourceError(
+        "the binary log has parts of JSON documents, from which rows cannot be made",
+        got=f"an update of {table} by a session with binlog_row_value_options = PARTIAL_JSON",
+        do="set binlog_row_value_options = '' everywhere; headwater run --full takes a new snapshot",
+        place=server.place,
+    )
 
 
 def _schema(each: Any) -> str:

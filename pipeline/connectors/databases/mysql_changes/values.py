@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -69,6 +70,8 @@ def text_of(column: LoggedColumn, value: Any) -> str | None:
     match value:
         case None:
             text = None
+        case _ if name == "json":
+            text = _json(value)
         case bytes() | str() if name in _BINARY:
             text = (value if isinstance(value, bytes) else value.encode("latin-1")).hex().upper()
         case bytes():
@@ -82,12 +85,28 @@ def text_of(column: LoggedColumn, value: Any) -> str | None:
         case set() | frozenset():
             members = (member.replace("''", "'") for member in re.findall(r"'((?:[^']|'')*)'", inside))
             text = ",".join(member for member in members if member in value)
-        case dict() | list():
-            text = json.dumps(value, default=lambda each: each.decode() if isinstance(each, bytes) else str(each))
         case bool():
             text = str(int(value))
         case _:
             text = format(value, "f") if name == "decimal" else _year(value) if name == "year" else str(value)
+    return text
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON, as MySQL prints it."""
+    match value:
+        case dict():
+            text = "{" + ", ".join(f"{_json(key)}: {_json(each)}" for key, each in value.items()) + "}"
+        case list():
+            text = "[" + ", ".join(map(_json, value)) + "]"
+        case bytes():
+            text = json.dumps(value.decode("utf-8", "backslashreplace"), ensure_ascii=False)
+        case Decimal():
+            text = format(value, "f")
+        case dt.datetime():
+            text = f'"{value:%Y-%m-%d %H:%M:%S.%f}"'
+        case _:
+            text = json.dumps(value, ensure_ascii=False, default=str)
     return text
 
 
