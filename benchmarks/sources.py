@@ -30,7 +30,7 @@ from benchmarks.postgres import postgres_server
 from benchmarks.project import Project, seconds, written
 from pipeline.core.errors import UnavailableError
 
-FILE_PEERS = ("duckdb", "polars")
+FILE_PEERS = ("duckdb", "polars", "spark")
 DATABASE_PEERS = ("adbc", "connectorx", "dlt")
 PEER_HOME = "-sources"
 SHARE = 0.3
@@ -69,6 +69,7 @@ def _database(scale: float) -> Iterator[Case]:
         con.execute("vacuum analyze lineitem")
         definition = f'lines = source(postgres("{url}", "lineitem"), schema={dict(LINEITEM)!r})\n'
         peers = [peer(Script(who, "read", [url], _answer, "parts", PEER_HOME)) for who in DATABASE_PEERS]
+        peers.append(peer(Script("spark", "read", ["jdbc", url], _answer, "parts")))
         yield _case("postgres", definition, peers, {}, _expected(rows, "csv"))
 
 

@@ -7,8 +7,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from benchmarks.peers.timings import Clock
 
@@ -17,6 +18,9 @@ LINEITEM = (
     "l_extendedprice double, l_discount double, l_tax double, l_returnflag string, l_linestatus string, "
     "l_shipdate date, l_commitdate date, l_receiptdate date, l_shipinstruct string, l_shipmode string, l_comment string"
 )
+
+JARS = [str(each) for each in Path(sys.prefix, "jars").glob("postgresql-*.jar")]
+"""The driver of PostgreSQL, which `make peers` downloads."""
 
 
 def session(clock: Clock, to: str) -> SparkSession:
@@ -34,6 +38,7 @@ def session(clock: Clock, to: str) -> SparkSession:
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.shuffle.partitions", str(4 * cores))
         .config("spark.sql.parquet.compression.codec", "zstd")
+        .config("spark.jars", ",".join(JARS))
         .getOrCreate()
     )
     spark.range(1).count()
@@ -93,7 +98,28 @@ def medallion(spark: SparkSession, clock: Clock, lines: str, to: str) -> None:
         ).coalesce(1).write.parquet(f"{to}/gold")
 
 
-JOBS: dict[str, Callable[..., None]] = {"etl": etl, "medallion": medallion, "tpch": tpch}
+def read(spark: SparkSession, clock: Clock, form: str, rows: str, to: str) -> None:
+    """Files of a format, or with `jdbc` a table of PostgreSQL by its URL, to zstd Parquet."""
+    readers: dict[str, Callable[[], DataFrame]] = {
+        "csv": lambda: spark.read.csv(rows, header=True, schema=LINEITEM),
+        "ndjson": lambda: spark.read.json(rows, schema=LINEITEM),
+        "parquet": lambda: spark.read.parquet(rows),
+        "jdbc": lambda: _jdbc(spark, rows),
+    }
+    with clock.part("read"):
+        readers[form]().write.parquet(f"{to}/read")
+
+
+def _jdbc(spark: SparkSession, url: str) -> DataFrame:
+    if not JARS:
+        raise SystemExit("no driver of PostgreSQL for Spark: run `make peers`")
+    parts = urlsplit(url)
+    at = f"jdbc:postgresql://{parts.hostname}:{parts.port}{parts.path}"
+    options = {"url": at, "dbtable": "lineitem", "user": parts.username or "", "fetchsize": "10000"}
+    return spark.read.format("jdbc").options(driver="org.postgresql.Driver", **options).load()
+
+
+JOBS: dict[str, Callable[..., None]] = {"etl": etl, "medallion": medallion, "read": read, "tpch": tpch}
 
 if __name__ == "__main__":
     clock = Clock()

@@ -16,6 +16,7 @@ KAFKA_FOR_SPARK = (
 KAFKA_FOR_FLINK = ("org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2",)
 DELTA_FOR_SPARK = ("io.delta:delta-spark_4.2_2.13:4.4.0", "io.delta:delta-storage:4.4.0")
 """For the test of readers; the version is for the Spark of `.peers-streams`."""
+POSTGRES_FOR_SPARK = ("org.postgresql:postgresql:42.7.8",)
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
 
 
@@ -39,6 +40,8 @@ def main() -> None:
     for name, home, jars in (("Spark", "-streams", KAFKA_FOR_SPARK), ("Flink", "-flink", KAFKA_FOR_FLINK)):
         if reason := fetch(home, jars):
             print(f"{name} has no Kafka connector and will be skipped in stream benchmarks: {reason}")
+    if reason := fetch("", POSTGRES_FOR_SPARK):
+        print(f"Spark has no driver of PostgreSQL and will be skipped in the benchmark of sources: {reason}")
     if reason := fetch("-streams", DELTA_FOR_SPARK):
         print(f"Spark has no Delta and will be skipped in the test of readers: {reason}")
 

@@ -13,7 +13,7 @@ Damage = Callable[[int, bytes], bytes]
 """Returns what a client gets instead of an event: its number, and its bytes."""
 EVENT_HEAD = 20
 """One byte that says that a packet is no error, and the header of the event."""
-_LENGTH, _DUMP, _HANDSHAKE = 3, 0x12, 10
+_LENGTH, _DUMP = 3, 0x12
 _BEFORE_FLAGS, _TLS = 13, 0x08
 """The bytes between the version of the server and its flags, and the flag of TLS in their second byte."""
 
@@ -32,9 +32,8 @@ def damaged_packets(port: int, damage: Damage) -> AbstractContextManager[int]:
 
     def answers(server: socket.socket, client: socket.socket) -> None:
         events = itertools.count()
-        for number, sent in _packets(server):
-            is_handshake = client not in dumping and sent[:1] == bytes([_HANDSHAKE])
-            packet = _without_tls(sent) if is_handshake else sent
+        for place, (number, sent) in enumerate(_packets(server)):
+            packet = _without_tls(sent) if place == 0 else sent
             is_event = client in dumping and len(packet) > EVENT_HEAD
             _send(client, number, damage(next(events), packet) if is_event else packet)
         with suppress(OSError):
