@@ -36,6 +36,7 @@ from pipeline.core.settings import load as load_settings
 from pipeline.core.snowflake_account import DeclaredAccount, SnowflakeDeclaration, declared_account
 from pipeline.core.sources import InProject
 from pipeline.kernel.types import require_types
+from pipeline.warehouse.warehouse import LEDGER
 
 if TYPE_CHECKING:
     import ray.data
@@ -107,6 +108,7 @@ def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[st
             "the project has no definitions", do="assign a source(…) to a name", place=Place(str(settings.definitions))
         )
     graph = Graph(tuple(_over_inputs(definition, graph) for definition in graph.definitions))
+    _require_free_names(graph)
     for definition in graph.definitions:
         transform: object = definition.computed_by
         if isinstance(transform, ChecksInputs):
@@ -116,6 +118,17 @@ def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[st
     topics, quotas = _declared_in(modules, TopicDefinition), _declared_in(modules, QuotaDefinition)
     account = declared_account(_values_of(modules, SnowflakeDeclaration), graph)
     return Project(settings, graph, topics, quotas, policies, account)
+
+
+def _require_free_names(graph: Graph) -> None:
+    """Raise `DefinitionError` for a gold table with the name of the warehouse's ledger, which loads would overwrite."""
+    for definition in graph.all_of(StoredDefinition):
+        if definition.is_in_warehouse and definition.name.lower() == LEDGER:
+            raise DefinitionError(
+                f"a gold table cannot be named {definition.name!r}: Headwater records there what it has loaded",
+                do="rename it",
+                place=definition.place,
+            )
 
 
 def _within(definition: Definition, folder: Path) -> Definition:

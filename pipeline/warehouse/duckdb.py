@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,16 +18,19 @@ import duckdb
 import fsspec
 import pyarrow as pa
 
-from pipeline.core.errors import RequestError, StorageError, quantity
+from pipeline.core.errors import RequestError, StorageError
 from pipeline.kernel.engine import arrow, connect, first_line, leave, schema_of
 from pipeline.kernel.pool import configure
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.kernel.types import inner_types
-from pipeline.warehouse.warehouse import ForeignKey, Load, LoadRecord, moment
+from pipeline.warehouse.load_checks import GONE, NEW, find_changed_rows, key_violation, missing_members, require_unique
+from pipeline.warehouse.warehouse import LEDGER, ForeignKey, Load, LoadRecord, moment
 
-_LOADS = "headwater_loads"
 _DATABASE = "warehouse"
+LOCK_WAIT_S = 10.0
+"""How long to wait while another process has locked the file. Loads take less; a dashboard that stays open keeps its lock."""
+_LOCK_RETRY_S = 0.05
 _ADDED = {"rows": "bigint", "committed_at": "timestamptz", "loaded_at": "timestamptz"}
 """Columns that files of earlier versions do not have."""
 _READ = "rows, epoch_us(committed_at), epoch_us(loaded_at)"
@@ -62,15 +66,15 @@ class DuckDBWarehouse:
         a foreign key does not exist; the file is then unchanged.
         """
         with self._open(read_only=False, filesystem=filesystem) as con:
-            configure(
-                con, "checkpoint_threshold", "'0b'"
-            )  # writes the file once, instead of first a log of the changes
+            configure(con, "checkpoint_threshold", "'0b'")  # the file is written once, not first a log of the changes
             try:
                 con.execute("begin")
                 _load(con, load)
                 con.execute("commit")
+            except duckdb.IOException:
+                raise  # `_open` explains it
             except duckdb.Error as error:
-                raise _violated(load.name, error) or self._unusable(error) from error
+                raise _rejected(load, error) from error
 
     def require_writable(self) -> None:
         """Raise `StorageError` if the folder of the file cannot be written to."""
@@ -93,7 +97,7 @@ class DuckDBWarehouse:
         with self._open(read_only=False) as con:
             try:
                 con.execute(f"begin; drop table if exists {quoted(name)}")
-                con.execute(f"delete from {_LOADS} where name = ?", [name])
+                con.execute(f"delete from {LEDGER} where name = ?", [name])
                 con.execute("commit")
             except duckdb.Error as error:
                 raise self._unusable(error) from error
@@ -120,9 +124,9 @@ class DuckDBWarehouse:
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._lock, connect(filesystem=filesystem) as con:
             try:
-                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-                mode = "read_only" if read_only else "read_write"
-                con.execute(f"attach {literal(self.path)} as {_DATABASE} ({mode}); use {_DATABASE}")
+                if not read_only:
+                    Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+                self._attach(con, "read_only" if read_only else "read_write")
             except (duckdb.Error, OSError) as error:
                 raise self._unusable(error) from error
             try:
@@ -132,17 +136,32 @@ class DuckDBWarehouse:
             finally:
                 leave(con, _DATABASE)
 
+    def _attach(self, con: duckdb.DuckDBPyConnection, mode: str) -> None:
+        """Attach the file; wait while another process, which may only load a table, has locked it."""
+        until = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                con.execute(f"attach {literal(self.path)} as {_DATABASE} ({mode}); use {_DATABASE}")
+            except duckdb.IOException as error:
+                if "Could not set lock" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(_LOCK_RETRY_S)
+            else:
+                return
+
     def _unusable(self, error: Exception) -> StorageError:
         text = first_line(error)
         do = "close other processes that use it, check the free space, and run again; the lake contains all data"
         if "not a valid DuckDB database" in text:
             do = "delete the file: the next run loads all tables from the lake again"
+        if not Path(self.path).exists():
+            do = "load its tables: headwater run"
         return StorageError(f"the warehouse {self.path} cannot be used", got=text, do=do)
 
 
 def _ledger(con: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
     """Return the rows of the ledger; none if the first load was killed before its commit."""
-    query = f"select name, version, mark, {{}} from {_LOADS}"
+    query = f"select name, version, mark, {{}} from {LEDGER}"
     try:
         return con.execute(query.format(_READ)).fetchall()
     except duckdb.BinderException:  # a file of an earlier version
@@ -152,10 +171,10 @@ def _ledger(con: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
 
 
 def _load(con: duckdb.DuckDBPyConnection, load: Load) -> None:
-    con.execute(f"create table if not exists {_LOADS} (name varchar primary key, version bigint, mark bigint)")
+    con.execute(f"create table if not exists {LEDGER} (name varchar primary key, version bigint, mark bigint)")
     for column, kind in _ADDED.items():
-        con.execute(f"alter table {_LOADS} add column if not exists {column} {kind}")
-    row = con.execute(f"select version, mark from {_LOADS} where name = ?", [load.name]).fetchone()
+        con.execute(f"alter table {LEDGER} add column if not exists {column} {kind}")
+    row = con.execute(f"select version, mark from {LEDGER} where name = ?", [load.name]).fetchone()
     if load.is_done(row):
         return
     table, checked = quoted(load.name), Scan(load.scan.schema, load.added).query()
@@ -165,13 +184,13 @@ def _load(con: duckdb.DuckDBPyConnection, load: Load) -> None:
         if load.key and _is_indexed(load):
             con.execute(f"alter table {table} add primary key ({listed(load.key)})")
     if load.key and not _is_indexed(load):
-        _require_unique(con, load, checked)
+        require_unique(con, load, f"from {table}")
     for foreign_key in load.foreign_keys:
         _require_keys(con, load.name, foreign_key, checked)
     if load.description:
         con.execute(f"comment on table {table} is {literal(load.description)}")
     con.execute(
-        f"insert or replace into {_LOADS} (name, version, mark, rows, committed_at, loaded_at) "
+        f"insert or replace into {LEDGER} (name, version, mark, rows, committed_at, loaded_at) "
         "values (?, ?, ?, ?, ?::timestamptz, now())",
         [
             load.name,
@@ -189,35 +208,21 @@ def _is_indexed(load: Load) -> bool:
     return all(inner_types(types[name]) is None for name in load.key)
 
 
-def _require_unique(con: duckdb.DuckDBPyConnection, load: Load, rows: str) -> None:
-    """Raise `StorageError` if a key of these rows, which are in the table, is null or twice in the table."""
-    keys = listed(load.key)
-    is_null = " or ".join(f"{quoted(name)} is null" for name in load.key)
-    twice = (
-        f"select {keys} from {quoted(load.name)} semi join ({rows}) using ({keys}) group by all having count(*) > 1 "
-        f"union all select {keys} from ({rows}) where {is_null} limit 1"
-    )
-    found = con.execute(twice).fetchall()
-    if found:
-        raise _key_violation(load.name, f"several rows of {', '.join(map(repr, found[0]))}, or a null in it")
-
-
-def _violated(name: str, error: duckdb.Error) -> StorageError | None:
-    """Return the error for rows that violate the key of a table, or `None` for another error."""
+def _rejected(load: Load, error: duckdb.Error) -> StorageError:
+    """Return the error for rows that DuckDB rejects, which are usually those that violate the key."""
     text = first_line(error)
-    if not isinstance(error, duckdb.ConstraintException) and "constraint violation" not in text:
-        return None
-    return _key_violation(name, text)
-
-
-def _key_violation(name: str, got: str) -> StorageError:
-    do = f"recompute it: headwater run --full --select {name}"
-    return StorageError(f"the key of {name!r} is violated", got=got, do=do)
+    if isinstance(error, duckdb.ConstraintException) or "constraint violation" in text:
+        return key_violation(load.name, text)
+    return StorageError(
+        f"version {load.version} of {load.name!r} cannot be loaded into the warehouse",
+        got=text,
+        do=f"recompute it: headwater run --full --select {load.name}; if that does not help, change the types of its columns",
+    )
 
 
 def _require_keys(con: duckdb.DuckDBPyConnection, name: str, foreign_key: ForeignKey, rows: str) -> None:
     """Raise `StorageError` for a value of a foreign key that the other table does not have."""
-    there = f"select 1 from {_LOADS} where name = ?"
+    there = f"select 1 from {LEDGER} where name = ?"
     if not con.execute(there, [foreign_key.table]).fetchall():
         return
     column, key = quoted(foreign_key.column), quoted(foreign_key.references)
@@ -226,11 +231,7 @@ def _require_keys(con: duckdb.DuckDBPyConnection, name: str, foreign_key: Foreig
         f"and {column} not in (select {key} from {quoted(foreign_key.table)} where {key} is not null)"
     ).fetchall()[0]
     if count:
-        raise StorageError(
-            f"{quantity(count, 'row')} of {name!r} have a {foreign_key.column!r} that {foreign_key.table!r} does not have",
-            got=str(example),
-            do=f"recompute both: headwater run --full --select {foreign_key.table} {name}",
-        )
+        raise missing_members(name, foreign_key, count, example)
 
 
 def _has_columns(con: duckdb.DuckDBPyConnection, load: Load) -> bool:
@@ -244,17 +245,10 @@ def _change(con: duckdb.DuckDBPyConnection, load: Load) -> bool:
     if not load.removed:
         con.execute(f"insert into {table} by name {added}")
         return True
-    if sum(file.rows for file in load.removed) * 2 > sum(file.rows for file in load.scan.files):
-        return False  # replacing the table costs less
-    removed = Scan(load.scan.schema, load.removed).query()
-    con.execute(f"create temp table _new as ({added}) except all ({removed})")
-    con.execute(f"create temp table _gone as ({removed}) except all ({added})")
-    (gone,) = con.execute("select count(*) from _gone").fetchall()[0]
-    is_possible = bool(load.key) or not gone
-    if is_possible:
-        if gone:
-            same = " and ".join(f"t.{quoted(name)} = _gone.{quoted(name)}" for name in load.key)
-            con.execute(f"delete from {table} t using _gone where {same}")
-        con.execute(f"insert into {table} by name from _new")
-    con.execute("drop table _new; drop table _gone")
-    return is_possible
+    if load.replaces_most or not find_changed_rows(con, load):
+        return False
+    same = " and ".join(f"t.{quoted(name)} = {GONE}.{quoted(name)}" for name in load.key)
+    if same:
+        con.execute(f"delete from {table} t using {GONE} where {same}")
+    con.execute(f"insert into {table} by name from {NEW}")
+    return True

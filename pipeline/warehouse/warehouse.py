@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+LEDGER = "headwater_loads"
+"""The table of the warehouse that records the loaded versions, in the case of the engine."""
+
+
 @dataclass(frozen=True)
 class ForeignKey:
     """A column whose values must be keys of another table in the warehouse."""
@@ -47,6 +51,11 @@ class Load:
     """The version that the warehouse had when the load was prepared."""
     masking: tuple[tuple[str, str], ...] = ()
     """The declared masking policies of columns in Snowflake."""
+
+    @property
+    def replaces_most(self) -> bool:
+        """Whether so many rows were written again that replacing the table costs less than comparing them."""
+        return sum(file.rows for file in self.removed) * 2 > sum(file.rows for file in self.scan.files)
 
     def is_done(self, loaded: tuple[int, int] | None) -> bool:
         """Return whether a warehouse with a version needs no load: it has this one, or meanwhile got a later one.

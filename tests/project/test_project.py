@@ -56,6 +56,10 @@ def test_a_package_of_definitions(tmp_path):
         (SOURCE + "a = sql('select x from b')\nb = sql('select x from a')\n", r"form a cycle: a -> b -> a"),
         (SOURCE + "a = sql('select x from numbrs')\n", r"did you mean 'numbers'\? \(.*work.py:4\)"),
         (SOURCE + "a = sql('select from where')\n", r"invalid SQL|one SELECT|reads no table"),
+        (
+            SOURCE + "Headwater_Loads = sql('select x from numbers', layer='gold')\n",
+            r"a gold table cannot be named 'Headwater_Loads'.*; rename it \(.*work.py:4\)",
+        ),
     ],
 )
 def test_invalid_definitions_are_reported_with_their_place(tmp_path, code, message):

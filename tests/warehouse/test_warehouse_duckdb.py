@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -168,7 +170,7 @@ def test_a_duplicate_key_keeps_the_last_version(warehouse, data):
 
     with pytest.raises(
         StorageError,
-        match=r"the key of 't' is violated: got .*duplicate key.*; recompute it: headwater run --full --select t",
+        match=r"the key of 't' is violated: .*duplicate key.*; recompute it: headwater run --full --select t",
     ):
         warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (data("b", [2, 2]),)), key=("id",)))
     with pytest.raises(StorageError, match=r"(?i)duplicate key"):
@@ -232,12 +234,36 @@ def other(warehouse):
         process.stdout.close()
 
 
-def test_warehouse_locked_by_another_process_is_reported(warehouse, data, other):
+def test_warehouse_locked_by_another_process_is_reported(warehouse, data, other, monkeypatch):
+    monkeypatch.setattr("pipeline.warehouse.duckdb.LOCK_WAIT_S", 0.1)
     warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),))))
     holder = other("pass")
 
     with pytest.raises(StorageError, match=rf"Could not set lock.*{holder.pid}.*close other processes that use it"):
         warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (data("b", [2]),))))
+
+
+def test_a_load_waits_while_another_process_loads(warehouse, data, other):
+    """Runs and streams of several processes load their tables into one file."""
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),))))
+    holder = other("pass")
+    threading.Timer(0.5, holder.kill).start()
+    warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (data("b", [2]),))))
+    assert rows(warehouse) == [(2, "b2")]
+
+
+def test_a_warehouse_without_a_file_says_how_it_is_loaded(warehouse):
+    with pytest.raises(StorageError, match=r"cannot be used.*; load its tables: headwater run"):
+        warehouse.query("select 1")
+    assert not Path(warehouse.path).parent.exists()
+
+
+def test_rows_that_duckdb_rejects_are_not_blamed_on_other_processes(warehouse, data):
+    wrong = Scan(Schema.of({"id": "BIGINT", "absent": "VARCHAR"}), (data("a", [1]),))
+    with pytest.raises(
+        StorageError, match=r"version 1 of 't' cannot be loaded into the warehouse: got .*; recompute it"
+    ):
+        warehouse.load(Load("t", 1, 7, wrong, key=("nowhere",)))
 
 
 def test_load_killed_before_its_commit_leaves_the_warehouse_unchanged(warehouse, data, other):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 
-from pipeline.core.errors import ConflictError, StorageError, quantity
+from pipeline.core.errors import ConflictError, StorageError
+from pipeline.warehouse.load_checks import missing_members
 from pipeline.warehouse.snowflake import statements
 from pipeline.warehouse.snowflake.column_types import SnowflakeColumn, columns_of, stored_name
 from pipeline.warehouse.snowflake.connection import SnowflakeAddress
@@ -206,12 +207,7 @@ class _Attempt:
         missing = statements.missing_keys(landing, foreign_key, is_merge=plan.mode == "merge")
         (row,) = self.session.rows(missing)
         if row["ROW_COUNT"]:
-            raise StorageError(
-                f"{quantity(row['ROW_COUNT'], 'row')} of {self.load.name!r} have a {foreign_key.column!r} that "
-                f"{table!r} does not have",
-                got=str(row["EXAMPLE"]),
-                do=f"recompute both: headwater run --full --select {table} {self.load.name}",
-            )
+            raise missing_members(self.load.name, foreign_key, int(row["ROW_COUNT"]), row["EXAMPLE"])
 
     def _loaded(self) -> tuple[int, int] | None:
         rows = self.session.rows(statements.loaded_version(self.load.name))

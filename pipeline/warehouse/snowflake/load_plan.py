@@ -57,8 +57,7 @@ def _mode(load: Load, loaded: tuple[int, int] | None) -> LoadMode:
         return "replace"
     if not load.removed:
         return "append"
-    is_mostly_new = sum(file.rows for file in load.removed) * 2 > sum(file.rows for file in load.scan.files)
-    return "replace" if is_mostly_new else "merge"
+    return "replace" if load.replaces_most else "merge"
 
 
 def _paired(gone: Sequence[str], again: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ from pipeline.core.errors import StorageError
 from pipeline.kernel.engine import connect, first_line, one
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql_text import listed, literal, quoted
+from pipeline.warehouse.load_checks import GONE, NEW, find_changed_rows, require_unique
 from pipeline.warehouse.snowflake import statements
 from pipeline.warehouse.snowflake.column_types import SnowflakeColumn, stored_name
 from pipeline.warehouse.snowflake.sessions import SnowflakeSession
@@ -89,7 +90,7 @@ def stage_rows(
             files = _change_files(load, columns, rows)
         else:
             scan = load.scan if mode == "replace" else Scan(load.scan.schema, load.added)
-            _require_unique(con, load, scan.query())
+            require_unique(con, load, scan.query())
             rows, files = scan.rows, _scan_files(scan, columns)
         known = staged_names(session, folder)
         _upload(con, session, folder, [file for file in files if file.name not in known])
@@ -151,35 +152,15 @@ def _values(columns: Sequence[SnowflakeColumn]) -> str:
 
 def _changed_rows(con: duckdb.DuckDBPyConnection, load: Load) -> int | None:
     """Compute the rows that differ: those to insert or update, and those whose keys are gone."""
-    added, removed = (Scan(load.scan.schema, files).query() for files in (load.added, load.removed))
-    con.execute(f"create or replace temp table _new as ({added}) except all ({removed})")
-    con.execute(f"create or replace temp table _gone as ({removed}) except all ({added})")
-    if not load.key:
-        (gone,) = one(con, "select count(*) from _gone")
-        if gone:
-            return None
-    _require_unique(con, load, "from _new")
+    if not find_changed_rows(con, load):
+        return None
+    require_unique(con, load, f"from {NEW}")
     operation, keys = quoted(statements.OPERATION), listed(load.key)
-    gone_rows = f"select *, 'D' as {operation} from _gone anti join _new using ({keys})" if load.key else ""
-    both = f"select *, 'U' as {operation} from _new" + (f" union all by name {gone_rows}" if gone_rows else "")
+    gone_rows = f"select *, 'D' as {operation} from {GONE} anti join {NEW} using ({keys})" if load.key else ""
+    both = f"select *, 'U' as {operation} from {NEW}" + (f" union all by name {gone_rows}" if gone_rows else "")
     con.execute(f"create or replace temp table {_CHANGES} as {both}")
     (rows,) = one(con, f"select count(*) from {_CHANGES}")
     return int(rows)
-
-
-def _require_unique(con: duckdb.DuckDBPyConnection, load: Load, query: str) -> None:
-    if not load.key:
-        return
-    keys = listed(load.key)
-    is_null = " or ".join(f"{quoted(name)} is null" for name in load.key)
-    wrong = f"select {keys} from ({query}) group by all having count(*) > 1 or {is_null} limit 1"
-    rows = con.execute(wrong).fetchall()
-    if rows:
-        raise StorageError(
-            f"the key of {load.name!r} is violated: the warehouse keeps the last version",
-            got=f"several rows of {', '.join(map(repr, rows[0]))}, or a null in it",
-            do=f"recompute it: headwater run --full --select {load.name}",
-        )
 
 
 def _upload(

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.kernel.sql_text import quoted
+from pipeline.warehouse import warehouse
 from pipeline.warehouse.snowflake.column_types import SnowflakeColumn, identifier, stored_name
 from pipeline.warehouse.warehouse import ForeignKey, Load
 
-LEDGER, STAGE = "HEADWATER_LOADS", "HEADWATER_STAGE"
+LEDGER, STAGE = stored_name(warehouse.LEDGER), "HEADWATER_STAGE"
 OPERATION = "HEADWATER_OPERATION"
 """The column of a landing table for a MERGE: D deletes the row of the key, U updates or inserts it."""
 BEGIN, COMMIT, ROLLBACK = "BEGIN", "COMMIT", "ROLLBACK"
