@@ -108,7 +108,10 @@ class Tables:
             for one in filters
             for each in value_conditions(one.column, COMPARISONS.get(one.operator, one.operator), one.values)
         ]
-        return replace(version.scan(), files=files_for(self._workspace.table(name), version, conditions))
+        table = self._workspace.table(name)
+        files = files_for(table, version, conditions)
+        self._workspace.reads.note(table.storage.uri, files)
+        return replace(version.scan(), files=files)
 
     def _kept(self, name: str, number: int) -> Version:
         try:

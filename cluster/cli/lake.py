@@ -72,7 +72,17 @@ def _print_maintenance(done: Sequence[TableMaintenance], *, as_json: bool) -> No
     if as_json:
         print_json([asdict(each) for each in done])
         return
-    columns = ("table", "compacted", "into", "removed files", "removed bytes", "versions", "seconds", "left for later")
+    columns = (
+        "table",
+        "compacted",
+        "into",
+        "removed files",
+        "removed bytes",
+        "versions",
+        "seconds",
+        "first",
+        "left for later",
+    )
     rows = [
         (
             d.table,
@@ -82,6 +92,7 @@ def _print_maintenance(done: Sequence[TableMaintenance], *, as_json: bool) -> No
             d.removed_bytes,
             d.forgotten_versions,
             d.seconds,
+            d.reason,
             d.note or d.error,
         )
         for d in done

@@ -32,12 +32,15 @@ from pipeline.lake.clustering import clustered
 from pipeline.lake.delta import LakeTable, Version
 from pipeline.lake.head import Commit, TableHead, conflict
 from pipeline.lake.log import COMPACTED
+from pipeline.lake.read_notes import folder_of
 from pipeline.lake.stager import DeltaStager
 
 TARGET_BYTES = 128 << 20
 """The target size of compacted files."""
 MIN_FILES = 4
 """Minimum number of files of a partition to compact."""
+MIN_HOT_FILES = 2
+"""The same for a partition that queries open often."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,17 @@ class CompactionOptions:
     rewrite_bytes: int = 0
     """How many bytes of files that are divided or ordered otherwise than new ones are written again, about."""
     limits: Limits | None = None
+    hot: tuple[str, ...] = ()
+    """The folders that queries open most: they are compacted first, and from two small files on."""
 
     @classmethod
-    def of(cls, policy: LakePolicy, limits: Limits | None = None) -> CompactionOptions:
+    def of(cls, policy: LakePolicy, limits: Limits | None = None, hot: tuple[str, ...] = ()) -> CompactionOptions:
         """Return the options of a table's policy."""
-        return cls(policy.target_mb << 20, policy.cluster_by, policy.rewrite_mb << 20, limits)
+        return cls(policy.target_mb << 20, policy.cluster_by, policy.rewrite_mb << 20, limits, hot)
+
+    def rank(self, folder: str) -> int:
+        """Return the place of a folder in the order in which they are compacted."""
+        return self.hot.index(folder) if folder in self.hot else len(self.hot)
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,8 @@ class Compacted:
     number: int
     before: int
     after: int
+    folders: tuple[str, ...] = ()
+    """The folders of the files before, in the order in which they were compacted."""
 
 
 def compact(table: LakeTable, head: TableHead, how: CompactionOptions = CompactionOptions()) -> Compacted | None:
@@ -94,7 +105,8 @@ def compact(table: LakeTable, head: TableHead, how: CompactionOptions = Compacti
     except (ConflictError, StorageError):
         table.storage.remove([file.path for file in staged])
         raise
-    return Compacted(number, len(replaced), len(staged))
+    folders = dict.fromkeys(folder_of(table.storage.uri, file) for group in groups for file in group)
+    return Compacted(number, len(replaced), len(staged), tuple(folders))
 
 
 def _written(
@@ -135,11 +147,15 @@ def former_files(table: LakeTable, version: Version) -> tuple[DataFile, ...]:
 
 
 def _groups(table: LakeTable, version: Version, how: CompactionOptions) -> Iterator[tuple[DataFile, ...]]:
-    """Return groups of files to compact: neighbors in one partition, up to the target size; former files in any."""
+    """Return groups of files to compact: neighbors in one partition, up to the target size; former files in any.
+
+    Hot folders come first.
+    """
     former = {file.uri: file for file in former_files(table, version)}
     left = how.rewrite_bytes
     if left > 0 and former:
-        due, left = _within(tuple(former.values()), left)
+        by_rank = sorted(former.values(), key=lambda file: how.rank(folder_of(table.storage.uri, file)))
+        due, left = _within(tuple(by_rank), left)
         yield from (part.files for part in Scan(version.schema, due).splits(how.target_bytes))
     partitions: dict[str, list[DataFile]] = defaultdict(list)
     large: dict[str, list[DataFile]] = defaultdict(list)
@@ -152,13 +168,12 @@ def _groups(table: LakeTable, version: Version, how: CompactionOptions) -> Itera
             partitions[folder].append(file)
         elif mark and not name.startswith(f"part-compacted-{mark}"):
             large[folder].append(file)
-    for files in partitions.values():
-        if len(files) >= MIN_FILES:
-            yield from (
-                s.files for s in Scan(version.schema, tuple(files)).splits(how.target_bytes) if len(s.files) > 1
-            )
-    for files in large.values() if left > 0 else ():
-        due, left = _within(tuple(files), left)
+    for folder in sorted(partitions, key=how.rank):
+        files = tuple(partitions[folder])
+        if len(files) >= (MIN_HOT_FILES if folder in how.hot else MIN_FILES):
+            yield from (s.files for s in Scan(version.schema, files).splits(how.target_bytes) if len(s.files) > 1)
+    for folder in sorted(large, key=how.rank) if left > 0 else ():
+        due, left = _within(tuple(large[folder]), left)
         if due:
             yield from (part.files for part in Scan(version.schema, due).splits(how.target_bytes))
 

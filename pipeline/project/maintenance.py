@@ -36,6 +36,8 @@ class TableMaintenance:
     forgotten_versions: int = 0
     """How many versions can no longer be read."""
     seconds: float = 0.0
+    reason: str = ""
+    """What was compacted first, and why, if queries decided it."""
     note: str = ""
     """Why something was left for later, if it was."""
     error: str = ""
@@ -70,6 +72,7 @@ def maintain(workspace: Workspace, name: str, *, clock: Clock = now) -> TableMai
         removed_bytes=sum(plan.size_bytes for plan in plans),
         forgotten_versions=plans[0].versions if plans else 0,
         seconds=time.perf_counter() - begun,
+        reason="" if compacted is None else _reason(workspace, name, compacted),
         note="; ".join(notes),
     )
 
@@ -87,7 +90,16 @@ def compact_table(workspace: Workspace, name: str) -> Compacted | None:
             do=f"stop the stream first: headwater streams stop {name}",
         )
     table, limits = workspace.table(name), budget_here(workspace.settings.memory_bytes).whole()
-    return compact(table, table.head(), CompactionOptions.of(table.policy, limits))
+    hot = workspace.reads.counts(table.storage.uri).hot()
+    return compact(table, table.head(), CompactionOptions.of(table.policy, limits, hot))
+
+
+def _reason(workspace: Workspace, name: str, compacted: Compacted) -> str:
+    """Return why the first folder was compacted first; empty if queries do not open it often."""
+    counts, first = workspace.reads.counts(workspace.table(name).storage.uri), compacted.folders[0]
+    if first not in counts.hot():
+        return ""
+    return f"{first or 'all rows'}: read by {counts.folders[first]:.0f} of {counts.queries:.0f} queries"
 
 
 def plan_vacuums(workspace: Workspace, name: str, clock: Clock = now) -> tuple[VacuumPlan, ...]:

@@ -21,6 +21,7 @@ from pipeline.kernel.engine import arrow_within, connect, exceeded_limit, first_
 from pipeline.kernel.scan import register
 from pipeline.kernel.sql import parse, tables_of
 from pipeline.lake import Lake, LakeTable, Storage, Version, scan_for
+from pipeline.lake.read_notes import ReadNotes
 from pipeline.warehouse import open_warehouse
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Workspace:
         self.project = project
         self.settings = settings
         self.lake = Lake(Storage(settings.lake, settings.storage))
+        self.reads = ReadNotes(settings.state / "reads")
         self.catalog = Catalog(settings.catalog)
         self.warehouse = open_warehouse(settings.warehouse)
 
@@ -116,6 +118,7 @@ class Workspace:
             if name not in self.table_names:
                 raise RequestError(f"there is no table {name!r}", do=did_you_mean(name, self.table_names))
             scans[name] = scan_for(self.table(name), self.require(name, as_of=as_of), tree)
+            self.reads.note(self.table(name).storage.uri, scans[name].files)
         budget = budget_here(self.settings.memory_bytes)
         with (
             connect(budget.whole(), filesystem=self.lake.storage.filesystem()) as con,

@@ -170,3 +170,19 @@ def test_a_version_from_before_keeps_its_fingerprint(web):
     assert run(web)["visits"] == "skip"
     maintain(Workspace(load(web)), "visits")
     assert (Workspace(load(web)).version("visits").partition_by, run(web)["visits"]) == ((), "skip")
+
+
+def test_what_queries_read_is_compacted_first_and_says_why(web):
+    write(web, 2, rows(3, 20))
+    run(web)
+    workspace = Workspace(load(web))
+    assert maintain(workspace, "visits").files_before == 0
+    for _ in range(12):
+        workspace.query("select count(*) from visits where page = 'home1'")
+        workspace.query("select * from visits where page = 'none'")  # opens no file
+    before = len(workspace.require("visits").files)
+    done = maintain(workspace, "visits")
+    assert (done.files_before, done.files_after) == (2, 1)
+    assert done.reason == "page=home1: read by 12 of 12 queries"
+    assert len(workspace.require("visits").files) == before - 1
+    assert maintain(workspace, "visits").reason == ""
