@@ -67,9 +67,9 @@ def maintain(folder: str, seed: int, seconds: float) -> None:
         time.sleep(dice.uniform(0, 0.2))
 
 
-def shorten(table: LakeTable) -> None:
-    """Shorten the log of a table that commits often."""
-    tidy(table.place, versions=5, history=dt.timedelta(days=1))
+def shorten(table: LakeTable, versions: int = 30) -> None:
+    """Shorten the log of a table that commits often; readers have the time of as many commits to open a version."""
+    tidy(table.place, versions=versions, history=dt.timedelta(days=1))
 
 
 def _shorten_and_stop(folder: str, pipe) -> None:
@@ -83,7 +83,7 @@ def _shorten_and_stop(folder: str, pipe) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
 
     sys.addaudithook(audit)
-    shorten(table_at(folder))
+    shorten(table_at(folder), 5)
     pipe.send("ends")
 
 
@@ -100,7 +100,7 @@ def test_two_processes_that_shorten_a_log_keep_what_each_of_them_keeps(tmp_path)
     w = Writer(table_at(str(tmp_path)))
     for begin in range(0, 20, 4):
         write_times(w, 4, begin=begin, every=dt.timedelta(minutes=4))
-        shorten(w.table)
+        shorten(w.table, 5)
     parent, pipe = PROCESSES.Pipe()
     process = PROCESSES.Process(target=_shorten_and_stop, args=(str(tmp_path), pipe))
     process.start()
@@ -110,12 +110,12 @@ def test_two_processes_that_shorten_a_log_keep_what_each_of_them_keeps(tmp_path)
         for begin in range(20, 40, 5):
             write_times(w, 5, begin=begin, every=dt.timedelta(minutes=4))
             try:
-                shorten(w.table)
+                shorten(w.table, 5)
             except ConflictError as error:
                 refused.append(str(error))
         child.send(signal.SIGCONT)
         assert child.wait() == "ends"
-    shorten(w.table)
+    shorten(w.table, 5)
     storage, newest = w.table.storage, w.table.number()
     readable = LogFiles.of(storage).readable()
     assert len(readable) > 9
