@@ -64,7 +64,8 @@ def promote_(
     if yes:
         promote(built, target, plan)
     if as_json:
-        print_json([asdict(each) for each in plan])
+        names = ("table", "action", "reason", "rows", "size_bytes")
+        print_json([{name: getattr(each, name) for name in names} for each in plan])
         return
     rows = [(each.table, each.action, each.reason, each.rows or None, each.size_bytes or None) for each in plan]
     grid(None, ("table", "action", "because", "rows", "bytes"), rows, right="rows, bytes")

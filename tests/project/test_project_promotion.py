@@ -125,6 +125,46 @@ def test_no_vacuum_removes_what_is_being_taken_over(changed):
     assert changed.rows("prod") == changed.rows("dev")
 
 
+SINCE_THE_PLAN = {
+    # what happens between plan and promotion: the environment and tables of the run, and what the error names
+    "an input here grew": ("prod", ("raw",), "'raw' in environment 'prod'"),
+    "the table here was computed": ("prod", ("raw", "latest"), "'latest' in environment 'prod'"),
+    "the table there goes on": ("dev", ("raw", "latest"), "'latest' in environment 'dev'"),
+}
+
+
+@pytest.mark.parametrize("beside", [*SINCE_THE_PLAN, "during"])
+def test_only_what_was_planned_is_promoted(tmp_path, beside):
+    """Otherwise the consumed versions would not be those that the rows were computed from, and no run would notice."""
+    changed = Project(tmp_path / "p", "prod/lake", "dev/lake")
+    changed.put("a", FIRST)
+    changed.run("prod")
+    create(changed.at("dev"), changed.at("prod"))
+    (changed.folder / "shop.py").write_text(CHANGED)
+    changed.run("dev")
+    built, to = changed.at("dev"), changed.at("prod")
+    plan = plan_promotion(built, to)
+    env, select, where = SINCE_THE_PLAN.get(beside, ("dev", ("raw", "latest"), "'latest' in environment 'dev'"))
+
+    def run_beside(moment: Moment | None = None, name: str = "latest") -> None:
+        if (moment, name) == (Moment.STAGED if beside == "during" else None, "latest"):
+            changed.put("b", SECOND)
+            changed.run(env, select=select)
+
+    if beside != "during":
+        run_beside()
+    before = changed.at("prod").require("latest").manifest_id
+    with pytest.raises(ConflictError, match=f"another process has committed {where} since the promotion was planned"):
+        promote(built, to, plan, reached=run_beside)
+
+    assert changed.at("prod").require("latest").manifest_id == before
+    promote(changed.at("dev"), changed.at("prod"), plan_promotion(changed.at("dev"), changed.at("prod")))
+    changed.run("prod")
+    rows = changed.rows("prod")
+    changed.run("prod", full=True)
+    assert changed.rows("prod") == rows
+
+
 def test_a_commit_since_the_plan_is_a_conflict(tmp_path):
     project = Project(tmp_path / "p", "prod/lake", "dev/lake")
     project.put("a", FIRST)
@@ -138,7 +178,7 @@ def test_a_commit_since_the_plan_is_a_conflict(tmp_path):
         if (moment, name) == (Moment.STAGED, "latest"):
             project.run("prod")
 
-    with pytest.raises(ConflictError, match="another process committed 'latest' concurrently"):
+    with pytest.raises(ConflictError, match="another process has committed 'latest' in environment 'prod'"):
         promote(project.at("dev"), project.at("prod"), plan, reached=run_beside)
     assert project.rows("prod") == project.rows("dev")  # what the run computed
 
