@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import RequestError, StorageError
+from pipeline.core import settings
+from pipeline.core.errors import ConflictError, RequestError, StorageError
+from pipeline.governance import Leases, this_process
 from pipeline.lake import Storage
-from pipeline.project.environments import create, created_from
+from pipeline.project.environments import create, created_from, require_apart
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import RunOptions
@@ -177,10 +180,67 @@ def test_an_interrupted_clone_cannot_be_read_and_is_completed(tmp_path, monkeypa
     assert project.rows("dev") == expected
 
 
-def test_an_environment_needs_its_own_lake(tmp_path):
-    project = Project(tmp_path / "p", "lake", "lake/dev")
-    with pytest.raises(RequestError, match="an environment needs a lake of its own: got "):
-        create(project.at("dev"), project.at("prod"))
+SHARED = {
+    # the settings of prod and of dev, and what the error names
+    "the defaults": ("", 'lake = "dev"', "warehouse, catalog, models"),
+    "one lake inside the other": (
+        'lake = "lake"',
+        'lake = "lake/dev"\nwarehouse = "d/w"\ncatalog = "sqlite:///d/c"\nmodels = "sqlite:///d/m"',
+        "lake",
+    ),
+    "written in two ways": (
+        'warehouse = "p/w.duckdb"\ncatalog = "sqlite:///p/c"\nmodels = "http://host/m"',
+        'lake = "dev"\nwarehouse = "duckdb://{root}/p/../p/w.duckdb"\ncatalog = "sqlite:///{root}/p/c"\nmodels = "http://HOST/m/"',
+        "warehouse, catalog, models",
+    ),
+    "by another user": (
+        'catalog = "postgresql+psycopg://a@db/h"\nmodels = "sqlite:///p/m"',
+        'lake = "dev"\nwarehouse = "d/w"\ncatalog = "postgresql://b@db/h"\nmodels = "sqlite:///d/m"',
+        "catalog",
+    ),
+    "one schema of an account": (
+        'warehouse = "snowflake://a@x/DB/S?role=A"\ncatalog = "postgresql://db/h?options=-csearch_path=p"\nmodels = "sqlite:///p/m"',
+        'lake = "dev"\nwarehouse = "snowflake://b@x/DB/S?role=B"\ncatalog = "postgresql://db/h?options=-csearch_path=d"',
+        "warehouse",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_environments_share_nothing_that_they_write(tmp_path, case):
+    """A run of dev would replace the tables in prod's warehouse, and the champions of its models."""
+    prod, dev, names = SHARED[case]
+    text = f'[project]\nname = "p"\ndefinitions = "shop.py"\n[env.prod]\n{prod}\n[env.dev]\n{dev}\n'
+    (tmp_path / "headwater.toml").write_text(text.replace("{root}", str(tmp_path)))
+    own, base = (settings.load(tmp_path / "headwater.toml", env=env, environ={}) for env in ("dev", "prod"))
+
+    with pytest.raises(
+        RequestError, match="environments 'dev' and 'prod' would overwrite what the other writes"
+    ) as raised:
+        require_apart(own, base)
+
+    assert tuple(re.findall(r"`(\w+)`", raised.value.do)) == tuple(names.split(", "))
+    assert not {"a@", "b@", "role"} & set(re.findall(r"a@|b@|role", str(raised.value)))
+
+
+def test_a_clone_replaces_no_tables_that_a_stream_writes(tmp_path):
+    project = Project(tmp_path / "p", "prod/lake", "dev/lake")
+    (project.folder / "shop.py").write_text(STREAM)
+    (project.folder / "clicks").mkdir()
+    (project.folder / "clicks" / "a.csv").write_text("at,k\n2026-01-01,a\n")
+    stream(project.at("prod"))
+    create(project.at("dev"), project.at("prod"))
+    leases, me = Leases(project.at("dev").catalog), this_process()
+    leases.acquire("counts", me)
+
+    with pytest.raises(ConflictError, match="stream 'counts' is already running"):
+        create(project.at("dev"), project.at("prod"), replace=True)
+
+    assert project.rows("dev") == project.rows("prod")
+    leases.release("counts", me, {})
+    create(project.at("dev"), project.at("prod"), replace=True)
+    assert project.rows("dev") == project.rows("prod")
+    stream(project.at("dev"))
 
 
 def test_commands_create_and_list(tmp_path, headwater_command):
