@@ -23,21 +23,21 @@ class MergeOptions(TypedDict, total=False):
     """A SQL condition that is true for a row that deletes all keys; its key may be null."""
     ignore_null_updates: bool
     """Whether a null in a column leaves the value of the preceding change."""
-    ignore_null_updates_column_list: Sequence[str]
+    ignore_null_updates_column_list: str | Sequence[str]
     """The columns whose nulls are ignored; those of all others are written."""
-    ignore_null_updates_except_column_list: Sequence[str]
+    ignore_null_updates_except_column_list: str | Sequence[str]
     """The columns whose nulls are written; those of all others are ignored."""
     unavailable_columns: str
     """A column with the names of the columns that a change does not contain; they keep the value of the preceding change."""
-    column_list: Sequence[str]
+    column_list: str | Sequence[str]
     """The columns that are stored; by default all."""
-    except_column_list: Sequence[str]
+    except_column_list: str | Sequence[str]
     """The columns that are not stored."""
     stored_as_scd_type: Literal[1, 2]
     """1: the current row of each key; 2: all its versions, with `__START_AT` and `__END_AT`."""
-    track_history_column_list: Sequence[str]
+    track_history_column_list: str | Sequence[str]
     """The columns whose changes begin a new version; by default all but the key."""
-    track_history_except_column_list: Sequence[str]
+    track_history_except_column_list: str | Sequence[str]
     """The columns whose changes do not begin a new version."""
     from_snapshots: bool
     """Whether rows with an equal sequence are a complete snapshot, so that a key that is not in the next one is deleted."""
@@ -132,7 +132,7 @@ def merge_of(key: tuple[str, ...], options: MergeOptions, place: Place) -> Merge
         scd_type=options.get("stored_as_scd_type", 1),
         tracked=_choice(
             options.get("track_history_column_list"),
-            (*(options.get("track_history_except_column_list") or ()), *key),
+            (*_names(options.get("track_history_except_column_list")), *key),
         )
         if options.get("stored_as_scd_type") == 2  # noqa: PLR2004 - the standard number of the type
         else EVERY,
@@ -140,12 +140,12 @@ def merge_of(key: tuple[str, ...], options: MergeOptions, place: Place) -> Merge
     )
 
 
-def _names(value: str | Sequence[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
+def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
 
 
-def _choice(only: Sequence[str] | None, except_: Sequence[str] | None) -> ColumnChoice:
-    return ColumnChoice(_names(only), is_except=False) if only else ColumnChoice(_names(except_ or ()))
+def _choice(only: str | Sequence[str] | None, except_: str | Sequence[str] | None) -> ColumnChoice:
+    return ColumnChoice(_names(only), is_except=False) if only else ColumnChoice(_names(except_))
 
 
 def _require_key(key: tuple[str, ...], sequence: tuple[str, ...], place: Place) -> None:
@@ -182,6 +182,6 @@ def _require_consistent(key: tuple[str, ...], options: MergeOptions, place: Plac
     history = sorted(name for name in given if name.startswith("track_history"))
     if history and kind == 1:
         raise DefinitionError(f"{history[0]}= requires stored_as_scd_type=2", do="set it, or remove this", place=place)
-    left_out = sorted(set(options.get("except_column_list") or ()) & set(key))
+    left_out = sorted(set(_names(options.get("except_column_list"))) & set(key))
     if left_out:
         raise DefinitionError("except_column_list= must not contain the key", got=repr(left_out[0]), place=place)

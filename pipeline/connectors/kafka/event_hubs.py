@@ -23,7 +23,7 @@ def event_hubs(
     namespace: str,
     connection: str = "env:EVENT_HUBS_CONNECTION",
     format: Format = "json",  # noqa: A002 - the usual name of the option
-    metadata: Sequence[Field] = (),
+    metadata: Field | Sequence[Field] = (),
     rename: Mapping[str, str] | None = None,
 ) -> Kafka:
     """Read event hubs of a namespace by name; the events of each partition are in the order of their offsets.

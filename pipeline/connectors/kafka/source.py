@@ -237,7 +237,7 @@ def kafka(
     pattern: str | None = None,
     servers: str | None = None,
     format: Format = "json",  # noqa: A002 - the usual name of the option
-    metadata: Sequence[Field] = (),
+    metadata: Field | Sequence[Field] = (),
     rename: Mapping[str, str] | None = None,
     security: Tls | Sasl | None = None,
     tombstones: str = "reject",

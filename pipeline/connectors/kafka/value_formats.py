@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import pyarrow as pa
 
 from pipeline.connectors.column_names import ColumnNames
+from pipeline.core.definitions import names
 from pipeline.core.errors import DefinitionError, did_you_mean
 
 Text = Literal["json", "text", "raw"]
@@ -48,9 +49,9 @@ class Metadata:
         return (*self.place, *(name for name, is_wanted in fetched if is_wanted))
 
 
-def metadata_of(fields: Sequence[str]) -> Metadata:
+def metadata_of(chosen: str | Sequence[str]) -> Metadata:
     """Return the metadata to fetch; raise `DefinitionError` for an unknown name."""
-    known = get_args(Field)
+    fields, known = names(chosen), get_args(Field)
     for each in fields:
         if each not in known:
             raise DefinitionError("unknown message metadata", got=repr(each), do=did_you_mean(each, known))

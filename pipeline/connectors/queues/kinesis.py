@@ -6,13 +6,14 @@ last record in the log.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pipeline.connectors.queues.queue_log import Duration, QueueLog, Subscription, queue_options
 from pipeline.connectors.spool.log_reader import RECEIVED_AT, log_naming
+from pipeline.core.definitions import names
 from pipeline.core.errors import DefinitionError
 from pipeline.core.extras import imports_of
 
@@ -55,7 +56,7 @@ def kinesis(
     region: str,
     endpoint: str | None = None,
     format: str = "json",  # noqa: A002 - the usual name of the option
-    metadata: tuple[str, ...] = (),
+    metadata: str | Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
     idle: Duration = "2 seconds",
     listen: Duration = "5 minutes",
@@ -78,7 +79,7 @@ def kinesis(
         stream=stream,
         region=region,
         endpoint=endpoint,
-        metadata=tuple(metadata),
+        metadata=names(metadata),
         naming=log_naming(rename, KinesisStream.known_metadata),
         options=queue_options(format, idle, listen, keep),
         spool=spool,

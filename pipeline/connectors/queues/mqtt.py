@@ -15,6 +15,7 @@ from pipeline.connectors.queues.queue_log import Duration, QueueLog, Subscriptio
 from pipeline.connectors.server_url import UrlForm
 from pipeline.connectors.spool.log_reader import RECEIVED_AT, log_naming
 from pipeline.core.credentials import secret
+from pipeline.core.definitions import names
 from pipeline.core.errors import DefinitionError
 from pipeline.core.extras import imports_of
 
@@ -64,7 +65,7 @@ def mqtt(
     password: str | None = None,
     ca: str | None = None,
     format: str = "json",  # noqa: A002 - the usual name of the option
-    metadata: tuple[str, ...] = (),
+    metadata: str | Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
     idle: Duration = "2 seconds",
     listen: Duration = "1 minute",
@@ -83,22 +84,22 @@ def mqtt(
     `_received_at`. `url` is `mqtt://host:1883`, or `mqtts://` with TLS, for which `ca` is a file of authorities; `password` is a
     reference such as `env:MQTT_PASSWORD`. Raises `DefinitionError` for invalid options.
     """
-    names = (topics,) if isinstance(topics, str) else tuple(sorted(set(topics)))
-    if not names or not client_id:
+    chosen = tuple(sorted(set(names(topics))))
+    if not chosen or not client_id:
         raise DefinitionError("an MQTT source needs topics and the name of its session", do="pass client_id=")
     if qos not in {1, 2}:
         do = "use 1 or 2: with 0, the broker does not wait for an acknowledgement"
         raise DefinitionError("qos= must be 1 or 2", got=repr(qos), do=do)
     _URLS.require(url, ca)
     return MqttTopics(
-        topics=names,
+        topics=chosen,
         url=url,
         client_id=client_id,
         qos=qos,
         user=user,
         password=password,
         ca=ca,
-        metadata=tuple(metadata),
+        metadata=names(metadata),
         naming=log_naming(rename, MqttTopics.known_metadata),
         options=queue_options(format, idle, listen, keep),
         spool=spool,

@@ -6,13 +6,14 @@ has given it, among the last 200,000.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.connectors.queues.queue_log import Duration, QueueLog, Subscription, queue_options
 from pipeline.connectors.spool.log_reader import RECEIVED_AT, log_naming
+from pipeline.core.definitions import names
 from pipeline.core.errors import DefinitionError
 from pipeline.core.extras import imports_of
 
@@ -48,7 +49,7 @@ def pubsub(
     subscription: str,
     *,
     format: str = "json",  # noqa: A002 - the usual name of the option
-    metadata: tuple[str, ...] = (),
+    metadata: str | Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
     idle: Duration = "5 seconds",
     listen: Duration = "1 minute",
@@ -71,7 +72,7 @@ def pubsub(
         raise DefinitionError("the name of a Pub/Sub subscription is not complete", got=repr(subscription), do=do)
     return PubSubSubscription(
         name=subscription,
-        metadata=tuple(metadata),
+        metadata=names(metadata),
         naming=log_naming(rename, PubSubSubscription.known_metadata),
         options=queue_options(format, idle, listen, keep),
         spool=spool,

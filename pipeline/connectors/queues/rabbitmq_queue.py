@@ -6,7 +6,7 @@ is delivered again, and recognized by this id.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -16,6 +16,7 @@ from pipeline.connectors.queues.queue_log import Duration, QueueLog, Subscriptio
 from pipeline.connectors.server_url import UrlForm
 from pipeline.connectors.spool.log_reader import RECEIVED_AT, log_naming
 from pipeline.core.credentials import secret
+from pipeline.core.definitions import names
 from pipeline.core.errors import DefinitionError
 from pipeline.core.extras import imports_of
 
@@ -61,7 +62,7 @@ def rabbitmq_queue(
     password: str = "guest",  # noqa: S107 - the default of RabbitMQ, which is only accepted on the same machine
     ca: str | None = None,
     format: str = "json",  # noqa: A002 - the usual name of the option
-    metadata: tuple[str, ...] = (),
+    metadata: str | Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
     idle: Duration = "2 seconds",
     listen: Duration = "1 minute",
@@ -88,7 +89,7 @@ def rabbitmq_queue(
         user=user,
         password=password,
         ca=ca,
-        metadata=tuple(metadata),
+        metadata=names(metadata),
         naming=log_naming(rename, RabbitQueue.known_metadata),
         options=queue_options(format, idle, listen, keep),
         spool=spool,

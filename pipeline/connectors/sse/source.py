@@ -6,7 +6,7 @@ Delivery: each event that was received, once; events with ids are received witho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,6 +17,7 @@ from pipeline.connectors.rest.api import ApiCalls, client_of, require_plain_url
 from pipeline.connectors.spool.log_reader import RECEIVED_AT, MessageLog, log_naming
 from pipeline.connectors.spool.receiving import receiving_tail
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
+from pipeline.core.definitions import names
 from pipeline.core.event_time import parse_duration
 from pipeline.core.extras import imports_of
 from pipeline.core.fingerprint import fingerprint
@@ -86,7 +87,7 @@ def server_sent_events(
     params: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
     auth: Credentials | None = None,
-    metadata: tuple[str, ...] = (),
+    metadata: str | Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
     idle: str | timedelta = "5 seconds",
     listen: str | timedelta = "1 minute",
@@ -110,7 +111,7 @@ def server_sent_events(
         headers=dict(headers or {}),
         auth=require_credentials(auth),
         calls=ApiCalls(deadline_s=deadline_s),
-        metadata=tuple(metadata),
+        metadata=names(metadata),
         naming=log_naming(rename, EventStream.known_metadata),
         idle_s=parse_duration(idle, "idle=").total_seconds(),
         listen_s=parse_duration(listen, "listen=").total_seconds(),

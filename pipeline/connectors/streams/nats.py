@@ -99,7 +99,7 @@ def nats_stream(
     user: str | None = None,
     password: str | None = None,
     format: Format = "json",  # noqa: A002 - the usual name of the option
-    metadata: Sequence[str] = (),
+    metadata: str | Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
 ) -> NatsStream:
     """Read streams of NATS JetStream by name; the messages of each are in the order of their sequences.

@@ -125,7 +125,7 @@ def rabbitmq_stream(
     ca: str | None = None,
     marker: str | None = None,
     format: Format = "json",  # noqa: A002 - the usual name of the option
-    metadata: Sequence[str] = (),
+    metadata: str | Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
 ) -> RabbitStream:
     """Read streams of RabbitMQ by name; the messages of each are in the order of their offsets.

@@ -16,6 +16,7 @@ from pipeline.connectors.direct_tail import DirectTail
 from pipeline.connectors.kafka.value_formats import Avro, Format, Metadata, Protobuf, metadata_of
 from pipeline.connectors.log_batches import plan_log
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
+from pipeline.core.definitions import names
 from pipeline.core.errors import DefinitionError, Place, SourceError, did_you_mean
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
@@ -165,19 +166,19 @@ class RecordStream:
 
 def require_streams(streams: str | Sequence[str], system: str) -> tuple[str, ...]:
     """Return the names of streams; raise `DefinitionError` if there are none."""
-    names = (streams,) if isinstance(streams, str) else tuple(sorted(set(streams)))
-    if not all(names) or not names:
+    chosen = tuple(sorted(set(names(streams))))
+    if not all(chosen) or not chosen:
         raise DefinitionError(f"a {system} source needs the name of a stream")
-    return names
+    return chosen
 
 
-def stream_metadata(names: Sequence[str], known: Sequence[str], system: str) -> Metadata:
+def stream_metadata(chosen: str | Sequence[str], known: Sequence[str], system: str) -> Metadata:
     """Return the metadata to fetch; raise `DefinitionError` for metadata that the messages of a system do not have."""
-    unknown = sorted(set(names) - set(known))
+    unknown = sorted(set(names(chosen)) - set(known))
     if unknown:
         do = did_you_mean(unknown[0], known)
         raise DefinitionError(f"unknown metadata of a {system} stream", got=repr(unknown[0]), do=do)
-    return metadata_of(names)
+    return metadata_of(chosen)
 
 
 def require_format(format: Format, system: str) -> None:  # noqa: A002 - the usual name of the option

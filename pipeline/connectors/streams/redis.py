@@ -190,7 +190,7 @@ def redis_stream(
     ca: str | None = None,
     marker: str | None = None,
     format: Format = "json",  # noqa: A002 - the usual name of the option
-    metadata: Sequence[str] = (),
+    metadata: str | Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
 ) -> RedisStream:
     """Read streams of Redis or Valkey by name; the entries of each are in the order of their ids.

@@ -7,13 +7,14 @@ was received before is acknowledged without being stored again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.connectors.spool.log_reader import RECEIVED_AT, MessageLog, log_naming
 from pipeline.connectors.webhook.signatures import Signature
+from pipeline.core.definitions import names
 from pipeline.core.errors import DefinitionError
 from pipeline.core.event_time import parse_duration
 from pipeline.core.fingerprint import fingerprint
@@ -66,7 +67,7 @@ def webhook(
     signature: Signature | None = None,
     unsigned: bool = False,
     id_header: str | None = None,
-    metadata: tuple[str, ...] = (),
+    metadata: str | Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
     keep: str | timedelta = "30 days",
     most_bytes: int = 1 << 20,
@@ -92,7 +93,7 @@ def webhook(
         name=name,
         signature=signature,
         id_headers=_IDS if id_header is None else (id_header.lower(),),
-        metadata=tuple(metadata),
+        metadata=names(metadata),
         naming=log_naming(rename, Webhook.known_metadata),
         kept_s=parse_duration(keep, "keep=").total_seconds(),
         most_bytes=most_bytes,
