@@ -3,6 +3,10 @@
 A plan reads the rows above the greatest value of the previous plan, up to the greatest value now. Rows may be committed
 late: those whose value is at most `lag` below the greatest one are compared with the ones that were read. The rows are
 recognized by their key and their value, so rows with equal values, and late ones, are read once.
+
+Each query of a plan may see rows that the previous one did not, because not every session has a snapshot. The rows that
+are stored as read are therefore those that earlier plans have read and those of this plan's splits, and no others: a row
+that only a later query sees is left for the next plan.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import pyarrow as pa
 from pipeline.connectors.databases.columns import DatabaseColumn, FetchedColumn
 from pipeline.connectors.databases.cursor_values import Lag, check_lag, cuts, less_lag
 from pipeline.connectors.databases.deletes import Deletes, KeyComparison, vanished_keys
-from pipeline.connectors.databases.seen_rows import SeenRows, hashes_of
+from pipeline.connectors.databases.seen_rows import NO_HASHES, SeenRows, among, hashes_of
 from pipeline.connectors.databases.sessions import INTEGERS, SqlDatabase, SqlSession
 from pipeline.connectors.databases.typed_rows import with_types
 from pipeline.core.cursors import Bound, Cursor, ReadPlan
@@ -213,11 +217,9 @@ class _Planning:
             why = f"the type of the cursor changed from {before.type} to {self.column.type}"
             return ReadPlan((), WindowProgress().cursor(), changed=why)
         high, has_more = self._next_high(before.high, bound)
-        late, notes = self._late(before)
+        late, read, notes = self._late(before)
         nulls, null_rows = self._null_rows(before)
-        main, seen = ([], before.seen) if high is None else self._main(before.high, high)
-        if high is not None and high == before.high:
-            seen = self._seen(high)
+        main, seen = ([], before.seen) if high is None else self._main(before.high, high, read)
         vanished, compared = self._vanished(before)
         gone = list(self._divided_keys(vanished or ()))
         splits, rows = self._numbered([*late, *nulls, *main, *gone], before.rows)
@@ -286,20 +288,20 @@ class _Planning:
         limit = self._one(self.database.limited(base, 1, most - 1))
         return (limit, limit != newest) if limit is not None else (newest, False)
 
-    def _late(self, before: WindowProgress) -> tuple[list[tuple[QueryRange, int]], tuple[str, ...]]:
-        """Return the rows of the previous window that were not read."""
+    def _late(self, before: WindowProgress) -> tuple[list[tuple[QueryRange, int]], pa.ChunkedArray, tuple[str, ...]]:
+        """Return the rows of the previous window that were not read, and the hashes of all its rows."""
         if before.high is None:
-            return [], ()
+            return [], NO_HASHES, ()
         condition = self._window(before.high)
         hashes = self._hashes(condition)
         unseen = before.seen.unseen(hashes)
         if unseen == ():
-            return [], ()
+            return [], hashes, ()
         whole = self._range(condition, unseen)
         if unseen is not None:
-            return [(whole, len(unseen))], ()
+            return [(whole, len(unseen))], hashes, ()
         note = f"{quantity(len(hashes), 'row')} near the cursor are read again, because some of them are new and it is not known which: choose a shorter lag or finer values"
-        return [(whole, len(hashes))], (note,)
+        return [(whole, len(hashes))], hashes, (note,)
 
     def _null_rows(self, before: WindowProgress) -> tuple[list[tuple[QueryRange, int]], SeenRows]:
         condition, policy = self.is_missing, self.options.null_cursors
@@ -319,23 +321,33 @@ class _Planning:
         count = len(hashes) if unseen is None else len(unseen)
         return [(self._range(condition, unseen), count)], SeenRows.of(hashes)
 
-    def _main(self, before: str | None, high: str) -> tuple[list[tuple[QueryRange, int]], SeenRows]:
-        """Return the rows above the previous plan; those within the lag are fixed by their hashes."""
+    def _main(
+        self, before: str | None, high: str, read: pa.ChunkedArray
+    ) -> tuple[list[tuple[QueryRange, int]], SeenRows]:
+        """Return the rows above the previous plan, and those of the new window that are then read.
+
+        The rows within the lag are fixed by their hashes. `read` are the hashes of the rows of the previous window.
+        """
         if high == before:
-            return [], SeenRows()
+            return [], SeenRows.of(read)
         above = [] if before is None else [f"{self.at} > {self._literal(before)}"]
         there = [self.is_there] if self.column.misfit else []
-        hashes = self._hashes(self._window(high))
-        seen = SeenRows.of(hashes)
+        tail = " and ".join([*above, self._window(high)])
+        fixed = self._hashes(tail)
+        seen = SeenRows.of(pa.chunked_array([*self._still_near(before, high, read).chunks, *fixed.chunks], pa.string()))
         if seen.hashes is None:
             condition = " and ".join([*above, f"{self.at} <= {self._literal(high)}", *there])
             return self._divided(condition, before, high), seen
         low = less_lag(high, self.column.type, self.options.lag)
         body = " and ".join([*above, f"{self.at} < {self._literal(low)}", *there])
-        tail = " and ".join([*above, self._window(high)])
-        fixed = self._hashes(tail) if above else hashes
         parts = self._divided(body, before, low)
         return [*parts, (self._range(tail, tuple(fixed.to_pylist())), len(fixed))], seen
+
+    def _still_near(self, before: str | None, high: str, read: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return the hashes of the rows up to the previous value that are within the lag of the new one, if they are read."""
+        if not len(read) or self.options.lag is None:
+            return NO_HASHES
+        return among(self._hashes(f"{self._window(high)} and {self.at} <= {self._literal(str(before))}"), read)
 
     def _divided(self, condition: str, low: str | None, high: str) -> list[tuple[QueryRange, int]]:
         """Return parts of the rows below the window, each of about `SPLIT_ROWS`."""
@@ -356,9 +368,6 @@ class _Planning:
         ]
         parts = [f"{condition} and {test}" for test in tests] or [condition]
         return [(self._range(part), self._count(part)) for part in parts]
-
-    def _seen(self, high: str) -> SeenRows:
-        return SeenRows.of(self._hashes(self._window(high)))
 
     def _window(self, high: str) -> str:
         """Return the condition of the values that are at most the lag below a value."""

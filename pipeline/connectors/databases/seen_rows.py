@@ -14,6 +14,7 @@ from pipeline.kernel.sql_text import quoted
 
 MOST_HASHES = 2000
 """Maximum number of hashes in a cursor, which is stored in each manifest."""
+NO_HASHES = pa.chunked_array([], pa.string())
 _HASH_DIGITS = 16
 _DIGEST_DIGITS = 12
 
@@ -63,6 +64,11 @@ def hashes_of(rows: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
     with connect() as con:
         con.register("_rows", rows)
         return arrow(con, f"select left(md5(concat({parts})), {_HASH_DIGITS}) as h from _rows").column("h")
+
+
+def among(hashes: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the hashes that are also in `known`."""
+    return hashes.filter(pc.is_in(hashes, known.combine_chunks()))
 
 
 def _sum(hashes: pa.ChunkedArray) -> str:

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import sqlite
+from pipeline import sql_database, sqlite
 from pipeline.connectors.databases import cursor_window
+from pipeline.connectors.databases import sql_database as alchemy
 from pipeline.connectors.databases.cursor_values import check_lag, cuts, less_lag
 from pipeline.connectors.databases.cursor_window import QueryRange
 from pipeline.connectors.databases.seen_rows import MOST_HASHES, SeenRows, hashes_of
@@ -101,6 +102,55 @@ def test_rows_that_come_between_planning_and_reading_belong_to_the_next_plan(eve
     assert reading.run(between=lambda: insert(events, (2, 10), (3, 8), (4, 11))) == [1]
     assert reading.run() == [2, 3, 4]
     assert reading.run() == []
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (18, [(7, 22)], 5),
+        (22, [(7, 22)], None),
+        *(
+            pytest.param((value, newer, lag), marks=pytest.mark.proof)
+            for value in (18, 19, 20, 21, 22, 23, 40, None)
+            for newer in ([], [(7, 22)])
+            for lag in (None, 5)
+            if value is None or value >= (20 if not newer else 22) - (lag or 0)
+        ),
+    ],
+)
+def test_a_row_that_arrives_between_two_queries_of_a_plan_is_read_once(events, tmp_path, monkeypatch, case):
+    r"""SQLAlchemy's SQLite has no snapshot: each query of a plan sees what was committed before it.
+
+    read   10 ... 20            planned   18?  19?  20?  21?  22  23?  40?
+                  |--- lag ---|                ^ committed before the first, second, ... query
+    """
+    query = alchemy._Session.table  # noqa: SLF001 - where the queries of a plan pass
+    (value, newer, lag), queries, arrives_before = case, 0, 0
+
+    def table(session, text):
+        nonlocal queries
+        queries += 1
+        if queries == arrives_before:
+            insert(events, (3, value))
+        return query(session, text)
+
+    monkeypatch.setattr("pipeline.connectors.databases.sql_database._Session.table", table)
+    for arrives_before in range(3, 20):
+        events.execute("delete from events")
+        queries = -1000
+        reading = Runs(sql_database(f"sqlite:///{tmp_path}/a.db", "events", cursor="at", lag=lag))
+        insert(events, (1, 10), (2, 20), (8, None))
+        reading.run()
+        insert(events, *newer)
+        queries = 0
+        reading.run()
+        if queries < arrives_before:
+            break
+        reading.run()
+        reading.run()
+        ids = Counter(row["id"] for row in reading.rows)
+        assert ids == Counter([1, 2, 3, 8, *(row[0] for row in newer)]), f"before query {arrives_before}"
+    assert arrives_before > 3
 
 
 @pytest.mark.parametrize(("policy", "ids"), [("include", [1, 2, 3, 4]), ("exclude", [1, 3])])

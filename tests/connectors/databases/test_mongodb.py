@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pipeline import mongodb
 from pipeline.connectors.databases.mongodb import planning
 from pipeline.connectors.databases.mongodb.documents import lines_of
-from pipeline.connectors.databases.mongodb.planning import DocumentRange, of_text, to_text
+from pipeline.connectors.databases.mongodb.planning import CollectionPlanning, DocumentRange, of_text, to_text
 from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import DefinitionError, SourceError, SourceUnavailableError
 from pipeline.core.schema import Schema
@@ -151,6 +151,37 @@ def test_equal_late_and_missing_values(mongo):
     assert reading.run() == [8]
     assert reading.run() == []
     assert [row["_position"] for row in reading.rows] == list(range(1, len(reading.rows) + 1))
+
+
+@pytest.mark.parametrize(("value", "lag"), [(18, 5), (22, None)])
+def test_a_document_that_arrives_between_two_queries_of_a_plan_is_read_once(mongo, monkeypatch, value, lag):
+    hashes = CollectionPlanning._hashes  # noqa: SLF001 - where the queries of a plan pass
+    queries, arrives_before = 0, 0
+
+    def counted(collection, wanted):
+        nonlocal queries
+        queries += 1
+        if queries == arrives_before:
+            insert(mongo, (3, value))
+        return hashes(collection, wanted)
+
+    monkeypatch.setattr(CollectionPlanning, "_hashes", counted)
+    for arrives_before in range(1, 6):
+        with mongo.client() as client:
+            client[mongo.name]["t"].delete_many({})
+        queries = -100
+        reading = Runs(mongodb(mongo.url, "t", cursor="at", lag=lag))
+        insert(mongo, (1, 10), (2, 20))
+        reading.run()
+        insert(mongo, (7, 22))
+        queries = 0
+        reading.run()
+        if queries < arrives_before:
+            break
+        reading.run()
+        reading.run()
+        assert Counter(row["_id"] for row in reading.rows) == Counter([1, 2, 3, 7]), f"before query {arrives_before}"
+    assert arrives_before > 3
 
 
 def test_null_cursors_are_left_out_or_refused(mongo):

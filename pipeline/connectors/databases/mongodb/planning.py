@@ -15,7 +15,7 @@ from pipeline.connectors.databases.cursor_values import Lag
 from pipeline.connectors.databases.cursor_window import NullCursors, most_rows, new_text
 from pipeline.connectors.databases.deletes import Deletes, KeyComparison
 from pipeline.connectors.databases.mongodb.deletes import vanished_ids
-from pipeline.connectors.databases.seen_rows import SeenRows
+from pipeline.connectors.databases.seen_rows import NO_HASHES, SeenRows, among
 from pipeline.core.cursors import Bound, Cursor, ReadPlan
 from pipeline.core.errors import DefinitionError, Place, SourceError, quantity
 from pipeline.core.event_time import parse_duration
@@ -170,9 +170,9 @@ class CollectionPlanning:
         before = DocumentProgress() if cursor is None else DocumentProgress.of(cursor)
         self._require_one_type(before)
         high, has_more = self._next_high(before, bound)
-        late, notes = self._late(before)
+        late, read, notes = self._late(before)
         nulls, null_rows = self._null_documents(before)
-        main, seen = ([], before.seen) if high is None else self._main(before, high)
+        main, seen = ([], before.seen) if high is None else self._main(before, high, read)
         vanished, compared = self._vanished(before)
         gone = [(DocumentRange({}, vanished=ids), len(ids)) for ids in _divided_ids(vanished or ())]
         splits, rows = self._numbered([*late, *nulls, *main, *gone], before.rows)
@@ -231,17 +231,20 @@ class CollectionPlanning:
         limit = value_at(at_limit[0], self.column) if at_limit else newest
         return limit, limit != newest
 
-    def _late(self, before: DocumentProgress) -> tuple[list[tuple[DocumentRange, int]], tuple[str, ...]]:
+    def _late(
+        self, before: DocumentProgress
+    ) -> tuple[list[tuple[DocumentRange, int]], pa.ChunkedArray, tuple[str, ...]]:
+        """Return the documents of the previous window that were not read, and the hashes of all its documents."""
         if before.high is None:
-            return [], ()
+            return [], NO_HASHES, ()
         window = self._window(of_text(before.high))
         hashes = self._hashes(window)
         unseen = before.seen.unseen(hashes)
         if unseen == ():
-            return [], ()
+            return [], hashes, ()
         note = f"{quantity(len(hashes), 'document')} near the cursor are read again, because some of them are new and it is not known which: choose a shorter lag or finer values"
         count = len(hashes) if unseen is None else len(unseen)
-        return [(self._range(window, unseen), count)], (note,) if unseen is None else ()
+        return [(self._range(window, unseen), count)], hashes, (note,) if unseen is None else ()
 
     def _null_documents(self, before: DocumentProgress) -> tuple[list[tuple[DocumentRange, int]], SeenRows]:
         if self.options.null_cursors == "exclude":
@@ -260,20 +263,28 @@ class CollectionPlanning:
             return [], before.nulls
         return [(self._range(missing, unseen), len(hashes) if unseen is None else len(unseen))], SeenRows.of(hashes)
 
-    def _main(self, before: DocumentProgress, high: Any) -> tuple[list[tuple[DocumentRange, int]], SeenRows]:
-        """Return the documents above the previous plan; those within the lag are fixed by their hashes."""
-        window = self._window(high)
-        seen = SeenRows.of(self._hashes(window))
-        if before.high is not None and of_text(before.high) == high:
-            return [], seen
-        above = {} if before.high is None else {"$gt": of_text(before.high)}
+    def _main(
+        self, before: DocumentProgress, high: Any, read: pa.ChunkedArray
+    ) -> tuple[list[tuple[DocumentRange, int]], SeenRows]:
+        """Return the documents above the previous plan, and those of the new window that are then read.
+
+        Those within the lag are fixed by their hashes. `read` are the hashes of the documents of the previous window.
+        """
+        known = None if before.high is None else of_text(before.high)
+        if known is not None and known == high:
+            return [], SeenRows.of(read)
+        window, above = self._window(high), {} if known is None else {"$gt": known}
+        tail: Filter = {"$and": [window, {self.column: above}]} if above else window
+        fixed = self._hashes(tail)
+        near = NO_HASHES
+        if len(read) and self.options.lag is not None:
+            near = among(self._hashes({"$and": [window, {self.column: {"$lte": known}}]}), read)
+        seen = SeenRows.of(pa.chunked_array([*near.chunks, *fixed.chunks], pa.string()))
         order = (self.column, "_id") if self.column != "_id" else ("_id",)
         if seen.hashes is None:
             everything: Filter = {self.column: {**above, "$lte": high}}
             return self._divided(everything, order, self._count(everything)), seen
         body: Filter = {self.column: {**above, "$lt": self._low(high)}}
-        tail: Filter = {"$and": [window, {self.column: above}]} if above else window
-        fixed = self._hashes(tail)
         parts = self._divided(body, order, self._count(body))
         return [*parts, (self._range(tail, tuple(fixed.to_pylist())), len(fixed))], seen
 
