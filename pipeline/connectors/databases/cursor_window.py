@@ -191,21 +191,22 @@ class _Planning:
         return ReadPlan(splits, WindowProgress(rows, stamp=stamp).cursor(), new=quantity(rows, "row") if rows else "")
 
     def _parts_by_key(self, order: str) -> Iterator[tuple[QueryRange, int]]:
+        """Yield parts of all rows, between values of a key that is one integer.
+
+        Every row is in one of them: also one whose key is null, or of another type, which SQLite accepts.
+        """
         count = self._count("")
         column = self.columns[self.key[0]] if len(self.key) == 1 else None
         if count <= SPLIT_ROWS or column is None or column.type not in INTEGERS:
             yield QueryRange(order=order), count
             return
-        ends = self.session.table(
-            f"select min({self._sql(column.name)}) as low, max({self._sql(column.name)}) as high from {self.relation} t"
-        ).to_pylist()[0]
-        low, high = str(int(ends["low"]) - 1), str(int(ends["high"]))
-        yield from self._between(column, (low, *cuts(low, high, column.type, -(-count // SPLIT_ROWS)), high), order)
-
-    def _between(self, column: DatabaseColumn, ends: tuple[str, ...], order: str) -> Iterator[tuple[QueryRange, int]]:
+        ends = self.session.table(f"select min({column.value}) as a, max({column.value}) as b from {self.relation} t")
+        low, high = (str(end[0].as_py()) for end in ends.columns)
+        are_integers = low.removeprefix("-").isdigit() and high.removeprefix("-").isdigit()
+        inner = cuts(low, high, column.type, -(-count // SPLIT_ROWS)) if are_integers else []
         at = self._sql(column.name)
-        for low, high in itertools.pairwise(ends):
-            condition = f"{at} > {self.database.literal(column, low)} and {at} <= {self.database.literal(column, high)}"
+        tests = _between(at, [self.database.literal(column, value) for value in inner])
+        for condition in [f"({tests[0]} or {at} is null)", *tests[1:]] if tests else [""]:
             yield QueryRange(condition, order), self._count(condition)
 
     def since(self, cursor: Cursor | None, bound: Bound) -> ReadPlan:
@@ -360,19 +361,15 @@ class _Planning:
             )
         )
         inner = cuts(first or high, high, self.column.type, -(-count // SPLIT_ROWS))
-        values = [self._literal(value) for value in inner]
-        tests = [
-            *(f"{self.at} <= {value}" for value in values[:1]),
-            *(f"{self.at} > {a} and {self.at} <= {b}" for a, b in itertools.pairwise(values)),
-            *(f"{self.at} > {value}" for value in values[-1:]),
-        ]
+        tests = _between(self.at, [self._literal(value) for value in inner])
         parts = [f"{condition} and {test}" for test in tests] or [condition]
         return [(self._range(part), self._count(part)) for part in parts]
 
     def _window(self, high: str) -> str:
         """Return the condition of the values that are at most the lag below a value."""
         low = less_lag(high, self.column.type, self.options.lag)
-        return f"{self.at} >= {self._literal(low)} and {self.at} <= {self._literal(high)}"
+        there = f" and {self.is_there}" if self.column.misfit else ""
+        return f"{self.at} >= {self._literal(low)} and {self.at} <= {self._literal(high)}{there}"
 
     def _literal(self, value: str) -> str:
         return self.database.literal(self.column, value)
@@ -413,6 +410,15 @@ def new_text(rows: str, vanished: Sequence[object] | None, *, has_more: bool) ->
     gone = f", of which {len(vanished):,} vanished" if vanished else ""
     nothing = "" if vanished is None else "the keys were compared, and none vanished"
     return f"{rows}{gone}{', more are left' * has_more}" if rows else nothing
+
+
+def _between(at: str, values: Sequence[str]) -> list[str]:
+    """Return conditions of the ranges between values; the first and the last range have one end."""
+    return [
+        *(f"{at} <= {value}" for value in values[:1]),
+        *(f"{at} > {a} and {at} <= {b}" for a, b in itertools.pairwise(values)),
+        *(f"{at} > {value}" for value in values[-1:]),
+    ]
 
 
 def identity_list(database: SqlDatabase, columns: Mapping[str, DatabaseColumn], names: tuple[str, ...]) -> str:

@@ -21,6 +21,7 @@ from pipeline.connectors.databases.cursor_window import QueryRange
 from pipeline.connectors.databases.seen_rows import MOST_HASHES, SeenRows, hashes_of
 from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import DefinitionError, SourceError
+from pipeline.core.schema import Schema
 from tests.rigs.proofs import examples
 
 
@@ -210,6 +211,38 @@ def test_large_reads_are_divided(events, tmp_path, monkeypatch):
         assert reading.run() == list(range(95))
         assert len(reading.plan.splits) >= 9
         assert [row["_position"] for row in reading.rows] == list(range(1, 96))
+
+
+@pytest.mark.parametrize("read_by", ["sqlite", "sqlalchemy"])
+@pytest.mark.parametrize(
+    ("keys", "divided"),
+    [([*range(25), None, None], True), ([None] * 12, False), ([*range(12), "word", 2.5, b"\0", 10**12], True)],
+    ids=["some keys are null", "all keys are null", "keys of other types"],
+)
+def test_rows_whose_key_has_no_place_between_integers_are_in_a_part(tmp_path, monkeypatch, keys, divided, read_by):
+    monkeypatch.setattr(cursor_window, "SPLIT_ROWS", 10)
+    with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as con:
+        con.execute("create table t (n integer unique, row integer)")
+        con.executemany("insert into t values (?, ?)", [(each, row) for row, each in enumerate(keys)])
+    if read_by == "sqlite":
+        reader = sqlite(tmp_path / "a.db", "t", key="n")
+    else:
+        reader = sql_database(f"sqlite:///{tmp_path}/a.db", "t", key="n")
+    contract, rows = Schema.of({"n": "bigint", "row": "bigint"}), []
+    splits = reader.plan(None).splits
+    for split in splits:
+        result = reader.read(split, contract)
+        rows += result.rows["row"].to_pylist()
+        rows += [json.loads(each)["row"] for each in result.rejected["row"].to_pylist()]
+    assert sorted(map(int, rows)) == list(range(len(keys)))
+    assert (len(splits) > 1) is (divided and not (read_by == "sqlalchemy" and "word" in keys))
+
+
+def test_a_value_of_another_type_is_read_once_although_it_lies_within_the_lag(events, tmp_path):
+    reading = runs(tmp_path, lag=5)
+    insert(events, (1, 10), (2, 9.5))
+    plan = reading.reader.plan(None)
+    assert sum(split.end - split.begin for split in plan.splits) == 2
 
 
 def test_a_table_without_a_cursor_is_read_whenever_the_file_changes(events, tmp_path):
