@@ -29,6 +29,8 @@ from pipeline.kernel.types import from_arrow
 
 _TEXTS = (pa.string(), pa.large_string(), pa.string_view())
 _PERMANENT = ("authentication failed", "does not exist", "permission denied", "incorrect username or password")
+_DRIVER_SCHEMES = {"adbc_driver_snowflake": "snowflake"}
+"""Drivers that connect to `user:password@account/…`; in Headwater, the scheme may precede it."""
 _SECRET_OPTIONS = ("password", "token", "secret", "private_key", "credential")
 
 
@@ -181,4 +183,5 @@ def adbc(
         deleted_when=deleted_when,
         reconcile=reconcile,
     )
-    return reader_of_query(AdbcDriver(driver, DatabaseAddress(url, password), given), options)
+    address = DatabaseAddress(url, password, _DRIVER_SCHEMES.get(driver, ""))
+    return reader_of_query(AdbcDriver(driver, address, given), options)

@@ -226,6 +226,12 @@ def _http_arguments(values: Mapping[str, str], host: str) -> dict[str, Any]:
 
 def _require_no_secret(uri: str, scheme: str) -> None:
     parts = urlsplit(uri)
+    try:
+        _ = parts.port if scheme in {"sftp", "ftp", "ftps"} else None
+    except ValueError as error:  # perhaps user:password, up to a slash in the password
+        raise DefinitionError(
+            "the port in a URI of files is no number", do='a password is passed by options={"password": "env:NAME"}'
+        ) from error
     if parts.password is not None:
         raise DefinitionError(
             "a URI of files must not contain a password",

@@ -72,6 +72,14 @@ class Avro:
     registry_user: str | None = None
     registry_password: str | None = None
 
+    def __post_init__(self) -> None:
+        """Raise `DefinitionError` for a URL with a user or a password, which errors would show."""
+        if "@" in self.registry:
+            raise DefinitionError(
+                "the URL of a schema registry contains a user",
+                do='pass registry_user= and registry_password="env:NAME"',
+            )
+
     def __repr__(self) -> str:
         """Return a representation without the password."""
         return f"Avro({self.registry!r})"

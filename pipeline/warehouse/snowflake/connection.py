@@ -111,6 +111,8 @@ def snowflake_address(url: str) -> SnowflakeAddress:
 def _shown(url: str) -> str:
     """Return a URL without its user, password and options."""
     parts = urlsplit(url)
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":  # a / ? or # of a password that is not percent-encoded
+        return f"{SCHEME}://…"
     return f"{SCHEME}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

@@ -13,16 +13,18 @@ import pytest
 import sqlalchemy as sa
 import sqlglot
 
-from pipeline import adbc, bigquery, oracle, snowflake_table, sql_database, sqlserver
+from pipeline import adbc, bigquery, files, oracle, snowflake_table, sql_database, sqlserver
 from pipeline.connectors.databases.adbc import AdbcDriver
 from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.columns import DatabaseColumn
 from pipeline.connectors.databases.cursor_window import QueryOptions, plan_query
 from pipeline.connectors.databases.sql_database import AlchemyDatabase, reflected_type, sampled_type
 from pipeline.connectors.databases.warehouses import bigquery as read_bigquery
+from pipeline.connectors.kafka import Avro
 from pipeline.core.cursors import UNBOUNDED, Bound
-from pipeline.core.errors import DefinitionError, SourceError, SourceUnavailableError
+from pipeline.core.errors import DefinitionError, SettingsError, SourceError, SourceUnavailableError
 from pipeline.core.schema import Schema
+from pipeline.warehouse.snowflake.connection import snowflake_address
 
 WAREHOUSES = {"snowflake": snowflake_table, "sqlserver": sqlserver, "oracle": oracle, "bigquery": bigquery}
 
@@ -128,8 +130,6 @@ def test_databases_that_cannot_be_read(pg):
     assert not isinstance(caught.value, SourceUnavailableError)
     with pytest.raises(SourceError, match="driver of a database is not installed"):
         sql_database("nosuchdialect://reader@db/shop", "t").plan(None)
-    with pytest.raises(SourceError, match="not the URL of a database"):
-        sql_database("no url", "t").plan(None)
     with pytest.raises(DefinitionError, match="contains a password"):
         sql_database("postgresql://reader:s3cret@db/shop", "t")
     pg.run("create table v (i int)")
@@ -248,3 +248,83 @@ def test_a_table_of_a_real_system(system):
     assert contract.columns
     assert rows
     assert rejected == []
+
+
+HIDDEN = [
+    "jo:s3cret@account/shop/public",
+    "jo@corp.example:s3cret@account/shop/public",
+    "host=db user=jo password=s3cret dbname=shop",
+    "Driver={X};Server=db;UID=jo;PWD=s3cret",
+    "jo:s3cret@db:5432",
+    "postgresql:jo:s3cret@db/shop",
+    "postgresql://jo:s3cret/@db/shop",
+    "postgresql://jo:@s3cret/x@db/shop",
+    "postgresql://jo:s3cret?@db/shop",
+    "postgresql://jo:12?s3cret@db/shop",
+    "postgresql://jo:12/s3cret@db/shop",
+    "postgresql://jo:s3cret#@db/shop",
+    "postgresql://jo:12#s3cret@db/shop",
+    "mongodb://jo:s3cret/x@a:27017,b:27017/shop",
+]
+
+
+@pytest.mark.parametrize("url", HIDDEN)
+def test_an_address_that_is_not_clear_is_refused_without_being_shown(url, monkeypatch):
+    with pytest.raises(DefinitionError, match="URL of a database") as written:
+        DatabaseAddress(url)
+    monkeypatch.setenv("DB_URL", url)
+    by_reference = DatabaseAddress("env:DB_URL")
+    for use in (by_reference.public, by_reference.connection_url):
+        with pytest.raises(SettingsError, match="URL of a database") as used:
+            use()
+        assert "s3cret" not in f"{written.value} {used.value}"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql+psycopg://jo:s3cret@db:5432/shop?sslmode=require", "postgresql://db:5432/shop"),
+        ("postgresql://jo%40corp:s3%2Fcret@db/shop?user=me@corp.example", "postgresql://db/shop"),
+        ("postgresql://jo@corp.example:s3cret@db/shop", "postgresql://db/shop"),
+        ("mongodb://jo:s3cret@a:27017,[::1]:27018/shop?replicaSet=r", "mongodb://a:27017,[::1]:27018/shop"),
+        ("postgresql:///shop?host=/run/postgresql", "postgresql:///shop"),
+        ("sqlite:////data/jo:s3cret@b.db", "sqlite:///b.db"),
+        ("mssql+pyodbc:///?odbc_connect=Server%3Ddb%3BUID%3Djo%3BPWD%3Ds3cret", "mssql:"),
+        ("oracle+oracledb://jo:s3cret@db/?service_name=shop", "oracle://db"),
+        ("grpc+tls://db.example.com:443", "grpc://db.example.com:443"),
+    ],
+)
+def test_an_address_is_shown_without_credentials(url, shown, monkeypatch):
+    monkeypatch.setenv("DB_URL", url)
+    address = DatabaseAddress("env:DB_URL")
+    assert address.public() == shown
+    if "s3cret" in url and not url.startswith("sqlite"):
+        assert "s3cret" not in address.redacted("login of jo with s3cret failed, PWD=s3cret")
+        with pytest.raises(DefinitionError, match="contains a password"):
+            DatabaseAddress(url)
+
+
+def test_addresses_of_other_systems_are_not_shown_with_a_password():
+    with pytest.raises(DefinitionError, match="URL of a schema registry contains a user") as registry:
+        Avro("https://jo:s3cret@registry.example.com")
+    with pytest.raises(DefinitionError, match="port in a URI of files is no number") as file:
+        files("sftp://jo:s3cret/x@host/data/*.csv", format="csv")
+    with pytest.raises(SettingsError, match=r"the URL of the warehouse is incomplete: got snowflake://…") as warehouse:
+        snowflake_address("snowflake://jo:s3cret/x@account/SHOP/PUBLIC")
+    assert not any("s3cret" in str(each.value) for each in (registry, file, warehouse))
+
+
+@pytest.mark.parametrize("url", ["jo:s3cret@account/shop/public", "snowflake://jo:s3cret@account/shop/public"])
+def test_the_form_of_snowflakes_driver_is_shown_without_its_password(url, monkeypatch):
+    monkeypatch.setenv("DB_URL", url)
+    monkeypatch.setenv("DB_PASSWORD", "n/w")
+    with pytest.raises(DefinitionError, match="contains a password"):
+        snowflake_table(url, "T")
+    database = snowflake_table("env:DB_URL", "T").database
+    assert (database.uri, database.address.connection_url()) == (
+        "snowflake://account/shop/public",
+        "jo:s3cret@account/shop/public",
+    )
+    assert database.address.redacted("incorrect password s3cret") == "incorrect password …"
+    other = snowflake_table("jo@account/shop/public", "T", password="env:DB_PASSWORD").database.address  # noqa: S106 - a reference
+    assert other.connection_url() == "jo:n%2Fw@account/shop/public"
