@@ -18,7 +18,6 @@ from serve.query import shown
 FRESH_S = 3.0
 """How long a champion is used before the store is checked for a new one."""
 MOST_ROWS = 10_000
-HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -120,11 +119,7 @@ def rows_of(body: bytes) -> list[dict[str, Any]]:
 def predict(predictor: Predictor, rows: list[dict[str, Any]]) -> Mapping[str, object]:
     """Return the predictions for rows; raise `RowsError` with the row and the feature that the model rejects."""
     try:
-        probabilities = predictor.predict(rows)
+        predictions = predictor.predict(rows)
     except RequestError as error:
         raise RowsError(error.problem, got=error.got, do=error.do) from error
-    return {
-        "model": predictor.name,
-        "version": predictor.version,
-        "predictions": [{"probability": p, "label": p > HALF} for p in probabilities],
-    }
+    return {"model": predictor.name, "version": predictor.version, "predictions": predictions}

@@ -31,6 +31,7 @@ REASONS = {
     "503": "the lake or the model store cannot be read, or the request exceeds a limit",
 }
 _TEXT, _MAYBE, _COUNT = {"type": "string"}, {"type": ["string", "null"]}, {"type": ["integer", "null"]}
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 SCHEMAS: dict[str, Any] = {
     "Error": {
         "type": "object",
@@ -80,8 +81,10 @@ SCHEMAS: dict[str, Any] = {
                 "items": {
                     "type": "object",
                     "properties": {
-                        "probability": {"type": "number", "minimum": 0, "maximum": 1},
-                        "label": {"type": "boolean"},
+                        "probability": _SHARE,
+                        "label": {"type": ["boolean", "string", "integer"]},
+                        "probabilities": {"type": "object", "additionalProperties": _SHARE},
+                        "value": {"type": "number"},
                     },
                 },
             },

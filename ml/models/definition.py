@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ml.models.evaluation import HIGHER_IS_BETTER, Evaluation
+from ml.models.evaluation import Evaluation
+from ml.models.tasks import TASKS, TaskName, task_of
 from pipeline.core.definitions import Artifact, BuildContext, Verdict, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.fingerprint import fingerprint, of_function
@@ -68,24 +69,31 @@ def model(  # noqa: PLR0913 - options of a decorator, all keyword-only
     *,
     label: str,
     split_at: str,
-    metric: str = "auc",
+    task: TaskName = "binary",
+    metric: str = "",
     at_least: float,
     baseline: str | Sequence[str] = (),
     min_rows: int = 1000,
 ) -> Callable[[Callable[..., Any]], Model]:
-    """Define a model as a function of a training set's rows that returns a fitted classifier.
+    """Define a model as a function of a training set's rows that returns a fitted estimator.
 
     The parameter's name is that of the training set. The function receives a pandas DataFrame of the rows before `split_at`
-    (a date or time, UTC), ordered by event time. It contains the features, and `label` as 0 and 1, without key and
-    event time. Numbers and booleans are float64, text is str, timestamps are UTC, and null is NaN. Rows without a
-    label are excluded. The function returns an estimator with `predict_proba`.
+    (a date or time, UTC), ordered by event time. It contains the features and the label, without key and event
+    time. Numbers and booleans are float64, text is str, timestamps are UTC, and null is NaN. Rows without a
+    label are excluded.
 
-    The model is evaluated on the rows from `split_at` on. `metric` (`accuracy`, `auc`, `average_precision`, `brier`,
-    `log_loss`) must be at least as good as `at_least`, and better than the metric of the baseline: the mean label for
-    each value of the `baseline` columns. Each part needs `min_rows` labelled rows, and both labels.
+    | task | label | returns an estimator with | metrics, the default first |
+    | --- | --- | --- | --- |
+    | binary | a boolean, or 0 and 1; the function gets 0 and 1 | predict_proba | auc, accuracy, average_precision, brier, log_loss |
+    | multiclass | a text, an integer or a boolean | predict_proba | accuracy, balanced_accuracy, f1_macro, log_loss |
+    | regression | a number | predict | mae, rmse, r2, median_absolute_error |
 
-    Raises `DefinitionError` for a function with another number of parameters, an unknown metric, a split that is not
-    a time, or a baseline that contains the label.
+    The model is evaluated on the rows from `split_at` on. `metric` must be at least as good as `at_least`, and better than
+    the metric of the baseline: the mean label for each value of the `baseline` columns. Each part needs `min_rows`
+    labelled rows; the training rows need different labels, and those of a binary task both labels in each part.
+
+    Raises `DefinitionError` for a function with another number of parameters, an unknown task or metric, a split that is
+    not a time, or a baseline that contains the label.
     """
 
     def decorate(function: Callable[..., Any]) -> Model:
@@ -98,8 +106,12 @@ def model(  # noqa: PLR0913 - options of a decorator, all keyword-only
                 do="use the name of the training set as the only parameter",
                 place=place,
             )
-        if metric not in HIGHER_IS_BETTER:
-            raise DefinitionError(f"unknown metric {metric!r}", do=did_you_mean(metric, HIGHER_IS_BETTER), place=place)
+        if task not in TASKS:
+            raise DefinitionError(f"unknown task {task!r}", do=did_you_mean(str(task), TASKS), place=place)
+        metrics = task_of(task).metrics
+        if metric and metric not in metrics:
+            problem = f"unknown metric {metric!r} of a {task} task"
+            raise DefinitionError(problem, do=did_you_mean(metric, metrics), place=place)
         if label in names(baseline):
             raise DefinitionError(
                 f"the baseline contains the label {label!r}", do="remove it from the baseline", place=place
@@ -110,7 +122,9 @@ def model(  # noqa: PLR0913 - options of a decorator, all keyword-only
             description=inspect.getdoc(function) or "",
             function=function,
             training_set=parameters[0],
-            evaluation=Evaluation(label, _time(split_at, place), metric, at_least, names(baseline), min_rows),
+            evaluation=Evaluation(
+                label, _time(split_at, place), metric or task_of(task).metric, at_least, names(baseline), min_rows, task
+            ),
         )
 
     return decorate

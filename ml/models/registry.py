@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
+from ml.models.tasks import Task, task_of
 from pipeline.core import scratch
 from pipeline.core.definitions import Verdict
 from pipeline.core.errors import HeadwaterError, ModelError, StorageError
@@ -33,7 +34,7 @@ _INPUTS, _FINGERPRINT, _RUN = "headwater.inputs", "headwater.fingerprint", "head
 _VERDICT = "headwater.verdict"
 REFUSED = "refused: "
 """The prefix of the verdict on a refused model."""
-_FEATURES, _FOLDER = "features", "model"
+_FEATURES, _TASK, _CLASSES, _FOLDER = "features", "task", "classes", "model"
 _TIMEOUT_S = 5
 
 
@@ -65,6 +66,7 @@ class Trained:
     run_id: str
     origin: Origin
     estimator: Any
+    task: Task
     features: Mapping[str, str]
     """The kind of each feature, in the order that the estimator expects."""
     params: Mapping[str, object]
@@ -74,10 +76,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Champion:
-    """A model in use: its registered version, its estimator, and the kind of each feature."""
+    """A model in use: its registered version, its estimator, its task, and the kind of each feature."""
 
     version: str
     estimator: Any
+    task: Task
     features: Mapping[str, str]
 
 
@@ -150,7 +153,7 @@ class Registry:
             number = str(client.get_model_version_by_alias(name, ALIAS).version)
             uri = client.get_model_version_download_uri(name, number)
             path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=self._store)
-            return Champion(number, mlflow.sklearn.load_model(path), _features(path))
+            return Champion(number, mlflow.sklearn.load_model(path), *_described(path))
 
     def _tags(self, name: str) -> dict[str, str]:
         """Return the champion's tags directly from MLflow's tables, because its client takes four seconds to start."""
@@ -316,9 +319,13 @@ def _save(trained: Trained, folder: Path) -> None:
             folder,
             signature=ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec("double")])),
             serialization_format="cloudpickle",
-            pyfunc_predict_fn="predict_proba",
+            pyfunc_predict_fn=trained.task.method,
             pip_requirements=_requirements(trained.estimator),  # otherwise MLflow starts a process to determine them
-            metadata={_FEATURES: dict(trained.features)},
+            metadata={
+                _FEATURES: dict(trained.features),
+                _TASK: trained.task.name,
+                _CLASSES: list(trained.task.classes),
+            },
         )
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise ModelError(
@@ -328,13 +335,14 @@ def _save(trained: Trained, folder: Path) -> None:
         ) from error
 
 
-def _features(folder: str) -> dict[str, str]:
-    """Return the kinds of a model's features in the order of the signature, which the metadata does not preserve."""
+def _described(folder: str) -> tuple[Task, dict[str, str]]:
+    """Return a model's task, and the kinds of its features in the order of the signature, which the metadata lacks."""
     from mlflow.models import Model  # noqa: PLC0415 - takes two seconds
 
     model = Model.load(folder)
     kinds, signature = model.metadata or {}, model.signature
-    return {name: kinds[_FEATURES][name] for name in signature.inputs.input_names()}
+    task = task_of(kinds.get(_TASK, "binary"), kinds.get(_CLASSES, (0, 1)))  # earlier models have neither
+    return task, {name: kinds[_FEATURES][name] for name in signature.inputs.input_names()}
 
 
 _MLFLOW = {"text": "string", "timestamp": "datetime"}

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from ml.features import TrainingSet
 from ml.models.evaluation import Evaluation
+from ml.models.tasks import Task
 from pipeline.core.errors import DefinitionError, ModelError, Place, did_you_mean
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ ARROW: dict[Kind, pa.DataType] = {
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Features, and labels of 0 and 1, ordered by time."""
+    """Features and labels, ordered by time; the labels of a binary task are 0 and 1."""
 
     features: pd.DataFrame
     label: pd.Series
@@ -42,6 +43,8 @@ class TrainTestSplit:
     train: LabelledRows
     holdout: LabelledRows
     kinds: dict[str, Kind]
+    task: Task
+    """The task, with the classes of the training rows."""
     rows: int
     unlabelled: int
     undated: int
@@ -50,11 +53,11 @@ class TrainTestSplit:
 def split(table: pa.Table, examples: TrainingSet, evaluation: Evaluation, place: Place) -> TrainTestSplit:
     """Split the rows of a training set by time. Rows without a label or an event time are excluded and counted.
 
-    Raises `DefinitionError` if a column is missing or has an unsupported type, and `ModelError` if the label is not 0
-    and 1, or a part is too small or has only one label.
+    Raises `DefinitionError` if a column is missing or has an unsupported type, and `ModelError` if the task cannot predict
+    the label, or a part is too small or has only one label.
     """
     kinds = _kinds(table.schema, examples, evaluation, place)
-    label = _label(table, evaluation.label, place)
+    label = evaluation.kind.label(table[evaluation.label], evaluation.label, place)
     time = _time(table, examples.event_time, place)
     read = _with(_with(table, evaluation.label, label), examples.event_time, time)
     usable = read.filter(pc.and_(label.is_valid(), time.is_valid()))
@@ -68,6 +71,7 @@ def split(table: pa.Table, examples: TrainingSet, evaluation: Evaluation, place:
         train=LabelledRows(frame(train, kinds), train[evaluation.label].to_pandas()),
         holdout=LabelledRows(frame(holdout, kinds), holdout[evaluation.label].to_pandas()),
         kinds=kinds,
+        task=evaluation.kind.learned(train[evaluation.label]),
         rows=table.num_rows,
         unlabelled=label.null_count,
         undated=table.num_rows - label.null_count - usable.num_rows,
@@ -120,19 +124,6 @@ def _kind(type_: pa.DataType) -> Kind | None:
     return None
 
 
-def _label(table: pa.Table, name: str, place: Place) -> pa.ChunkedArray:
-    column = table[name]
-    if pa.types.is_boolean(column.type):
-        return column.cast(pa.int64())
-    got = str(column.type)
-    if pa.types.is_integer(column.type):
-        low, high = pc.min_max(column).as_py().values()
-        if low is None or (low >= 0 and high <= 1):
-            return column.cast(pa.int64())
-        got = f"{low} to {high}"
-    raise ModelError(f"the label {name!r} is neither a boolean nor 0 and 1", got=got, do="use a condition", place=place)
-
-
 def _time(table: pa.Table, name: str, place: Place) -> pa.ChunkedArray:
     column = table[name]
     if _kind(column.type) != "timestamp":
@@ -157,7 +148,7 @@ def _require_enough(label: pa.ChunkedArray, word: str, evaluation: Evaluation, p
             place=place,
         )
     labels = pc.unique(label).to_pylist()
-    if len(labels) == 1:
+    if len(labels) == 1 and (word == "training" or evaluation.task == "binary"):
         raise ModelError(
             f"all {rows:,} {word} rows have the same label",
             got=f"{evaluation.label} = {labels[0]}",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from ml.models.tasks import Task
 from pipeline.core.errors import ModelError, RequestError, did_you_mean
 
 
@@ -20,9 +21,10 @@ class Predictor:
     inputs: dict[str, str]
     """The kind of each feature: `number`, `integer`, `text`, `boolean` or `timestamp`."""
     estimator: Any
+    task: Task
 
-    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
-        """Return the probability of the label for each row, in order.
+    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+        """Return the prediction for each row, in order, as an object of JSON; see `Task.answers`.
 
         A row has every feature by name, null if unknown. A timestamp is a datetime or ISO 8601 text, in UTC unless it
         has an offset. Raises `RequestError` with the row (from 0) and the feature that is missing, unknown or of
@@ -33,7 +35,6 @@ class Predictor:
         import pyarrow as pa  # noqa: PLC0415 - not needed to define models
 
         from ml.models.rows import ARROW, Kind, frame  # noqa: PLC0415 - see above
-        from ml.models.training import probability  # noqa: PLC0415 - see above
 
         kinds = cast("dict[str, Kind]", self.inputs)
         for number, row in enumerate(rows):
@@ -42,7 +43,7 @@ class Predictor:
             name: pa.array([_value(row[name], kind, name, n) for n, row in enumerate(rows)], ARROW[kind])
             for name, kind in kinds.items()
         }
-        return [float(value) for value in probability(self.estimator, frame(pa.table(columns), kinds))]
+        return self.task.answers(self.task.predictions(self.estimator, frame(pa.table(columns), kinds)))
 
     def _require(self, row: Mapping[str, Any], number: int) -> None:
         for name in row:
@@ -63,7 +64,7 @@ def load_champion(store: str, name: str) -> Predictor:
     champion = Registry(store).champion(name)
     if champion is None:
         raise ModelError(f"model {name!r} has no champion yet", do=f"train one: headwater run --select +{name}")
-    return Predictor(name, champion.version, dict(champion.features), champion.estimator)
+    return Predictor(name, champion.version, dict(champion.features), champion.estimator, champion.task)
 
 
 def _value(value: Any, kind: str, name: str, number: int) -> Any:

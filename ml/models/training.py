@@ -10,16 +10,14 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ml.features import TrainingSet
-from ml.models.evaluation import baseline_probability, gate, measure
+from ml.models.evaluation import gate
 from ml.models.registry import REFUSED, Origin, Registry, Trained
 from ml.models.rows import LabelledRows, TrainTestSplit, split
+from ml.models.tasks import Multiclass
 from pipeline.core.definitions import BuildContext, Verdict
 from pipeline.core.errors import USER_CODE_ERRORS, DefinitionError, ModelError, Place, quantity
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
     from ml.models.definition import Model
 
 SEED = 0
@@ -54,6 +52,7 @@ def build(model: Model, context: BuildContext) -> Verdict:
         run_id=context.run_id,
         origin=origin,
         estimator=estimator,
+        task=parts.task,
         features=parts.kinds,
         params={"training_set": examples.name, "seed": SEED, **asdict(model.evaluation)},
         metrics=figures,
@@ -79,7 +78,7 @@ def training_set_of(model: Model, context: BuildContext) -> TrainingSet:
 def fitted(model: Model, train: LabelledRows) -> Any:
     """Return the estimator that the model's function fits to the training rows.
 
-    Raises `ModelError` if the function raises, or returns an object without `predict_proba`.
+    Raises `ModelError` if the function raises, or returns an object that does not have the method of its task.
     """
     rows = train.features.assign(**{model.evaluation.label: train.label})
     with _seeded():
@@ -89,42 +88,25 @@ def fitted(model: Model, train: LabelledRows) -> Any:
             place = _line(error, model.function) or model.place
             problem = f"model {model.name!r} could not be trained: {type(error).__name__}"
             raise ModelError(problem, got=str(error) or None, place=place) from error
-    if not callable(getattr(estimator, "predict_proba", None)):
+    method = model.evaluation.kind.method
+    if not callable(getattr(estimator, method, None)):
         raise ModelError(
-            f"model {model.name!r} did not return a classifier",
+            f"model {model.name!r} did not return a {'regressor' if method == 'predict' else 'classifier'}",
             got=type(estimator).__name__,
-            do="return a fitted estimator that has predict_proba",
+            do=f"return a fitted estimator that has {method}",
             place=model.place,
         )
     return estimator
 
 
-def probability(estimator: Any, features: pd.DataFrame, place: Place | None = None) -> np.ndarray[Any, Any]:
-    """Return the probability of label 1 for each row; raise `ModelError` if the estimator does not return any."""
-    import numpy as np  # noqa: PLC0415 - needed only for training and serving
-
-    try:
-        probabilities = np.asarray(estimator.predict_proba(features), dtype=float)
-    except Exception as error:
-        problem = f"the estimator cannot score these rows: {type(error).__name__}"
-        raise ModelError(problem, got=str(error) or None, place=place) from error
-    if probabilities.shape != (len(features), 2) or not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ModelError(
-            "predict_proba must return two probabilities per row",
-            got=f"an array of shape {probabilities.shape}"
-            if probabilities.shape != (len(features), 2)
-            else "values outside 0 to 1",
-            do="return a fitted classifier of two classes",
-            place=place,
-        )
-    return probabilities[:, 1]
-
-
 def _evaluated(model: Model, estimator: Any, parts: TrainTestSplit) -> tuple[dict[str, float], dict[str, float]]:
     train, holdout = parts.train, parts.holdout
-    label = holdout.label.to_numpy()
-    simple = baseline_probability(train.features, train.label, holdout.features, model.evaluation.baseline)
-    return measure(label, probability(estimator, holdout.features, model.place)), measure(label, simple)
+    task, label = parts.task, holdout.label.to_numpy()
+    simple = task.baseline(train.features, train.label, holdout.features, model.evaluation.baseline)
+    return (
+        task.measure(label, task.predictions(estimator, holdout.features, model.place)),
+        task.measure(label, simple),
+    )
 
 
 def _origin(model: Model, context: BuildContext) -> Origin:
@@ -132,12 +114,19 @@ def _origin(model: Model, context: BuildContext) -> Origin:
 
 
 def _shares(parts: TrainTestSplit) -> dict[str, float]:
-    """Return the number of rows of each part and the share of label 1 in it."""
+    """Return the number of rows of each part and, for numbers, the mean label: for a condition, the share of 1."""
+    means = (
+        {}
+        if isinstance(parts.task, Multiclass)
+        else {
+            "training_mean": float(parts.train.label.mean()),
+            "holdout_mean": float(parts.holdout.label.mean()),
+        }
+    )
     return {
+        **means,
         "training_rows": float(len(parts.train.label)),
-        "training_share": float(parts.train.label.mean()),
         "holdout_rows": float(len(parts.holdout.label)),
-        "holdout_share": float(parts.holdout.label.mean()),
         "unlabelled_rows": float(parts.unlabelled),
         "undated_rows": float(parts.undated),
     }

@@ -9,13 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml.models.evaluation import HIGHER_IS_BETTER, Evaluation, baseline_probability, gate, measure
+from ml.models.evaluation import Evaluation, gate
+from ml.models.tasks import task_of
+
+BINARY = task_of("binary", (0, 1))
 
 
 def test_metrics_of_four_rows_equal_manual_results():
-    metrics = measure(np.array([1, 0, 1, 0]), np.array([0.9, 0.6, 0.4, 0.1]))
+    metrics = BINARY.measure(np.array([1, 0, 1, 0]), np.array([0.9, 0.6, 0.4, 0.1]))
 
-    assert set(metrics) == set(HIGHER_IS_BETTER)
+    assert set(metrics) == set(BINARY.metrics)
     assert metrics["accuracy"] == 0.5
     assert metrics["auc"] == 0.75  # of the four pairs of a late and a punctual row, three are in order
     assert metrics["average_precision"] == pytest.approx((1 / 1 + 2 / 3) / 2)
@@ -28,9 +31,9 @@ def test_the_baseline_is_the_mean_label_of_equal_values():
     label = pd.Series([1, 0, 1, 0])
     holdout = pd.DataFrame({"carrier": ["B", None, "A", "C"], "hour": [1.0, np.nan, 2.0, 1.0]})
 
-    assert list(baseline_probability(train, label, holdout, ("carrier",))) == [1, 0, 0.5, 0.5]
-    assert list(baseline_probability(train, label, holdout, ("carrier", "hour"))) == [1, 0, 0, 0.5]
-    assert list(baseline_probability(train, label, holdout, ())) == [0.5] * 4
+    assert list(BINARY.baseline(train, label, holdout, ("carrier",))) == [1, 0, 0.5, 0.5]
+    assert list(BINARY.baseline(train, label, holdout, ("carrier", "hour"))) == [1, 0, 0, 0.5]
+    assert list(BINARY.baseline(train, label, holdout, ())) == [0.5] * 4
 
 
 @pytest.mark.parametrize(

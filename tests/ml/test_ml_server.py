@@ -60,4 +60,4 @@ def test_model_is_stored_and_served_by_a_server(project, server, monkeypatch):
     row = {"carrier": "B6", "hour": 8, "load": 0.9, "is_weekend": False, "seen_at": None}
     predictor = load_champion(server, "lateness")
     assert predictor.version == "1"
-    assert predictor.predict([row])[0] > 0.5
+    assert predictor.predict([row])[0]["label"]

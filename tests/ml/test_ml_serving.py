@@ -33,7 +33,8 @@ def test_predictor_has_name_version_and_inputs(predictor):
 def test_probabilities_are_in_row_order(predictor):
     full, empty = predictor.predict([ROW, {**ROW, "load": 0.1}])
 
-    assert 1 > full > 0.5 > empty > 0
+    assert 1 > full["probability"] > 0.5 > empty["probability"] > 0
+    assert (full["label"], empty["label"]) == (True, False)
     assert predictor.predict([{**ROW, "load": 0.1}]) == [pytest.approx(empty)]
     assert predictor.predict([]) == []
 
@@ -44,9 +45,9 @@ def test_the_order_of_a_rows_keys_does_not_matter(predictor):
 
 @pytest.mark.parametrize("name", ROW)
 def test_every_feature_may_be_null(predictor, name):
-    (probability,) = predictor.predict([{**ROW, name: None}])
+    (prediction,) = predictor.predict([{**ROW, name: None}])
 
-    assert 0 < probability < 1
+    assert 0 < prediction["probability"] < 1
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_every_feature_may_be_null(predictor, name):
     ],
 )
 def test_equivalent_values_are_accepted(predictor, change):
-    assert 0 < predictor.predict([{**ROW, **change}])[0] < 1
+    assert 0 < predictor.predict([{**ROW, **change}])[0]["probability"] < 1
 
 
 @pytest.mark.parametrize(
@@ -136,4 +137,4 @@ def test_estimator_class_of_the_project_is_served_without_its_code(project):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=project.root.anchor
     )
 
-    assert (process.stdout, process.stderr) == ("[0.8]\n", "")
+    assert (process.stdout, process.stderr) == ("[{'probability': 0.8, 'label': True}]\n", "")

@@ -1,0 +1,206 @@
+"""The tasks of models: labels, metrics, baselines and predictions, alone and in a project."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from sklearn import metrics
+
+from ml.models import load_champion
+from ml.models.tasks import TASKS, task_of
+from pipeline.core.errors import DefinitionError, ModelError
+
+REGRESSION, THREE = task_of("regression"), task_of("multiclass", ("a", "b", "c"))
+
+
+def column(*values, kind=None):
+    return pa.chunked_array([pa.array(values, kind)])
+
+
+def test_metrics_of_numbers_are_those_of_scikit_learn():
+    rng = np.random.default_rng(1)
+    label, predicted = rng.normal(size=50), rng.normal(size=50)
+    found = REGRESSION.measure(label, predicted)
+    assert found == pytest.approx(
+        {
+            "mae": metrics.mean_absolute_error(label, predicted),
+            "rmse": math.sqrt(metrics.mean_squared_error(label, predicted)),
+            "r2": metrics.r2_score(label, predicted),
+            "median_absolute_error": metrics.median_absolute_error(label, predicted),
+        }
+    )
+    assert REGRESSION.measure(np.ones(3), np.ones(3))["r2"] == 0  # nothing to explain
+
+
+def test_metrics_of_classes_are_those_of_scikit_learn():
+    rng = np.random.default_rng(2)
+    label = rng.choice(np.array(["a", "b", "c"], dtype=object), 60)
+    predicted = rng.dirichlet([1, 1, 1], 60)
+    chosen = np.array(["a", "b", "c"])[predicted.argmax(axis=1)]
+    assert THREE.measure(label, predicted) == pytest.approx(
+        {
+            "accuracy": metrics.accuracy_score(label.astype(str), chosen),
+            "balanced_accuracy": metrics.balanced_accuracy_score(label.astype(str), chosen),
+            "f1_macro": metrics.f1_score(label.astype(str), chosen, average="macro"),
+            "log_loss": metrics.log_loss(label.astype(str), predicted, labels=["a", "b", "c"]),
+        }
+    )
+
+
+def test_a_class_that_did_not_occur_in_training_counts_as_wrong():
+    found = THREE.measure(np.array(["a", "new"], dtype=object), np.array([[1.0, 0, 0], [1.0, 0, 0]]))
+    assert (found["accuracy"], found["balanced_accuracy"]) == (0.5, 0.5)
+    assert found["log_loss"] > 300
+
+
+def test_the_baseline_of_classes_is_their_share():
+    train = pd.DataFrame({"x": ["p", "p", "q", "q"]})
+    found = THREE.baseline(train, pd.Series(["a", "b", "c", "c"]), pd.DataFrame({"x": ["p", "q", "r"]}), ("x",))
+    assert found.tolist() == [[0.5, 0.5, 0], [0, 0, 1], [0.25, 0.25, 0.5]]
+
+
+def test_the_order_of_an_estimators_classes_does_not_matter():
+    class Backwards:
+        classes_ = np.array(["c", "b", "a"])
+
+        def predict_proba(self, rows):
+            return np.array([[0.7, 0.2, 0.1]] * len(rows))
+
+    found = THREE.predictions(Backwards(), pd.DataFrame({"x": [1]}))
+    assert THREE.answers(found) == [{"label": "c", "probabilities": {"a": 0.1, "b": 0.2, "c": 0.7}}]
+    assert REGRESSION.answers(np.array([1.5])) == [{"value": 1.5}]
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "message"),
+    [
+        ("regression", column("1", "2"), r"the label 'y' is not a number: got string; convert it"),
+        ("regression", column(1.0, float("nan"), float("inf")), r"values that are not finite: got 2 rows"),
+        ("multiclass", column(1.5, 2.5), r"the label 'y' is not a class: got double"),
+        ("multiclass", column(*range(1001)), r"more than 1000 classes: got 1001; group rare classes"),
+        ("binary", column(0, 2), r"neither a boolean nor 0 and 1: got 0 to 2; use a condition, or task="),
+    ],
+)
+def test_labels_that_a_task_cannot_predict(task, values, message):
+    with pytest.raises(ModelError, match=message):
+        task_of(task).label(values, "y", None)
+
+
+def test_nulls_and_decimals_are_labels():
+    assert REGRESSION.label(
+        pa.chunked_array([pa.array([None, "1.50"]).cast(pa.decimal128(5, 2))]), "y", None
+    ).to_pylist() == [
+        None,
+        1.5,
+    ]
+
+
+class Fixed:
+    """An estimator that answers every row with the same."""
+
+    def __init__(self, answer, classes=()):
+        self.answer, self.classes_ = answer, np.array(classes)
+
+    def predict(self, rows):
+        return [self.answer] * len(rows)
+
+    predict_proba = predict
+
+
+@pytest.mark.parametrize(
+    ("task", "estimator", "message"),
+    [
+        (REGRESSION, Fixed(math.nan), "a number per row: got 2 values that are not finite; return a fitted regressor"),
+        (REGRESSION, Fixed([1, 2]), r"a number per row: got an array of shape \(2, 2\)"),
+        (REGRESSION, Fixed("many"), "the estimator cannot predict these rows: ValueError"),
+        (THREE, Fixed([0.5, 0.5], "ab"), "not those of the training rows: got 'a', 'b'; fit it to the label as it is"),
+        (THREE, Fixed([0.5, 0.5], "abc"), r"must return 3 probabilities per row: got an array of shape \(2, 2\)"),
+        (THREE, Fixed([math.nan, 0, 1], "abc"), "must return 3 probabilities per row"),
+    ],
+)
+def test_predictions_that_are_none(task, estimator, message):
+    with pytest.raises(ModelError, match=message):
+        task.predictions(estimator, pd.DataFrame({"x": [1, 2]}))
+
+
+REGRESSOR = """
+@model(label="load", task="regression", split_at="2024-01-08", at_least=0.3, baseline="carrier", min_rows=100)
+def fullness(trips):
+    from sklearn.dummy import DummyRegressor
+    from sklearn.compose import make_column_transformer
+    from sklearn.linear_model import LinearRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.impute import SimpleImputer
+
+    load = trips.pop("load")
+    return make_pipeline(make_column_transformer((SimpleImputer(), ["hour", "is_weekend", "late"])), LinearRegression()).fit(
+        trips, load
+    )
+"""
+CLASSIFIER = """
+@model(label="carrier", task="multiclass", split_at="2024-01-08", at_least=0.2, min_rows=100)
+def airline(trips):
+    from sklearn.compose import make_column_transformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.impute import SimpleImputer
+
+    carrier = trips.pop("carrier")
+    columns = make_column_transformer((SimpleImputer(), ["hour", "load", "late"]))
+    return make_pipeline(columns, LogisticRegression(max_iter=1000)).fit(trips, carrier)
+"""
+ROW = {"carrier": "B6", "hour": 8, "load": 0.9, "is_weekend": False, "seen_at": None, "late": True}
+
+
+def test_a_regression_is_trained_judged_and_predicts_numbers(project):
+    project.define(REGRESSOR)
+    step = project.run()
+    assert step.decision == "accepted", step.verdict.reason
+    assert step.verdict.reason.startswith("mae 0.2")
+    assert {"r2", "baseline_mae", "holdout_mean"} <= set(step.verdict.metrics)
+    predictor = load_champion(project.store, "fullness")
+    rows = [{name: value for name, value in {**ROW, "late": late}.items() if name != "load"} for late in (True, False)]
+    late, punctual = (prediction["value"] for prediction in predictor.predict(rows))
+    assert 0 < punctual < late < 1
+
+
+def test_classes_are_trained_judged_and_predicted_by_name(project):
+    project.define(CLASSIFIER)
+    step = project.run()
+    assert step.decision == "accepted", step.verdict.reason
+    predictor = load_champion(project.store, "airline")
+    (prediction,) = predictor.predict([{name: value for name, value in ROW.items() if name != "carrier"}])
+    assert list(prediction["probabilities"]) == ["AA", "B6", "UA"]
+    assert prediction["label"] == max(prediction["probabilities"], key=prediction["probabilities"].get)
+    assert project.run().decision == "skip"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "message"),
+    [
+        (
+            'task="regression"',
+            'task="regresion"',
+            DefinitionError,
+            "unknown task 'regresion'; did you mean 'regression'",
+        ),
+        ("at_least", 'metric="auc", at_least', DefinitionError, "unknown metric 'auc' of a regression task"),
+        ("LinearRegression()", "'passthrough'", ModelError, "did not return a regressor: got Pipeline.*has predict"),
+    ],
+)
+def test_a_model_that_does_not_fit_its_task(project, old, new, error, message):
+    project.define(REGRESSOR, **{old: new})
+    with pytest.raises(error, match=message):
+        project.run()
+
+
+def test_every_task_has_a_default_metric():
+    assert {name: task_of(name).metric for name in TASKS} == {
+        "binary": "auc",
+        "multiclass": "accuracy",
+        "regression": "mae",
+    }
