@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.connectors.direct_tail import DirectTail
-from pipeline.core.errors import HeadwaterError, SourceUnavailableError
+from pipeline.core.errors import HeadwaterError, Place, SourceError, SourceUnavailableError
 from pipeline.core.logs import logger
 from pipeline.core.sources import ReadyOffsets
 
@@ -87,6 +87,10 @@ class ReceiverThread:
                 log.warning("the source of messages is unavailable", source=self._uri, error=str(error))
             except HeadwaterError as error:
                 self.error = error
+                return
+            except Exception as error:  # noqa: BLE001 - the tail raises it; otherwise the thread would end unnoticed
+                problem = f"messages cannot be received: {type(error).__name__}"
+                self.error = SourceError(problem, got=str(error) or None, place=Place(self._uri))
                 return
             self._receiver.stop_wait(_RETRY_S)
 

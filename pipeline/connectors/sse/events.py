@@ -27,8 +27,10 @@ class EventParser:
     """The state of a stream: complete events are returned, the rest is kept for the next bytes."""
 
     last_id: str = ""
+    """The id of the last complete event, after which the next connection continues."""
     retry_ms: int | None = None
     """How long to wait before the next connection, if the server has said so."""
+    _id: str = ""
     _text: str = ""
     _data: list[str] = field(default_factory=list)
     _event: str = ""
@@ -37,6 +39,10 @@ class EventParser:
     _decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
     )
+
+    def __post_init__(self) -> None:
+        """Begin with the id of the connection before."""
+        self._id = self.last_id
 
     def feed(self, data: bytes) -> list[ServerEvent]:
         """Return the events that are complete after these bytes; raise `SourceError` for one that is too large."""
@@ -63,11 +69,11 @@ class EventParser:
         value = value.removeprefix(" ")
         if name == "data":
             self._data.append(value)
-            self._size += len(value)
+            self._size += len(value) + 1
         elif name == "event":
             self._event = value
         elif name == "id" and "\0" not in value:
-            self.last_id = value
+            self._id = value
         elif name == "retry" and value.isascii() and value.isdigit():
             self.retry_ms = int(value[:9])
         return None
@@ -75,5 +81,5 @@ class EventParser:
     def _dispatched(self) -> ServerEvent | None:
         """Return the event that ends with an empty line, if it has data."""
         data, event = self._data, self._event
-        self._data, self._event, self._size = [], "", 0
+        self._data, self._event, self._size, self.last_id = [], "", 0, self._id
         return ServerEvent("\n".join(data), event or "message", self.last_id) if data else None

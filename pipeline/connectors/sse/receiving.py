@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.connectors.sse.source import EventStream
 
 log = logger(__name__)
-_RETRY_S, _MOST_RETRY_S = 1.0, 60.0
+_RETRY_S, _LEAST_RETRY_S, _MOST_RETRY_S = 1.0, 0.1, 60.0
 _NO_CONTENT = 204
 
 
@@ -54,7 +54,8 @@ class EventReceiver:
                     if not again or (self._received == count and listen_s < float("inf")):
                         return
                     parser = EventParser(last_id=parser.last_id, retry_ms=parser.retry_ms)
-                    pause_s = _RETRY_S if parser.retry_ms is None else min(parser.retry_ms / 1000, _MOST_RETRY_S)
+                    wanted_s = _RETRY_S if parser.retry_ms is None else parser.retry_ms / 1000
+                    pause_s = min(max(wanted_s, _LEAST_RETRY_S), _MOST_RETRY_S)
                     self._stop.wait(min(pause_s, max(0.0, end - time.monotonic())))
 
     def stop_wait(self, seconds: float) -> None:

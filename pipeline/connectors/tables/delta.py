@@ -207,11 +207,10 @@ class DeltaReader(TableReader):
 
     def _alive(self, read: DataFileRead, table: DeltaTable, rows: int) -> pa.Array | None:
         """Return for each row of a data file whether it is to be read; `None` for all."""
-        at = f"{table.table_uri.rstrip('/')}/{read.path}".removeprefix("file://")
 
         def alive_in(version: int | None) -> pa.Array | None:
             vectors = {} if version is None else alive_rows(self.location, str(table.metadata().id), version)
-            return vectors.get(at)
+            return vectors.get(read.path)
 
         alive = alive_in(read.alive_at)
         if read.not_alive_at is None:

@@ -301,12 +301,18 @@ def opened(location: DeltaLocation, table_id: str, version: int) -> DeltaTable:
 
 @functools.lru_cache(maxsize=4)
 def alive_rows(location: DeltaLocation, table_id: str, version: int) -> Mapping[str, pa.Array]:
-    """Return for each data file with a deletion vector, by its path, whether each row is alive."""
+    """Return for each data file with a deletion vector, by its path in the table, whether each row is alive."""
+    table = opened(location, table_id, version)
     with location.translated_errors("the deletion vectors of the Delta table cannot be read"):
-        vectors = pa.RecordBatchReader.from_stream(opened(location, table_id, version).deletion_vectors()).read_all()
+        vectors = pa.RecordBatchReader.from_stream(table.deletion_vectors()).read_all()
+    root = f"{unquote(table.table_uri).removeprefix('file://').rstrip('/')}/"
     alive = {}
     for uri, row in zip(vectors.column("filepath").to_pylist(), range(vectors.num_rows), strict=True):
-        alive[unquote(uri).removeprefix("file://")] = pa.array(vectors.column("selection_vector")[row].values)
+        path = unquote(uri).removeprefix("file://")
+        if not path.startswith(root):
+            problem = "a deletion vector belongs to a file outside the Delta table"
+            raise SourceError(problem, got=path, do="copy the table as a whole", place=location.place)
+        alive[path.removeprefix(root)] = pa.array(vectors.column("selection_vector")[row].values)
     return alive
 
 

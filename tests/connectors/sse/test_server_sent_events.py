@@ -71,6 +71,15 @@ def test_the_format(text, expected):
     assert parsed(*(text[n : n + 1] for n in range(len(text)))) == expected
 
 
+def test_an_event_that_was_cut_off_is_asked_for_again():
+    parser = EventParser(last_id="0")
+    assert [event.id for event in parser.feed(b"data: z\n\nid: 1\ndata: a\n\nid: 2\ndata: b")] == ["0", "1"]
+    assert parser.last_id == "1"
+    assert EventParser(last_id="1").feed(b"data: c\n\n") == [ServerEvent("c", id="1")]
+    parser.feed(b"\n\nid: 3\n\n")
+    assert parser.last_id == "3"  # an event without data
+
+
 def test_how_long_to_wait():
     parser = EventParser()
     parser.feed(b"retry: 1500\n\nretry: x\n\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from decimal import Decimal
 from pathlib import Path
@@ -55,6 +56,14 @@ def test_rows_are_those_that_spark_reads(tables, name):
     rows = [plain(row) for row in rows_of(delta_table(tables / name))]
 
     assert ordered(rows) == ordered(expected(tables, name, "rows"))
+
+
+@pytest.mark.parametrize("folder", ["a b", "ä+#c"])
+def test_deleted_rows_stay_deleted_wherever_the_table_is(tables, tmp_path, folder):
+    shutil.copytree(tables / "deletion_vectors", tmp_path / folder / "t")
+    rows = [plain(row) for row in rows_of(delta_table(tmp_path / folder / "t"))]
+
+    assert ordered(rows) == ordered(expected(tables, "deletion_vectors", "rows"))
 
 
 def test_changes_are_those_that_spark_reads(tables):
