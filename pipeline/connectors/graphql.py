@@ -57,7 +57,7 @@ class Connection:
     path: tuple[str, ...] | None
     """The keys of the object with `pageInfo`; `None`: it is found in the response."""
     variable: str = "after"
-    follows_empty = True
+    most_empty = None
 
     def first(self, request: ApiRequest) -> ApiRequest:
         """Return the request."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pipeline.connectors.http.client import ApiRequest, ApiResponse
     from pipeline.connectors.http.json_rows import JsonBody
 
-_LINK = re.compile(r"<\s*([^>]*?)\s*>((?:\s*;\s*[^;,=\s]+\s*=\s*(?:\"[^\"]*\"|[^;,\"]*))*)")
+_MOST_EMPTY = 3
+_LINK = re.compile(r"<([^<>]*)>((?:\s*;\s*[^;,=\s]+\s*=\s*(?:\"[^\"]*\"|[^;,\"]*))*)")
 _RELATION = re.compile(r";\s*rel\s*=\s*\"?([^\";,]*)\"?", re.IGNORECASE)
 _CONTENT_RANGE = re.compile(r"\s*\S+\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)\s*")
 
@@ -36,8 +37,8 @@ class Pages(Protocol):
     """A style of pagination."""
 
     @property
-    def follows_empty(self) -> bool:
-        """Whether rows may follow a page without rows."""
+    def most_empty(self) -> int | None:
+        """How many pages without rows are followed one after the other; `None`: all that the response says are there."""
 
     def first(self, request: ApiRequest) -> ApiRequest:
         """Return the request of the first page."""
@@ -53,7 +54,7 @@ class Pages(Protocol):
 class SinglePage:
     """All rows are in one response."""
 
-    follows_empty = False
+    most_empty = 0
 
     def first(self, request: ApiRequest) -> ApiRequest:
         """Return the request."""
@@ -70,7 +71,7 @@ class LinkHeader:
     """The address of the next page is in the header `Link`, with `rel="next"`."""
 
     relation: str = "next"
-    follows_empty = True
+    most_empty = None
 
     def first(self, request: ApiRequest) -> ApiRequest:
         """Return the request."""
@@ -87,7 +88,7 @@ class NextUrl:
     """The address of the next page is in the response, absolute or relative."""
 
     path: str = "$.next"
-    follows_empty = True
+    most_empty = None
 
     def first(self, request: ApiRequest) -> ApiRequest:
         """Return the request."""
@@ -96,7 +97,7 @@ class NextUrl:
     def next(self, page: ApiPage) -> ApiRequest | None:
         """Return a request for that address; `None` if it is missing, null or empty."""
         target = page.body.value(_keys(self.path))
-        if target in {None, "", False}:
+        if target is None or target is False or target == "":
             return None
         if not isinstance(target, str):
             raise SourceError(f"{self.path} is not an address", got=repr(target), place=page.body.place)
@@ -111,7 +112,11 @@ class BodyCursor:
     parameter: str = "cursor"
     more: str | None = None
     """The path of a boolean that says whether there are more pages, also if there is a cursor."""
-    follows_empty = True
+
+    @property
+    def most_empty(self) -> int | None:
+        """A cursor alone may also be on the last page."""
+        return _MOST_EMPTY if self.more is None else None
 
     def first(self, request: ApiRequest) -> ApiRequest:
         """Return the request."""
@@ -130,7 +135,11 @@ class HeaderCursor:
     parameter: str = "cursor"
     more: str | None = None
     """The path of a boolean that says whether there are more pages, also if there is a cursor."""
-    follows_empty = True
+
+    @property
+    def most_empty(self) -> int | None:
+        """A cursor alone may also be on the last page."""
+        return _MOST_EMPTY if self.more is None else None
 
     def first(self, request: ApiRequest) -> ApiRequest:
         """Return the request."""
@@ -152,7 +161,7 @@ class PageNumber:
     size_parameter: str = "per_page"
     total_pages: str | None = None
     """The path of the number of pages in the response."""
-    follows_empty = False
+    most_empty = 0
 
     def first(self, request: ApiRequest) -> ApiRequest:
         """Return the request with the number of the first page."""
@@ -178,7 +187,7 @@ class Offset:
     limit_parameter: str = "limit"
     total: str | None = None
     """The path of the number of rows in the response."""
-    follows_empty = False
+    most_empty = 0
 
     def first(self, request: ApiRequest) -> ApiRequest:
         """Return the request with the first offset."""
@@ -200,7 +209,7 @@ class RangeHeader:
 
     size: int = 100
     unit: str = "items"
-    follows_empty = False
+    most_empty = 0
 
     def first(self, request: ApiRequest) -> ApiRequest:
         """Return the request with the first range."""
@@ -227,7 +236,7 @@ def linked(header: str, relation: str) -> str | None:
     for match in _LINK.finditer(header):
         found = _RELATION.search(match[2])
         if found is not None and relation.lower() in found[1].lower().split():
-            return match[1]
+            return match[1].strip()
     return None
 
 
@@ -254,7 +263,7 @@ def _with_params(request: ApiRequest, params: Mapping[str, str]) -> ApiRequest:
 
 def _with_cursor(page: ApiPage, cursor: object, parameter: str, more: str | None) -> ApiRequest | None:
     has_more = None if more is None else page.body.value(_keys(more))
-    is_there = cursor not in {None, "", False} if not isinstance(cursor, dict | list) else False
+    is_there = isinstance(cursor, str | int | float) and cursor is not False and cursor != ""
     if has_more is False or (has_more is None and not is_there):
         return None
     if not is_there:

@@ -15,8 +15,6 @@ from pipeline.connectors.rest.pages import ApiPage, Pages
 from pipeline.connectors.spool.progress import FetchedPage
 from pipeline.core.errors import Place, SourceError
 
-MOST_EMPTY = 3
-"""Number of pages without rows in a row after which a fetch ends."""
 _NOT_SATISFIABLE = 416
 RowsOf = Callable[[JsonBody], list[bytes]]
 
@@ -31,17 +29,17 @@ class PageGuard:
     pages: int = 0
     empty: int = 0
 
-    def has_ended(self, lines: list[bytes], following: ApiRequest | None, place: Place) -> bool:
+    def has_ended(self, lines: list[bytes], following: ApiRequest | None, place: Place, most_empty: int | None) -> bool:
         """Return whether a page is the last one.
 
-        It is if nothing follows, if the next request was sent before, or after some pages without rows. Raises
+        It is if nothing follows, if the next request was sent before, or after `most_empty` pages without rows. Raises
         `SourceError` for a page that repeats an earlier one, and after the maximum number of pages.
         """
         self.pages += 1
         self.empty = 0 if lines else self.empty + 1
         if lines:
             self._require_new(lines, place)
-        if following is None or self.empty >= MOST_EMPTY:
+        if following is None or (most_empty is not None and self.empty >= max(most_empty, 1)):
             return True
         if self.pages >= self.most_pages:
             raise SourceError(
@@ -99,9 +97,9 @@ def follow(
         lines = [] if response.status == _NOT_SATISFIABLE else paging.rows_of(body)
         page = ApiPage(request, response, body, len(lines))
         pages = detect(page) if pages is None else pages
-        following = pages.next(page) if lines or pages.follows_empty else None
+        following = pages.next(page) if lines or pages.most_empty != 0 else None
         following = None if following is None else _without_secrets(client, following)
-        if guard.has_ended(lines, following, place) or following is None:
+        if guard.has_ended(lines, following, place, pages.most_empty) or following is None:
             yield FetchedPage(lines, place.file, token=None if paging.token_of is None else paging.token_of(body))
             return
         yield FetchedPage(lines, place.file, _resumption(following, pages))

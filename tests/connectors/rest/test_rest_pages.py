@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,43 @@ def test_rows_after_an_empty_page_are_fetched_but_not_without_end(server, tmp_pa
     )
     assert rows_of(reader_of(server, tmp_path)) == ROWS
     assert len(server.received) == 6
+
+
+@pytest.mark.parametrize("style", [styles.NextUrl(), styles.BodyCursor(more="$.more")])
+def test_empty_pages_are_followed_if_the_response_says_that_more_follow(server, tmp_path, style):
+    last = 9
+
+    def page(request):
+        at = int(request.params.get("cursor", 0))
+        following = {} if at == last else {"next": f"/items?cursor={at + 1}", "next_cursor": str(at + 1)}
+        return Reply({"items": {0: ROWS[:3], last: ROWS[3:]}.get(at, []), "more": at < last, **following})
+
+    server.routes["/items"] = page
+    assert rows_of(reader_of(server, tmp_path, style)) == ROWS
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [1], 7])
+def test_an_address_that_is_no_text_is_an_error(server, tmp_path, value):
+    server.routes["/items"] = lambda _: Reply({"items": ROWS, "next": value})
+    with pytest.raises(SourceError, match=r"\$\.next is not an address: got"):
+        rows_of(reader_of(server, tmp_path, styles.NextUrl()))
+
+
+def test_a_cursor_may_be_zero(server, tmp_path):
+    pages = {"": (ROWS[:3], 0), "0": (ROWS[3:], None)}
+    server.routes["/items"] = lambda r: Reply(
+        dict(zip(("items", "next_cursor"), pages[r.params.get("cursor", "")], strict=True))
+    )
+    assert rows_of(reader_of(server, tmp_path, styles.BodyCursor())) == ROWS
+
+
+@pytest.mark.parametrize(
+    "header", ["<" + " " * 50_000 + "x", "<" * 100_000, "<a>" + "; a=b" * 20_000, "<a>" + " " * 99_999]
+)
+def test_a_header_of_links_is_read_in_linear_time(header):
+    begin = time.process_time()
+    assert styles.linked(header, "next") is None
+    assert time.process_time() - begin < 1
 
 
 def test_more_pages_without_a_cursor_are_an_error(server, tmp_path):
