@@ -77,7 +77,7 @@ class Join:
         if self.view.ttl is not None:
             valid.append(f"{time} <= {row}._time + {_interval(self.view.ttl)}")
         added = [(f"{row}.{quoted(name)}", other) for name, other in self.columns]
-        added += [(f"{row}._time", self.selected.at)] if self.selected.at else []
+        added += [(f"{row}._at", self.selected.at)] if self.selected.at else []
         condition = " and ".join(valid)
         return [f"{f'case when {condition} then {v} end' if valid else v} as {quoted(name)}" for v, name in added]
 
@@ -95,7 +95,8 @@ class Join:
         """Return the rows of the view: the entity, the event time, `more`, and the values as one struct."""
         deleted = [f"_deleted := coalesce(({self.view.deleted_when}), false)"] if self.view.deleted_when else []
         parts = (f"{quoted(name)} := {quoted(name)}" for name in dict.fromkeys(name for name, _ in self.columns))
-        values = ", ".join((f"_time := {_TIME}", *deleted, *parts))
+        at = [f"_at := {quoted(self.view.event_time)}"] if self.selected.at else []
+        values = ", ".join((f"_time := {_TIME}", *at, *deleted, *parts))
         entity, known = listed(self.view.entity), [quoted(self.view.known_at)] if self.view.known_at else []
         columns = ", ".join((entity, _TIME, *known, *more, f"struct_pack({values}) as {_ROW}"))
         present = " and ".join(f"{quoted(name)} is not null" for name in (*self.view.entity, self.view.event_time))

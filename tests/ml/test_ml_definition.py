@@ -65,7 +65,7 @@ def test_fingerprint_depends_on_everything_that_affects_the_model(change):
             {"function": lambda trips, planes: (trips, planes)},
             r"takes one training set: got trips, planes; use the name of the training set",
         ),
-        ({"metric": "acc"}, r"unknown metric 'acc'; did you mean 'auc'"),
+        ({"metric": "acc"}, r"unknown metric 'acc' of a binary task; did you mean"),
         ({"split_at": "October"}, r"split_at is not a date or time: got 'October'; write a date such as 2013-10-01"),
         ({"baseline": "late"}, r"the baseline contains the label 'late'; remove it"),
     ],

@@ -156,6 +156,11 @@ def test_a_date_applies_from_its_end():
     ) == [None, 1]
 
 
+def test_the_time_of_a_row_is_that_of_the_view():
+    rows = history(("a", date(2024, 1, 1), 1), kind=pa.date32(), names=("e", "t", "x"))
+    assert joined(examples(view(NO_ARRIVAL), at="seen"), labels(("a", 1440)), rows, "seen") == [date(2024, 1, 1)]
+
+
 def test_a_delay_shifts_when_a_row_is_available():
     rows = history(("a", 0, 1), names=("e", "t", "x"))
     assert answer(rows, labels(("a", 179), ("a", 180)), text=NO_ARRIVAL, delay="3 hours") == [None, 1]

@@ -103,7 +103,7 @@ class Fixed:
     """An estimator that answers every row with the same."""
 
     def __init__(self, answer, classes=()):
-        self.answer, self.classes_ = answer, np.array(classes)
+        self.answer, self.classes_ = answer, np.array(list(classes))
 
     def predict(self, rows):
         return [self.answer] * len(rows)

@@ -211,7 +211,7 @@ def lateness(trips):
             r"'lateness' could not be trained: SystemExit",
         ),
         ("return make", "return 'a', make", ModelError, r"did not return a classifier: got tuple.*predict_proba"),
-        (".fit(trips, late)", "", ModelError, r"the estimator cannot score these rows: NotFittedError"),
+        (".fit(trips, late)", "", ModelError, r"the estimator cannot predict these rows: NotFittedError"),
         ('label="late"', 'label="load"', ModelError, r"label 'load' is neither a boolean nor 0 and 1: got double"),
     ],
 )

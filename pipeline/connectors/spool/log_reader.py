@@ -155,8 +155,9 @@ class MessageLog(SpooledReader):
             return body
         received = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
         known = {**fields, RECEIVED_AT: received}
-        added = json.dumps({f"_{name}": known.get(name) for name in self.metadata}).encode()[:-1]
-        rest = body[1:].lstrip()
+        names = [f"_{name}" for name in self.metadata]
+        added = json.dumps(dict(zip(names, map(known.get, self.metadata), strict=True))).encode()[:-1]
+        rest = _without(names, body)[1:].lstrip()
         return added + (b"}" if rest == b"}" else b"," + rest)
 
     @contextmanager
@@ -165,6 +166,42 @@ class MessageLog(SpooledReader):
             yield
         except OSError as error:
             raise SourceError("the log cannot be read", got=message_of(error), place=Place(self.uri)) from error
+
+
+def _without(names: Sequence[str], body: bytes) -> bytes:
+    """Return an object of JSON without fields that metadata replaces; what is not an object stays as it is."""
+    if not any(json.dumps(name).encode() in body for name in names):
+        return body
+    try:
+        fields = list(_raw_fields(body.decode()))
+    except (ValueError, RecursionError):
+        return body  # the reader rejects it
+    kept = (f"{json.dumps(name)}: {value}" for name, value in fields if name not in names)
+    return f"{{{', '.join(kept)}}}".encode()
+
+
+def _raw_fields(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the fields of an object of JSON with the texts of their values; raise `ValueError` if it is not valid."""
+    decoder, at = json.JSONDecoder(), _after_blanks(text, 1)
+    while text[at : at + 1] != "}":
+        name, at = decoder.raw_decode(text, at)
+        at = _after_blanks(text, at)
+        if not isinstance(name, str) or text[at : at + 1] != ":":
+            raise ValueError(text)
+        begin = _after_blanks(text, at + 1)
+        _, at = decoder.raw_decode(text, begin)
+        yield name, text[begin:at]
+        at = _after_blanks(text, at)
+        if text[at : at + 1] == ",":
+            at = _after_blanks(text, at + 1)
+        elif text[at : at + 1] != "}":
+            raise ValueError(text)
+
+
+def _after_blanks(text: str, at: int) -> int:
+    while text[at : at + 1] in {" ", "\t", "\n", "\r"}:
+        at += 1
+    return at
 
 
 def log_naming(rename: Mapping[str, str] | None, known_metadata: Sequence[str]) -> ColumnNames:

@@ -81,7 +81,7 @@ class Signature:
         return self._late(stamp, now_s) or _compared(sent, expected)
 
     def _late(self, stamp: str, now_s: float) -> str:
-        if not stamp.isdigit() or len(stamp) > 15:  # noqa: PLR2004 - the length of any time in milliseconds
+        if not (stamp.isascii() and stamp.isdigit()) or len(stamp) > 15:  # noqa: PLR2004 - the length of any time in milliseconds
             return "the timestamp of the signature is not a number"
         distance_s = abs(now_s - int(stamp))
         if distance_s <= self.tolerance.total_seconds():

@@ -22,7 +22,9 @@ from pipeline.core.fingerprint import fingerprint
 if TYPE_CHECKING:
     from pipeline.connectors.webhook.receiver import Receiver
 
-_IDS = ("idempotency-key", "webhook-id", "x-github-delivery", "x-request-id")
+_IDS = ("idempotency-key", "webhook-id", "x-github-delivery")
+_SECRET = ("authorization", "cookie", "credential", "hmac", "key", "password", "secret", "signature", "token")
+"""Parts of the names of headers that may contain credentials or signatures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +59,12 @@ class Webhook(MessageLog):
         """Return the headers that are stored: none unless they are metadata, and none with credentials."""
         if "headers" not in self.metadata:
             return {}
-        secrets = {"authorization", "cookie", "proxy-authorization"}
-        return {name: text for name, text in headers.items() if name not in secrets and "signature" not in name}
+        signed = set() if self.signature is None else {self.signature.header.lower()}
+        return {
+            name: text
+            for name, text in headers.items()
+            if name not in signed and (name in self.id_headers or not any(part in name for part in _SECRET))
+        }
 
 
 def webhook(
@@ -77,7 +83,7 @@ def webhook(
 
     Each message is one JSON object. `signature` says how messages are signed; without it, `unsigned=True` accepts messages
     from anyone who can reach the server. A message whose id was received before is not stored again: the id is in `id_header`
-    (by default `Idempotency-Key`, `Webhook-Id`, `X-GitHub-Delivery` or `X-Request-Id`). `metadata` adds the columns
+    (by default `Idempotency-Key`, `Webhook-Id` or `X-GitHub-Delivery`). `metadata` adds the columns
     `_received_at`, `_id` and `_headers`, and `rename` maps names of fields to names of columns. Messages are kept on disk below `spool`, on the machine of the server, for `keep`.
 
     Raises `DefinitionError` for a name that is not a part of a path, and if neither signature= nor unsigned=True is given.

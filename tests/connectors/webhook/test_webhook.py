@@ -146,7 +146,7 @@ def test_signatures(monkeypatch, signature, headers):
         assert signature.problem(headers, BODY, NOW + 301) == "the timestamp of the signature is 301 s from now"
 
 
-@pytest.mark.parametrize("stamp", ["", "soon", "9" * 16, "-5"])
+@pytest.mark.parametrize("stamp", ["", "soon", "9" * 16, "-5", "²"])
 def test_timestamps_that_are_none(stamp):
     headers = {"stripe-signature": f"t={stamp},v1=x"}
     assert Signature("key", "stripe").problem(headers, BODY, NOW) == "the timestamp of the signature is not a number"
@@ -191,6 +191,31 @@ def test_metadata_and_rejected_messages(tmp_path):
     assert rejected[0]["reason"] == "not a JSON object"
     assert hook.parse(['{"id": 3}'], SCHEMA).rows.column("id").to_pylist() == [3]
     assert "secret" not in hook.partition().records(0, 1)[0].decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "amount"),
+    [
+        (b'{"_id": "theirs", "amount": 12345678901234567890.123}', "12345678901234567890.123"),
+        (b'{ "amount" : 1e2 , "_received_at": {"a": ["_id", 1]}, "_id" :null }', "1e2"),
+        (b'{"_id": 1}', None),
+    ],
+)
+def test_metadata_takes_the_place_of_fields_with_its_names(tmp_path, body, amount):
+    hook = endpoint(tmp_path, metadata=("id", "received_at"))
+    hook.receiver(lambda: NOW).receive({"webhook-id": "m1"}, body)
+    (split,) = hook.plan(None).splits
+    reading = hook.read(split, Schema.of({"amount": "varchar", "_id": "varchar", "_received_at": "timestamptz"}))
+    (row,) = reading.rows.to_pylist()
+    assert (row["_id"], row["amount"]) == ("m1", amount)
+    assert row["_received_at"] == datetime(2026, 3, 1, 10, tzinfo=UTC)
+
+
+def test_headers_with_credentials_are_not_stored(tmp_path):
+    hook = endpoint(tmp_path, metadata=("headers",), signature=Signature("env:HOOK", header="X-Sealed"))
+    secrets = {"x-gitlab-token": "s", "x-api-key": "s", "x-sealed": "s", "x-hmac-sha256": "s", "set-cookie": "s"}
+    kept = {"idempotency-key": "1", "x-shop": "7"}
+    assert hook.kept_headers({**secrets, **kept}) == kept
 
 
 def test_records_that_are_gone(tmp_path):
