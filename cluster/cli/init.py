@@ -16,6 +16,7 @@ from pipeline.core.errors import RequestError, StorageError
 
 _TEMPLATES = {
     "headwater.toml": "headwater.toml",
+    "gitignore": ".gitignore",
     "definitions.py.tmpl": "$module.py",
     "orders.csv": "data/orders.csv",
     "test_definitions.py.tmpl": "test_$module.py",
