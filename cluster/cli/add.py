@@ -15,7 +15,7 @@ from cluster.cli.options import HERE, Env, Folder
 from pipeline.connectors.built_in import BUILT_IN
 from pipeline.connectors.lookup.system import SystemAddress, discoverable
 from pipeline.core.credentials import is_reference
-from pipeline.core.discovery import DiscoveryLimits, ReaderCall, called
+from pipeline.core.discovery import Discoverable, DiscoveryLimits, ReaderCall, called
 from pipeline.core.errors import RequestError, SourceError, did_you_mean, few
 from pipeline.core.settings import Settings
 from pipeline.discovery.definitions import definition
@@ -61,7 +61,7 @@ def add(
 
 def _only(source: str, address: SystemAddress) -> ProfiledObject:
     """Return the object that was asked for, with a profile; raise `RequestError` if there are several."""
-    system, limits = discoverable(address), DiscoveryLimits(objects=_MOST_OBJECTS)
+    system, limits = _system(source, address), DiscoveryLimits(objects=_MOST_OBJECTS)
     wanted = address.options.get("table", "")
     every = {each.name: each for each in system.objects(limits) if each.reader.function == source}
     fit = [every[name] for name in called(every, wanted)]
@@ -80,6 +80,17 @@ def _only(source: str, address: SystemAddress) -> ProfiledObject:
     if profiled.sample is None:
         raise SourceError(f"{fit[0].name!r} cannot be looked at", got=profiled.problem, do="write its definition")
     return profiled
+
+
+def _system(source: str, address: SystemAddress) -> Discoverable:
+    try:
+        return discoverable(address)
+    except RequestError as error:  # for example of a queue, whose messages would be taken from it
+        page = next(connector.page for connector in BUILT_IN if connector.name == source)
+        raise RequestError(
+            f"{source}(…) cannot be added, because no connector can look at {address.scheme}://",
+            do=f"{error.do}; or write its definition, as {os.path.normpath(f'docs/connectors/{page}')} shows",
+        ) from error
 
 
 def _require_column(each: ProfiledObject, cursor: str) -> None:

@@ -116,6 +116,7 @@ WRONG = (
     (("sqlite", "../shop.db", "--table", "orders", "--cursor", "at"), "there is no column 'at'"),
     (("files", "../empty.ndjson"), "'empty.ndjson' cannot be looked at"),
     (("postgres", "postgresql://u:hunter2@127.0.0.1/x"), "contains a password"),
+    (("mqtt", "mqtt://127.0.0.1:1883"), "or write its definition, as docs/connectors/mqtt.md shows"),
 )
 
 
