@@ -10,7 +10,7 @@ from pipeline.batch.exchange import run_exchange
 from pipeline.batch.executor import NO_LIMITS, RayExecutor, StepLimits, combined_split, executor_of, splits_of
 from pipeline.batch.job import StepExecution
 from pipeline.batch.kept_states import may_keep_states
-from pipeline.batch.partial_aggregation import run_partial
+from pipeline.batch.partial_aggregation import run_partial, run_refresh
 from pipeline.batch.planning import exchanged
 from pipeline.batch.retries import OnStage
 from pipeline.batch.splits import SPLIT_BYTES, Slots, splits_of_scan
@@ -48,6 +48,8 @@ def execute(
 
 def _executed(job: StepExecution, lake: Lake) -> Outcome:
     spec = job.spec
+    if spec.refresh is not None:
+        return run_refresh(job, spec.refresh)
     if spec.is_dataset:
         return _dataset(job, lake)
     if spec.execution_plan.exchange is not None:

@@ -80,7 +80,7 @@ def may_keep_states(spec: StepSpec) -> bool:
     plan = spec.execution_plan
     if plan.strategy != "partial" or spec.feed is not None:
         return False
-    if spec.states is None and spec.scans[plan.driving].rows < LEAST_ROWS:
+    if spec.refresh is None and spec.scans[plan.driving].rows < LEAST_ROWS:
         return False
     calls = decomposed(cast("SqlTransform", cast("Table", spec.definition).transform)).calls
     return all(isinstance(call, ExportedState) and not call.order for call in calls)

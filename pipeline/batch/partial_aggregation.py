@@ -10,13 +10,16 @@ from typing import cast
 
 import pyarrow as pa
 
+from pipeline.batch.executor import splits_of
 from pipeline.batch.job import StepExecution
-from pipeline.batch.kept_states import are_small
+from pipeline.batch.kept_states import are_small, may_keep_states
 from pipeline.batch.partial_task import PartialStates, run_states
 from pipeline.batch.planning import decomposed
 from pipeline.batch.row_producers import ArrowProducer, SqlProducer
+from pipeline.batch.step import Refresh
 from pipeline.batch.work import Outcome, Split
 from pipeline.core.definitions import Table
+from pipeline.core.errors import OrderError
 from pipeline.kernel.aggregates.decomposition import STATES
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.scan import Scan, register
@@ -26,12 +29,29 @@ MOST_BYTES_IN_ALL = 1 << 30
 """The maximum size of the states that are merged in one process."""
 
 
-def run_partial(job: StepExecution, splits: Sequence[Split], *, keep: bool = False) -> Outcome | None:
+def run_refresh(job: StepExecution, refresh: Refresh) -> Outcome:
+    """Compute the states of the new rows only, and merge them with those of all rows before.
+
+    Raises `OrderError` if that is not possible, so that the table is computed from all rows.
+    """
+    spec = job.spec
+    if spec.execution_plan.strategy != "partial":
+        raise OrderError(f"the table is computed by the strategy {spec.execution_plan.strategy!r} now")
+    reading = replace(job, spec=replace(spec, scans=spec.scans_read, refresh=None))
+    splits = splits_of(reading.spec, job.executor)
+    outcome = run_partial(reading, splits, keep=may_keep_states(spec), before=refresh.states)
+    if outcome is None:
+        raise OrderError("the aggregates of the new rows have too many groups to be added")
+    return outcome
+
+
+def run_partial(
+    job: StepExecution, splits: Sequence[Split], *, keep: bool = False, before: pa.Table | None = None
+) -> Outcome | None:
     """Compute states per split, and merge them in the order of the splits; the result is validated as one split.
 
-    For a refresh, the states of the rows that were consumed before come first. With `keep`, the outcome has the merged
-    states if they are small. Returns `None` if the states of all groups exceed the limit, so that another strategy is
-    required.
+    `before` has the states of rows that precede those of the splits. With `keep`, the outcome has the merged states if
+    they are small. Returns `None` if the states of all groups exceed the limit, so that another strategy is required.
     """
     spec, producer = job.spec, cast("SqlProducer", job.work.producer)
     apart = decomposed(cast("SqlTransform", cast("Table", spec.definition).transform))
@@ -42,7 +62,7 @@ def run_partial(job: StepExecution, splits: Sequence[Split], *, keep: bool = Fal
     if len(kept) < len(partials) or sum(states.nbytes for states in kept) > MOST_BYTES_IN_ALL:
         return None
     rows_in, bytes_in = sum(p.rows_in for p in partials), sum(p.bytes_in for p in partials)
-    states = pa.concat_tables(kept if spec.states is None else [spec.states.cast(kept[0].schema), *kept])
+    states = pa.concat_tables(kept if before is None else [before.cast(kept[0].schema), *kept])
     with connect(job.work.limits, filesystem=job.work.filesystem) as con:
         inputs = {name: Scan(scan.schema) for name, scan in spec.scans.items()}
         register(con, {**inputs, spec.execution_plan.driving: Scan(spec.driving_schema)})
@@ -53,7 +73,7 @@ def run_partial(job: StepExecution, splits: Sequence[Split], *, keep: bool = Fal
     answer = apart.answer_of_merged(types) if keep else apart.answer(types)
     merger = ArrowProducer(states, rows_in, bytes_in, {STATES: states}, answer)
     outcome = _with_rejected(job.run_here(Split(len(splits)), merger), partials)
-    is_kept = keep and are_small(states, rows_in if spec.states is None else None)
+    is_kept = keep and are_small(states, rows_in if before is None else None)
     return replace(outcome, states=states) if is_kept else outcome
 
 

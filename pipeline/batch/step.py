@@ -22,9 +22,17 @@ from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import key_expectations
 from pipeline.kernel.planner.projection import used_columns
 from pipeline.kernel.planner.provenance import with_provenance, without_provenance
-from pipeline.kernel.scan import Scan
+from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.lake import DeltaStager, Lake, Version
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """New rows of the driving input, which are added to the aggregate states of all rows that were consumed before."""
+
+    states: pa.Table
+    added: tuple[DataFile, ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class StepSpec:
     definition: StoredDefinition
     execution_plan: ExecutionPlan
     scans: Mapping[str, Scan]
+    """The inputs to compute from. For a refresh they are complete: only the code that merges states reads less."""
     run_id: str
     at: str
     source_splits: tuple[SourceSplit, ...] = ()
@@ -47,8 +56,8 @@ class StepSpec:
     """Rows of `source_splits` that this run has already read for several tables."""
     existing: Version | None = None
     """For an append: the existing rows."""
-    states: pa.Table | None = None
-    """For a refresh: the aggregate states of all rows that were consumed before."""
+    refresh: Refresh | None = None
+    """For a refresh: what is read instead of the driving input, and what it is added to."""
     existing_first: bool = True
     """Whether existing rows precede the new rows, so that they are kept if a key occurs in both."""
 
@@ -59,9 +68,17 @@ class StepSpec:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of all inputs."""
+        """The bytes of all rows that are read."""
         split_bytes = sum(source_split.size_bytes for source_split in self.source_splits)
-        return split_bytes + sum(scan.size_bytes for scan in self.scans.values())
+        return split_bytes + sum(scan.size_bytes for scan in self.scans_read.values())
+
+    @property
+    def scans_read(self) -> Mapping[str, Scan]:
+        """The inputs, with only the new rows of the driving input for a refresh."""
+        if self.refresh is None:
+            return self.scans
+        driving = self.execution_plan.driving
+        return {**self.scans, driving: replace(self.scans[driving], files=self.refresh.added)}
 
     @property
     def is_dataset(self) -> bool:

@@ -155,7 +155,10 @@ class IncompatibleStateError(StorageError):
 
 
 class OrderError(HeadwaterError):
-    """New rows may precede existing rows, or have additional columns. A run then rebuilds the table."""
+    """New rows may precede existing rows, have additional columns, or be too many to be added to aggregates.
+
+    A run then rebuilds the table.
+    """
 
 
 class UnavailableError(HeadwaterError):

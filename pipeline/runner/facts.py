@@ -66,6 +66,10 @@ def decide(
             change = None if number is None else log.change_since(number, manifest_id, driving)
     if change is not None and change.removed and key_passed_on(workspace, definition, execution_plan.driving) is None:
         change = None
+    if has_states and change is not None:
+        has_states = (
+            refresh_plan(workspace, definition, scans_of(workspace, definition, inputs), change.added) is not None
+        )
     stored = stored_inputs(workspace, definition)
     known = InputFacts(
         versions={name: inputs[name].number if name in inputs else -1 for name in stored},
@@ -211,6 +215,19 @@ def execution_plan_of(
 ) -> ExecutionPlan:
     """Choose how a table is computed from its inputs, or from splits of an unstored source."""
     return execution_plan(definition, scans, source_splits, _execution_limits(workspace))
+
+
+def refresh_plan(
+    workspace: Workspace, definition: Table, scans: Mapping[str, Scan], added: tuple[DataFile, ...]
+) -> ExecutionPlan | None:
+    """Return how the aggregate states of new files are computed and merged, or `None` if all rows must be read.
+
+    The strategy depends on the sizes of the inputs and on the cluster, so it may differ from that of the last run.
+    """
+    driving = strategy(definition).driving
+    new = {**scans, driving: replace(scans[driving], files=added)}
+    chosen = execution_plan_of(workspace, definition, new)
+    return chosen if chosen.strategy == "partial" else None
 
 
 def source_execution_plan_of(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.batch import kept_states
+from pipeline.batch import kept_states, partial_aggregation, partial_task, planning
+from pipeline.batch.execute import execute
 from pipeline.batch.kept_states import KeptStates
+from pipeline.batch.planning import ExecutionPlan
+from pipeline.batch.step import Refresh
+from pipeline.core.errors import OrderError
+from pipeline.core.execution import ExecutionLimits, NodeResources
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
+from pipeline.runner import facts
 from pipeline.runner.decide import DecisionKind
 from pipeline.runner.dry_run import RunOptions
+from pipeline.runner.facts import decide
+from pipeline.runner.handlers.table import TableHandler
 from pipeline.runner.runner import Runner
 from tests.runner.conftest import TOML
 
@@ -162,6 +172,84 @@ def test_damaged_states_lead_to_a_recomputation(grown, damage):
 
     assert sum(row["n"] for row in rows(folder)) == 520
     equals_a_recomputation(folder)
+
+
+@pytest.mark.parametrize(
+    ("module", "limit"), [(partial_task, "MOST_BYTES"), (partial_aggregation, "MOST_BYTES_IN_ALL")]
+)
+def test_new_rows_with_too_many_groups_lead_to_a_recomputation(grown, monkeypatch, module, limit):
+    folder = grown('totals = mart("select if(id < 1000, id % 10, id) as k, count(*) as n from raw group by all")')
+    put(folder, "a", 0, 1000)
+    run(folder)
+    monkeypatch.setattr(module, limit, 2000)
+    put(folder, "b", 1000, 500)
+
+    step = run(folder)["totals"]
+
+    assert (step.decision, step.flow.rows_in) == (DecisionKind.REBUILD, 1500)
+    assert step.reason == "the aggregates of the new rows have too many groups to be added"
+    assert (len(rows(folder)), sum(row["n"] for row in rows(folder))) == (510, 1500)
+
+
+@pytest.mark.parametrize("other", ["gather", "exchange"])
+@pytest.mark.parametrize("since", ["the decision", "the last run"])
+def test_a_plan_that_does_not_merge_states_leads_to_a_recomputation(grown, monkeypatch, other, since):
+    """The plan over the real inputs depends on their sizes and on the cluster, so it differs from that of the last run."""
+    folder = grown('totals = mart("select k, count(*) as n from raw group by k")')
+    put(folder, "a", 0, 1000)
+    run(folder)
+    known = []
+
+    def plan(definition: Any, scans: Any, *others: Any) -> ExecutionPlan:
+        chosen = planning.execution_plan(definition, scans, *others)
+        if definition.name != "totals" or not scans:
+            return chosen
+        known.append(chosen)
+        is_same = since == "the decision" and len(known) == 1
+        return chosen if is_same else replace(chosen, strategy=other)
+
+    monkeypatch.setattr(facts, "execution_plan", plan)
+    put(folder, "b", 1000, 50)
+
+    step = run(folder)["totals"]
+
+    assert (step.decision, step.strategy, step.flow.rows_in) == (DecisionKind.REBUILD, other, 1050)
+    assert sum(row["n"] for row in rows(folder)) == 1050
+
+
+def test_a_large_side_input_on_a_cluster_leads_to_a_recomputation(grown, monkeypatch):
+    """All rows of a large side input would be broadcast, so the rows are exchanged by key, and states are not merged."""
+    folder = grown("""
+dim = sql("select distinct k from raw")
+totals = mart("select d.k, count(*) as n from raw join dim d using (k) group by d.k")
+""")
+    put(folder, "a", 0, 1000)
+    run(folder)
+    put(folder, "b", 1000, 50)
+    run(folder, select=("raw",))
+    workspace = Workspace(load(folder))
+    definition = workspace.stored("totals")
+    inputs = {name: workspace.require(name) for name in ("raw", "dim")}
+    decided = partial(decide, workspace, RunOptions(), definition, workspace.version("totals"), inputs)
+
+    assert decided().kind is DecisionKind.REFRESH
+    monkeypatch.setattr(planning, "BROADCAST_BYTES", 1)
+    limits = ExecutionLimits("auto", 1, 1, has_cluster=True, nodes=lambda: (NodeResources(4, 8 << 30),))
+    monkeypatch.setattr(facts, "_execution_limits", lambda _: limits)
+    assert decided().kind is DecisionKind.REBUILD
+
+
+def test_only_the_merge_of_states_reads_less_than_all_rows(grown):
+    folder = grown('totals = mart("select k, count(*) as n from raw group by k")')
+    put(folder, "a", 0, 1000)
+    run(folder)
+    workspace = Workspace(load(folder))
+    spec = TableHandler().spec(workspace, workspace.stored("totals"))
+    refreshing = replace(spec, refresh=Refresh(pa.table({}), ()))
+    for strategy in ("gather", "blockwise", "broadcast"):
+        other = replace(refreshing, execution_plan=replace(spec.execution_plan, strategy=strategy))
+        with pytest.raises(OrderError, match=f"the strategy '{strategy}' now"):
+            execute(other, workspace.lake, workspace.settings)
 
 
 def test_a_changed_file_leads_to_a_recomputation(grown):

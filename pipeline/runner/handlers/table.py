@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pipeline.batch.kept_states import KeptStates
-from pipeline.batch.step import StepSpec
+from pipeline.batch.step import Refresh, StepSpec
 from pipeline.commit.commit_plan import definition_to_validate
 from pipeline.core.definitions import Table
+from pipeline.core.errors import OrderError
 from pipeline.governance import StepRecord
 from pipeline.kernel.scan import Scan
 from pipeline.lake import Version
@@ -18,7 +19,15 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.commit_step import StepBasis, commit_step, run_step
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.decide import DecisionKind, RunOptions, compute_all
-from pipeline.runner.facts import decide, execution_plan_of, feed_of, keeps_rows, scans_of, stored_inputs
+from pipeline.runner.facts import (
+    decide,
+    execution_plan_of,
+    feed_of,
+    keeps_rows,
+    refresh_plan,
+    scans_of,
+    stored_inputs,
+)
 from pipeline.runner.handlers.handler import Description, table_described
 from pipeline.runner.handlers.source import EPOCH_START, trial_id
 from pipeline.warehouse.modelling.dimension import DimensionTransform
@@ -85,14 +94,11 @@ def _compute(run: RunContext, basis: StepBasis) -> StepRecord:
     workspace = run.workspace
     scans = scans_of(workspace, definition, basis.inputs)
     feed = feed_of(workspace, definition)
-    if (decision.takes_new or decision.kind is DecisionKind.REFRESH) and feed is None:
+    if decision.kind is DecisionKind.REFRESH:
+        return _refresh(run, basis, scans)
+    if decision.takes_new and feed is None:
         driving = execution_plan_of(workspace, definition, scans).driving
         scans[driving] = replace(scans[driving], files=decision.added)
-    states = None
-    if decision.kind is DecisionKind.REFRESH and version is not None and version.manifest is not None:
-        states = KeptStates.of(workspace.table(definition.name).storage).read(version.manifest.run_id)
-        if states is None:  # they were removed since the decision, or are damaged
-            scans = scans_of(workspace, definition, basis.inputs)
     computed, scans = _with_last_version(run, definition, version, scans)
     spec = StepSpec(
         definition=definition_to_validate(computed),
@@ -106,9 +112,26 @@ def _compute(run: RunContext, basis: StepBasis) -> StepRecord:
         feed=feed,
         existing=version if decision.kind is DecisionKind.APPEND else None,
         existing_first=decision.is_later,
-        states=states,
     )
     return commit_step(run, replace(spec, shared=run.shared_reads.read(run, spec)), basis)
+
+
+def _refresh(run: RunContext, basis: StepBasis, scans: Mapping[str, Scan]) -> StepRecord:
+    """Add the new rows of the driving input to the aggregate states of the existing ones.
+
+    Raises `OrderError` if that is not possible any more, so that the table is computed from all rows.
+    """
+    definition, version, added = basis.definition, basis.version, basis.decision.added
+    if not isinstance(definition, Table) or version is None or version.manifest is None:
+        raise TypeError(definition.name)
+    plan = refresh_plan(run.workspace, definition, scans, added)
+    states = KeptStates.of(run.workspace.table(definition.name).storage).read(version.manifest.run_id)
+    if plan is None or states is None:
+        raise OrderError("the aggregates of the last version cannot be used")
+    spec = StepSpec(
+        definition_to_validate(definition), plan, scans, run.run_id, run.at(), refresh=Refresh(states, added)
+    )
+    return commit_step(run, spec, basis)
 
 
 def _with_last_version(
