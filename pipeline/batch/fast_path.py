@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import duckdb
 
+from pipeline.batch.type_changes import discarded_checks
 from pipeline.batch.validating_pass import stage_rejected_rows
 from pipeline.batch.violations import Violations, violations_set_aside
 from pipeline.batch.work import STOP, InputQuery, Outcome, Split, TaskSpec
@@ -67,7 +68,8 @@ def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: I
         dropped=violations.dropped,
         bytes_in=query.bytes_in,
     )
-    return Outcome(schema, flow, files, quarantined, violations.checks, profile)
+    checks = {**violations.checks, **discarded_checks(query.discarded)}
+    return Outcome(schema, flow, files, quarantined, checks, profile)
 
 
 def rejected_rows(con: duckdb.DuckDBPyConnection, query: InputQuery) -> int | None:

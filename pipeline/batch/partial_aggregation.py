@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial, reduce
@@ -17,6 +18,7 @@ from pipeline.batch.partial_task import PartialStates, run_states
 from pipeline.batch.planning import decomposed
 from pipeline.batch.row_producers import ArrowProducer, SqlProducer
 from pipeline.batch.step import Refresh
+from pipeline.batch.type_changes import discarded_checks
 from pipeline.batch.work import Outcome, Split
 from pipeline.core.definitions import Table
 from pipeline.core.errors import OrderError
@@ -78,7 +80,10 @@ def run_partial(
 
 
 def _with_rejected(outcome: Outcome, partials: Sequence[PartialStates]) -> Outcome:
-    """Return the outcome with the rows added that splits quarantined before aggregation."""
+    """Return the outcome with the rows and values added that splits quarantined and discarded before aggregation."""
+    discarded: Counter[str] = Counter()
+    for part in partials:
+        discarded.update(part.discarded)
     rejected = sum(part.rejected for part in partials)
     flow = replace(
         outcome.flow,
@@ -88,6 +93,7 @@ def _with_rejected(outcome: Outcome, partials: Sequence[PartialStates]) -> Outco
     return replace(
         outcome,
         flow=flow,
+        checks={**outcome.checks, **discarded_checks(discarded)},
         quarantined=outcome.quarantined + tuple(file for part in partials for file in part.quarantined),
         profile=reduce(add, (part.profile for part in partials), outcome.profile),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -31,6 +31,8 @@ class PartialStates:
     bytes_in: int
     rejected: int
     quarantined: tuple[StagedFile, ...]
+    discarded: Mapping[str, int]
+    """The number of values that were replaced by null, by column."""
     profile: Profile
 
 
@@ -52,7 +54,9 @@ def run_states(
                 rows = arrow_within(con, query.query, MOST_BYTES)
                 profile = Profile() if rows is None else last_profile(con)
                 quarantined = stage_rejected_rows(con, work, split, query)
-                return PartialStates(rows, query.rows_in, query.bytes_in, query.rejected, quarantined, profile)
+                return PartialStates(
+                    rows, query.rows_in, query.bytes_in, query.rejected, quarantined, query.discarded, profile
+                )
 
 
 def _streamed(
@@ -66,7 +70,7 @@ def _streamed(
         with nullcontext() if on_progress is None else watched(con, on_progress):
             rows = arrow_within(con, query.query, MOST_BYTES)
         if rows is None:
-            return PartialStates(None, query.rows_in, query.bytes_in, 0, (), Profile())
+            return PartialStates(None, query.rows_in, query.bytes_in, 0, (), {}, Profile())
         profile = last_profile(con)
         if not is_complete(con, query, profile):
             return None
@@ -78,4 +82,4 @@ def _streamed(
             raise
         return None
     quarantined = stage_rejected_rows(con, work, split, replace(query, rejected=rejected))
-    return PartialStates(rows, query.rows_in, query.bytes_in, rejected, quarantined, profile)
+    return PartialStates(rows, query.rows_in, query.bytes_in, rejected, quarantined, query.discarded, profile)

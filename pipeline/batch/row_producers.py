@@ -81,9 +81,7 @@ class SourceProducer:
             discarded=dict(discarded),
         )
 
-    def blocks(
-        self, con: duckdb.DuckDBPyConnection, split: Split, discarded: Counter[str] | None = None
-    ) -> Iterator[pa.Table]:
+    def blocks(self, con: duckdb.DuckDBPyConnection, split: Split, discarded: Counter[str]) -> Iterator[pa.Table]:
         """Yield the rows of the source splits with their provenance, and insert rejected rows into `_rejected`.
 
         The number of values that are replaced by null is added to `discarded`, by column.
@@ -113,7 +111,7 @@ class SourceProducer:
             elif len(source_splits) > 1:
                 waiting += [source_splits[len(source_splits) // 2 :], source_splits[: len(source_splits) // 2]]
             else:
-                yield from self._read(con, source_splits[0], split, Counter() if discarded is None else discarded)
+                yield from self._read(con, source_splits[0], split, discarded)
 
     def _scanned(self, con: duckdb.DuckDBPyConnection, source_splits: Sequence[SourceSplit]) -> pa.Table | None:
         """Return the rows of source splits that are scanned together, or `None` if the scan is not valid."""
@@ -370,7 +368,8 @@ class FunctionProducer:
         others = {name: arrow(con, other.query()) for name, other in self.others.items()}
         first: pa.Schema | None = None
         rows_in = 0
-        for block in self._blocks(con, split):
+        discarded: Counter[str] = Counter()
+        for block in self._blocks(con, split, discarded):
             rows_in += block.num_rows
             result = call(self.transform, {driving: block, **others}, self.place)
             con.register("_made_block", result)
@@ -382,15 +381,21 @@ class FunctionProducer:
                 con.execute(f"insert into {_ROWS} by name from _made_block")
             con.unregister("_made_block")
         bad = 0 if self.source is None else one(con, f"select count(*) from {REJECTED}")[0]
-        yield InputQuery(f"select * from {_ROWS}", rows_in=rows_in + bad, bytes_in=split.size_bytes, rejected=bad)
+        yield InputQuery(
+            f"select * from {_ROWS}",
+            rows_in=rows_in + bad,
+            bytes_in=split.size_bytes,
+            rejected=bad,
+            discarded=dict(discarded),
+        )
 
     def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
         """Do the same: the results are materialized, so the function is called only once."""
         return self.for_validation(con, split)
 
-    def _blocks(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[pa.Table]:
+    def _blocks(self, con: duckdb.DuckDBPyConnection, split: Split, discarded: Counter[str]) -> Iterator[pa.Table]:
         if self.source is not None:
-            yield from self.source.blocks(con, split)
+            yield from self.source.blocks(con, split, discarded)
             return
         scan = split.scan or Scan(Schema(()))
         for block in scan.splits(BLOCK_BYTES):

@@ -84,9 +84,9 @@ def type_rule(policy: TypePolicy, reader: object) -> TypeRule | None:
     return TypeRule(policy, reader) if policy.actions != {"discard_row"} and isinstance(reader, Reparsable) else None
 
 
-def fits_type(column: str) -> str:
-    """Return the name of the check that counts the values of a column that were replaced by null."""
-    return f"{column}_fits_its_type"
+def discarded_checks(discarded: Mapping[str, int]) -> dict[str, int]:
+    """Return the checks that count the values that were replaced by null, from their number by column."""
+    return {f"{column}_fits_its_type": count for column, count in discarded.items()}
 
 
 def _with_nulls(con: duckdb.DuckDBPyConnection, reading: ReadResult, schema: Schema, names: Collection[str]) -> Kept:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import duckdb
 
-from pipeline.batch.type_changes import fits_type
+from pipeline.batch.type_changes import discarded_checks
 from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
 from pipeline.core.definitions import Action
 from pipeline.core.errors import DefinitionError, ExpectationError, OrderError, few
@@ -45,8 +45,7 @@ def validating_pass(
     checks = marked.violations(con)
     _require_expectations(con, work, marked, checks)
     outcome = _staged(con, work, split, query, marked)
-    discarded = {fits_type(name): count for name, count in query.discarded.items()}
-    return replace(outcome, checks={**checks, **discarded}, profile=profile)
+    return replace(outcome, checks={**checks, **discarded_checks(query.discarded)}, profile=profile)
 
 
 def _staged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import duckdb
@@ -79,7 +80,7 @@ def one_by_one(reader: Files, splits: list[SourceSplit]):
 def by_blocks(reader: Files, splits: list[SourceSplit]):
     """The result of the validating pass."""
     with connect(Limits(threads=1)) as con:
-        blocks = list(SourceProducer(reader, SCHEMA, AT).blocks(con, Split(0, source_splits=tuple(splits))))
+        blocks = list(SourceProducer(reader, SCHEMA, AT).blocks(con, Split(0, source_splits=tuple(splits)), Counter()))
         rows = [(r[SOURCE], r[POSITION], r["a"], r["b"]) for block in blocks for r in block.to_pylist()]
         return rows, con.sql(f"select _source, _position, reasons, row from {REJECTED}").fetchall()
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from cluster.cli.app import app
 from pipeline import files
+from pipeline.batch.executor import LocalExecutor
 from pipeline.batch.type_changes import type_rule, wider_types
 from pipeline.core.errors import ConflictError, DefinitionError, Place, SchemaError, WiderTypesError
 from pipeline.core.schema import Schema
@@ -211,6 +212,35 @@ def test_a_value_is_stored_as_null_and_counted(tmp_path, kind, name, stored):
     assert quarantined(folder, name) == 0
     assert {check.expectation: check.violations for check in step.checks} == {"v_fits_its_type": 1}
     assert (step.flow.rows_in, step.flow.rows_out, step.flow.quarantined) == (3, 3, 0)
+
+
+FORMS = {
+    "rows": 'copied = sql("select id, v from raw")',
+    "grouped": 'copied = sql("select v, count(*) as n from raw group by v")',
+    "gathered": 'copied = sql("select v, median(id) as n from raw group by v")',
+    "ordered": 'copied = sql("select v, row_number() over (order by id) as n from raw")',
+    "function": "from pipeline import table\n@table\ndef copied(raw: 'pyarrow.Table'):\n    return raw.select(['id', 'v'])",
+    "key": 'copied = sql("select v, id from raw", key="id")',
+    "dimension": 'from pipeline import dimension\ncopied = dimension("select id, v from raw", key="id")',
+    "expectation": 'from pipeline import drop\ncopied = sql("select v, id from raw", expect=[drop("few", "id < 9")])',
+}
+
+
+@pytest.mark.parametrize("least_bytes", [1, 1 << 20])
+@pytest.mark.parametrize("form", FORMS)
+def test_discarded_values_are_counted_however_the_table_is_computed(tmp_path, monkeypatch, form, least_bytes):
+    """In one split, and in one split per file."""
+    monkeypatch.setattr(LocalExecutor, "least_bytes", least_bytes)
+    options = 'schema={"id": "bigint", "v": "integer"}, new_types="discard_value", stored=False'
+    folder = project(tmp_path / "p", "csv", options, FORMS[form] + "\n")
+    (folder / "data" / "a.csv").write_text("id,v\n1,1\n2,x\n3,3\n")
+    (folder / "data" / "b.csv").write_text("id,v\n4,y\n5,z\n")
+
+    (step,) = run(folder).values()
+
+    assert {check.expectation: check.violations for check in step.checks}["v_fits_its_type"] == 3
+    assert step.flow.rows_in == 5
+    assert quarantined(folder, "copied") == 0
 
 
 def test_a_record_that_cannot_be_read_is_still_quarantined(tmp_path):

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.batch.duckdb_errors import translate_errors
 from pipeline.batch.fast_path import fast_path
 from pipeline.batch.row_producers import ArrowProducer
-from pipeline.batch.type_changes import fits_type
+from pipeline.batch.type_changes import discarded_checks
 from pipeline.batch.validating_pass import stage_quarantine, validating_pass
 from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
 from pipeline.commit.commit_plan import definition_to_validate
@@ -160,8 +160,8 @@ class EpochStager:
             rows_made=outcome.flow.rows_made + rejected,
             quarantined=outcome.flow.quarantined + rejected,
         )
-        discarded = {fits_type(name): count for name, count in pending.discarded.items()}
-        return replace(outcome, flow=flow, quarantined=quarantined, checks={**outcome.checks, **discarded})
+        checks = {**outcome.checks, **discarded_checks(pending.discarded)}
+        return replace(outcome, flow=flow, quarantined=quarantined, checks=checks)
 
     def forget(self, staged: StagedEpoch) -> None:
         """Forget the keys of an epoch that will not be committed. Its files are still there."""
