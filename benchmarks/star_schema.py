@@ -17,7 +17,7 @@ CALLS = 50
 def sales(rows: int) -> str:
     """Return the SELECT over `i` of this many sales."""
     return (
-        f"select i::bigint as sale, timestamp '2026-01-01' + to_microseconds((i * {DAYS} * 86400000000) // {rows}) as sold_at, "
+        f"select i::bigint as sale, timestamp '2026-01-01' + to_seconds((i * {DAYS} * 86400) // {rows}) as sold_at, "
         f"(hash(i) % {SHOPS})::integer as shop, (hash(i + 1) % {PRODUCTS})::integer as product, "
         "(hash(i + 2) % 5 + 1)::integer as quantity, ((hash(i + 3) % 100000) / 100)::decimal(12, 2) as amount"
     )
