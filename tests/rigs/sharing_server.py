@@ -13,6 +13,7 @@ from tests.rigs.http_faults import HttpServer, Received, Reply
 
 SIGNATURE = "signed-by-the-store"
 TOKEN = "a-bearer-token"  # noqa: S105 - of this server
+_NOT_A_RANGE = Reply({"errorCode": "INVALID_PARAMETER_VALUE", "message": "the range ends before it begins"}, 400)
 
 
 class SharingServer:
@@ -57,6 +58,8 @@ class SharingServer:
         if refused is not None:
             return refused
         if "startingVersion" in options:
+            if options["startingVersion"] > options.get("endingVersion", DeltaTable(str(self.table)).version()):
+                return _NOT_A_RANGE
             files = self._logged(options["startingVersion"], options.get("endingVersion"), ("add", "remove"))
             return self._reply(files, DeltaTable(str(self.table)).version())
         table = DeltaTable(str(self.table), version=options.get("version"))
@@ -70,6 +73,8 @@ class SharingServer:
 
     def _changes(self, received: Received) -> Reply:
         first, last = int(received.params["startingVersion"]), int(received.params["endingVersion"])
+        if first > last:
+            return _NOT_A_RANGE
         files: list[dict[str, Any]] = []
         for version in range(first, last + 1):
             recorded = self._logged(version, version, ("cdc",))

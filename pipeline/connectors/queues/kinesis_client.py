@@ -31,6 +31,7 @@ _REFUSED = {
     "InvalidSignatureException",
     "ExpiredTokenException",
 }
+_SERVER_ERROR = 500
 _BUSY = {"ProvisionedThroughputExceededException", "LimitExceededException", "KMSThrottlingException"}
 
 
@@ -147,6 +148,10 @@ class KinesisSubscription:
             if code in _REFUSED:
                 do = "check the credentials of the AWS SDK and their permissions"
                 raise SourceError("Kinesis refuses the client", got=got, do=do, place=self._place) from error
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", _SERVER_ERROR)
+            if status < _SERVER_ERROR and code not in _BUSY and not code.startswith("Throttling"):
+                do = "correct the options of kinesis(…), or read the stream from another place"
+                raise SourceError("Kinesis refuses the request", got=got, do=do, place=self._place) from error
             raise SourceUnavailableError("Kinesis does not answer", got=got, place=self._place) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             do = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"

@@ -137,9 +137,12 @@ class SharedReader(TableReader):
             answer = ask(self.table, "query")
             return answer, [self._snapshot(answer, answer.version)]
         listed = []
-        if progress.is_snapshot and progress.files is not None:
-            listed.append(self._snapshot(ask(self.table, "query", version=progress.version), progress.version))
         first = progress.version + (progress.files is None or progress.is_snapshot)
+        if progress.is_snapshot and progress.files is not None:
+            answer = ask(self.table, "query", version=progress.version)
+            listed.append(self._snapshot(answer, progress.version))
+            if first > newest:
+                return answer, listed  # servers refuse a request that begins after the newest version
         request, options = self._request(first, newest)
         answer = ask(self.table, request, **options)
         files = [SharedFile.of(each, newest, as_changes=self.changes) for each in answer.files]

@@ -10,13 +10,19 @@ from pipeline.core.errors import DefinitionError
 
 _SECRET_PARTS = (
     "secret",
+    "access_key",
+    "access-key",
     "account_key",
     "account-key",
-    "token",
+    "authorization",
+    "connection_string",
+    "connection-string",
+    "credential",
     "password",
     "sas",
-    "credential",
     "service_account_key",
+    "signature",
+    "token",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pipeline.core.credentials import is_reference, secret
 from pipeline.core.errors import Place, SourceError
 
 _END_S = 10.0
-_SHOWN = 400
+_SHOWN, _SEARCHED = 400, 1 << 16
 _LEAST_SECRET = 4
 
 
@@ -34,7 +35,8 @@ class Program:
 
         Each of `files` is an option and a JSON value, which the program gets as a file that only this user can read; so
         does `--config`. The program is ended if the context ends earlier. Raises `SourceError` if it cannot be started,
-        and when its output ends if it fails.
+        and when its output ends if it fails. An error in the context is raised without the credentials of the program,
+        because it may quote what the program wrote.
         """
         config = self.resolved()
         with scratch.folder("tap") as folder:
@@ -48,6 +50,9 @@ class Program:
                 process = self._started([*self.command, *arguments, *options], errors)
                 try:
                     yield self._lines(process, errors)
+                except SourceError as error:
+                    got = None if error.got is None else self.hidden(error.got)
+                    raise type(error)(self.hidden(error.problem), got=got, do=error.do, place=error.place) from None
                 finally:
                     _end(process)
 
@@ -70,8 +75,9 @@ class Program:
         yield from process.stdout
         if process.wait() != 0:
             errors.seek(0, os.SEEK_END)
-            errors.seek(max(0, errors.tell() - 4 * _SHOWN))
-            text = self.hidden(" ".join(errors.read().decode("utf-8", "replace").split()))[-_SHOWN:]
+            errors.seek(max(0, errors.tell() - _SEARCHED))
+            # whole credentials, also of several lines, are replaced before anything is cut
+            text = " ".join(self.hidden(errors.read().decode("utf-8", "replace")).split())[-_SHOWN:]
             raise SourceError(
                 f"{self.command[0]!r} failed with status {process.returncode}",
                 got=text or None,
@@ -105,10 +111,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """End a program with its children, if it is still running."""
     if process.stdout is not None:
         process.stdout.close()
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)  # the program is the leader of a group of its own
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -92,6 +92,19 @@ def test_a_bound_divides_a_snapshot_and_what_follows(shared, bound):
     assert ids(taken) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_limited_first_read_goes_on_at_the_newest_version(shared, changes):
+    write_deltalake(str(shared.table), numbers(0), configuration=FEED)
+    for number in range(1, 3):
+        write(shared, number)
+    taken, cursor = [], None
+    for _ in range(4):
+        rows, plan = read(reader(changes=changes), cursor, Bound(rows=1))
+        assert plan.changed == ""
+        taken, cursor = taken + rows, plan.cursor
+    assert ids(taken) == [0, 1, 2]
+
+
 def test_changes_are_those_of_delta_rs(shared):
     uri = str(shared.table)
     write_deltalake(uri, numbers(1, 2, 3), configuration=FEED)

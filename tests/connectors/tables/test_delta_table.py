@@ -395,10 +395,25 @@ class TestOptions:
         with pytest.raises(DefinitionError, match="changes=True reads all versions"):
             delta_table("t", version=1, changes=True)
 
-    def test_a_credential_that_is_written_out_is_refused(self):
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "aws_secret_access_key",
+            "azure_storage_access_key",
+            "adls.connection-string",
+            "header.Authorization",
+            "sas_token",
+            "google_service_account_key",
+        ],
+    )
+    def test_a_credential_that_is_written_out_is_refused(self, name):
         with pytest.raises(DefinitionError, match="contains a credential") as raised:
-            delta_table("s3://b/t", options={"aws_secret_access_key": "hunter2"})
+            delta_table("s3://b/t", options={name: "hunter2"})
         assert "hunter2" not in str(raised.value)
+
+    @pytest.mark.parametrize("name", ["aws_access_key_id", "s3.access-key-id", "aws_region", "s3.connect-timeout"])
+    def test_other_options_may_be_written_out(self, name):
+        assert delta_table("s3://b/t", options={name: "x"}).location.options == ((name, "x"),)
 
     def test_there_is_no_table(self, tmp_path):
         with pytest.raises(SourceError, match="there is no Delta table; check the location"):

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.connectors.taps.messages import of_airbyte, of_singer
 from pipeline.connectors.taps.source import airbyte_messages, singer
 from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import DefinitionError, SourceError
+from pipeline.core.processes import is_running
 
 PROGRAM = [sys.executable, str(Path(__file__).parents[2] / "rigs" / "tap_program.py")]
 KINDS = [singer, airbyte_messages]
@@ -161,6 +163,45 @@ def test_a_program_is_ended_with_the_plan():
         patch.setattr("pipeline.connectors.taps.commands._END_S", 0.2)
         with Program((sys.executable, "-c", deaf), {}).running((), {}) as lines:
             next(lines)
+
+
+def test_children_of_a_program_end_with_it(tmp_path):
+    child = tmp_path / "child"
+    script = f'sleep 300 & echo $! > {child}; echo \'{{"type": "STATE", "value": 1}}\'; wait'
+    with Program(("bash", "-c", script), {}).running((), {}) as lines:
+        next(lines)
+        pid = int(child.read_text())
+    for _ in range(500):
+        if not is_running(pid):
+            return
+        time.sleep(0.02)
+    pytest.fail("the child is still running")
+
+
+KEY = "-----BEGIN KEY-----\nabc\ndef\n-----END KEY-----"
+
+
+@pytest.mark.parametrize(
+    ("program", "parse"),
+    [
+        ("import sys, time; sys.stderr.write('x' * 2000 + {secret!r}); sys.exit(1)", list),
+        (
+            "print(__import__('json').dumps(dict(type='TRACE', trace=dict(type='ERROR', error=dict(message={secret!r})))))",
+            None,
+        ),
+        ("print('{{' + {line!r})", None),
+    ],
+)
+def test_credentials_are_in_no_error(monkeypatch, program, parse):
+    monkeypatch.setenv("TAP_KEY", KEY if parse else "s3cr3t-token-value")
+    secret = KEY if parse else "s3cr3t-token-value"
+    command = (sys.executable, "-c", program.format(secret=secret, line=secret))
+    tap = Program(command, {"key": "env:TAP_KEY"})
+    with pytest.raises(SourceError) as raised, tap.running((), {}) as lines:
+        parse(lines) if parse else [of_airbyte(line, "s") for line in lines]
+    assert "***" in str(raised.value)
+    assert "abc" not in str(raised.value)
+    assert "s3cr3t" not in str(raised.value)
 
 
 def test_options_that_are_refused():
