@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pipeline.schema_registry.errors import invalid_schema
 from pipeline.schema_registry.schemas import ParsedSchema, Resolve, SchemaText
+
+_DEEPEST = 100
 
 
 def parse(schema: SchemaText, resolve: Resolve) -> ParsedSchema:
@@ -13,12 +16,24 @@ def parse(schema: SchemaText, resolve: Resolve) -> ParsedSchema:
 
 
 def _all(schema: SchemaText, resolve: Resolve) -> dict[str, SchemaText]:
-    """Return all schemas that a schema refers to, directly or not, by name; each after those that it refers to."""
+    """Return all schemas that a schema refers to, directly or not, by name; each after those that it refers to.
+
+    Each version is followed once: with two references to the version before, the paths would double in each version.
+    """
     found: dict[str, SchemaText] = {}
-    for reference in schema.references:
-        referenced = resolve(reference)
-        found |= _all(referenced, resolve)
-        found[reference.name] = referenced
+    followed: set[tuple[str, int]] = set()
+
+    def follow(outer: SchemaText, depth: int) -> None:
+        if depth > _DEEPEST:
+            raise invalid_schema(f"it refers to schemas that refer to others, more than {_DEEPEST} times")
+        for reference in outer.references:
+            referenced = resolve(reference)
+            if (reference.subject, reference.version) not in followed:
+                followed.add((reference.subject, reference.version))
+                follow(referenced, depth + 1)
+            found[reference.name] = referenced
+
+    follow(schema, 0)
     return found
 
 

@@ -11,6 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.schema_registry import protobuf_schemas
 from pipeline.schema_registry.compatibility import problems_with, versions_to_check
 from pipeline.schema_registry.errors import RegistryError
 from pipeline.schema_registry.parsing import parse
@@ -328,3 +329,70 @@ def test_levels_name_versions_and_directions():
     assert list(versions_to_check("FULL_TRANSITIVE", [1, 2, 3])) == [1, 2, 3]
     assert list(versions_to_check("NONE", [1, 2, 3])) == []
     assert parsed(record(("a", "int"))).problems(parsed({}, "JSON")) == ["the type of the schema changed"]
+
+
+LINE = proto("message Line { string sku = 1; }")
+
+
+def refers(name: str, text: str | None = None) -> ParsedSchema:
+    text = proto("message Order { }") if text is None else text
+    return parse(SchemaText(text, "PROTOBUF", (Reference(name, "line", 1),)), lambda _: SchemaText(LINE, "PROTOBUF"))
+
+
+@pytest.mark.parametrize("name", ["--python_out={}", "--dependency_out={}/d", "--descriptor_set_out={}/d.proto", "-I{}", "@{}/words", "{}/line.proto", "a/../../line.proto", "a/--python_out={}/b.proto", "./line.proto", "a//line.proto", "line", "", "\nline.proto", "~schema.proto", "a\x00.proto"])  # fmt: skip
+def test_the_name_of_a_reference_is_neither_an_option_nor_a_path_elsewhere(tmp_path, name):
+    with pytest.raises(RegistryError, match=r"is not a relative path of a \.proto file") as error:
+        refers(name.format(tmp_path))
+    assert error.value.code == 42201
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_references_in_folders():
+    assert list(refers("shop-v1/line_1.x.proto").imports) == ["shop-v1/line_1.x.proto"]
+    assert list(refers("schema.proto", proto('import "schema.proto";', "message A { Line l = 1; }")).imports) == ["schema.proto"]  # fmt: skip
+
+
+@pytest.mark.parametrize("imported", ["{}/secret.proto", "../{}/secret.proto", "line.proto/../secret.proto"])
+def test_a_text_imports_only_references(tmp_path, imported):
+    (tmp_path / "secret.proto").write_text(proto("message Secret { }"), encoding="utf-8")
+    text = proto(f'import "{imported.format(tmp_path)}";', "message A { Secret s = 1; }")
+    with pytest.raises(RegistryError, match="protoc cannot compile it: ") as error:
+        refers("line.proto", text)
+    assert error.value.code == 42201
+
+
+def test_protoc_has_limits(monkeypatch):
+    protobuf_schemas._descriptors.cache_clear()  # noqa: SLF001
+    monkeypatch.setattr(protobuf_schemas, "_MOST_LETTERS", 50)
+    with pytest.raises(RegistryError, match="more than 50 letters"):
+        refers("line.proto")
+    monkeypatch.undo()
+    monkeypatch.setattr(protobuf_schemas, "_LIMIT_S", 0.001)
+    with pytest.raises(RegistryError, match=r"protoc does not compile it within 0.001 s"):
+        refers("line.proto")
+
+
+def test_a_reference_that_cannot_be_a_file_is_an_error():
+    two = (Reference("a.proto", "line", 1), Reference("a.proto/b.proto", "line", 1))
+    with pytest.raises(RegistryError, match=r"the file 'a\.proto/b\.proto' cannot be written for protoc"):
+        parse(SchemaText(LINE, "PROTOBUF", two), lambda _: SchemaText(LINE, "PROTOBUF"))
+    with pytest.raises(RegistryError, match="cannot be written for protoc"):
+        refers("a" * 300 + ".proto")
+
+
+def test_a_serialized_descriptor_is_validated():
+    file = FileDescriptorProto(syntax="proto3")
+    file.message_type.add(name="A B")
+    with pytest.raises(RegistryError, match="protoc cannot compile it"):
+        parsed(base64.b64encode(file.SerializeToString()).decode(), "PROTOBUF")
+
+
+def test_references_that_double_in_each_version_are_followed_once():
+    def resolve(reference: Reference) -> SchemaText:
+        before = reference.version - 1
+        references = tuple(Reference(f"{n}{before}", "s", before) for n in "ab") if before else ()
+        return SchemaText("true", "JSON", references)
+
+    assert len(parse(resolve(Reference("", "s", 60)), resolve).references) == 118
+    with pytest.raises(RegistryError, match="more than 100 times"):
+        parse(resolve(Reference("", "s", 200)), resolve)
