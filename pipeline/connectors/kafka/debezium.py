@@ -34,6 +34,7 @@ _PLACEHOLDERS = (PLACEHOLDER, "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==", f'["{P
 """How Debezium writes that a value was not sent: as text, as bytes in base64, and as an array of texts."""
 _INVALID = "not an event of Debezium"
 _UNSENT = "column '{}' was not sent with a new row: the database needs REPLICA IDENTITY FULL"
+_UNREAD = "column {!r} has a value that is no {}"
 _NO_MESSAGE = "op is distinct from 'm'"
 """SQL that leaves out logical messages, which are no changes of rows."""
 _OPERATIONS = "case op when 'c' then 'insert' when 'u' then 'update' when 'd' then 'delete' when 'r' then 'read' when 't' then 'truncate' end"
@@ -312,6 +313,9 @@ def _avro_cell(column: pa.Field) -> _Cell:
         value = f"{value}::varchar"
     elif pa.types.is_binary(column.type):
         value = f"base64({value})"
+    elif pa.types.is_struct(column.type) and {field.name for field in column.type} == {"scale", "value"}:
+        digits = f"json_object('scale', {value}.scale, 'value', base64({value}.value))"
+        value = f"case when {value} is not null then {digits} end"
     text = f"{value}::varchar"
     return _Cell(value, text, f"{text} in ({', '.join(map(literal, _PLACEHOLDERS))})")
 
@@ -323,16 +327,27 @@ def _declared(types: Mapping[str, str]) -> dict[str, FieldType]:
 def _objects(rows: str, cells: Mapping[str, _Cell], known: Mapping[str, FieldType]) -> str:
     """Return a SELECT of `n`, `op` and, in `v`, the flat object of each change.
 
-    For a new row without all values, `v` is no object, so that it is rejected.
+    For a new row without all values, and for a value that is not of its type, `v` is no object, so that it is rejected.
     """
-    parts, missing = [], []
+    parts, missing, unread = [], [], []
     for name, cell in cells.items():
         missing.append(f"case when {cell.is_missing} then {literal(name)} end")
-        shown = converted(known.get(name), cell.value, cell.text)
-        parts.append(f"{literal(name)}, case when {cell.is_missing} then null else {shown} end")
+        shown = converted(known.get(name), cell.text)
+        if shown is not None:
+            what = literal(_UNREAD.format(name, known[name].name))
+            unread.append(
+                f"case when {cell.text} is not null and not {cell.is_missing} and {shown} is null then {what} end"
+            )
+        parts.append(
+            f"{literal(name)}, case when not coalesce({cell.is_missing}, false) then {shown or cell.value} end"
+        )
     unsent = f"list_filter([{', '.join(missing)}], lambda x: x is not null)" if missing else "[]::varchar[]"
     own = f"'_op', {_OPERATIONS}, '_sequence', s, '_committed_at', c, '_unavailable', nullif(unsent, []::varchar[])"
     change = f"json_object({', '.join([*parts, own])})"
     lacks = f"json_array(format({literal(_UNSENT)}, unsent[1]), r)"
-    shown = f"(case when op = 'c' and len(unsent) > 0 then {lacks} else {change} end)::varchar"
-    return f"select n, op, {shown} as v from (select *, {unsent} as unsent from ({rows}))"
+    wrong = f"coalesce({', '.join(unread)})" if unread else "null"
+    shown = (
+        f"(case when op = 'c' and len(unsent) > 0 then {lacks} "
+        f"when wrong is not null then json_array(wrong, r) else {change} end)::varchar"
+    )
+    return f"select n, op, {shown} as v from (select *, {unsent} as unsent, {wrong} as wrong from ({rows}))"

@@ -10,18 +10,19 @@ from typing import Any
 _CONNECT, _TIME = "org.apache.kafka.connect.data.", "io.debezium.time."
 DECIMAL, VARIABLE_DECIMAL = f"{_CONNECT}Decimal", "io.debezium.data.VariableScaleDecimal"
 BYTES = "bytes"
-_PER_US = {
-    f"{_CONNECT}Timestamp": "1000 *",
-    f"{_TIME}Timestamp": "1000 *",
-    f"{_TIME}MicroTimestamp": "",
-    f"{_TIME}NanoTimestamp": "(1 / 1000) *",
-    f"{_CONNECT}Time": "1000 *",
-    f"{_TIME}Time": "1000 *",
-    f"{_TIME}MicroTime": "",
-    f"{_TIME}NanoTime": "(1 / 1000) *",
+_PER_SECOND = {
+    f"{_CONNECT}Timestamp": 1_000,
+    f"{_TIME}Timestamp": 1_000,
+    f"{_TIME}MicroTimestamp": 1_000_000,
+    f"{_TIME}NanoTimestamp": 1_000_000_000,
+    f"{_CONNECT}Time": 1_000,
+    f"{_TIME}Time": 1_000,
+    f"{_TIME}MicroTime": 1_000_000,
+    f"{_TIME}NanoTime": 1_000_000_000,
 }
-"""How many microseconds the unit of a type is."""
+"""How many units of a type a second has."""
 _DATES = (f"{_CONNECT}Date", f"{_TIME}Date")
+_US_PER_SECOND = 1_000_000
 _NAMED = re.compile(r"([\w.]+)\((-?\d+)\)")
 _DONE_BY_AVRO = frozenset({"decimal", "date", "time-millis", "time-micros", "timestamp-millis", "timestamp-micros"})
 """Logical types of Avro, whose values are decoded already."""
@@ -93,24 +94,47 @@ def _type_of(field: Mapping[str, Any]) -> FieldType | None:
     return None if name is None else FieldType(str(name))
 
 
-def converted(kind: FieldType | None, value: str, text: str) -> str:
-    """Return SQL for a value as a contract reads it; what cannot be converted remains, and the contract rejects it."""
+def converted(kind: FieldType | None, text: str) -> str | None:
+    """Return SQL for the text of a value as a contract reads it, null if it is not of its type; `None` if it means itself."""
     if kind is None:
-        return value
+        return None
     sql = None
     if kind.name in _DATES:
-        sql = f"(date '1970-01-01' + try_cast({text} as integer))::varchar"
-    elif kind.name in _PER_US:
-        us = f"({_PER_US[kind.name]} try_cast({text} as bigint))::bigint"
-        is_time = kind.name.endswith("Time")
-        sql = f"(time '00:00:00' + to_microseconds({us}))::varchar" if is_time else f"make_timestamp({us})::varchar"
+        sql = f"(date '1970-01-01' + {_whole(text)}::integer)::varchar"
+    elif kind.name in _PER_SECOND:
+        per_second = _PER_SECOND[kind.name]
+        sql = _time(text, per_second) if kind.name.endswith("Time") else _timestamp(text, per_second)
     elif kind.name == DECIMAL:
         sql = _decimal(text, f"{kind.scale}")
     elif kind.name == VARIABLE_DECIMAL:
         sql = _decimal(f"(({text})::json->>'value')", f"(({text})::json->>'scale')::integer")
     elif kind.name == BYTES:
         sql = f"from_base64({text})::varchar"
-    return value if sql is None else f"coalesce(to_json(try({sql})), to_json({value}))"
+    return None if sql is None else f"try({sql})"
+
+
+def _whole(text: str) -> str:
+    """Return SQL for an integer; null for other text, whose cast would round."""
+    return f"(case when regexp_full_match({text}, '-?[0-9]+') then {text} end)::bigint"
+
+
+def _timestamp(text: str, per_second: int) -> str:
+    if per_second > _US_PER_SECOND:
+        return f"make_timestamp_ns({_whole(text)})::varchar"
+    return f"make_timestamp({_US_PER_SECOND // per_second} * {_whole(text)})::varchar"
+
+
+def _time(text: str, per_second: int) -> str:
+    """Return SQL for the text of a time, which may be negative or beyond 24 hours: MySQL has them up to 838 hours."""
+    two = "lpad(({})::varchar, 2, '0')"
+    minute, second = two.format(f"clock.a // {60 * per_second} % 60"), two.format(f"clock.a // {per_second} % 60")
+    hours = f"clock.a // {3600 * per_second}"
+    hour = f"case when {hours} < 10 then '0' else '' end || {hours}"
+    digits = f"lpad((clock.a % {per_second})::varchar, {len(str(per_second)) - 1}, '0')"
+    fraction = f"case when clock.a % {per_second} = 0 then '' else '.' || rtrim({digits}, '0') end"
+    shown = f"case when clock.n < 0 then '-' else '' end || {hour} || ':' || {minute} || ':' || {second} || {fraction}"
+    given = f"list_transform([{_whole(text)}], lambda whole: {{'n': whole, 'a': abs(whole::hugeint)}})"
+    return f"list_transform({given}, lambda clock: {shown})[1]"
 
 
 def _decimal(text: str, scale: str) -> str:

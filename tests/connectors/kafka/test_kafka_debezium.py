@@ -214,6 +214,56 @@ def test_decimals_are_exact(number: Decimal):
     assert reading.rows.column("n").to_pylist() == [number]
 
 
+def meant(kind: str, n: int) -> str | None:
+    """Return the text that a number of Debezium means: nothing is rounded, and a time has no modulus."""
+    per_second = next((n for name, n in (("Micro", 10**6), ("Nano", 10**9)) if kind.startswith(name)), 10**3)
+    places = len(str(per_second)) - 1
+    if kind.endswith("Timestamp"):
+        seconds, rest = divmod(n, per_second)
+        try:
+            start = (dt.datetime(1970, 1, 1) + dt.timedelta(seconds=seconds)).isoformat(sep=" ")  # noqa: DTZ001
+        except OverflowError:
+            return None
+        sign = ""
+    else:
+        seconds, rest = divmod(abs(n), per_second)
+        start, sign = f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}", "-" if n < 0 else ""
+    return sign + start + (f".{rest:0{places}d}".rstrip("0") if rest else "")
+
+
+@pytest.mark.parametrize("kind", ["Timestamp", "MicroTimestamp", "NanoTimestamp", "Time", "MicroTime", "NanoTime"])
+@settings(deadline=None, max_examples=examples(4, 300))
+@given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-(10**15), 10**15), min_size=20, max_size=40))
+def test_numbers_of_times_mean_what_they_are(kind: str, numbers: list[int]):
+    numbers = [*numbers, 0, -1, 1, 108_000 * 10**6, -3600 * 10**6, 1_700_000_000_123_456_789, 86_400 * 10**3]
+    values = [json.dumps({"op": "c", "after": {"t": n}, "source": {}}).encode() for n in numbers]
+    reading = read(values, Debezium(types={"t": f"io.debezium.time.{kind}"}), {"t": "varchar"})
+    found = dict(zip(reading.rows.column(POSITION).to_pylist(), reading.rows.column("t").to_pylist(), strict=True))
+    for place, number in enumerate(numbers):
+        expected = meant(kind, number)
+        if expected is not None:  # a year beyond 9999 is none of Python's
+            assert found[place] == expected, number
+    assert reading.rows.num_rows + reading.rejected.num_rows == len(numbers)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("io.debezium.time.MicroTime", "1.5"), ("io.debezium.time.Date", 1.5), ("io.debezium.time.Date", 2**40), ("io.debezium.time.Timestamp", 2**62), ("org.apache.kafka.connect.data.Decimal(0)", base64.b64encode(b"\x01" * 30).decode()), ("io.debezium.data.VariableScaleDecimal", {"scale": 1}), ("bytes", "?")],
+)  # fmt: skip
+def test_a_value_that_is_not_of_its_type_is_no_text_of_a_column(kind: str, value: object):
+    event = json.dumps({"op": "c", "after": {"x": value, "n": None}, "source": {}}).encode()
+    reading = read([event], Debezium(types={"x": kind, "n": kind}), {"x": "varchar", "n": "varchar"})
+    assert reading.rows.num_rows == 0
+    [lost] = reading.rejected.to_pylist()
+    assert f"column 'x' has a value that is no {kind.partition('(')[0]}" in lost["row"]
+
+
+def test_times_with_more_digits_than_the_contract_are_rejected():
+    event = json.dumps({"op": "c", "after": {"t": 1_700_000_000_123_456_789}, "source": {}}).encode()
+    reading = read([event], Debezium(types={"t": "io.debezium.time.NanoTimestamp"}), {"t": "timestamp"})
+    assert "'t' is not TIMESTAMP: 2023-11-14 22:13:20.123456789" in reading.rejected.to_pylist()[0]["reason"]
+
+
 @settings(deadline=None, max_examples=examples(20, 500))
 @given(st.lists(st.binary(max_size=40) | st.text(max_size=40).map(str.encode), max_size=8))
 def test_garbage_neither_ends_a_run_nor_enters_a_table(values: list[bytes]):
