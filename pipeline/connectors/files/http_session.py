@@ -14,10 +14,12 @@ from aiohttp.resolver import ThreadedResolver
 
 from pipeline.connectors.certificates import trusting
 from pipeline.connectors.http.addresses import checked_addresses
-from pipeline.core.errors import Place
+from pipeline.core.errors import Place, SourceError
 
 _KEPT = {"accept", "accept-encoding", "range", "user-agent"}
 """The headers that another host gets."""
+_COMPRESSED = (".gz", ".tgz", ".zst", ".zip")
+"""Names of files that a server may call encoded because they are compressed; their bytes are read as they are."""
 
 
 async def checked_session(
@@ -37,7 +39,14 @@ async def checked_session(
             # a host that is a number is not resolved, so the resolver does not check it
             await asyncio.to_thread(checked_addresses, target.host, target.port or 0, allowed_hosts)
 
+    async def refuse(_: aiohttp.ClientSession, __: SimpleNamespace, got: aiohttp.TraceRequestEndParams) -> None:
+        encoding, path = got.response.headers.get("Content-Encoding", ""), got.url.path.lower()
+        if encoding.lower() not in {"", "identity"} and not path.endswith(_COMPRESSED):
+            do = "let the server answer the header Accept-Encoding: identity"
+            raise SourceError("a response has an encoding that is not read", got=repr(encoding), do=do)
+
     trace.on_request_redirect.append(check)
+    trace.on_request_end.append(refuse)
     tls = trusting(ca, Place("options=")) if ca else True
     connector = aiohttp.TCPConnector(resolver=_CheckedResolver(allowed_hosts), ssl=tls)
     return aiohttp.ClientSession(connector=connector, trace_configs=[trace], **options)

@@ -21,6 +21,7 @@ import httpx
 from pipeline.connectors.guard import Guarded, Temporary, temporary_of
 from pipeline.connectors.http.addresses import Resolve, resolve
 from pipeline.connectors.http.checked_transport import CheckedTransport
+from pipeline.connectors.http.content_encoding import ACCEPTED, body_pieces
 from pipeline.connectors.http.credentials import Credentials, OAuth2
 from pipeline.connectors.http.waiting import limit_pause_s, retry_after_s
 from pipeline.core.credentials import secret
@@ -157,7 +158,7 @@ class HttpClient:
             transport=CheckedTransport(frozenset(hosts), resolve_host),
             timeout=self._limits.timeout_s,
             follow_redirects=False,
-            headers={"User-Agent": "headwater"},
+            headers={"User-Agent": "headwater", "Accept-Encoding": ACCEPTED},
         )
         self._token, self._lock = _Token(), threading.Lock()
 
@@ -208,7 +209,7 @@ class HttpClient:
         stream = response.extensions.get("network_stream")
         connected = None if stream is None else stream.get_extra_info("socket")
         try:
-            yield EventResponse(response.status_code, response.iter_bytes(), connected)
+            yield EventResponse(response.status_code, body_pieces(response, Place(shown)), connected)
         finally:
             response.close()
 
@@ -294,17 +295,17 @@ class HttpClient:
     def _received(self, made: httpx.Request) -> ApiResponse:
         """Send a request, and return its response; a slow or too large one is ended."""
         give_up = time.monotonic() + self._limits.timeout_s
-        response = self._client.send(made, stream=True)
+        response, place = self._client.send(made, stream=True), Place(self.shown(str(made.url)))
         try:
             chunks, size = [], 0
-            for chunk in response.iter_bytes():
+            for chunk in body_pieces(response, place):
                 size += len(chunk)
                 if size > self._limits.most_bytes:
                     raise SourceError(
                         "a response is too large",
                         got=f"more than {self._limits.most_bytes:,} bytes",
                         do="request smaller pages, or increase most_response_bytes=",
-                        place=Place(self.shown(str(made.url))),
+                        place=place,
                     )
                 if time.monotonic() > give_up:
                     raise TimeoutError(f"no complete response within {self._limits.timeout_s:g} s")

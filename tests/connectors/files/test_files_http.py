@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler
@@ -102,6 +103,33 @@ class Redirecting(HttpListener):
     def __exit__(self, *_: object) -> None:
         self.shutdown()
         self.server_close()
+
+
+class Encoding(Redirecting):
+    """Answers each request with a gzip file, and says that it has an encoding."""
+
+    encoding = ""
+
+    class Handler(Redirecting.Handler):
+        def do_GET(self) -> None:
+            body = gzip.compress(b"id,name\n1,a\n")
+            self.send_response(200)
+            self.send_header("Content-Encoding", self.server.encoding)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815 - the name of the library
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "gzip, gzip"])
+def test_the_bytes_of_a_compressed_file_are_not_decompressed_on_the_way(encoding):
+    with Encoding(("127.0.0.1", 0), Encoding.Handler) as server:
+        server.encoding, at = encoding, f"http://127.0.0.1:{server.server_port}"
+        assert read(files(f"{at}/x.csv.gz")) == [(1, "a", 2)]
+        with pytest.raises(SourceError, match=f"has an encoding that is not read: got '{encoding}'"):
+            read(files(f"{at}/x.csv"))
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import hmac
 import pickle
+import tracemalloc
 from datetime import UTC, datetime
 
 import httpx
@@ -125,6 +127,46 @@ def test_a_response_that_is_too_large_is_ended(server):
         with pytest.raises(SourceError, match=r"a response is too large: got more than 9,999 bytes"):
             Calls(server, most_bytes=9_999).get()
     assert len(Calls(server, most_bytes=10_000).get().body) == 10_000
+
+
+GZIP = {"Content-Encoding": "gzip"}
+
+
+def test_a_bomb_takes_no_more_memory_than_the_limit(server):
+    server.script = [zipped(64 << 20)]
+    calls = Calls(server, most_bytes=1 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceError, match="a response is too large"):
+            calls.get()
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "zstd", "br", "deflate", "gzip, zstd", "identity, gzip"])
+def test_an_encoding_that_was_not_asked_for_is_refused(server, encoding):
+    body = gzip.compress(gzip.compress(b"[]"))
+    server.script = [Reply(body, headers={"Content-Encoding": encoding})]
+    with pytest.raises(SourceError, match=rf"has an encoding that is not read: got '{encoding}'"):
+        Calls(server).get()
+    assert len(server.received) == 1
+    assert server.received[0].headers["accept-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", gzip.compress(b"x" * 1_000_000), gzip.compress(b"a") + gzip.compress(b"b"), gzip.compress(b"a") + b"\0" * 512, gzip.compress(b"")],
+    ids=["nothing", "long", "two members", "padded", "empty"],
+)  # fmt: skip
+def test_gzip_is_read(server, body):
+    server.script = [Reply(body, headers=GZIP)]
+    assert Calls(server, most_bytes=1_000_000).get().body == gzip.decompress(body)
+
+
+def test_gzip_that_ends_early_is_asked_for_again(server):
+    server.script = [Reply(gzip.compress(b"x" * 100)[:-9], headers={"Content-Encoding": "x-gzip"})]
+    assert Calls(server).get().body == OK.content
 
 
 def test_the_rate_is_kept(server):
