@@ -8,6 +8,7 @@ import threading
 import time
 
 import httpx
+import pyarrow as pa
 import pytest
 import uvicorn
 from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegistryClient, ServerConfig
@@ -130,6 +131,42 @@ def test_references_are_followed_and_keep_their_schema(client):
         client.register_schema("b", Schema(json.dumps(order), "AVRO", [SchemaReference("shop.Line", "line", 9)]))
     write = AvroSerializer(client, Schema(json.dumps(order), "AVRO", [reference]))
     assert AvroDeserializer(client)(write({"lines": [{"sku": "a"}]}, VALUE), VALUE) == {"lines": [{"sku": "a"}]}
+
+
+def test_records_of_foreign_schemas_are_undecodable_and_references_are_fetched(client, url):
+    line = json.dumps({"type": "record", "name": "Line", "fields": [{"name": "sku", "type": "string"}]})
+    fields = [{"name": "id", "type": "long"}, {"name": "line", "type": "Line"}]
+    order = json.dumps({"type": "record", "name": "Order", "fields": fields})
+    client.register_schema("line", Schema(line))
+    with_line = Schema(order, references=[SchemaReference("Line", "line", 1)])
+    written = AvroSerializer(client, with_line)({"id": 7, "line": {"sku": "s"}}, VALUE)
+    foreign = [
+        client.register_schema("j", Schema('{"type":"object"}', "JSON")),
+        client.register_schema("p", Schema('syntax = "proto3"; message A { }', "PROTOBUF")),
+        999,
+    ]
+    values = [written, *(b"\0" + number.to_bytes(4, "big") + b"x" for number in foreign)]
+    codec = AvroCodec(Avro(url))
+    with codec._registry:  # noqa: SLF001 - closes its connections
+        found = {at.to_pylist()[0]: decoded for at, decoded in codec.decoded(pa.array(values))}
+        assert json.loads(codec.text_of(written))["name"] == "Order"
+        assert codec.text_of(values[1]) == "{}"
+    assert found[0].cells("line") == [{"sku": "s"}]
+    assert [found[n].why[0] for n in (1, 2, 3)] == [
+        f"the schema {foreign[0]} is one of JSON, not of Avro",
+        f"the schema {foreign[1]} is one of PROTOBUF, not of Avro",
+        "the registry has no schema 999",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '"Line"', '{"type": "record"}', '{"type": "record", "name": "R", "fields": 7}', "[" * 10_000]
+)
+def test_a_record_whose_schema_is_not_read_is_undecodable(tmp_path, text):
+    (tmp_path / "7.avsc").write_text(text)
+    codec = AvroCodec(Avro(tmp_path.as_uri()))
+    ((_, decoded),) = codec.decoded(pa.array([b"\0\0\0\0\7x"] * 2))
+    assert ["not valid Avro" in why or "not an Avro record" in why for why in decoded.why] == [True, True]
 
 
 def test_deleting_keeps_ids_and_numbers(client, url):

@@ -8,7 +8,7 @@ import json
 import re
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,20 @@ class WriterSchema:
     parsed: Any
     columns: AvroColumns | None
 
+    document: Any = None
+    """The schema as JSON."""
+
     @classmethod
-    def of(cls, text: str) -> WriterSchema:
-        """Parse the text of a schema."""
-        schema = json.loads(text)
-        return cls(parse_schema(json.loads(text)), columns_of_schema(schema))
+    def of(cls, text: str, references: Sequence[str] = ()) -> WriterSchema:
+        """Parse the text of a schema after those that it refers to; raise `UndecodableError` if it is none of Avro."""
+        named: dict[str, Any] = {}
+        try:
+            for each in references:
+                parse_schema(json.loads(each), named_schemas=named)
+            document = json.loads(text)
+            return cls(parse_schema(json.loads(text), named_schemas=named), columns_of_schema(document), document)
+        except Exception as error:  # the library's exceptions have no common base class
+            raise UndecodableError(f"its schema is not valid Avro: {type(error).__name__} {error}") from error
 
 
 class AvroCodec:
@@ -64,7 +73,7 @@ class AvroCodec:
     def __init__(self, format: Avro) -> None:  # noqa: A002 - the usual name of the option
         """Fetch each schema from the registry when its id first occurs."""
         self._format = format
-        self._known: dict[int, WriterSchema] = {}
+        self._known: dict[int, WriterSchema | UndecodableError] = {}
 
     def decoded(self, values: pa.BinaryArray) -> Iterator[tuple[pa.Array, Decoded]]:
         """Yield the records of each schema, with their places among the values."""
@@ -116,33 +125,64 @@ class AvroCodec:
     def text_of(self, value: bytes) -> str:
         """Return the schema that wrote a value, as JSON; an empty object if it is not known."""
         try:
-            text = self._fetch_schema(int.from_bytes(value[1:_HEAD_BYTES], "big"))
+            return json.dumps(self._schema_of(int.from_bytes(value[1:_HEAD_BYTES], "big")).document)
         except UndecodableError:
-            text = None
-        return text or "{}"
+            return "{}"
 
     def _schema_of(self, number: int) -> WriterSchema:
         if number not in self._known:
-            text = self._fetch_schema(number)
-            if text is None:
-                raise UndecodableError(f"the registry has no schema {number}")
-            self._known[number] = WriterSchema.of(text)
-        return self._known[number]
+            text, references = self._fetch_schema(number)  # one that is missing may be registered later
+            try:
+                self._known[number] = WriterSchema.of(text, references)
+            except UndecodableError as error:
+                self._known[number] = error
+        known = self._known[number]
+        if isinstance(known, UndecodableError):
+            raise UndecodableError(str(known))
+        return known
 
-    def _fetch_schema(self, number: int) -> str | None:
-        """Return the text of a schema, or `None` if the registry does not have this id."""
+    def _fetch_schema(self, number: int) -> tuple[str, list[str]]:
+        """Return the text of a schema, and those that it refers to, in order.
+
+        Raises `UndecodableError` if the registry does not have this id, or has it for a schema of another type.
+        """
         place = Place(self._format.registry)
         parts = urllib.parse.urlsplit(self._format.registry)
         if parts.scheme == "file":
             file = Path(urllib.request.url2pathname(parts.path)) / f"{number}.avsc"
-            return file.read_text(encoding="utf-8") if file.is_file() else None
+            if not file.is_file():
+                raise UndecodableError(f"the registry has no schema {number}")
+            return file.read_text(encoding="utf-8"), []
         if parts.scheme not in {"http", "https"}:
             raise SourceError("registry= must be an http, https or file URL", got=repr(parts.scheme), place=place)
+        schema = self._asked(f"schema {number}", lambda: self._registry.get_schema(number))
+        if (schema.schema_type or "AVRO") != "AVRO":
+            raise UndecodableError(f"the schema {number} is one of {schema.schema_type}, not of Avro")
+        found: dict[tuple[str, int], str] = {}
+        self._follow(schema, found)
+        return str(schema.schema_str), list(found.values())
+
+    def _follow(self, schema: Any, found: dict[tuple[str, int], str]) -> None:
+        """Fetch the schemas that a schema refers to, each after those that it refers to itself."""
+        for each in schema.references or ():
+            key = (each.subject, each.version)
+            if key not in found:
+                what, ask = (
+                    f"version {each.version} of {each.subject}",
+                    functools.partial(self._registry.get_version, *key, deleted=True),
+                )
+                referenced = self._asked(what, ask).schema
+                self._follow(referenced, found)
+                found[key] = str(referenced.schema_str)
+
+    def _asked(self, what: str, ask: Callable[[], Any]) -> Any:
+        """Return the answer of the registry; raise `UndecodableError` if it does not have a schema."""
+        place = Place(self._format.registry)
         try:
-            return str(self._registry.get_schema(number).schema_str)
+            return ask()
         except SchemaRegistryError as error:
             if error.http_status_code == _NOT_FOUND:
-                return None
+                raise UndecodableError(f"the registry has no {what}") from error
             if error.http_status_code >= _SERVER_ERRORS:
                 raise SourceUnavailableError(
                     "the schema registry does not answer", got=f"status {error.http_status_code}", place=place
@@ -152,7 +192,7 @@ class AvroCodec:
             ) from error
         except Exception as error:  # the registry client passes on the exceptions of its HTTP library
             raise SourceUnavailableError(
-                f"the schema registry does not return schema {number}",
+                f"the schema registry does not return {what}",
                 got=str(error),
                 do="make it available: this schema is new, and only known schemas are cached",
                 place=place,
