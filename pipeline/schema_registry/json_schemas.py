@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.schema_registry.errors import invalid_schema
-from pipeline.schema_registry.json_rules import Comparison
+from pipeline.schema_registry.json_rules import Comparison, JsonDocument
 from pipeline.schema_registry.schemas import ParsedSchema, json_text, parsed_json
 
 
@@ -23,9 +23,14 @@ class JsonSchema:
         """Parse a schema and those that it refers to; raise `RegistryError` 42201."""
         document = parsed_json(text)
         schema = cls(document, {name: parsed_json(each) for name, each in references.items()})
-        for path, part in _parts(document, "#"):
-            if not isinstance(part, Mapping | bool):
-                raise invalid_schema(f"{path} is neither an object nor a boolean")
+        try:
+            for path, part in _parts(document, "#"):
+                if not isinstance(part, Mapping | bool):
+                    raise invalid_schema(f"{path} is neither an object nor a boolean")
+                if isinstance(part, Mapping) and not _is_positive(part.get("multipleOf", 1)):
+                    raise invalid_schema(f"{path}/multipleOf is not a number above 0")
+        except RecursionError as error:
+            raise invalid_schema("its parts are nested too deeply") from error
         return schema
 
     @property
@@ -42,8 +47,18 @@ class JsonSchema:
         """See `ParsedSchema`."""
         if not isinstance(earlier, JsonSchema):
             return ["the type of the schema changed"]
-        comparison = Comparison(self.document, self.references, earlier.document, earlier.references)
-        return list(dict.fromkeys(comparison.problems()))
+        documents = (JsonDocument.of(each.document, each.references) for each in (self, earlier))
+        try:
+            return list(dict.fromkeys(Comparison(*documents).problems()))
+        except RecursionError as error:
+            raise invalid_schema("its parts are nested too deeply to be compared with another version") from error
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            reason = f"a keyword has a value of another form: {type(error).__name__} {error}"
+            raise invalid_schema(f"it cannot be compared with another version: {reason}") from error
+
+
+def _is_positive(number: object) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and number > 0
 
 
 _OF_NAMES = ("properties", "patternProperties", "definitions", "$defs", "dependentSchemas")

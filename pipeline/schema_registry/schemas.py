@@ -74,9 +74,13 @@ class ParsedSchema(Protocol):
 def parsed_json(text: str) -> Any:
     """Parse the text of a JSON document; raise `RegistryError` 42201."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refused)
     except (ValueError, RecursionError) as error:
         raise invalid_schema(f"not JSON: {error}") from error
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a number of JSON")
 
 
 def json_text(document: object, *, sort: bool = False) -> str:

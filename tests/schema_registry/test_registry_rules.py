@@ -79,6 +79,8 @@ NODE = {
     "definitions": {"n": {"type": "object", "properties": {"v": INT, "next": {"$ref": "#/definitions/n"}}}},
 }
 NODE_OF_NUMBERS = json.loads(json.dumps(NODE).replace("integer", "number"))
+BESIDE = json.loads(json.dumps(NODE).replace('"next": {', '"next": {"minProperties": 1, '))
+BESIDE_NUMBERS = json.loads(json.dumps(BESIDE).replace("integer", "number"))
 JSON = {
     "property added to an open model": (open_({"a": INT, "b": TEXT}), open_({"a": INT}), False),
     "any property added to an open model": (open_({"a": INT, "b": {}}), open_({"a": INT}), True),
@@ -124,6 +126,21 @@ JSON = {
     "nothing to something": (INT, False, True),
     "a tree widened": (NODE_OF_NUMBERS, NODE, True),
     "a tree narrowed": (NODE, NODE_OF_NUMBERS, False),
+    "a tree with more keywords widened": (BESIDE_NUMBERS, BESIDE, True),
+    "a tree with more keywords narrowed": (BESIDE, BESIDE_NUMBERS, False),
+    "a tree with more keywords": (BESIDE, BESIDE, True),
+    "keyword beside a reference": ({"$ref": "#/$defs/a", "$defs": {"a": {**INT, "minimum": 5}}, "minimum": 1}, {**INT, "minimum": 1}, False),
+    "anchor": ({"$ref": "#a", "$defs": {"x": {"$anchor": "a", **INT}}}, INT, False),
+    "anchor that was the document": ({"properties": {"x": {"$ref": "#a"}}, "$defs": {"x": {"$anchor": "a", **INT}}}, {"properties": {"x": {"type": "object"}}}, False),
+    "unresolved": ({"$ref": "none.json"}, TEXT, False),
+    "unresolved pointer": ({"$ref": "#/$defs/none"}, TEXT, False),
+    "unresolved before": (INT, {"$ref": "none.json"}, False),
+    "reference to itself": ({"$ref": "#"}, TEXT, False),
+    "pointer into a list": ({"$ref": "#/$defs/a/allOf/0", "$defs": {"a": {"allOf": [INT]}}}, INT, True),
+    "escaped pointer": ({"$ref": "#/$defs/a%25~1b", "$defs": {"a%/b": INT}}, INT, True),
+    "own name": ({"$id": "https://x/y", "$ref": "https://x/y#/$defs/a", "$defs": {"a": INT}}, INT, True),
+    "dynamic reference": ({"$dynamicRef": "#n"}, TEXT, False),
+    "reference in a negation": ({"not": {"$ref": "#/$defs/a"}, "$defs": {"a": {"type": "number"}}}, {"not": {"$ref": "#/$defs/a"}, "$defs": {"a": INT}}, False),
     "title changed": ({**INT, "title": "b"}, {**INT, "title": "a"}, True),
 }  # fmt: skip
 
@@ -132,6 +149,41 @@ JSON = {
 def test_json(what):
     new, old, is_compatible = JSON[what]
     assert (not parsed(new, "JSON").problems(parsed(old, "JSON"))) == is_compatible
+
+
+def test_a_reference_of_a_referenced_document_means_that_document():
+    def line(kind: dict) -> ParsedSchema:
+        text = json.dumps({"properties": {"n": {"$ref": "#/$defs/x"}}, "$defs": {"x": kind}})
+        main = SchemaText('{"$ref": "line.json"}', "JSON", (Reference("line.json", "line", 1),))
+        return parse(main, lambda _: SchemaText(text, "JSON"))
+
+    assert line(INT).problems(line(TEXT)) == ["#/properties/n/type: string is not valid any more"]
+    assert not line({"type": "number"}).problems(line(INT))
+
+
+DEEP = {f"l{n}": {"anyOf": [{"properties": {"x": {"$ref": f"#/$defs/l{n + 1}"}}}] * 2} for n in range(30)}
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "why"),
+    [
+        ({"patternProperties": {"(": INT}, "properties": {"a": INT}}, {"properties": {"b": INT}}, "is not one of RE2"),
+        ({"minimum": "a"}, {"minimum": 1}, "cannot be compared with another version"),
+        ({"required": 7}, {}, "cannot be compared with another version"),
+        ({"$ref": "#/$defs/l0", "$defs": {**DEEP, "l30": INT}}, {"$ref": "#/$defs/l0", "$defs": {**DEEP, "l30": TEXT}}, "too many combinations"),
+    ],
+    ids=["pattern", "minimum", "required", "combinations"],
+)  # fmt: skip
+def test_schemas_that_cannot_be_compared_are_invalid(new, old, why):
+    with pytest.raises(RegistryError, match=why) as error:
+        parsed(new, "JSON").problems(parsed(old, "JSON"))
+    assert error.value.code == 42201
+
+
+def test_a_pattern_takes_linear_time():
+    pattern = {"patternProperties": {"^(a+)+$": INT}}
+    name = "a" * 100 + "!"
+    assert parsed({**pattern, "properties": {name: TEXT}}, "JSON").problems(parsed(pattern, "JSON"))
 
 
 NAMES = st.sampled_from(["a", "b", "ab"])
@@ -304,7 +356,7 @@ def test_imports_are_references():
 
 @pytest.mark.parametrize(
     ("kind", "text"),
-    [("AVRO", "{"), ("AVRO", '{"type": "recrod"}'), ("AVRO", '"no_such_type"'), ("JSON", "["), ("JSON", "7"), ("JSON", '{"properties": {"a": 7}}'), ("JSON", '{"properties": true}'), ("JSON", '{"anyOf": {}}'), ("JSON", '{"items": 7}'), ("PROTOBUF", "message {")],
+    [("AVRO", "{"), ("AVRO", '{"type": "recrod"}'), ("AVRO", '"no_such_type"'), ("JSON", "["), ("JSON", "7"), ("JSON", '{"properties": {"a": 7}}'), ("JSON", '{"properties": true}'), ("JSON", '{"anyOf": {}}'), ("JSON", '{"items": 7}'), ("JSON", '{"multipleOf": 0}'), ("JSON", '{"items": {"multipleOf": "a"}}'), ("JSON", '{"minimum": NaN}'), ("JSON", '{"not":' * 100_000), ("PROTOBUF", "message {")],
 )  # fmt: skip
 def test_invalid_schemas_are_refused(kind, text):
     with pytest.raises(RegistryError, match="Invalid schema") as error:
