@@ -47,9 +47,9 @@ class JsonSchema:
         """See `ParsedSchema`."""
         if not isinstance(earlier, JsonSchema):
             return ["the type of the schema changed"]
-        documents = (JsonDocument.of(each.document, each.references) for each in (self, earlier))
+        new, old = (JsonDocument.of(each.document, each.references) for each in (self, earlier))
         try:
-            return list(dict.fromkeys(Comparison(*documents).problems()))
+            return list(dict.fromkeys(Comparison(new, old).problems()))
         except RecursionError as error:
             raise invalid_schema("its parts are nested too deeply to be compared with another version") from error
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:

@@ -23,6 +23,9 @@ _PER_SECOND = {
 """How many units of a type a second has."""
 _DATES = (f"{_CONNECT}Date", f"{_TIME}Date")
 _US_PER_SECOND = 1_000_000
+_MOST_NS = (1 << 63) - 2
+_LEAST_US, _MOST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""The years 1 to 9999, as in contracts: DuckDB fails near its own limits, and Debezium writes infinity as a distant time."""
 _NAMED = re.compile(r"([\w.]+)\((-?\d+)\)")
 _DONE_BY_AVRO = frozenset({"decimal", "date", "time-millis", "time-micros", "timestamp-millis", "timestamp-micros"})
 """Logical types of Avro, whose values are decoded already."""
@@ -119,9 +122,13 @@ def _whole(text: str) -> str:
 
 
 def _timestamp(text: str, per_second: int) -> str:
-    if per_second > _US_PER_SECOND:
-        return f"make_timestamp_ns({_whole(text)})::varchar"
-    return f"make_timestamp({_US_PER_SECOND // per_second} * {_whole(text)})::varchar"
+    """Return SQL for the text of a timestamp."""
+    least, most = (-_MOST_NS, _MOST_NS) if per_second > _US_PER_SECOND else (_LEAST_US, _MOST_US)
+    factor = max(1, _US_PER_SECOND // per_second)
+    number = (
+        f"list_transform([{factor} * {_whole(text)}], lambda x: case when x between {least} and {most} then x end)[1]"
+    )
+    return f"{'make_timestamp_ns' if per_second > _US_PER_SECOND else 'make_timestamp'}({number})::varchar"
 
 
 def _time(text: str, per_second: int) -> str:
