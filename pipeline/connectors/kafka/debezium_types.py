@@ -23,6 +23,7 @@ _PER_SECOND = {
 """How many units of a type a second has."""
 _DATES = (f"{_CONNECT}Date", f"{_TIME}Date")
 _US_PER_SECOND = 1_000_000
+_LEAST_DAY, _MOST_DAY = -719_162, 2_932_896
 _MOST_NS = (1 << 63) - 2
 _LEAST_US, _MOST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 """The years 1 to 9999, as in contracts: DuckDB fails near its own limits, and Debezium writes infinity as a distant time."""
@@ -103,7 +104,7 @@ def converted(kind: FieldType | None, text: str) -> str | None:
         return None
     sql = None
     if kind.name in _DATES:
-        sql = f"(date '1970-01-01' + {_whole(text)}::integer)::varchar"
+        sql = f"(date '1970-01-01' + {_within(_whole(text), _LEAST_DAY, _MOST_DAY)}::integer)::varchar"
     elif kind.name in _PER_SECOND:
         per_second = _PER_SECOND[kind.name]
         sql = _time(text, per_second) if kind.name.endswith("Time") else _timestamp(text, per_second)
@@ -121,13 +122,15 @@ def _whole(text: str) -> str:
     return f"(case when regexp_full_match({text}, '-?[0-9]+') then {text} end)::bigint"
 
 
+def _within(number: str, least: int, most: int) -> str:
+    return f"list_transform([{number}], lambda x: case when x between {least} and {most} then x end)[1]"
+
+
 def _timestamp(text: str, per_second: int) -> str:
     """Return SQL for the text of a timestamp."""
     least, most = (-_MOST_NS, _MOST_NS) if per_second > _US_PER_SECOND else (_LEAST_US, _MOST_US)
     factor = max(1, _US_PER_SECOND // per_second)
-    number = (
-        f"list_transform([{factor} * {_whole(text)}], lambda x: case when x between {least} and {most} then x end)[1]"
-    )
+    number = _within(f"{factor} * {_whole(text)}", least, most)
     return f"{'make_timestamp_ns' if per_second > _US_PER_SECOND else 'make_timestamp'}({number})::varchar"
 
 
