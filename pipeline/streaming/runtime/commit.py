@@ -10,7 +10,7 @@ from pipeline.batch.work import Outcome
 from pipeline.commit.commit_plan import CommitPlan, StagedRows, plan_commit
 from pipeline.commit.post_commit import update_quarantine, update_warehouse_and_catalog
 from pipeline.core.epochs import Epoch
-from pipeline.core.errors import HeadwaterError, StorageError
+from pipeline.core.errors import StorageError
 from pipeline.core.logs import logger
 from pipeline.core.staging import Manifest, Mode
 from pipeline.kernel.budget import budget_here
@@ -25,7 +25,8 @@ log = logger(__name__)
 MAINTENANCE_EVERY = 100
 """The number of versions after which small files are compacted and the table's log is shortened."""
 COMPACT_BYTES = 32 << 20
-"""The size up to which files are compacted while the stream runs. Compacting larger files would delay an epoch."""
+"""The size up to which files are compacted while the stream runs. Compacting larger files would delay an epoch, and so would
+writing files again that are divided or ordered otherwise: `headwater lake maintain` does that."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class EpochCommitter:
         """Update them while the stream goes on. A load that takes longer than epochs is followed by one of the newest version."""
         try:
             self._record()
-        except HeadwaterError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the epochs are committed, and nothing else reports it
             log.warning("catalog or warehouse was not updated: it is updated later", **self._where(error))
 
     def _tidy(self) -> None:
@@ -121,7 +122,7 @@ class EpochCommitter:
         try:
             self._table.tidy()
             self._workspace.lake.quarantine(self._plan.name, self._table.policy).tidy()
-        except (HeadwaterError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - likewise
             log.warning("table log was not shortened: it is retried later", **self._where(error))
 
     def _where(self, error: Exception) -> dict[str, str]:
@@ -154,10 +155,12 @@ def commit_epoch(
     if manifest.quarantined or manifest.quarantine_mode == "overwrite":
         update_quarantine(workspace, plan.definition, manifest)
     on_step(CommitStep.SETTLED)
-    if number and number % MAINTENANCE_EVERY == 0:
+    policy = workspace.table(plan.name).policy
+    if number and number % MAINTENANCE_EVERY == 0 and policy.maintenance == "auto":
+        how = CompactionOptions.of(policy)
+        how = replace(how, target_bytes=min(how.target_bytes, COMPACT_BYTES), rewrite_bytes=0)
         try:
-            table = workspace.table(plan.name)
-            compact(table, head, CompactionOptions(COMPACT_BYTES, rewrite_bytes=table.policy.rewrite_mb << 20))
+            compact(workspace.table(plan.name), head, how)
         except StorageError as error:
             log.warning(
                 "small files were not compacted: it is retried later",
