@@ -33,6 +33,7 @@ from pipeline.project.maintenance import (
 from pipeline.project.workspace import Workspace
 from pipeline.reprocessing.restore import plan_restore, restore
 from pipeline.runner.handlers.artifact import HOLD_PREFIX
+from pipeline.streaming.runtime.savepoints import release_incomplete
 
 app = typer.Typer(
     help="Show the history of tables and what changed; restore versions; forget tables; plan and apply the bucket's policies.",
@@ -262,10 +263,11 @@ def restore_(
 
 
 def release_holds(workspace: Workspace) -> None:
-    """Release the holds of models whose registered version was deleted, and of sinks that are no longer defined."""
+    """Release the holds of what no longer exists: registered versions of models, sinks, and incomplete savepoints."""
     tables = [workspace.table(name) for name in maintained_tables(workspace)]
     for table in tables:
         release_sink_holds(workspace, table)
+        release_incomplete(table.storage)
     _release_model_holds(workspace, [table.storage for table in tables])
 
 

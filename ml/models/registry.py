@@ -105,6 +105,15 @@ class Registry:
             champion = _champion(self._client(), name)
             return None if champion is None else Origin.of(champion.tags)
 
+    def champion_version(self, name: str) -> str:
+        """Return the registered version of the champion; empty if there is none. Writes nothing."""
+        with self._translating():
+            if self._is_database:
+                rows = self._rows("registered_model_aliases", _CHAMPION_VERSION, {"name": name, "alias": ALIAS})
+                return str(rows[0][0]) if rows else ""
+            champion = _champion(self._client(), name)
+            return "" if champion is None else str(champion.version)
+
     def refused_verdict(self, name: str, origin: Origin) -> Verdict | None:
         """Return the verdict of the newest refused model of exactly this origin, or `None` if there is none. Writes nothing."""
         with self._translating():
@@ -245,6 +254,8 @@ _CHAMPION_TAGS = sa.text(
     "join model_version_tags t on t.name = a.name and t.version = a.version "
     "where a.name = :name and a.alias = :alias"
 )
+
+_CHAMPION_VERSION = sa.text("select version from registered_model_aliases where name = :name and alias = :alias")
 
 _VERSIONS = sa.text("select version from model_versions where name = :name and current_stage <> 'Deleted_Internal'")
 

@@ -29,7 +29,7 @@ def verdict(model: Model, context: BuildContext) -> Verdict | None:
     """Return the verdict on exactly these inputs and this definition, if there is one. See `Model.verdict`."""
     origin, store = _origin(model, context), Registry(context.store)
     if store.origin(model.name) == origin:
-        return Verdict(accepted=True, reason="up to date")
+        return Verdict(accepted=True, reason="up to date", version=store.champion_version(model.name))
     refused = store.refused_verdict(model.name, origin)
     return None if refused is None else replace(refused, rows=int(sum(refused.metrics.get(name, 0) for name in _ROWS)))
 

@@ -51,6 +51,11 @@ def place_hold(storage: Storage, hold: Hold) -> None:
     storage.write_text(f"{FOLDER}{hold.id}.json", json.dumps(asdict(hold), sort_keys=True))
 
 
+def has_hold(storage: Storage, hold_id: str) -> bool:
+    """Return whether there is a hold of this name, also if its time is over."""
+    return storage.has(f"{FOLDER}{hold_id}.json")
+
+
 def release_hold(storage: Storage, hold_id: str) -> None:
     """Release a hold, if it exists."""
     name = f"{FOLDER}{hold_id}.json"

@@ -8,7 +8,7 @@ import pytest
 from cluster.cli.lake import release_holds
 from ml.models.registry import Registry
 from pipeline.core.errors import DefinitionError, ModelError, StorageError
-from pipeline.lake.holds import holds
+from pipeline.lake.holds import Hold, holds, place_hold, release_hold
 from pipeline.project import Workspace, load
 
 REFUSED = {"at_least=0.6": "at_least=0.99"}
@@ -58,6 +58,14 @@ def test_a_registered_model_holds_the_version_it_was_trained_on(project):
     workspace = Workspace(load(project.root))
     release_holds(workspace)
     assert len(holds(table.storage)) == 1
+
+    release_hold(table.storage, "model-lateness-1")  # as if the process was killed before it placed the hold
+    assert project.run().decision == "skip"
+    assert [(hold.id, hold.version) for hold in holds(table.storage)] == [("model-lateness-1", table.number())]
+    place_hold(table.storage, Hold("model-lateness-1", 0, "an earlier version with the same rows"))
+    project.run()
+    assert [hold.version for hold in holds(table.storage)] == [0]
+
     client(project).delete_model_version("lateness", "1")
     assert registry.versions("lateness") == frozenset()
     release_holds(workspace)

@@ -9,7 +9,7 @@ from pipeline.commit.moments import Moment
 from pipeline.core.definitions import Artifact, Verdict
 from pipeline.core.staging import RowCounts
 from pipeline.governance import StepRecord
-from pipeline.lake.holds import Hold, place_hold
+from pipeline.lake.holds import Hold, has_hold, place_hold
 from pipeline.project.workspace import Workspace
 from pipeline.runner.build_context import RunBuildContext
 from pipeline.runner.context import PlannedStep, RunContext
@@ -72,13 +72,17 @@ def hold_id(name: str, version: str) -> str:
 
 
 def _hold_inputs(workspace: Workspace, definition: Artifact, verdict: Verdict, versions: Mapping[str, int]) -> None:
-    """Hold the versions that a registered artifact was built from, so that it can be built and examined again."""
+    """Hold the versions that a registered artifact was built from, so that it can be built and examined again.
+
+    Versions that are held already stay as they are: those of now have the same rows, but may be others.
+    """
     if not verdict.version:
         return
     reason = f"{definition.kind} {definition.name} {verdict.version}"
     for name, number in versions.items():
-        storage = workspace.table(name).storage
-        place_hold(storage, Hold(hold_id(definition.name, verdict.version), number, reason))
+        storage, hold = workspace.table(name).storage, Hold(hold_id(definition.name, verdict.version), number, reason)
+        if not has_hold(storage, hold.id):
+            place_hold(storage, hold)
 
 
 def _build(run: RunContext, definition: Artifact) -> StepRecord:
@@ -87,6 +91,7 @@ def _build(run: RunContext, definition: Artifact) -> StepRecord:
     run.notify(Moment.DECIDED, definition.name, "build" if verdict is None else DecisionKind.SKIP)
     step = StepRecord(definition.name, 0, definition.kind, "", DecisionKind.SKIP, "up to date")
     if verdict is not None:
+        _hold_inputs(run.workspace, definition, verdict, context.versions)  # the run that built it may have been killed
         refused = replace(step, decision="refused", reason=still_refused(verdict), verdict=verdict)
         return step if verdict.accepted else refused
     verdict = definition.build(context)

@@ -23,7 +23,7 @@ from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect
 from pipeline.kernel.sql_text import literal
 from pipeline.lake import DeltaStager, LakeTable, Storage, Version
-from pipeline.lake.holds import Hold, place_hold, release_hold
+from pipeline.lake.holds import Hold, has_hold, holds, place_hold, release_hold
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.operators.snapshots import read_verified
 from pipeline.streaming.planning.plan import StreamPlan
@@ -32,6 +32,8 @@ FORMAT_VERSION = 2
 """The format of new savepoints. Format 1 has the same fields without `format_version`."""
 FOLDER = "_headwater/savepoints"
 """The folder of savepoints, relative to the table."""
+HOLD_PREFIX = "savepoint-"
+"""The prefix of the ids of holds of savepoints."""
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TRIES = 50
 _STORED_QUARANTINE = "aside"
@@ -123,9 +125,12 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
             quarantined=quarantined,
             columns=tuple((c.name, c.type) for c in version.schema.columns),
         )
-        place_hold(table.storage, Hold(_hold_id(named), version.number, f"savepoint {named}"))
+        hold = Hold(_hold_id(named), version.number, f"savepoint {named}")
+        place_hold(table.storage, hold)
         # written last, because this file completes the savepoint
         table.storage.write_text(f"{folder}/savepoint.json", savepoint.to_json())
+        if not has_hold(table.storage, hold.id):  # released in between, because there was no savepoint of its label
+            place_hold(table.storage, hold)
         return savepoint
     raise ConflictError(
         f"stream {name!r} commits faster than a savepoint can be created", do="pause the stream and try again"
@@ -139,13 +144,13 @@ def savepoints(workspace: Workspace, name: str) -> tuple[Savepoint, ...]:
 
 
 def delete_savepoint(workspace: Workspace, name: str, label: str) -> None:
-    """Delete a savepoint and release its version.
+    """Delete a savepoint and release its version, also if the process that created it was killed before it was complete.
 
     Raises `RequestError` for an unknown label, and if the last commit of the stream still uses the state in the savepoint.
     """
     storage = workspace.table(name).storage
     labels = _labels(storage)
-    if label not in labels:
+    if label not in labels and label not in _incomplete(storage):
         raise RequestError(f"stream {name!r} has no savepoint {label!r}", do=did_you_mean(label, labels))
     folder = f"{FOLDER}/{label}"
     version = workspace.require(name)
@@ -155,9 +160,16 @@ def delete_savepoint(workspace: Workspace, name: str, label: str) -> None:
             f"the last commit of stream {name!r} uses the state in savepoint {label!r}, which was restored",
             do=f"let the stream commit first: headwater stream {name}",
         )
-    storage.remove([f"{folder}/savepoint.json"])
+    if label in labels:
+        storage.remove([f"{folder}/savepoint.json"])
     storage.at(folder).clear()
     release_hold(storage, _hold_id(label))
+
+
+def release_incomplete(storage: Storage) -> None:
+    """Release the holds of savepoints of the table at `storage` whose process was killed before they were complete."""
+    for label in _incomplete(storage):
+        release_hold(storage, _hold_id(label))
 
 
 def pinned(workspace: Workspace, name: str) -> tuple[frozenset[str], frozenset[str]]:
@@ -217,7 +229,13 @@ def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock 
 
 
 def _hold_id(label: str) -> str:
-    return f"savepoint-{label}"
+    return f"{HOLD_PREFIX}{label}"
+
+
+def _incomplete(storage: Storage) -> frozenset[str]:
+    """Return the labels that have a hold and no savepoint."""
+    held = {hold.id.removeprefix(HOLD_PREFIX) for hold in holds(storage) if hold.id.startswith(HOLD_PREFIX)}
+    return frozenset(label for label in held if not storage.has(f"{FOLDER}/{label}/savepoint.json"))
 
 
 def _labels(storage: Storage) -> tuple[str, ...]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.cli.lake import release_holds
 from pipeline.core.errors import RequestError, StorageError
 from pipeline.lake.history import history
 from pipeline.lake.holds import holds
+from pipeline.lake.storage import Storage
 from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.streaming.runtime.job import catch_up
 from pipeline.streaming.runtime.savepoints import delete_savepoint, pinned, save, savepoints
@@ -123,6 +125,53 @@ def test_a_savepoint_that_cannot_be_restored_is_rejected(drops, streams):
     storage.remove([savepoint.files[0].path])
     with pytest.raises(StorageError, match=r"savepoint 'before' cannot be restored: files of 'by_minute' are missing"):
         streams.start(drops, "by_minute", restore="before").run()
+
+
+@pytest.mark.parametrize("by", ["deletion", "maintenance", "saving again"])
+def test_a_savepoint_whose_process_was_killed_holds_nothing_forever(drops, streams, monkeypatch, by):
+    run(streams, drops, 1)
+    workspace = streams.opened(drops)
+    table = workspace.table("by_minute")
+    real = Storage.write_text
+
+    def killed(storage: Storage, name: str, text: str) -> None:
+        if name.endswith("savepoint.json"):
+            raise KeyboardInterrupt
+        real(storage, name, text)
+
+    monkeypatch.setattr(Storage, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(workspace, "by_minute", "before")
+    monkeypatch.undo()
+    assert [hold.id for hold in holds(table.storage)] == ["savepoint-before"]
+
+    if by == "maintenance":
+        release_holds(workspace)
+    else:
+        if by == "saving again":
+            save(workspace, "by_minute", "before")
+            release_holds(workspace)
+            assert [hold.id for hold in holds(table.storage)] == ["savepoint-before"]
+        delete_savepoint(workspace, "by_minute", "before")
+        assert table.storage.names("_headwater/savepoints/") == ()
+    assert holds(table.storage) == ()
+    with pytest.raises(RequestError, match="no savepoint 'before'"):
+        delete_savepoint(workspace, "by_minute", "before")
+
+
+def test_a_hold_that_was_released_before_the_savepoint_was_complete_is_placed_again(drops, streams, monkeypatch):
+    run(streams, drops, 1)
+    workspace = streams.opened(drops)
+    real = Storage.write_text
+
+    def write(storage: Storage, name: str, text: str) -> None:
+        if name.endswith("savepoint.json"):
+            release_holds(workspace)  # as another process does
+        real(storage, name, text)
+
+    monkeypatch.setattr(Storage, "write_text", write)
+    save(workspace, "by_minute", "before")
+    assert [hold.id for hold in holds(workspace.table("by_minute").storage)] == ["savepoint-before"]
 
 
 def test_a_savepoint_holds_its_version_until_it_is_deleted(drops, streams):
