@@ -90,9 +90,7 @@ def case(name: str, changes: Changes) -> Case:
     table, news = changes.table, changes.news
     facts = {"rows": changes.rows, "changes": changes.count, "bytes_in": data.size_bytes(table)}
     base = peers_base(table)
-    peers = [
-        peer(Script(who, "merge", [base, news / "00000.parquet"], answer, "parts")) for who, answer in PEERS.items()
-    ]
+    peers = [peer(Script(who, "merge", [base, news], answer, "parts")) for who, answer in PEERS.items()]
     ours = Contestant("auto", partial(_ours, changes), is_ours=True)
     return Case(
         name, _expected(table, news), [ours, *peers], {**facts, "bytes_delta": data.size_bytes(base / "accounts")}

@@ -115,10 +115,10 @@ def merge(clock: Clock, base: str, changes: str, to: str) -> None:
     """Upsert into a table of DuckDB's own file; the later change wins, and a delete removes the row."""
     shutil.copy(f"{base}/accounts.duckdb", to)
     with clock.part("merge"), duckdb.connect(f"{to}/accounts.duckdb") as con:
-        has_deletes = "op" in con.sql(f"from read_parquet('{changes}')").columns
+        has_deletes = "op" in con.sql(f"from read_parquet('{changes}/*.parquet')").columns
         op = "op" if has_deletes else "'U' as op"
         con.execute(
-            f"""merge into accounts using (select id, step, balance, owner, {op} from read_parquet('{changes}')) as changes
+            f"""merge into accounts using (select id, step, balance, owner, {op} from read_parquet('{changes}/*.parquet')) as changes
             on accounts.id = changes.id
             when matched and changes.op = 'D' then delete
             when matched and changes.step >= accounts.step
