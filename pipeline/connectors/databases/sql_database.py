@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.columns import DatabaseColumn, FetchedColumn
 from pipeline.connectors.databases.connecting import connecting
-from pipeline.connectors.databases.cursor_values import Lag
+from pipeline.connectors.databases.cursor_values import TIMES, Lag
 from pipeline.connectors.databases.cursor_window import NullCursors
 from pipeline.connectors.databases.query_reader import QueryReader, query_options, reader_of_query
 from pipeline.connectors.databases.sessions import StandardSql, fetched_type, is_number
@@ -114,8 +115,11 @@ class AlchemyDatabase(StandardSql):
         """Return a value as SQL; dates and times are typed where a text is not compared with them."""
         if is_number(column.type):
             return text
-        if self._backend() == "oracle" and column.type in {"DATE", "TIMESTAMP", "TIMESTAMPTZ"}:
-            return f"timestamp {literal(text)}"
+        backend, is_time = self._backend(), column.type in TIMES
+        if backend == "oracle" and is_time:
+            return f"timestamp {literal(text if ':' in text else f'{text} 00:00:00')}"
+        if backend == "mssql":
+            return _mssql_time(text) if is_time else f"{'' if text.isascii() else 'N'}{literal(text)}"
         return literal(text)
 
     def rejection(self, misfits: Sequence[FetchedColumn], columns: Sequence[DatabaseColumn]) -> str:
@@ -152,7 +156,7 @@ class _Session:
     def _column(self, name: str, kind: str) -> DatabaseColumn:
         at = f"t.{self.database.quote(name)}"
         text = sa.cast(sa.literal_column(at), sa.String(_TEXT_LENGTH)).compile(dialect=self.connection.dialect)
-        return DatabaseColumn(name, kind, at, str(text))
+        return DatabaseColumn(name, kind, at, exact_text(self.connection.dialect.name, at, kind) or str(text))
 
     def key(self, table: str) -> tuple[str, ...]:
         schema, _, name = table.rpartition(".")
@@ -176,6 +180,36 @@ class _Session:
 
     def stamp(self) -> str | None:
         return None
+
+
+def exact_text(dialect: str, at: str, kind: str) -> str | None:
+    """Return SQL for the value of a column as text of ISO 8601 or with all digits; `None` where a cast is exact.
+
+    A cast of SQL Server shortens a `datetime` to minutes, a `float` to 6 digits and letters to its code page; one of
+    Oracle writes times and numbers as the session is set.
+    """
+    if dialect == "mssql":
+        if kind in TIMES:
+            return f"convert(varchar(33), {at}, 126)"
+        return f"convert(varchar(33), {at}, 3)" if kind == "DOUBLE" else f"cast({at} as nvarchar({_TEXT_LENGTH}))"
+    if dialect != "oracle":
+        return None
+    if kind == "TIMESTAMPTZ":
+        return f"to_char(sys_extract_utc({at}), 'YYYY-MM-DD HH24:MI:SS.FF9') || '+00:00'"
+    if kind in TIMES:
+        return f"to_char(cast({at} as timestamp(9)), 'YYYY-MM-DD HH24:MI:SS.FF9')"  # a DATE has no FF9
+    return f"to_char({at}, 'TM9', 'nls_numeric_characters=''.,''')" if is_number(kind) else None
+
+
+def _mssql_time(text: str) -> str:
+    """Return a time as a literal that no language of a session changes.
+
+    One that was computed has a space; `datetime` accepts at most three digits of its seconds.
+    """
+    day, space, time = text.partition(" ")
+    if not space:
+        return literal(text)
+    return literal(f"{day}T" + re.sub(r"(\.\d{3})\d+", r"\1", time))
 
 
 def _split(relation: str, preparer: Any) -> list[str]:

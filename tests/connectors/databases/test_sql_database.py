@@ -18,7 +18,7 @@ from pipeline.connectors.databases.adbc import AdbcDriver
 from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.columns import DatabaseColumn
 from pipeline.connectors.databases.cursor_window import QueryOptions, plan_query
-from pipeline.connectors.databases.sql_database import AlchemyDatabase, reflected_type, sampled_type
+from pipeline.connectors.databases.sql_database import AlchemyDatabase, exact_text, reflected_type, sampled_type
 from pipeline.connectors.databases.warehouses import bigquery as read_bigquery
 from pipeline.connectors.kafka import Avro
 from pipeline.core.cursors import UNBOUNDED, Bound
@@ -234,6 +234,46 @@ def test_the_sql_of_systems_without_a_server_is_in_their_dialect(database, diale
         assert not any(" limit " in query for query in session.queries)
     if dialect == "oracle":
         assert any("timestamp '2025-12-31 23:00:00'" in query for query in session.queries)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "kind", "text"),
+    [
+        ("mssql", "TIMESTAMP", "convert(varchar(33), t.x, 126)"),
+        ("mssql", "TIMESTAMPTZ", "convert(varchar(33), t.x, 126)"),
+        ("mssql", "DATE", "convert(varchar(33), t.x, 126)"),
+        ("mssql", "DOUBLE", "convert(varchar(33), t.x, 3)"),
+        ("mssql", "VARCHAR", "cast(t.x as nvarchar(4000))"),
+        ("mssql", "BIGINT", "cast(t.x as nvarchar(4000))"),
+        ("oracle", "TIMESTAMP", "to_char(cast(t.x as timestamp(9)), 'YYYY-MM-DD HH24:MI:SS.FF9')"),
+        ("oracle", "TIMESTAMPTZ", "to_char(sys_extract_utc(t.x), 'YYYY-MM-DD HH24:MI:SS.FF9') || '+00:00'"),
+        ("oracle", "DECIMAL(10,2)", "to_char(t.x, 'TM9', 'nls_numeric_characters=''.,''')"),
+        ("oracle", "VARCHAR", None),
+        ("postgresql", "TIMESTAMP", None),
+    ],
+)
+def test_the_text_of_a_value_is_exact_in_each_dialect(dialect, kind, text):
+    assert exact_text(dialect, "t.x", kind) == text
+    if text is not None:
+        sqlglot.parse_one(f"select {text} from t", dialect={"mssql": "tsql"}.get(dialect, dialect))
+
+
+@pytest.mark.parametrize(
+    ("system", "kind", "value", "sql"),
+    [
+        ("mssql", "TIMESTAMP", "2026-01-01T00:00:00.1234567", "'2026-01-01T00:00:00.1234567'"),
+        ("mssql", "TIMESTAMP", "2026-01-01 00:00:00.003000", "'2026-01-01T00:00:00.003'"),
+        ("mssql", "TIMESTAMPTZ", "2026-01-01 00:00:00.003999+00:00", "'2026-01-01T00:00:00.003+00:00'"),
+        ("mssql", "DATE", "2026-01-01", "'2026-01-01'"),
+        ("mssql", "VARCHAR", "a b.1234", "'a b.1234'"),
+        ("mssql", "VARCHAR", "\u65e5", "N'\u65e5'"),
+        ("oracle", "TIMESTAMP", "2026-01-01 00:00:00.000000001", "timestamp '2026-01-01 00:00:00.000000001'"),
+        ("oracle", "DATE", "2026-01-01", "timestamp '2026-01-01 00:00:00'"),
+    ],
+)
+def test_the_literal_of_a_value_is_exact_in_each_dialect(system, kind, value, sql):
+    column = DatabaseColumn("x", kind, "t.x", "t.x")
+    assert Dialect(DatabaseAddress(f"{system}://db")).literal(column, value) == sql
 
 
 @pytest.mark.parametrize("system", WAREHOUSES)
