@@ -101,6 +101,14 @@ def test_a_document_that_is_not_valid_does_not_end_the_batch():
     assert json.loads(lines[1])[0].startswith("not decodable")
 
 
+@pytest.mark.parametrize("size", [0, 4, 2**31, 2**32 - 1])
+def test_a_length_that_is_impossible_ends_the_batch_with_one_rejected_row(size):
+    good = bson.encode({"s": "ok"})
+    lines = lines_of(good + size.to_bytes(4, "little") + b"rest")
+    assert (lines[0], len(lines)) == ('{"s":"ok"}', 2)
+    assert json.loads(lines[1])[0].startswith("not decodable")
+
+
 def test_documents_follow_the_contract(mongo):
     mongo.insert(
         "t",

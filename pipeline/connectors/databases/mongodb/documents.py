@@ -14,6 +14,9 @@ from typing import Any
 from pipeline.connectors.databases.deletes import DELETED
 from pipeline.core import scratch
 
+_LEAST_BYTES = 5
+"""The size of an empty document: its length, and the byte that ends it."""
+
 
 def lines_of(raw: bytes, deleted: frozenset[bytes] | None = None) -> list[str]:
     """Return the documents of a batch of BSON as lines of JSON; one that cannot be decoded is a text in brackets.
@@ -63,10 +66,12 @@ def written(lines: Sequence[str]) -> Iterator[str]:
 
 
 def single_documents(raw: bytes) -> Iterator[bytes]:
-    """Yield the documents of a batch, each of which begins with its length."""
+    """Yield the documents of a batch, each of which begins with its length; from one that is impossible on, the rest."""
     at = 0
     while at < len(raw):
         size = int.from_bytes(raw[at : at + 4], "little")
+        if not _LEAST_BYTES <= size <= len(raw) - at:
+            size = len(raw) - at
         yield raw[at : at + size]
         at += size
 
