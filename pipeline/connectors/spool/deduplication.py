@@ -151,7 +151,7 @@ class PageDeduplicator:
     def _running(self, high: HighWater, seen: Mapping[str, Mapping[str, int]]) -> HighWater:
         """Return the mark with the rows within the lag, and those up to the last mark, which later pages may repeat."""
         kept = near(high, seen, self.column)
-        require_few(kept.values(), self.column)
+        require_few(kept, self.column)
         last = valued(self.before)
         again = {} if last is None else {n: c for n, c in seen.items() if n and key_of(high.kind, n) <= last.key}  # type: ignore[operator]
         return replace(high, seen={**kept, **again})

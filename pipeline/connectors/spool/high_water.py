@@ -7,7 +7,7 @@ keeps the hashes of the rows within `lag` of it, with their number: those that c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -149,16 +149,24 @@ def merged(before: HighWater | None, running: HighWater | None, column: CursorCo
         for name in {*before.seen, *running.seen}
     }
     kept = near(high, seen, column)
-    require_few(kept.values(), column)
+    require_few(kept, column)
     return replace(high, seen=kept)
 
 
-def require_few(counts: Iterable[Mapping[str, int]], column: CursorColumn) -> None:
-    """Raise `SourceError` if more rows than a cursor can hold are within the lag."""
-    number = sum(sum(each.values()) for each in counts)
-    if number > MOST_SEEN:
+def require_few(seen: Mapping[str, Mapping[str, int]], column: CursorColumn) -> None:
+    """Raise `SourceError` if more rows than a cursor can hold are within the lag, or have no value."""
+    numbers = {name: sum(counts.values()) for name, counts in seen.items()}
+    number, without = sum(numbers.values()), numbers.get("", 0)
+    if number <= MOST_SEEN:
+        return
+    if without > number - without:
         raise SourceError(
-            f"too many rows have the highest values of the cursor column {column.name!r} to recognize them later",
-            got=f"{number:,} rows, at most {MOST_SEEN:,}",
-            do="reduce lag=, use a finer cursor column, or pass repeated='keep' and give the source a key=",
+            f"too many rows have no value in the cursor column {column.name!r} to recognize them later",
+            got=f"{without:,} rows, at most {MOST_SEEN:,}",
+            do="fill the column, choose another, leave them out by null_cursors='exclude', or pass repeated='keep' and give the source a key=",
         )
+    raise SourceError(
+        f"too many rows have the highest values of the cursor column {column.name!r} to recognize them later",
+        got=f"{number:,} rows, at most {MOST_SEEN:,}",
+        do="reduce lag=, use a finer cursor column, or pass repeated='keep' and give the source a key=",
+    )

@@ -128,6 +128,17 @@ def test_too_many_rows_at_the_mark():
     assert len(new_rows(replace(AT, drops_repeated=False), page, None, None).lines) == 2001
 
 
+def test_too_many_rows_without_a_value():
+    page = [json.dumps({"n": n, "at": None}).encode() for n in range(2001)]
+    column = replace(AT, nulls="include")
+    with pytest.raises(
+        SourceError,
+        match=r"too many rows have no value in the cursor column 'at'.*got 2,001 rows, at most 2,000; fill the column",
+    ):
+        new_rows(column, page, None, None)
+    assert new_rows(replace(AT, nulls="exclude"), page, None, None).lines == []
+
+
 @pytest.mark.parametrize(
     ("kind", "key", "lag", "problem"),
     [
