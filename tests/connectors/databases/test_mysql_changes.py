@@ -328,6 +328,21 @@ def test_lost_changes_are_an_error_and_a_full_run_begins_again(mysql_database: M
     assert ops(rows_of(table)[0]) == [(1, "read")]
 
 
+@pytest.mark.parametrize("end", ["xa rollback 'x'", "xa commit 'x'"])
+def test_changes_of_an_xa_transaction_are_an_error_and_never_rows(mysql_database: MysqlDatabase, changes, end: str):
+    mysql_database.run("create table orders (id int primary key)", "create table other (id int primary key)")
+    table = changes("orders").table("orders")
+    _, cursor = rows_of(table)
+    mysql_database.run("xa start 'x'", "insert into other values (1)", "xa end 'x'", "xa prepare 'x'", end)
+    mysql_database.run("insert into orders values (1)")
+    rows, cursor = rows_of(table, cursor)
+    assert ops(rows) == [(1, "insert")]
+    mysql_database.run("xa start 'x'", "insert into orders values (2)", "xa end 'x'", "xa prepare 'x'", end)
+    mysql_database.run("insert into orders values (3)")
+    with pytest.raises(SourceError, match=r"changes of XA transactions cannot be read.*got changes of 'orders'"):
+        rows_of(table, cursor)
+
+
 def test_what_cannot_be_read(mysql_database: MysqlDatabase, changes):
     with pytest.raises(SourceError, match="there is no such table: got missing"):
         changes("missing").table("missing").plan(None)

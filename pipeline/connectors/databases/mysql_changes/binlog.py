@@ -25,6 +25,9 @@ from pipeline.core.extras import imports_of
 
 _POSITION_BITS = 32
 _TRUNCATE = re.compile(r"\s*truncate\s+(?:table\s+)?(?:`?[^`.\s]+`?\.)?`?([^`.\s;]+)`?", re.IGNORECASE)
+_BEGIN = re.compile(r"\s*(?:begin|start\s+transaction|xa\s+(?:start|begin|end)\b.*)\s*$", re.IGNORECASE | re.DOTALL)
+"""Statements between which no position is one to continue at; rows follow `XA START`, and the preparation `XA END`."""
+_XA_END = re.compile(r"\s*xa\s+end\b", re.IGNORECASE)
 INCOMPLETE_DATE = "a date without a year, a month or a day"
 """The text of a date that the library cannot deliver; the contract of a date rejects it."""
 _NOT_DELIVERED = {
@@ -115,7 +118,8 @@ def _transactions(server: BinlogServer, reader: Any, tables: frozenset[str]) -> 
                         current.changes += _changes(each, operations[type(each)])
                 elif isinstance(each, event.QueryEvent):
                     text = each.query if isinstance(each.query, str) else each.query.decode("utf-8", "replace")
-                    is_begin = text.strip().upper() in {"BEGIN", "START TRANSACTION"}
+                    is_begin = _BEGIN.match(text) is not None
+                    _refuse_xa(text, current, server)
                     match = _TRUNCATE.match(text)
                     if match and match[1] in tables and _schema(each) == database_of(server.address):
                         current.changes.append(RowChange(match[1], TRUNCATE, {}, {}))
@@ -142,6 +146,17 @@ def _partial(table: str, server: BinlogServer) -> SourceError:
         do="set binlog_row_value_options = '' everywhere; headwater run --full takes a new snapshot",
         place=server.place,
     )
+
+
+def _refuse_xa(statement: str, transaction: Transaction, server: BinlogServer) -> None:
+    """Raise `SourceError` if a statement ends the changes of an XA transaction, which may yet be rolled back."""
+    if _XA_END.match(statement) and transaction.changes:
+        raise SourceError(
+            "changes of XA transactions cannot be read, because they are in the log before they are committed or rolled back",
+            got=f"changes of {', '.join(sorted({repr(each.table) for each in transaction.changes}))}",
+            do="write to the table without XA, and run headwater run --full once, which takes a new snapshot",
+            place=server.place,
+        )
 
 
 def _schema(each: Any) -> str:
