@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline.connectors.databases.adbc_connection import AdbcConnection, driver_errors
 from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.columns import DatabaseColumn, FetchedColumn
-from pipeline.connectors.databases.connecting import connecting
+from pipeline.connectors.databases.connecting import connecting, libpq_url
 from pipeline.connectors.databases.cursor_values import Lag
 from pipeline.connectors.databases.cursor_window import NullCursors
 from pipeline.connectors.databases.query_reader import QueryReader, query_options, reader_of_query
@@ -63,7 +63,9 @@ class AdbcDriver(StandardSql):
             dbapi = importlib.import_module(f"{self.driver}.dbapi")
         translate = partial(_translated, self)
         settings = {name: secret(value, f"the setting {name}") for name, value in self.settings}
-        url, options = self.address.connection_url(), {"db_kwargs": settings} if settings else {}
+        is_libpq = self.driver == "adbc_driver_postgresql"
+        url = libpq_url(self.address) if is_libpq else self.address.connection_url()
+        options = {"db_kwargs": settings} if settings else {}
 
         def connect() -> Any:
             with driver_errors(translate):

@@ -14,7 +14,13 @@ import pyarrow as pa
 
 from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.columns import DatabaseColumn, FetchedColumn
-from pipeline.connectors.databases.connecting import connecting
+from pipeline.connectors.databases.connecting import (
+    ANSWERS_WITHIN_S,
+    CONNECTS_WITHIN_S,
+    connecting,
+    connectorx_limits,
+    keep_alive,
+)
 from pipeline.connectors.databases.cursor_values import Lag
 from pipeline.connectors.databases.cursor_window import NullCursors
 from pipeline.connectors.databases.mysql_types import column_of, mysql_literal, quoted_in_backticks, rejection
@@ -70,7 +76,9 @@ class MysqlServer(StandardSql):
 
         def connect() -> Any:
             with _errors(self.address):
-                return pymysql.connect(**options, charset="utf8mb4", autocommit=True)
+                opened = pymysql.connect(**options, **limits(), charset="utf8mb4", autocommit=True)
+            keep_alive(opened._sock)  # noqa: SLF001 - the library has no option for it
+            return opened
 
         connection = connecting(self.address, connect)
         try:
@@ -126,8 +134,8 @@ class _Session:
         del columns, texts
         import connectorx  # noqa: PLC0415 - optional dependency
 
-        scheme, colon, rest = self.address.connection_url().partition(":")
-        url = f"mysql{colon}{rest}" if scheme else rest
+        _, colon, rest = self.address.connection_url().partition(":")
+        url = f"mysql{colon}{rest}{'&' if urlsplit(rest).query else '?'}{connectorx_limits()}"
         with _errors(self.address):
             return connectorx.read_sql(
                 url, query, return_type="arrow", protocol="binary", pre_execution_query=list(_SETTINGS)
@@ -141,6 +149,11 @@ class _Session:
         with _errors(self.address), self.connection.cursor() as cursor:
             cursor.execute(query)
             return cursor, cursor.fetchall()
+
+
+def limits() -> dict[str, int]:
+    """Return the settings of a connection after which PyMySQL gives up, in seconds."""
+    return {"connect_timeout": CONNECTS_WITHIN_S, "read_timeout": ANSWERS_WITHIN_S, "write_timeout": ANSWERS_WITHIN_S}
 
 
 @contextmanager

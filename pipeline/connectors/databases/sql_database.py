@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.columns import DatabaseColumn, FetchedColumn
-from pipeline.connectors.databases.connecting import connecting
+from pipeline.connectors.databases.connecting import ANSWERS_WITHIN_S, CONNECTS_WITHIN_S, LIBPQ_LIMITS, connecting
 from pipeline.connectors.databases.cursor_values import TIMES, Lag
 from pipeline.connectors.databases.cursor_window import NullCursors
 from pipeline.connectors.databases.query_reader import QueryReader, query_options, reader_of_query
@@ -35,6 +35,15 @@ _DECIMAL_DIGITS = 38
 _FETCH_DIALECTS = frozenset({"mssql", "oracle"})
 """Dialects with OFFSET and FETCH instead of LIMIT."""
 _PERMANENT = ("access denied", "password", "login failed", "permission denied", "does not exist", "no such")
+_LIMITS: dict[str, dict[str, int]] = {
+    "psycopg": LIBPQ_LIMITS,
+    "psycopg2": LIBPQ_LIMITS,
+    "pymysql": {"connect_timeout": CONNECTS_WITHIN_S, "read_timeout": ANSWERS_WITHIN_S},
+    "mysqldb": {"connect_timeout": CONNECTS_WITHIN_S, "read_timeout": ANSWERS_WITHIN_S},
+    "pymssql": {"login_timeout": CONNECTS_WITHIN_S, "timeout": ANSWERS_WITHIN_S},
+    "oracledb": {"tcp_connect_timeout": CONNECTS_WITHIN_S, "expire_time": 1},
+}
+"""By driver: the options that end a connection to a server that does not answer; Oracle's `expire_time` is in minutes."""
 _OF_PYTHON = {
     bool: "BOOLEAN",
     int: "BIGINT",
@@ -90,7 +99,9 @@ class AlchemyDatabase(StandardSql):
 
     def _engine(self) -> sa.Engine:
         try:
-            return sa.create_engine(self.address.connection_url(), poolclass=sa.NullPool)
+            url = sa.make_url(self.address.connection_url())
+            limits = {name: value for name, value in _LIMITS.get(_driver(url), {}).items() if name not in url.query}
+            return sa.create_engine(url, poolclass=sa.NullPool, connect_args=limits)
         except (ImportError, sa.exc.NoSuchModuleError) as error:
             raise SourceError(
                 "the driver of a database is not installed",
@@ -180,6 +191,11 @@ class _Session:
 
     def stamp(self) -> str | None:
         return None
+
+
+def _driver(url: sa.URL) -> str:
+    """Return the name of the driver of a URL; raise `NoSuchModuleError` for an unknown one."""
+    return str(url.get_dialect().driver)
 
 
 def exact_text(dialect: str, at: str, kind: str) -> str | None:

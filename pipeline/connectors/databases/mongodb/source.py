@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline.connectors.arrow import ArrowReader
 from pipeline.connectors.contract import shift_positions, undeclared_names
+from pipeline.connectors.databases import connecting
 from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.cursor_values import Lag
 from pipeline.connectors.databases.cursor_window import NullCursors
@@ -191,7 +192,12 @@ def _connected(address: DatabaseAddress) -> Iterator[Any]:
         import pymongo  # noqa: PLC0415 - optional dependency
     url = address.connection_url()
     with _translated_errors(address):
-        client: Any = pymongo.MongoClient(url, serverSelectionTimeoutMS=_CONNECTS_WITHIN_MS, tz_aware=True)
+        limits: dict[str, Any] = {
+            "serverSelectionTimeoutMS": _CONNECTS_WITHIN_MS,
+            "connectTimeoutMS": _CONNECTS_WITHIN_MS,
+            "socketTimeoutMS": 1000 * connecting.ANSWERS_WITHIN_S,
+        }
+        client: Any = pymongo.MongoClient(url, **limits, tz_aware=True)
         try:
             yield client[unquote(urlsplit(url).path).strip("/")]
         finally:

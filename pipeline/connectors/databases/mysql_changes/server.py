@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.changes.log import LoggedColumn
+from pipeline.connectors.databases.connecting import connecting, keep_alive
+from pipeline.connectors.databases.mysql import limits
 from pipeline.connectors.databases.mysql_changes.values import as_text
 from pipeline.connectors.databases.mysql_types import quoted_in_backticks
 from pipeline.core.clients import message_of
@@ -161,6 +163,7 @@ def settings_of(address: DatabaseAddress) -> dict[str, Any]:
         "port": parts.port or _PORT,
         "user": unquote(parts.username or ""),
         "password": unquote(parts.password or ""),
+        **limits(),
     }
 
 
@@ -174,10 +177,16 @@ def connected(address: DatabaseAddress) -> Iterator[BinlogServer]:
     """Connect to the server; raise `SourceUnavailableError` if it does not answer."""
     with imports_of("mysql", "change data of MySQL"):
         import pymysql  # noqa: PLC0415 - optional dependency
-    with errors(address):
-        connection = pymysql.connect(
-            **settings_of(address), database=database_of(address), charset="utf8mb4", autocommit=True, conv={}
-        )
+
+    def connect() -> Any:
+        with errors(address):
+            opened = pymysql.connect(
+                **settings_of(address), database=database_of(address), charset="utf8mb4", autocommit=True, conv={}
+            )
+        keep_alive(opened._sock)  # noqa: SLF001 - the library has no option for it
+        return opened
+
+    connection = connecting(address, connect)
     try:
         server = BinlogServer(connection, address)
         server.rows("set session time_zone = '+00:00'")

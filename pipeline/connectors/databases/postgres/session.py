@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.columns import DatabaseColumn
-from pipeline.connectors.databases.connecting import connecting
+from pipeline.connectors.databases.connecting import connecting, libpq_url
 from pipeline.connectors.databases.postgres.types import column_of
 from pipeline.core.clients import is_unavailable, message_of
 from pipeline.core.errors import Place, SourceError, SourceUnavailableError
@@ -131,8 +131,7 @@ def connected(address: DatabaseAddress) -> PostgresSession:
     """Return a connection inside a transaction; raise `SourceUnavailableError` if no server answers."""
     with imports_of("postgres", "a PostgreSQL source"):
         from adbc_driver_postgresql import dbapi  # noqa: PLC0415 - optional dependency
-    scheme, colon, rest = address.connection_url().partition(":")
-    url = scheme.partition("+")[0] + colon + rest  # SQLAlchemy's URLs name the driver
+    url = libpq_url(address)
 
     def connect() -> Any:
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.changes.log import LoggedColumn
-from pipeline.connectors.databases.connecting import connecting
+from pipeline.connectors.databases.connecting import connecting, libpq_url
 from pipeline.core.clients import is_unavailable, message_of
 from pipeline.core.errors import Place, SourceError, SourceUnavailableError
 from pipeline.core.extras import imports_of
@@ -289,8 +289,7 @@ def connected(address: DatabaseAddress, *, replication: bool = False) -> Iterato
     """Connect to the server; raise `SourceUnavailableError` if it does not answer."""
     with imports_of("postgres", "change data of PostgreSQL"):
         import psycopg  # noqa: PLC0415 - optional dependency
-    scheme, colon, rest = address.connection_url().partition(":")
-    url = scheme.partition("+")[0] + colon + rest  # SQLAlchemy's URLs name the driver
+    url = libpq_url(address)
     options: dict[str, Any] = {"options": _SETTINGS, "client_encoding": "utf8", "application_name": "headwater"}
     if replication:
         options["replication"] = "database"
