@@ -161,10 +161,15 @@ def _register(request: RegistryRequest) -> dict[str, Any]:
         request.subject,
         request.schema(),
         normalize=request.flag("normalize"),
-        id=None if number in {None, -1} else int(number),
-        version=None if version in {None, -1} else int(version),
+        id=_number(number),
+        version=_number(version),
     )
     return {**_document(found, request), "schema": request.body["schema"]}  # clients keep it in the form that they sent
+
+
+def _number(value: object) -> int | None:
+    """Return a number of a body; clients write -1 for none. Raises `ValueError`."""
+    return None if value is None or value == -1 else int(str(value))
 
 
 def _lookup(request: RegistryRequest) -> dict[str, Any]:

@@ -22,6 +22,7 @@ Mode = Literal["READWRITE", "READONLY", "READONLY_OVERRIDE", "IMPORT", "FORWARD"
 MODES: tuple[Mode, ...] = ("READWRITE", "READONLY", "READONLY_OVERRIDE", "IMPORT", "FORWARD")
 GLOBAL = ""
 """The subject of the settings of all subjects that have none of their own."""
+_END = 1 << 31
 _DEFAULT_LEVEL, _DEFAULT_MODE = "BACKWARD", "READWRITE"
 
 
@@ -55,9 +56,11 @@ class SchemaRegistry:
         """Register a version of a subject; return it, or the version that has this schema already.
 
         Raises `RegistryError`: 42201 for an invalid schema, 40901 for an incompatible one, 42205 if the mode does not allow
-        it. `id` and `version` can be given in the mode IMPORT only.
+        it, or an id or a version is taken. An id can be given in the mode IMPORT only, and there a version before others too.
         """
         _require_subject(subject)
+        if not all(each is None or 0 < each < _END for each in (id, version)):
+            raise RegistryError(42202, f"The id {id} or the version {version} is not a number above 0")
         with self._store.writing() as store:
             mode = self._mode_of(store, subject)
             if mode in {"READONLY", "READONLY_OVERRIDE", "FORWARD"} or (id is not None) != (mode == "IMPORT"):
@@ -66,11 +69,16 @@ class SchemaRegistry:
             versions = store.versions(subject)
             same = _same(versions, text, parsed, normalize=normalize)
             if same is not None and not same.is_deleted:
+                if (id or same.id, version or same.version) != (same.id, same.version):
+                    at = f"with the id {same.id} as version {same.version}"
+                    raise RegistryError(42205, f"Subject {subject} has this schema already, {at}")
                 return _registered(same)
+            number = store.next_version(subject)
             if mode != "IMPORT":
+                if version not in {None, number}:
+                    raise RegistryError(42205, f"The next version of subject {subject} is {number}, not {version}")
                 self._require_compatible(store, subject, parsed, versions)
-            number = version or 1 + max((each.version for each in versions), default=0)
-            return _registered(store.add(subject, number, text, parsed.normalized, id))
+            return _registered(store.add(subject, version or number, text, parsed.normalized, id))
 
     def lookup(
         self, subject: str, schema: SchemaText, *, normalize: bool = False, is_deleted: bool = False
@@ -178,8 +186,11 @@ class SchemaRegistry:
 
     def delete_version(self, subject: str, version: int | Literal["latest"], *, is_permanent: bool = False) -> int:
         """Delete a version, and return its number; permanently only if it is deleted already (40407)."""
-        found = self.version(subject, version, is_deleted=is_permanent or version != "latest")
         with self._store.writing() as store:
+            versions = self._require_versions(store, subject, is_deleted=is_permanent or version != "latest")
+            found = versions[-1] if version == "latest" else next((v for v in versions if v.version == version), None)
+            if found is None:
+                raise version_not_found(version)
             if found.is_deleted and not is_permanent:
                 raise RegistryError(
                     40406,
@@ -190,8 +201,7 @@ class SchemaRegistry:
                     40407,
                     f"Subject '{subject}' Version {found.version} was not deleted first before being permanently deleted",
                 )
-            stored = next(each for each in store.versions(subject) if each.version == found.version)
-            self._delete(store, stored, is_permanent=is_permanent)
+            self._delete(store, found, is_permanent=is_permanent)
         return found.version
 
     def problems(

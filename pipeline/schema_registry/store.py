@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from pipeline.governance import Catalog
 from pipeline.governance.revisions import lock
+from pipeline.schema_registry.errors import RegistryError
 from pipeline.schema_registry.schemas import Reference, SchemaText
 
 METADATA = sa.MetaData()
@@ -119,8 +120,13 @@ class RegistryStore:
         return None if row is None else _schema(row)
 
     def add(self, subject: str, version: int, schema: SchemaText, normalized: str, number: int | None) -> StoredVersion:
-        """Add a version; its schema has the id that it had before, otherwise the given or the next one."""
+        """Add a version; its schema has the id that it had before, otherwise the given or the next one.
+
+        Raises `RegistryError` 42205 if the given id is that of another schema, or the schema or the version has another one.
+        """
         known = self._connection.execute(_SCHEMAS.select().where(_SCHEMAS.c.fingerprint == schema.fingerprint)).first()
+        if number is not None:
+            self._require_free(number, schema, None if known is None else int(known[0]))
         if known is None:
             references = [asdict(reference) for reference in schema.references]
             number = number or 1 + (self._connection.execute(sa.select(sa.func.max(_SCHEMAS.c.id))).scalar() or 0)
@@ -138,13 +144,30 @@ class RegistryStore:
             self._connection.execute(_SCHEMAS.insert().values(row))
         else:
             number = int(known[0])
-        last = self._connection.execute(
-            sa.select(sa.func.max(_VERSIONS.c.version)).where(_VERSIONS.c.subject == subject)
-        ).scalar()
-        version = max(version, 1 + (last or 0))
+        taken = self._states(subject)
+        if version in taken:
+            is_gone = taken[version] == _GONE
+            reason = "was deleted permanently, and its number is not used again" if is_gone else "exists already"
+            raise RegistryError(42205, f"Version {version} of subject {subject} {reason}")
         row = {"subject": subject, "version": version, "schema_id": number, "state": _LIVE}
         self._connection.execute(_VERSIONS.insert().values(row))
         return StoredVersion(subject, version, number, schema, normalized, is_deleted=False)
+
+    def next_version(self, subject: str) -> int:
+        """Return the number of the next version; one of a version that is gone is not used again."""
+        return 1 + max(self._states(subject), default=0)
+
+    def _states(self, subject: str) -> dict[int, str]:
+        columns = sa.select(_VERSIONS.c.version, _VERSIONS.c.state).where(_VERSIONS.c.subject == subject)
+        return {int(version): str(state) for version, state in self._connection.execute(columns)}
+
+    def _require_free(self, number: int, schema: SchemaText, known: int | None) -> None:
+        """Raise `RegistryError` if a schema cannot have an id; `known` is the one that it has already."""
+        if known not in {None, number}:
+            raise RegistryError(42205, f"The schema is registered with the id {known} and cannot have the id {number}")
+        other = self.by_id(number)
+        if other is not None and other.fingerprint != schema.fingerprint:
+            raise RegistryError(42205, f"The id {number} is that of another schema")
 
     def delete(self, stored: StoredVersion, *, is_permanent: bool) -> None:
         """Delete a version; its schema keeps its id."""

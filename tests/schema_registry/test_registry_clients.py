@@ -22,6 +22,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from pipeline.connectors.kafka import Avro
 from pipeline.connectors.kafka.avro import AvroCodec
 from pipeline.governance import Catalog
+from pipeline.schema_registry.errors import RegistryError
 from pipeline.schema_registry.registry import SchemaRegistry
 from pipeline.schema_registry.schemas import SchemaText
 from serve.schema_registry import registry_app
@@ -243,6 +244,56 @@ def test_modes_protect_subjects(client, url):
     assert httpx.put(f"{url}/mode/new", json={"mode": "IMPORT"}).status_code == 200
     imported = httpx.post(f"{url}/subjects/new/versions", json={"schema": MORE, "id": 77, "version": 5}).json()
     assert (imported["id"], imported["version"]) == (77, 5)
+
+
+def test_an_import_keeps_ids_and_versions(url):
+    def post(subject: str, schema: str, **numbers: object) -> dict:
+        return httpx.post(f"{url}/subjects/{subject}/versions", json={"schema": schema, **numbers}).json()
+
+    assert post("live", BROKEN)["id"] == 1
+    httpx.put(f"{url}/mode/new", json={"mode": "IMPORT"})
+    assert post("new", ORDER, id=30, version=3)["version"] == 3
+    assert post("new", MORE, id=20, version=2)["version"] == 2
+    assert httpx.get(f"{url}/subjects/new/versions").json() == [2, 3]
+    assert post("new", ORDER, id=30, version=3)["id"] == 30
+    for schema, numbers, why in (
+        (BROKEN, {"id": 7, "version": 1}, "is registered with the id 1 and cannot have the id 7"),
+        ('"int"', {"id": 1, "version": 1}, "The id 1 is that of another schema"),
+        ('"int"', {"id": 9, "version": 2}, "Version 2 of subject new exists already"),
+        (ORDER, {"id": 31, "version": 3}, "has this schema already, with the id 30 as version 3"),
+        (ORDER, {"id": 30, "version": 4}, "has this schema already, with the id 30 as version 3"),
+        ('"int"', {"id": 9, "version": -5}, "is not a number above 0"),
+        ('"int"', {"id": 0}, "is not a number above 0"),
+        ('"int"', {"id": [9]}, "Invalid request"),
+    ):
+        assert why in post("new", schema, **numbers)["message"]
+    assert post("new", '"int"', id=9)["version"] == 4
+    assert httpx.delete(f"{url}/subjects/new/versions/2").json() == 2
+    assert httpx.delete(f"{url}/subjects/new/versions/2?permanent=true").json() == 2
+    assert "was deleted permanently" in post("new", '"long"', id=50, version=2)["message"]
+    assert httpx.delete(f"{url}/subjects/new/versions/2?permanent=true").json()["error_code"] == 40402
+    assert "The next version of subject live is 2, not 7" in post("live", '"int"', version=7)["message"]
+
+
+def test_a_version_is_deleted_by_one_of_two(tmp_path):
+    catalog = Catalog(f"sqlite:///{tmp_path}/catalog.db")
+    registry, codes = SchemaRegistry(catalog), []
+    registry.register("a", SchemaText(ORDER))
+    registry.delete_version("a", 1)
+
+    def delete() -> None:
+        try:
+            codes.append(registry.delete_version("a", 1, is_permanent=True))
+        except RegistryError as error:
+            codes.append(error.code)
+
+    threads = [threading.Thread(target=delete) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(codes) == [1, 40401, 40401, 40401]
+    catalog.close()
 
 
 def test_metadata_finds_a_version(url):
