@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.core.schema import Column, Schema
@@ -13,6 +14,7 @@ _PLAIN = {"boolean": "BOOLEAN", "integer": "BIGINT", "string": "VARCHAR"}
 _JSON = "VARCHAR"
 """The type of values whose structure is unknown; they are kept as JSON text."""
 _DEEPEST = 12
+_MOST_PARTS = 1_000
 
 
 def columns_of(schema: Mapping[str, Any], definitions: Mapping[str, Any] | None = None) -> Schema:
@@ -30,32 +32,64 @@ def columns_of(schema: Mapping[str, Any], definitions: Mapping[str, Any] | None 
     )
 
 
-def type_of(schema: Any, definitions: Mapping[str, Any], depth: int = 0) -> str:
-    """Return the type of a value."""
-    node = _resolved(schema, definitions, 0)
-    if depth > _DEEPEST:
+class _TooLargeError(Exception):
+    """A type has too many parts."""
+
+
+def type_of(schema: Any, definitions: Mapping[str, Any]) -> str:
+    """Return the type of a value: text for one that contains itself, or has more than a thousand parts."""
+    try:
+        return _type(schema, definitions, frozenset(), itertools.count())
+    except _TooLargeError:
         return _JSON
+
+
+def _type(schema: Any, definitions: Mapping[str, Any], opened: frozenset[str], parts: Iterator[int]) -> str:
+    """Return the type of a value inside the targets of some references; `parts` counts those of the whole type."""
+    references = frozenset(_references(schema, definitions, 0))
+    if next(parts) > _MOST_PARTS:
+        raise _TooLargeError
+    if references & opened:
+        return _JSON
+    node, inside = _resolved(schema, definitions, 0), opened | references
     kinds = _kinds(node)
     if kinds == {"integer", "number"}:
         kinds = {"number"}
     if len(kinds) != 1:
         return _JSON
     kind = next(iter(kinds))
-    if kind in {"array", "object"}:
-        return _nested(kind, node, definitions, depth)
+    if kind == "array":
+        items = node.get("items")
+        return f"{_type(items, definitions, inside, parts)}[]" if isinstance(items, Mapping) else _JSON
+    if kind == "object":
+        fields = _properties(node, definitions).items()
+        listed = ", ".join(f"{quoted(name)} {_type(each, definitions, inside, parts)}" for name, each in fields)
+        return f"STRUCT({listed})" if listed else _JSON
     if kind == "number":
         return "BIGINT" if node.get("airbyte_type") in {"integer", "big_integer"} else "DOUBLE"
     return _text(node) if kind == "string" else _PLAIN.get(kind, _JSON)
 
 
-def _nested(kind: str, node: Mapping[str, Any], definitions: Mapping[str, Any], depth: int) -> str:
-    if kind == "array":
-        return (
-            f"{type_of(node['items'], definitions, depth + 1)}[]" if isinstance(node.get("items"), Mapping) else _JSON
-        )
-    fields = {name: type_of(each, definitions, depth + 1) for name, each in _properties(node, definitions).items()}
-    listed = ", ".join(f"{quoted(name)} {each}" for name, each in fields.items())
-    return f"STRUCT({listed})" if fields else _JSON
+def _references(schema: Any, definitions: Mapping[str, Any], depth: int) -> Iterator[str]:
+    """Yield the references that lead to a schema, also as a choice or a part of it."""
+    if not isinstance(schema, Mapping) or depth > _DEEPEST:
+        return
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        yield reference
+        yield from _references(_target(reference, definitions), definitions, depth + 1)
+    for key in ("anyOf", "oneOf", "allOf"):
+        for each in schema[key] if isinstance(schema.get(key), list) else ():
+            if isinstance(each, Mapping) and isinstance(each.get("$ref"), str):
+                yield each["$ref"]
+
+
+def _target(reference: str, definitions: Mapping[str, Any]) -> Any:
+    """Return what a pointer into the document leads to; `None` for nothing."""
+    node: Any = definitions if reference.startswith("#/") else None
+    for key in reference[2:].split("/"):
+        node = node.get(key.replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
+    return node
 
 
 def _text(node: Mapping[str, Any]) -> str:
@@ -88,10 +122,7 @@ def _resolved(schema: Any, definitions: Mapping[str, Any], depth: int) -> Mappin
         return {}
     reference = schema.get("$ref")
     if isinstance(reference, str) and reference.startswith("#/"):
-        node: Any = definitions
-        for key in reference[2:].split("/"):
-            node = node.get(key.replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
-        return _resolved(node, definitions, depth + 1)
+        return _resolved(_target(reference, definitions), definitions, depth + 1)
     choices = schema.get("anyOf") or schema.get("oneOf")
     if isinstance(choices, Sequence) and not isinstance(choices, str):
         real = [each for each in choices if not (isinstance(each, Mapping) and each.get("type") == "null")]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.core.errors import Place, SourceError
@@ -26,6 +27,8 @@ _TYPES: Mapping[str, str] = {
 _KINDS = frozenset({"EntityType", "ComplexType", "EnumType", "TypeDefinition"})
 _MOST_DIGITS = 38
 _DEEPEST = 8
+_MOST_PARTS = 1_000
+"""The number of types within an entity, of which each use counts; further ones are text."""
 
 
 @dataclass(frozen=True)
@@ -63,29 +66,34 @@ class ServiceMetadata:
         kind = self.types.get(self.sets.get(entity_set, ""))
         if kind is None:
             return None
-        return Schema(tuple(Column(name, type_) for name, type_ in self._properties(kind, 0).items()))
+        return Schema(
+            tuple(Column(name, type_) for name, type_ in self._properties(kind, (), itertools.count()).items())
+        )
 
-    def _properties(self, kind: ET.Element, depth: int) -> dict[str, str]:
-        base = self.types.get(kind.get("BaseType", ""))
-        inherited = {} if base is None or depth > _DEEPEST else self._properties(base, depth + 1)
+    def _properties(self, kind: ET.Element, opened: tuple[str, ...], parts: Iterator[int]) -> dict[str, str]:
+        """Return the types of properties inside the named types."""
+        name = kind.get("BaseType", "")
+        base = None if name in opened else self.types.get(name)
+        inherited = {} if base is None else self._properties(base, (*opened, name), parts)
         own = {
-            str(node.get("Name")): self._type(node.get("Type", "Edm.String"), node, depth)
+            str(node.get("Name")): self._type(node.get("Type", "Edm.String"), node, opened, parts)
             for node in kind
             if _name(node) == "Property"
         }
         return {**inherited, **own}
 
-    def _type(self, name: str, facets: ET.Element, depth: int) -> str:
-        if name.startswith("Collection("):
-            return f"{self._type(name[11:-1], facets, depth)}[]"
-        if name == "Edm.Decimal":
-            return _decimal(facets)
+    def _type(self, name: str, facets: ET.Element, opened: tuple[str, ...], parts: Iterator[int]) -> str:
+        """Return the type of a property: JSON in a text for one that contains itself, or has too many parts."""
+        if name.startswith("Collection(") and name.endswith(")"):
+            return f"{self._type(name[11:-1], facets, opened, parts)}[]"
         node = self.types.get(name)
         if node is None or _name(node) == "EnumType":
-            return _TYPES.get(name, "VARCHAR")
+            return _decimal(facets) if name == "Edm.Decimal" else _TYPES.get(name, "VARCHAR")
+        if name in opened or len(opened) > _DEEPEST or next(parts) > _MOST_PARTS:
+            return "VARCHAR"
         if _name(node) == "TypeDefinition":
-            return self._type(node.get("UnderlyingType", "Edm.String"), node, depth)
-        fields = {} if depth > _DEEPEST else self._properties(node, depth + 1)
+            return self._type(node.get("UnderlyingType", "Edm.String"), node, (*opened, name), parts)
+        fields = self._properties(node, (*opened, name), parts)
         if not fields or node.get("OpenType") == "true":
             return "VARCHAR"  # as JSON
         return f"STRUCT({', '.join(f'{quoted(key)} {kind}' for key, kind in fields.items())})"

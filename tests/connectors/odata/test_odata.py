@@ -165,6 +165,26 @@ def test_metadata_that_is_refused():
         ServiceMetadata.of(b"", HERE)
 
 
+def entity(*types: str) -> bytes:
+    return f"""<Schema Namespace="S">{"".join(types)}<EntityContainer><EntitySet Name="items" EntityType="S.T0"/>
+        </EntityContainer></Schema>""".encode()
+
+
+def complex_type(name: str, *properties: str, more: str = "") -> str:
+    listed = "".join(f'<Property Name="p{n}" Type="{each}"/>' for n, each in enumerate(properties))
+    return f'<ComplexType Name="{name}" {more}>{listed}</ComplexType>'
+
+
+def test_the_text_of_a_type_is_short():
+    own = entity(complex_type("T0", *["S.T0", "Edm.Int32"] * 4), complex_type("T1", "S.T0"))
+    assert max(map(len, ServiceMetadata.of(own, HERE).columns("items").as_dict().values())) < 200
+    wide = entity(*(complex_type(f"T{n}", *[f"S.T{n + 1}"] * 8) for n in range(9)), complex_type("T9", "Edm.Int32"))
+    found = ServiceMetadata.of(wide, HERE).columns("items").as_dict()
+    assert len("".join(found.values())) < 100_000
+    loop = entity('<ComplexType Name="T0" BaseType="S.T0"/>', '<TypeDefinition Name="D" UnderlyingType="S.D"/>')
+    assert ServiceMetadata.of(loop, HERE).columns("items").names == ()
+
+
 def test_types_that_contain_themselves():
     text = METADATA.replace(b'Name="Street" Type="Edm.String"', b'Name="Street" Type="Self.Address"')
     assert "STRUCT" in ServiceMetadata.of(text, HERE).columns("items").as_dict()["address"]

@@ -290,3 +290,23 @@ def test_a_real_connector(tmp_path):
     assert columns.as_dict()["updated_at"] == "TIMESTAMPTZ"
     assert reader.read(plan.splits[0], columns).rejected.num_rows == 0
     assert len(first) >= 150
+
+
+@pytest.mark.parametrize("times", [1, 2, 4])
+def test_a_type_that_contains_itself_is_text_there(times):
+    node = {"type": "object", "properties": {f"c{n}": {"$ref": "#/definitions/n"} for n in range(times)}}
+    document = {
+        "properties": {"x": {"anyOf": [{"type": "null"}, {"$ref": "#/definitions/n"}]}},
+        "definitions": {"n": node},
+    }
+    inner = ", ".join(f'"c{n}" VARCHAR' for n in range(times))
+    assert columns_of(document).as_dict() == {"x": f"STRUCT({inner})"}
+
+
+def test_a_type_of_too_many_parts_is_text():
+    layers = {
+        f"n{n}": {"type": "object", "properties": {c: {"$ref": f"#/definitions/n{n + 1}"} for c in "abcdefgh"}}
+        for n in range(20)
+    }
+    document = {"properties": {"x": {"$ref": "#/definitions/n0"}, "y": {"type": "integer"}}, "definitions": layers}
+    assert columns_of(document).as_dict() == {"x": "VARCHAR", "y": "BIGINT"}
