@@ -167,7 +167,7 @@ def member_as_file(path: str, source_object: SourceObject, expansion: Expansion)
             _opened(path, archive, name, expansion) as stream,
             target.open("wb") as file,
         ):
-            expansion.copy(stream, file, archive.size_bytes, Place(source_object.uri))
+            expansion.copy(stream, file, Path(path).stat().st_size, Place(source_object.uri))
         yield str(target)
 
 

@@ -48,7 +48,10 @@ def suffix_of(location: str) -> str:
 
 @contextmanager
 def decompressed(
-    path: str, location: str, encoding: str | None = None, expansion: Expansion = DEFAULT_EXPANSION
+    path: str,
+    location: str,
+    encoding: str | None = None,
+    expansion: Expansion = DEFAULT_EXPANSION,
 ) -> Iterator[str]:
     """Yield a path with the plain content of the file of a location, at `path`: a link, or decompressed and decoded.
 
@@ -58,7 +61,9 @@ def decompressed(
     with scratch.folder("source") as folder:
         plain = Path(folder) / _NAME
         if suffix in COMPRESSED_SUFFIXES:
-            _decompress(path, location, plain, encoding, expansion)
+            with _opened_or_damaged(path, location) as packed, plain.open("wb") as file:
+                pieces = _pieces(packed) if encoding is None else recoded(packed, encoding)
+                expansion.write(pieces, file, Path(path).stat().st_size, Place(location))
         elif encoding is not None:
             with Path(path).open("rb") as stream, plain.open("wb") as file:
                 file.writelines(recoded(stream, encoding))
@@ -100,14 +105,15 @@ def _write(file: io.FileIO, chunk: memoryview) -> None:
         chunk = chunk[file.write(chunk) :]
 
 
-def _decompress(path: str, location: str, plain: Path, encoding: str | None, expansion: Expansion) -> None:
+@contextmanager
+def _opened_or_damaged(path: str, location: str) -> Iterator[IO[bytes]]:
+    """Open a compressed file; raise `SourceError` if it is damaged."""
     place = Place(location)
     with Path(path).open("rb"):
         pass  # a file that cannot be opened is not a damaged file
     try:
-        with _opened(path, suffix_of(location), place) as packed, plain.open("wb") as file:
-            pieces = _pieces(packed) if encoding is None else recoded(packed, encoding)
-            expansion.write(pieces, file, Path(path).stat().st_size, place)
+        with _opened(path, suffix_of(location), place) as packed:
+            yield packed
     except _DECOMPRESSION_ERRORS as error:
         raise SourceError(
             "the file cannot be decompressed",

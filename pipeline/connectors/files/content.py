@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pipeline.connectors.contract import check_columns
 from pipeline.connectors.files.archives import archive_of, is_archive, member_as_file, require_file
@@ -55,21 +56,23 @@ class FileContent:
         archive, member = archive_of(split.source_object)
         with contextlib.ExitStack() as until:
             (path,) = until.enter_context(self.store.copies([Wanted(archive, ranges)]))
+            expansion = self.expansion
             if member:
-                path = until.enter_context(member_as_file(path, split.source_object, self.expansion))
+                expansion = replace(expansion, archive_bytes=Path(path).stat().st_size)
+                path = until.enter_context(member_as_file(path, split.source_object, expansion))
             elif is_archive(location):
                 require_file(path, archive, self.members, self.expansion)
             if self.format in TYPED:
-                yield until.enter_context(decompressed(path, location, None, self.expansion))
+                yield until.enter_context(decompressed(path, location, None, expansion))
                 return
             if self.conversion is not None:
                 decoded = None if self.conversion.decodes else encoding
-                path = until.enter_context(decompressed(path, location, decoded, self.expansion))
+                path = until.enter_context(decompressed(path, location, decoded, expansion))
                 yield until.enter_context(converted(self.conversion, path, self.dialect, Place(location)))
                 return
             has_header = self.format == "csv" and self.dialect.has_header
             delimiter = self.dialect.delimiter if has_header else None
-            path = until.enter_context(split_as_file(path, split, delimiter, encoding, self.expansion))
+            path = until.enter_context(split_as_file(path, split, delimiter, encoding, expansion))
             if self.format == "json" and split.is_whole:
                 path = until.enter_context(json_layout.in_lines(path, Place(location)))
             yield path

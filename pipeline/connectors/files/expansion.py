@@ -18,9 +18,12 @@ class Expansion:
     """How many times its compressed size a file may have."""
 
     most: int = 200
+    archive_bytes: int | None = None
+    """The size of the archive that a file was taken from, which counts instead of the file's: limits must not multiply."""
 
     def check(self, size_bytes: int, compressed_bytes: int, place: Place) -> None:
         """Raise `SourceError` if a file of a compressed size expands to too many bytes."""
+        compressed_bytes = compressed_bytes if self.archive_bytes is None else self.archive_bytes
         limit = max(_UNCHECKED_BYTES, self.most * compressed_bytes)
         if size_bytes > limit:
             raise SourceError(

@@ -22,6 +22,9 @@ _BATCH = struct.Struct(">BHII")
 _NO_COMPRESSION, _GZIP, _LZ4, _ZSTD = 0, 1, 3, 4
 _CODECS = {_LZ4: "lz4", _ZSTD: "zstd"}
 
+_UNCHECKED_BYTES, _MOST_EXPANSION = 16 << 20, 200
+"""What messages may expand to: a few bytes may stand for gigabytes."""
+
 
 class FrameError(Exception):
     """A frame cannot be read; the message is the reason."""
@@ -74,8 +77,14 @@ def _sized(content: bytes, count: int) -> Iterator[bytes]:
 def _decompressed(kind: int, data: bytes, size: int) -> bytes:
     if kind == _NO_COMPRESSION:
         return data
+    if size > max(_UNCHECKED_BYTES, _MOST_EXPANSION * len(data)):
+        raise FrameError(f"messages expand from {len(data):,} to {size:,} bytes, more than {_MOST_EXPANSION} times")
     if kind == _GZIP:
-        return zlib.decompress(data, zlib.MAX_WBITS | 32, size)
+        unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        content = unpacking.decompress(data, size + 1)
+        if len(content) != size or not unpacking.eof:
+            raise FrameError("messages do not have the size that their frame names")
+        return content
     if kind not in _CODECS:
         raise FrameError("messages are compressed with Snappy, which cannot be read: use zstd, lz4 or gzip")
     return pa.Codec(_CODECS[kind]).decompress(data, size, asbytes=True)  # type: ignore[no-any-return]

@@ -217,6 +217,18 @@ def test_a_file_that_expands_too_far_is_an_error(name, tmp_path, monkeypatch):
     assert len(read_all(files(tmp_path / name, most_expansion=100_000))) >= 500_000
 
 
+def test_limits_of_a_compressed_file_in_an_archive_do_not_multiply(tmp_path, monkeypatch):
+    monkeypatch.setattr(expansion, "_UNCHECKED_BYTES", 1000)
+    inner = gzip.compress(b"id\n" + b"1\n" * 2_000_000, 1)  # 4 MB in 18 KB, which deflate once more
+    with zipfile.ZipFile(tmp_path / "a.csv.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.csv.gz", inner)
+        archive.writestr("y.csv.gz", gzip.compress(b"id\n1\n"))
+    assert 4_000_000 / len(inner) < 400 < 4_000_000 / (tmp_path / "a.csv.zip").stat().st_size
+    with pytest.raises(SourceError, match="expands to more than 400 times its size"):
+        read_all(files(tmp_path / "a.csv.zip", most_expansion=400))
+    assert len(read_all(files(tmp_path / "a.csv.zip", most_expansion=100_000))) == 2_000_001
+
+
 def test_limits_of_expansion():
     Expansion(2).check(256 << 20, 1, Place("x"))
     with pytest.raises(SourceError, match="more than 2 times"):

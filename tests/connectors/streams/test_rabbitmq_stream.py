@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import time
+import tracemalloc
 import uuid
 import zlib
 from datetime import UTC, datetime, timedelta
@@ -250,6 +251,20 @@ def test_compressed_messages_are_read(kind, pack):
     table = columns.table()
     assert table["value"].to_pylist() == [b"two", b"three"]
     assert table[POSITION].to_pylist() == [8, 9]
+
+
+@pytest.mark.parametrize("full", [100, 1 << 26, (1 << 32) - 1])
+def test_compressed_messages_expand_to_what_their_frame_names_within_a_limit(full):
+    packed = zlib.compress(bytes(1 << 26), wbits=31)
+    head = struct.pack(">BHII", 0x80 | 1 << 4, 1, full, len(packed))
+    delivered = chunk(chunk_of(head + packed, count=1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(FrameError, match=r"do not have the size|more than 200 times"):
+            list(delivered.messages())
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_chunk_that_cannot_be_read_is_an_error():
