@@ -141,16 +141,20 @@ class LocalFiles:
         if (Path(self.folder) / pattern).is_file():
             return [self.path(pattern)]
         matches = glob.glob(pattern, root_dir=self.folder, recursive=True)  # noqa: PTH207 - accepts any path
-        if not matches:
-            self._require_listable(pattern)
+        self._require_listable(pattern)
         return [self.path(each) for each in matches]
 
     def _require_listable(self, pattern: str) -> None:
         """Raise `PermissionError` for a folder that cannot be listed, which `glob` takes for an empty one."""
-        parts = itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parent.parts)
-        folder = Path(self.folder, *parts)
-        if folder.is_dir():
-            os.scandir(folder).close()
+        parts = Path(pattern).parent.parts
+        fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+        folders = {str(Path(self.folder, *fixed))}
+        for number in range(len(fixed), len(parts)):
+            inner = glob.glob(os.path.join(*parts[: number + 1], ""), root_dir=self.folder, recursive=True)  # noqa: PTH118, PTH207 - likewise
+            folders.update(str(Path(self.folder, each)) for each in inner)
+        for folder in sorted(folders):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # none, or removed in the meantime
+                os.scandir(folder).close()
 
 
 @contextmanager

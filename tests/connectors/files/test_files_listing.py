@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from datetime import UTC, datetime
@@ -203,3 +204,20 @@ def test_each_file_is_read_once_after_any_changes(tmp_path_factory, steps, bound
         cursor = plan.cursor
     assert len(read) == len(set(read))
     assert set(read) >= set(contents.values())
+
+
+@pytest.mark.parametrize("pattern", ["**/*.csv", "*/*.csv", "a/**/*.csv", "[a]/b/*.csv", "a/b/*.csv"])
+def test_a_folder_that_cannot_be_listed_is_an_error_although_others_have_files(pattern, tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "b"):
+        (folder / "x.csv").write_text("id\n1\n")
+    closed, scan = tmp_path / ("a" if pattern == "*/*.csv" else "a/b"), os.scandir
+
+    def scandir(path="."):  # the rights of a folder do not bind root, as which tests may run
+        if isinstance(path, int) or Path(path).resolve() != closed:
+            return scan(path)
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(SourceError, match="cannot be listed: got Permission denied"):
+        files(tmp_path / pattern).source_objects()
