@@ -16,8 +16,7 @@ from pipeline.connectors.databases.adbc_connection import AdbcConnection, driver
 from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.columns import DatabaseColumn, FetchedColumn
 from pipeline.connectors.databases.connecting import connecting, libpq_url
-from pipeline.connectors.databases.cursor_values import Lag
-from pipeline.connectors.databases.cursor_window import NullCursors
+from pipeline.connectors.databases.cursor_values import Lag, NullCursors
 from pipeline.connectors.databases.query_reader import QueryReader, query_options, reader_of_query
 from pipeline.connectors.databases.sessions import StandardSql
 from pipeline.core.clients import is_unavailable, message_of

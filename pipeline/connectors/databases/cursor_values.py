@@ -1,18 +1,31 @@
-"""Values of cursor columns as text of their type: subtracts a lag, and divides a range."""
+"""Cursor columns: the options that all databases share, and values as text of their type."""
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from typing import Literal
 
 from pipeline.connectors.databases.sessions import INTEGERS, is_number
+from pipeline.core.cursors import Bound
 from pipeline.core.errors import DefinitionError, SourceError
 from pipeline.core.event_time import parse_duration
 
 Lag = str | timedelta | int
+NullCursors = Literal["include", "exclude", "refuse"]
+"""What happens to rows whose cursor is null."""
+ROW_BYTES = 100
+"""The size that a row is assumed to have."""
 TIMES = frozenset({"DATE", "TIMESTAMP", "TIMESTAMPTZ"})
 _FIRST = datetime(1, 1, 1)  # noqa: DTZ001 - a number of microseconds
 _MICROSECOND = timedelta(microseconds=1)
+
+
+def most_rows(bound: Bound) -> int | None:
+    """Return the number of rows that a bound allows; rows are assumed to have 100 bytes."""
+    by_size = None if bound.size_bytes is None else max(1, bound.size_bytes // ROW_BYTES)
+    limits = [most for most in (bound.rows, by_size) if most is not None]
+    return min(limits) if limits else None
 
 
 def check_lag(lag: Lag | None, kind: str) -> None:

@@ -16,12 +16,20 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline.connectors.databases.columns import DatabaseColumn, FetchedColumn
-from pipeline.connectors.databases.cursor_values import Lag, check_lag, cuts, less_lag
+from pipeline.connectors.databases.cursor_values import (
+    ROW_BYTES,
+    Lag,
+    NullCursors,
+    check_lag,
+    cuts,
+    less_lag,
+    most_rows,
+)
 from pipeline.connectors.databases.deletes import Deletes, KeyComparison, vanished_keys
 from pipeline.connectors.databases.seen_rows import NO_HASHES, SeenRows, among, hashes_of
 from pipeline.connectors.databases.sessions import INTEGERS, SqlDatabase, SqlSession
@@ -31,10 +39,8 @@ from pipeline.core.errors import Place, SourceError, did_you_mean, quantity
 from pipeline.core.splits import SourceObject, SourceSplit
 
 KIND = "window"
-NullCursors = Literal["include", "exclude", "refuse"]
 SPLIT_ROWS = 500_000
 _KEYS_PER_SPLIT = 10_000
-_ROW_BYTES = 100
 
 
 @dataclass(frozen=True)
@@ -398,7 +404,7 @@ class _Planning:
         splits, position = [], before
         for part, rows in parts:
             if rows:
-                size = rows * _ROW_BYTES
+                size = rows * ROW_BYTES
                 table = SourceObject(self.place.file, size, part.stamp())
                 splits.append(SourceSplit(table, position, position + rows, position + 1, size))
                 position += rows
@@ -424,13 +430,6 @@ def _between(at: str, values: Sequence[str]) -> list[str]:
 def identity_list(database: SqlDatabase, columns: Mapping[str, DatabaseColumn], names: tuple[str, ...]) -> str:
     """Return the SELECT list of the columns that identify a row, as text."""
     return ", ".join(f"{columns[name].text} as {database.quote(f'_id{n}')}" for n, name in enumerate(names))
-
-
-def most_rows(bound: Bound) -> int | None:
-    """Return the number of rows that a bound allows; rows are assumed to have 100 bytes."""
-    by_size = None if bound.size_bytes is None else max(1, bound.size_bytes // _ROW_BYTES)
-    limits = [most for most in (bound.rows, by_size) if most is not None]
-    return min(limits) if limits else None
 
 
 def without_lag(options: QueryOptions) -> QueryOptions:

@@ -13,8 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.connectors.databases.columns import SEPARATOR, DatabaseColumn, FetchedColumn
-from pipeline.connectors.databases.cursor_values import TIMES, Lag
-from pipeline.connectors.databases.cursor_window import NullCursors
+from pipeline.connectors.databases.cursor_values import TIMES, Lag, NullCursors
 from pipeline.connectors.databases.database_file import DatabaseFile
 from pipeline.connectors.databases.query_reader import QueryReader, query_options, reader_of_query
 from pipeline.kernel.engine import arrow, first_line, plain_type

@@ -21,8 +21,7 @@ from pipeline.connectors.databases.connecting import (
     connectorx_limits,
     keep_alive,
 )
-from pipeline.connectors.databases.cursor_values import Lag
-from pipeline.connectors.databases.cursor_window import NullCursors
+from pipeline.connectors.databases.cursor_values import Lag, NullCursors
 from pipeline.connectors.databases.mysql_types import column_of, mysql_literal, quoted_in_backticks, rejection
 from pipeline.connectors.databases.query_reader import QueryReader, query_options, reader_of_query
 from pipeline.connectors.databases.sessions import StandardSql, is_number

@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.connectors.databases.columns import REJECTED_ROW, DatabaseColumn, FetchedColumn, select_list
-from pipeline.connectors.databases.cursor_values import Lag
+from pipeline.connectors.databases.cursor_values import Lag, NullCursors
 from pipeline.connectors.databases.cursor_window import (
-    NullCursors,
     QueryOptions,
     QueryRange,
     identity_list,

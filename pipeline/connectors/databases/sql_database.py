@@ -18,8 +18,7 @@ import sqlalchemy as sa
 from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.columns import DatabaseColumn, FetchedColumn
 from pipeline.connectors.databases.connecting import ANSWERS_WITHIN_S, CONNECTS_WITHIN_S, LIBPQ_LIMITS, connecting
-from pipeline.connectors.databases.cursor_values import TIMES, Lag
-from pipeline.connectors.databases.cursor_window import NullCursors
+from pipeline.connectors.databases.cursor_values import TIMES, Lag, NullCursors
 from pipeline.connectors.databases.query_reader import QueryReader, query_options, reader_of_query
 from pipeline.connectors.databases.sessions import StandardSql, fetched_type, is_number
 from pipeline.core.clients import is_unavailable, message_of

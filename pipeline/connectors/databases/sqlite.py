@@ -15,8 +15,7 @@ import pyarrow as pa
 
 from pipeline.connectors.databases.adbc_connection import AdbcConnection, driver_errors
 from pipeline.connectors.databases.columns import SEPARATOR, DatabaseColumn, FetchedColumn
-from pipeline.connectors.databases.cursor_values import Lag
-from pipeline.connectors.databases.cursor_window import NullCursors
+from pipeline.connectors.databases.cursor_values import Lag, NullCursors
 from pipeline.connectors.databases.database_file import DatabaseFile
 from pipeline.connectors.databases.query_reader import QueryReader, query_options, reader_of_query
 from pipeline.connectors.databases.sessions import fetched_type

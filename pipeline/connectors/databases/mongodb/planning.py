@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.connectors.databases.cursor_values import Lag
-from pipeline.connectors.databases.cursor_window import NullCursors, most_rows, new_text
+from pipeline.connectors.databases.cursor_values import Lag, NullCursors, most_rows
+from pipeline.connectors.databases.cursor_window import new_text
 from pipeline.connectors.databases.deletes import Deletes, KeyComparison
 from pipeline.connectors.databases.mongodb.deletes import vanished_ids
 from pipeline.connectors.databases.seen_rows import NO_HASHES, SeenRows, among

@@ -19,8 +19,7 @@ from pipeline.connectors.arrow import ArrowReader
 from pipeline.connectors.contract import shift_positions, undeclared_names
 from pipeline.connectors.databases import connecting
 from pipeline.connectors.databases.address import DatabaseAddress
-from pipeline.connectors.databases.cursor_values import Lag
-from pipeline.connectors.databases.cursor_window import NullCursors
+from pipeline.connectors.databases.cursor_values import Lag, NullCursors
 from pipeline.connectors.databases.deletes import KeyComparison, deletes_of
 from pipeline.connectors.databases.mongodb.deletes import deleted_ids, vanished_lines
 from pipeline.connectors.databases.mongodb.documents import lines_of, single_documents, written

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.connectors.databases.cursor_values import ROW_BYTES, most_rows
 from pipeline.connectors.databases.postgres.session import PostgresSession
 from pipeline.connectors.databases.postgres.windows import (
     Heap,
@@ -26,7 +27,6 @@ OLDEST_VERSION = 140000
 BLOCK_BYTES = 8192
 NARROW_ROWS = 1_000_000
 """Up to this number, the rows that a cursor column leaves are read in one split."""
-_ROW_BYTES = 100
 _HEAPS = """
 with recursive tree(oid) as (
   select to_regclass($1)::oid
@@ -277,17 +277,10 @@ class _Planning:
         each = replace(each, has_all=self.until == self.transactions.newest)
         table = SourceObject(f"{self.table.uri}/{heap.shown}", heap.blocks * BLOCK_BYTES, each.stamp())
         blocks = min(each.end[0] + 1, heap.blocks) - each.after[0]
-        size = max(1, min(blocks * BLOCK_BYTES, rows * _ROW_BYTES) if self.condition else blocks * BLOCK_BYTES)
+        size = max(1, min(blocks * BLOCK_BYTES, rows * ROW_BYTES) if self.condition else blocks * BLOCK_BYTES)
         return SourceSplit(table, position, position + rows, position + 1, size)
 
     def _place_of(self, each: RowRange, rows: int) -> tuple[int, int]:
         """Return the place of the row version of this number in a range."""
         first = replace(each, condition=each.condition or "true").query("t.ctid as place", self.transactions.newest)
         return tuple_id(self.session.row(f"select max(place)::text as place from ({first} limit {rows}) r")["place"])
-
-
-def most_rows(bound: Bound) -> int | None:
-    """Return the number of rows that a bound allows; rows are assumed to have 100 bytes."""
-    by_size = None if bound.size_bytes is None else max(1, bound.size_bytes // _ROW_BYTES)
-    limits = [most for most in (bound.rows, by_size) if most is not None]
-    return min(limits) if limits else None

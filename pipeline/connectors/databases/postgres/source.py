@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.columns import DatabaseColumn, FetchedColumn, select_list
-from pipeline.connectors.databases.cursor_values import Lag
+from pipeline.connectors.databases.cursor_values import Lag, NullCursors
 from pipeline.connectors.databases.postgres.planning import TableToPlan, plan_table
 from pipeline.connectors.databases.postgres.server import PostgresServer
 from pipeline.connectors.databases.postgres.session import EXPORTED, PostgresSession, connected, session
@@ -26,7 +26,7 @@ from pipeline.connectors.databases.postgres.types import (
     rejection,
     select_columns,
 )
-from pipeline.connectors.databases.postgres.windows import NullCursors, RowRange, WindowColumn
+from pipeline.connectors.databases.postgres.windows import RowRange, WindowColumn
 from pipeline.connectors.databases.query_reader import QueryReader, query_options, reader_of_query
 from pipeline.connectors.databases.reader import DatabaseReader
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan

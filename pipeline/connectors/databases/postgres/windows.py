@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
+from pipeline.connectors.databases.cursor_values import NullCursors
 from pipeline.core.cursors import Cursor
 from pipeline.kernel.sql_text import literal, quoted
 
 KIND = "transactions"
-NullCursors = Literal["include", "exclude", "refuse"]
 TupleId = tuple[int, int]
 """A block of a table, and the number of a row version in it, from 1."""
 _LAST_IN_BLOCK = 65535
