@@ -89,7 +89,7 @@ class DatabaseAddress:
         try:
             parts = urlsplit(url)
         except ValueError as error:
-            raise SettingsError("the URL of a database is not valid", do=_ENCODED) from error
+            raise SettingsError("this is not the URL of a database", do=_ENCODED) from error
         hosts = parts.netloc.rpartition("@")[2].split(",")
         first_option = parts.query.partition("@")[0]
         is_cut = bool(parts.netloc) and "@" in f"{parts.path}{parts.fragment}"  # at a / or a # of the password

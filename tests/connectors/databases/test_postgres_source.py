@@ -212,6 +212,28 @@ def test_a_changed_type_of_the_cursor_means_that_everything_is_read_again(orders
     assert reader.plan(plan.cursor).changed == "the type of the cursor changed from timestamptz to timestamp"
 
 
+def test_another_server_means_that_everything_is_read_again(pg):
+    pg.run("create table t (id int primary key)", "insert into t values (1)")
+    reader = read_postgres(pg.url, "t")
+    cursor = reader.plan(None).cursor
+    assert cursor.value["system"].isdigit()
+    assert reader.plan(cursor).changed == ""
+    other = Cursor(cursor.kind, {**cursor.value, "system": "1"})
+    assert reader.plan(other).changed.startswith("this is another server than the one that was read")
+    before = Cursor(cursor.kind, {name: value for name, value in cursor.value.items() if name != "system"})
+    assert reader.plan(before).changed == ""
+    with pg.connected() as con:
+        con.execute("revoke execute on function pg_control_system() from public")
+        con.execute("create role limited login")
+        con.execute("grant select on t to limited")
+        try:
+            assert "system" not in read_postgres(pg.as_user("limited"), "t").plan(None).cursor.value
+        finally:
+            con.execute("grant execute on function pg_control_system() to public")
+            con.execute("drop owned by limited")
+            con.execute("drop role limited")
+
+
 def test_a_restored_server_means_that_everything_is_read_again(orders):
     cursor = TransactionProgress(through=10**15, rows=1).cursor()
     assert (

@@ -80,10 +80,11 @@ def plan_table(session: PostgresSession, table: TableToPlan, cursor: Cursor | No
     """
     heaps, transactions = heaps_of(session, table), _transactions(session)
     progress, kind = TransactionProgress.of(cursor), "" if table.cursor is None else table.cursor.kind
-    reason = changed(progress, heaps, transactions.newest, kind)
+    system = _system(session)
+    reason = changed(progress, heaps, transactions.newest, kind, system)
     if reason:
         return ReadPlan((), TransactionProgress().cursor(), changed=reason)
-    return _Planning(session, table, progress, transactions, heaps).plan(bound)
+    return _Planning(session, table, replace(progress, system=system), transactions, heaps).plan(bound)
 
 
 def heaps_of(session: PostgresSession, table: TableToPlan) -> Mapping[int, Heap]:
@@ -102,6 +103,13 @@ def heaps_of(session: PostgresSession, table: TableToPlan) -> Mapping[int, Heap]
         )
     names = ("oid", "name", "shown", "blocks", "file_node")
     return {row["oid"]: Heap(*(row[name] for name in names)) for row in rows if row["kind"] != "p"}
+
+
+def _system(session: PostgresSession) -> str:
+    """Return the identifier of the server's data; empty if the user may not know it."""
+    if not session.row("select has_function_privilege('pg_control_system()', 'execute') as is_allowed")["is_allowed"]:
+        return ""
+    return str(session.row("select system_identifier::text as system from pg_control_system()")["system"])
 
 
 def _transactions(session: PostgresSession) -> Transactions:
@@ -146,7 +154,8 @@ class _Planning:
         splits, rest = self._splits(counted, most_rows(bound))
         rows = sum(split.end - split.begin for split in splits if split.end is not None)
         if rest is None:
-            after = TransactionProgress(self.until, self.progress.rows + rows, oids, high, self._kind)
+            system = self.progress.system
+            after = TransactionProgress(self.until, self.progress.rows + rows, oids, high, self._kind, system=system)
         else:
             nodes = tuple(self.heaps[oid].file_node for oid in oids)
             scan = UnfinishedScan(self.until, high, oids, nodes, *rest)

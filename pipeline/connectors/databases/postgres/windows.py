@@ -62,6 +62,8 @@ class TransactionProgress:
     """The cursor value up to which no open transaction was seen, as text."""
     high_kind: str = ""
     scan: UnfinishedScan | None = None
+    system: str = ""
+    """The identifier of the server's data; empty if the user may not know it."""
 
     @classmethod
     def of(cls, cursor: Cursor | None) -> TransactionProgress:
@@ -77,7 +79,8 @@ class TransactionProgress:
 
     def cursor(self) -> Cursor:
         """Return the progress as a cursor."""
-        return Cursor(KIND, json.loads(json.dumps(asdict(self))))
+        value = json.loads(json.dumps(asdict(self)))
+        return Cursor(KIND, value if self.system else {name: each for name, each in value.items() if name != "system"})
 
 
 @dataclass(frozen=True)
@@ -198,8 +201,10 @@ def ranges(heap: Heap, since: int, until: int, condition: str, after: TupleId | 
     )
 
 
-def changed(progress: TransactionProgress, heaps: Mapping[int, Heap], newest: int, kind: str) -> str:
+def changed(progress: TransactionProgress, heaps: Mapping[int, Heap], newest: int, kind: str, system: str) -> str:
     """Return why rows that were read are no longer valid; empty if they are."""
+    if progress.system and system and progress.system != system:
+        return "this is another server than the one that was read, whose transactions have other numbers"
     if progress.through > newest:
         return "the server has older transactions than before: it was restored"
     if progress.high is not None and progress.high_kind != kind:
