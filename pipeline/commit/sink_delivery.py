@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from pipeline.batch.type_changes import is_wider
 from pipeline.commit.commit_plan import row_key
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import compare
@@ -17,6 +16,7 @@ from pipeline.kernel.engine import arrow, connect, first_line, schema_of
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql_text import listed, quoted
+from pipeline.kernel.type_widening import is_wider
 from pipeline.lake import LakeTable, Version, VersionChange
 from pipeline.lake.holds import Hold, holds, place_hold, release_hold
 from pipeline.project.workspace import Workspace

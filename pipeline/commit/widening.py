@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pipeline.batch.type_changes import is_exact_as
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import SchemaError
 from pipeline.core.schema import Schema
@@ -17,6 +16,7 @@ from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql_text import literal, quoted
+from pipeline.kernel.type_widening import is_exact_as
 from pipeline.lake import DeltaStager, Version
 from pipeline.project.workspace import Workspace
 

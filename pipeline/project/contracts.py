@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.batch.type_changes import wider_types
 from pipeline.core.cursors import Bound
 from pipeline.core.definitions import Feed, Source
 from pipeline.core.errors import SourceError, SourceUnavailableError, StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import PROVENANCE, Evolvable, Reader
 from pipeline.core.splits import SourceObject, SourceSplit
+from pipeline.kernel.type_widening import wider_types
 from pipeline.kernel.types import stored
 from pipeline.lake import Version
 from pipeline.project.readers import LogReader, reader_of

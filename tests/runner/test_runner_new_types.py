@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 from cluster.cli.app import app
 from pipeline import files
 from pipeline.batch.executor import LocalExecutor
-from pipeline.batch.type_changes import type_rule, wider_types
+from pipeline.batch.type_changes import type_rule
 from pipeline.core.errors import ConflictError, DefinitionError, Place, SchemaError, WiderTypesError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import NewTypes
 from pipeline.core.splits import SourceSplit
 from pipeline.core.type_policy import TypePolicy
 from pipeline.kernel.engine import connect, one
+from pipeline.kernel.type_widening import wider_types
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import RunOptions
@@ -155,16 +156,15 @@ def test_values_of_no_wider_type_are_quarantined(tmp_path):
     assert quarantined(folder) == 1
 
 
-def test_a_type_that_would_change_a_stored_value_is_refused(tmp_path):
+@pytest.mark.parametrize("value", [2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63)])
+def test_a_type_that_would_change_a_stored_value_is_refused(tmp_path, value):
     folder = project(tmp_path / "p", "csv", 'schema={"id": "bigint", "v": "bigint"}, new_types="evolve"', "")
-    write(folder, "f1.csv", [2**53 + 1])
+    write(folder, "f1.csv", [2**53, None, value])
     run(folder)
     write(folder, "f2.csv", [0.5])
-    with pytest.raises(
-        SchemaError, match=r"would change a value of table 'raw': got 9007199254740993; declare the type"
-    ):
+    with pytest.raises(SchemaError, match=rf"would change a value of table 'raw': got {value}; declare the type"):
         run(folder)
-    assert values_of(folder) == [2**53 + 1]
+    assert values_of(folder) == [None, *sorted([2**53, value])]
     assert type_of(folder) == "BIGINT"
 
 

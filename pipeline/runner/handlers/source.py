@@ -8,7 +8,6 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from pipeline.batch.step import StepSpec
-from pipeline.batch.type_changes import widened
 from pipeline.commit.column_changes import column_changes
 from pipeline.commit.widening import FILE_BYTES, Widening, widen_table
 from pipeline.core.definitions import Source
@@ -16,6 +15,7 @@ from pipeline.core.errors import WiderTypesError
 from pipeline.core.schema import Schema
 from pipeline.governance import StepRecord
 from pipeline.kernel.pool import Limits
+from pipeline.kernel.type_widening import widened
 from pipeline.project.contracts import fresh_contract, own_columns
 from pipeline.project.readers import reader_of
 from pipeline.project.workspace import Workspace

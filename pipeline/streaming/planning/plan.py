@@ -11,7 +11,6 @@ import duckdb
 import pyarrow as pa
 from sqlglot import exp
 
-from pipeline.batch.type_changes import widened
 from pipeline.core.definitions import Feed, Source, SourceDefinition, StoredDefinition, Streaming, Table
 from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
 from pipeline.core.event_time import EventTime, require_event_time
@@ -29,6 +28,7 @@ from pipeline.kernel.planner.strategy import choose_strategy
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.sql import SqlTransform, statement_of
 from pipeline.kernel.sql_text import listed, quoted
+from pipeline.kernel.type_widening import widened
 from pipeline.kernel.types import as_stored, stored
 from pipeline.project.contracts import stream_contract
 from pipeline.project.readers import log_of

@@ -11,7 +11,6 @@ from typing import cast
 import duckdb
 import pyarrow as pa
 
-from pipeline.batch.type_changes import is_wider
 from pipeline.batch.work import InputQuery, RowProducer, Split
 from pipeline.connectors.direct_tail import DirectTail
 from pipeline.core.epochs import Epoch, InputProgress
@@ -22,6 +21,7 @@ from pipeline.core.staging import Manifest
 from pipeline.kernel.engine import empty
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.sql_text import literal, quoted
+from pipeline.kernel.type_widening import is_wider
 from pipeline.lake import LakeTable
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.inputs import StreamInput

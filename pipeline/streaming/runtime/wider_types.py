@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipeline.batch.type_changes import is_wider
 from pipeline.commit.column_changes import column_changes
 from pipeline.commit.commit_plan import schema_of_rows
 from pipeline.commit.post_commit import update_quarantine
@@ -24,6 +23,7 @@ from pipeline.core.logs import logger
 from pipeline.core.schema import Schema, compare
 from pipeline.governance import ColumnChange
 from pipeline.kernel.budget import budget_here
+from pipeline.kernel.type_widening import is_wider
 from pipeline.lake import Version
 from pipeline.project.contracts import own_columns
 from pipeline.project.workspace import Workspace

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 import pytest
 from confluent_kafka import Producer
 
-from pipeline.batch.type_changes import is_wider
 from pipeline.core.errors import IncompatibleStateError, RequestError, SchemaError
 from pipeline.core.schema import Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
+from pipeline.kernel.type_widening import is_wider
 from pipeline.streaming.runtime.verify import verify
 from tests.faults.streams import Kill, Orders, run
 from tests.streaming.runtime.test_stream_new_columns import count, put, wait_for
