@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import SchemaError
 from pipeline.core.schema import Schema
+from pipeline.core.staging import RowCounts
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
@@ -37,7 +38,7 @@ class Widening:
 
 
 def widen_table(workspace: Workspace, widening: Widening, limits: Limits) -> Version:
-    """Rewrite the rows of a table with wider types, and return the new version.
+    """Rewrite the rows of a table with wider types, and return the new version. Call it within `Lake.staging`.
 
     Raises `SchemaError` if a value would change, and `ConflictError` if another writer has committed.
     """
@@ -48,10 +49,7 @@ def widen_table(workspace: Workspace, widening: Widening, limits: Limits) -> Ver
     schema = Schema(tuple(replace(c, type=wider.get(c.name, c.type), is_added=False) for c in version.schema.columns))
     columns = ", ".join(f"{quoted(c.name)}::{c.type} as {quoted(c.name)}" for c in schema.columns)
     stager = DeltaStager(table.storage, f"{widening.run_id}-wider", table.partition_by)
-    with (
-        lake.staging(table, widening.run_id, version),
-        connect(limits, filesystem=lake.storage.filesystem()) as con,
-    ):
+    with connect(limits, filesystem=lake.storage.filesystem()) as con:
         _require_exact(definition, con.execute(_inexact(version, wider)).fetchone())
         files = [
             file
@@ -64,6 +62,8 @@ def widen_table(workspace: Workspace, widening: Widening, limits: Limits) -> Ver
             mode="overwrite",
             quarantined=(),
             quarantine_mode="append",
+            flow=RowCounts(),
+            checks={},
             at=widening.at,
         )
         return table.commit(manifest, files, schema, version)

@@ -78,14 +78,29 @@ def run_step(
         return compute(run, StepBasis(definition, decision, version, inputs))
 
 
-def commit_step(run: RunContext, spec: StepSpec, basis: StepBasis) -> StepRecord:
-    """Compute a step, commit it once, and update quarantine, warehouse and catalog."""
+BeforeCommit = Callable[[RunContext, StepBasis, int], StepBasis]
+"""Called with the memory in bytes when the rows of a step are staged and valid; it may commit the table before them."""
+
+
+def _as_it_is(_: RunContext, basis: StepBasis, __: int) -> StepBasis:
+    return basis
+
+
+def commit_step(
+    run: RunContext, spec: StepSpec, basis: StepBasis, before_commit: BeforeCommit = _as_it_is
+) -> StepRecord:
+    """Compute a step, commit it once, and update quarantine, warehouse and catalog.
+
+    `before_commit` returns the basis of the commit.
+    """
     definition, begun, kind = basis.definition, time.perf_counter(), basis.decision.kind
     table = run.workspace.table(definition.name)
     with run.workspace.lake.staging(table, run.run_id, basis.version):
         before_bytes = 0 if basis.version is None else sum(file.size_bytes for file in basis.version.files)
         with run.reserve(spec, before_bytes) as memory_bytes:
-            outcome, commit = _staged(run, spec, basis, memory_bytes)
+            outcome = _executed(run, spec, basis, memory_bytes)
+            basis = before_commit(run, basis, memory_bytes)
+            commit = _planned(run, spec, basis, outcome)
         kept_states = KeptStates.of(table.storage)
         if outcome.states is not None:
             kept_states.write(run.run_id, outcome.states)
@@ -144,22 +159,25 @@ def _skipped(definition: StoredDefinition, decision: Decision, version: Version 
     )
 
 
-def _staged(run: RunContext, spec: StepSpec, basis: StepBasis, memory_bytes: int) -> tuple[Outcome, CommitPlan]:
-    workspace, decision = run.workspace, basis.decision
-    outcome = execute(
+def _executed(run: RunContext, spec: StepSpec, basis: StepBasis, memory_bytes: int) -> Outcome:
+    return execute(
         spec,
-        workspace.lake,
-        workspace.settings,
+        run.workspace.lake,
+        run.workspace.settings,
         lambda share, stage: run.notify_progress(spec, share, stage),
         StepLimits(memory_bytes, run.deadline_of(basis.definition)),
     )
+
+
+def _planned(run: RunContext, spec: StepSpec, basis: StepBasis, outcome: Outcome) -> CommitPlan:
+    workspace, decision = run.workspace, basis.decision
     require_same(
         basis.definition, decision, basis.version, schema_of_rows(basis.definition, outcome.schema), may_rebuild=True
     )
     before = basis.version if decision.takes_new else None
     staged = StagedRows(basis.definition, outcome, run.run_id, before)
     if not decision.removed:
-        return outcome, plan_commit(workspace, staged)
+        return plan_commit(workspace, staged)
     driving = spec.execution_plan.driving
     files = (*decision.removed, *decision.added)
-    return outcome, replace_by_key(workspace, staged, driving, replace(spec.scans[driving], files=files))
+    return replace_by_key(workspace, staged, driving, replace(spec.scans[driving], files=files))

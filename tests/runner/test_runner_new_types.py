@@ -18,13 +18,14 @@ from cluster.cli.app import app
 from pipeline import files
 from pipeline.batch.executor import LocalExecutor
 from pipeline.batch.type_changes import type_rule
-from pipeline.core.errors import ConflictError, DefinitionError, Place, SchemaError, WiderTypesError
+from pipeline.core.errors import ConflictError, DefinitionError, ExpectationError, Place, SchemaError, WiderTypesError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import NewTypes
 from pipeline.core.splits import SourceSplit
 from pipeline.core.type_policy import TypePolicy
 from pipeline.kernel.engine import connect, one
 from pipeline.kernel.type_widening import wider_types
+from pipeline.lake.history import history
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import RunOptions
@@ -124,7 +125,7 @@ def test_changes_of_columns_are_recorded_with_what_reads_them(tmp_path):
     assert set(changes["b"].read_by) == {"copied_all"}
     assert "'b' (VARCHAR) is new, read by copied_all" in steps["raw"].reason
     shown = CliRunner().invoke(app, ["show", "raw", "--json", "-C", str(folder)])
-    assert [c["column"] for c in json.loads(shown.stdout)["column_changes"]] == ["b", "v"]
+    assert {c["column"] for c in json.loads(shown.stdout)["column_changes"]} == {"b", "v"}
     assert "Changed columns" in CliRunner().invoke(app, ["show", "raw", "-C", str(folder)]).stdout
 
 
@@ -166,6 +167,58 @@ def test_a_type_that_would_change_a_stored_value_is_refused(tmp_path, value):
         run(folder)
     assert values_of(folder) == [None, *sorted([2**53, value])]
     assert type_of(folder) == "BIGINT"
+
+
+def test_types_that_widen_twice_rewrite_the_table_once_and_the_first_type_is_recorded(tmp_path):
+    folder = project(tmp_path / "p", "csv", 'schema={"id": "bigint", "v": "integer"}, new_types="evolve"')
+    write(folder, "f1.csv", [1, 2])
+    run(folder)
+    write(folder, "f2.csv", [3_000_000_000])
+    write(folder, "f3.csv", [2**70])
+
+    step = run(folder)["raw"]
+
+    workspace = Workspace(load(folder))
+    assert step.reason == "2 new files; 'v' is DECIMAL(38,0) now, not INTEGER, read by copied, summed"
+    changes = workspace.catalog.column_changes("raw")
+    assert [(change.type_before, change.type) for change in changes] == [("INTEGER", "DECIMAL(38,0)")]
+    facts = history(workspace.table("raw").storage, 10)
+    assert [(each.mode, each.rows_in, each.rows_out) for each in facts] == [
+        ("append", 2, 2),
+        ("overwrite", 0, 0),  # no row was read or added
+        ("overwrite", 2, 2),
+    ]
+    assert values_of(folder) == [1, 2, 3_000_000_000, 2**70] == values_of(folder, "copied")
+
+
+def test_a_table_whose_new_rows_are_refused_is_not_widened(tmp_path):
+    options = 'schema={"id": "bigint", "v": "integer"}, new_types="evolve", expect=[fail("few", "id < 5")]'
+    folder = project(tmp_path / "p", "csv", options, READERS)
+    (folder / "shop.py").write_text(f"from pipeline import fail\n{(folder / 'shop.py').read_text()}")
+    write(folder, "f1.csv", [1, 2])
+    run(folder)
+    before = Workspace(load(folder)).require("raw").number
+    (folder / "data" / "f2.csv").write_text("id,v\n4,3000000000\n5,3000000000\n")
+
+    with pytest.raises(ExpectationError):
+        run(folder)
+
+    workspace = Workspace(load(folder))
+    assert (workspace.require("raw").number, type_of(folder)) == (before, "INTEGER")
+    assert workspace.catalog.column_changes("raw") == ()
+
+
+def test_a_key_is_compared_with_existing_rows_when_it_widens(tmp_path):
+    declared = 'schema={"id": "bigint", "v": "integer"}, new_types="evolve"'
+    folder = project(tmp_path / "p", "csv", f'{declared}, key="v"', "")
+    write(folder, "f1.csv", [1, 2, 3])
+    run(folder)
+    write(folder, "f2.csv", [1, 3_000_000_000, 7])
+
+    step = run(folder)["raw"]
+
+    assert (type_of(folder), step.decision, step.flow.rows_in) == ("BIGINT", "append", 3)
+    assert (values_of(folder), quarantined(folder)) == ([1, 2, 3, 7, 3_000_000_000], 1)
 
 
 def test_partitioned_and_keyed_rows_are_widened(tmp_path):

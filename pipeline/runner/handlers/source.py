@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 
 from pipeline.batch.step import StepSpec
 from pipeline.commit.column_changes import column_changes
-from pipeline.commit.widening import FILE_BYTES, Widening, widen_table
+from pipeline.commit.widening import Widening, widen_table
 from pipeline.core.definitions import Source
 from pipeline.core.errors import WiderTypesError
 from pipeline.core.schema import Schema
-from pipeline.governance import StepRecord
+from pipeline.governance import ColumnChange, StepRecord
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.type_widening import widened
 from pipeline.project.contracts import fresh_contract, own_columns
@@ -81,30 +80,53 @@ def trial_id() -> str:
     return f"trial-{secrets.token_hex(3)}"
 
 
-def _recorded_changes(run: RunContext, basis: StepBasis, before: Schema, after: Schema) -> tuple[str, ...]:
-    """Record how the columns of a source change in this step, and return descriptions; a rebuild records nothing."""
-    changes = column_changes(run.workspace.project.graph, basis.definition, before, after)
-    if changes and basis.decision.takes_new:
-        run.workspace.catalog.record_column_changes(run.run_id, run.at(), changes)
-    return tuple(map(str, changes)) if basis.decision.takes_new else ()
-
-
 def _with_notes(decision: Decision, notes: Sequence[str]) -> Decision:
     new = [note for note in notes if note not in decision.reason]
     return replace(decision, reason="; ".join([decision.reason, *new]))
 
 
-def _ingest(run: RunContext, basis: StepBasis, wider: Mapping[str, str] = MappingProxyType({})) -> StepRecord:
-    """Read new data with these wider types of some columns; if they are not wide enough, read it again."""
+@dataclass(frozen=True)
+class _NewColumns:
+    """The contract of a step that reads new data, and how it differs from the columns of the table."""
+
+    contract: Schema
+    wider: Mapping[str, str] = field(default_factory=dict)
+    """The columns whose types are wider now, with these types."""
+    changes: Sequence[ColumnChange] = ()
+    """The changes to record; none if the table is computed from all data."""
+
+    def apply(self, run: RunContext, basis: StepBasis, memory_bytes: int) -> StepBasis:
+        """Record the changes and widen the table, when the new rows are staged and found valid; nothing can reject them then."""
+        if self.changes:
+            run.workspace.catalog.record_column_changes(run.run_id, run.at(), self.changes)
+        if not self.wider or not basis.decision.takes_new or basis.version is None:
+            return basis
+        widening = Widening(basis.definition, basis.version, self.wider, run.run_id, run.at())
+        return replace(basis, version=widen_table(run.workspace, widening, Limits(memory_bytes)))
+
+
+def _ingest(run: RunContext, basis: StepBasis) -> StepRecord:
+    """Read new data; if its values need wider types, read it again with these, until they are wide enough."""
     definition, version = basis.definition, basis.version
     if not isinstance(definition, Source):
         raise TypeError(type(definition).__name__)
     contract = source_contract(run.workspace, definition, version, basis.decision, full=run.options.full)
-    contract = widened(contract, wider)
+    wider: dict[str, str] = {}
+    while True:
+        changes: Sequence[ColumnChange] = ()
+        if version is not None and basis.decision.takes_new:
+            changes = column_changes(run.workspace.project.graph, definition, own_columns(version.schema), contract)
+        try:
+            return _ingest_as(run, basis, definition, _NewColumns(contract, wider, changes))
+        except WiderTypesError as error:
+            contract, wider = widened(contract, error.columns), {**wider, **error.columns}
+
+
+def _ingest_as(run: RunContext, basis: StepBasis, definition: Source, new: _NewColumns) -> StepRecord:
+    """Read new data by a contract, and commit it; raise `WiderTypesError` if values need wider types."""
+    version, contract = basis.version, new.contract
     notes = tuple(dict.fromkeys(column.note for column in contract.columns if column.note))
-    if version is not None:
-        notes += _recorded_changes(run, basis, own_columns(version.schema), contract)
-    decision = _with_notes(basis.decision, notes)
+    decision = _with_notes(basis.decision, (*notes, *map(str, new.changes)))
     spec = StepSpec(
         definition=definition,
         execution_plan=source_execution_plan_of(run.workspace, definition, decision.source_splits),
@@ -117,13 +139,4 @@ def _ingest(run: RunContext, basis: StepBasis, wider: Mapping[str, str] = Mappin
         existing=version if decision.kind is DecisionKind.APPEND else None,
         existing_first=decision.is_later,
     )
-    try:
-        return commit_step(run, spec, replace(basis, decision=decision))
-    except WiderTypesError as error:
-        notes = _recorded_changes(run, basis, contract, widened(contract, error.columns))
-        basis = replace(basis, decision=_with_notes(decision, notes))
-        if basis.decision.takes_new and version is not None:
-            widening = Widening(definition, version, error.columns, run.run_id, run.at())
-            with run.memory.reserve(2 * FILE_BYTES) as memory_bytes:
-                basis = replace(basis, version=widen_table(run.workspace, widening, Limits(memory_bytes)))
-        return _ingest(run, basis, {**wider, **error.columns})
+    return commit_step(run, spec, replace(basis, decision=decision), new.apply)

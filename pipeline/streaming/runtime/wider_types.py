@@ -76,6 +76,7 @@ def _widen(workspace: Workspace, widening: Widening) -> Version:
     log.info("types widen", table=definition.name, types=dict(widening.types), rows=version.rows)
     limits = replace(budget_here(workspace.settings.memory_bytes).whole(), threads=1)
     try:
-        return widen_table(workspace, widening, limits)
+        with workspace.lake.staging(workspace.table(definition.name), widening.run_id, version):
+            return widen_table(workspace, widening, limits)
     finally:
         workspace.lake.end_run(widening.run_id)
