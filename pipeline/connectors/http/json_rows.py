@@ -9,10 +9,12 @@ from typing import Any
 
 import msgspec
 
+from pipeline.connectors.json_text import without_line_ends
 from pipeline.core.errors import DefinitionError, Place, SourceError, did_you_mean, few
 
 _STEP = re.compile(r"\.([^.\[\]'\"]+)|\[\s*'([^']*)'\s*\]|\[\s*\"([^\"]*)\"\s*\]")
-_USUAL = ("items", "data", "results", "value", "values", "records", "rows", "entries", "hits", "content", "objects")
+USUAL_KEYS = ("items", "data", "results", "value", "values", "records", "rows", "entries", "hits", "content", "objects")
+"""The usual keys of the list of rows in an answer."""
 _SHOWN = 60
 
 
@@ -75,9 +77,9 @@ class JsonBody:
         first = text.lstrip()[:1]
         if first == b"[":
             rows = list(map(bytes, self._decoded(text, list[msgspec.Raw])))
-            return list(map(_one_line, rows)) if b"\n" in text or b"\r" in text else rows
+            return list(map(without_line_ends, rows)) if b"\n" in text or b"\r" in text else rows
         if first == b"{":
-            return [_one_line(text)]
+            return [without_line_ends(text)]
         if text.strip() == b"null":
             return []
         raise SourceError(
@@ -93,7 +95,7 @@ class JsonBody:
             return ()
         fields = self._object(self.text)
         arrays = [key for key, text in (fields or {}).items() if bytes(text).lstrip()[:1] == b"["]
-        usual = [key for key in _USUAL if key in arrays]
+        usual = [key for key in USUAL_KEYS if key in arrays]
         if len(arrays) == 1 or usual:
             return ((usual or arrays)[0],)
         raise SourceError(
@@ -122,8 +124,3 @@ class JsonBody:
     def _excerpt(self, text: bytes | None = None) -> str:
         shown = (self.text if text is None else text)[: 4 * _SHOWN].decode("utf-8", "replace")
         return repr(" ".join(shown.split())[:_SHOWN])
-
-
-def _one_line(row: bytes) -> bytes:
-    """Return JSON on one line: a line end inside a string would be escaped."""
-    return row.replace(b"\n", b" ").replace(b"\r", b" ")

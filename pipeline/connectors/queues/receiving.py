@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.connectors.spool.json_text import one_line
+from pipeline.connectors.json_text import one_line
 from pipeline.connectors.spool.receiving import only_receiver
 from pipeline.connectors.spool.recent_ids import RecentIds
 from pipeline.connectors.spool.record_log import RecordLog, record

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin
 
+from pipeline.connectors.http.json_rows import USUAL_KEYS
 from pipeline.connectors.json_schema import columns_of, resolved
 from pipeline.connectors.rest.pages import BodyCursor, Offset, PageNumber, Pages
 from pipeline.connectors.rest.source import RestApi, rest
@@ -20,7 +21,6 @@ _NUMBERS = ("page", "page_number", "pageNumber")
 _OFFSETS = ("offset", "skip", "$skip")
 _CURSORS = ("cursor", "page_token", "pageToken", "after", "next_token", "nextToken")
 _NEXT = ("next_cursor", "nextCursor", "next_page_token", "nextPageToken", "next_token", "nextToken", "end_cursor")
-_ROWS = ("items", "data", "results", "value", "values", "records", "rows", "entries", "hits", "content", "objects")
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class ApiDescription:
             str(name): resolved(each, self.document) for name, each in _mapping(node.get("properties")).items()
         }
         arrays = [name for name, each in properties.items() if each.get("type") == "array"]
-        usual = [name for name in _ROWS if name in arrays]
+        usual = [name for name in USUAL_KEYS if name in arrays]
         chosen = usual or arrays
         return (chosen[0],) if usual or len(arrays) == 1 else None
 

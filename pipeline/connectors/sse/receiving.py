@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from pipeline.connectors.http.client import ApiRequest, EventResponse, HttpClient
-from pipeline.connectors.spool.json_text import one_line
+from pipeline.connectors.json_text import one_line
 from pipeline.connectors.spool.receiving import only_receiver
 from pipeline.connectors.spool.record_log import RecordLog, parts_of, record
 from pipeline.connectors.sse.events import EventParser, ServerEvent

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.connectors.json_schema import columns_of
+from pipeline.connectors.json_text import without_line_ends
 from pipeline.connectors.rest.api import Repeated, cursor_column
 from pipeline.connectors.spool.high_water import CursorColumn, Nulls
 from pipeline.connectors.spool.progress import FetchedPage, PagedSource, Progress
@@ -86,7 +87,7 @@ class TapReader(SpooledReader):
         lines: list[bytes] = []
         for message in self.messages(None if self.full else state):
             if message.record is not None:
-                lines.append(_one_line(message.record))
+                lines.append(without_line_ends(message.record))
             if message.schema is not None:
                 self.segments.write(_SCHEMA, json.dumps(message.schema).encode())
             if message.state is not None:
@@ -177,10 +178,6 @@ class AirbyteConnector(TapReader):
             do = did_you_mean(self.stream, streams)
             raise SourceError(f"the connector has no stream {self.stream!r}", do=do, place=Place(self.uri))
         return streams[self.stream]
-
-
-def _one_line(record: bytes) -> bytes:
-    return record.replace(b"\n", b" ").replace(b"\r", b" ")
 
 
 def _command(command: str | Sequence[str]) -> tuple[str, ...]:

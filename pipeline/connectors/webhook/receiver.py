@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.connectors.spool.json_text import one_line
+from pipeline.connectors.json_text import one_line
 from pipeline.connectors.spool.recent_ids import RecentIds
 from pipeline.connectors.spool.record_log import record
 

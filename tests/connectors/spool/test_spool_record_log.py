@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.connectors.spool.json_text import one_line
+from pipeline.connectors.json_text import one_line
 from pipeline.connectors.spool.record_log import RecordLog, parts_of, record
 from pipeline.core.errors import SourceError
 

@@ -13,8 +13,13 @@ def one_line(body: bytes) -> bytes:
     except UnicodeDecodeError:
         return json.dumps("base64:" + base64.b64encode(body).decode()).encode()
     if is_json(text):
-        return body.strip().replace(b"\r", b" ").replace(b"\n", b" ")
+        return without_line_ends(body.strip())
     return json.dumps(text).encode()
+
+
+def without_line_ends(text: bytes) -> bytes:
+    """Return JSON on one line: a line end inside a string would be escaped."""
+    return text.replace(b"\n", b" ").replace(b"\r", b" ")
 
 
 def is_json(text: str) -> bool:
