@@ -66,9 +66,12 @@ def _in_splits(job: StepExecution, splits: Sequence[Split], lake: Lake) -> Outco
         return job.run_alone(splits[0])
     if job.spec.execution_plan.strategy != "partial":
         return job.run_all(splits)
-    outcome = run_partial(job, splits, keep=keep)
-    if outcome is not None:
-        return outcome
+    outcome = run_partial(job, splits, keep=keep) if job.spec.states_fit else None
+    return replace(_without_states(job, splits, lake), states_fit=False) if outcome is None else outcome
+
+
+def _without_states(job: StepExecution, splits: Sequence[Split], lake: Lake) -> Outcome:
+    """Compute a grouped table with so many groups that their states exceed the limit."""
     chosen = None if job.spec.feed is not None else exchanged(job.spec.definition, job.spec.scans)
     if isinstance(chosen, Exchange) and not job.executor.is_one_machine and not chosen.merges:
         return run_exchange(job, chosen, lake)

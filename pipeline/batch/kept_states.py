@@ -3,6 +3,8 @@
 They are a cache: without them, the table is computed from all rows. A file is named after the run that committed the
 version and after the version of DuckDB, because the layout of a state depends on it. It is written before the commit, so
 each committed version either has its states or none, and files of runs that did not commit are never read.
+
+States that exceed the limit are noted in the same way, so that the next rebuild does not compute them in vain.
 """
 
 from __future__ import annotations
@@ -67,10 +69,23 @@ class KeptStates:
         except StorageError as error:
             log.warning("aggregate states cannot be kept", place=self.storage.uri, error=str(error))
 
-    def remove_others(self, run_id: str) -> None:
-        """Remove the states of other versions; a failure is logged, and the next commit removes them."""
+    def exceed_limit(self, run_id: str) -> bool:
+        """Return whether the states of the version that a run committed exceeded the limit, so that they were of no use."""
+        return self.storage.has(_too_large(run_id))
+
+    def note_too_large(self, run_id: str) -> None:
+        """Note that the states of the version that a run is about to commit exceed the limit; a failure is logged."""
         try:
-            self.storage.remove([name for name in self.storage.names() if name != _name(run_id)])
+            self.storage.write_text(_too_large(run_id), "the aggregate states exceed the limit\n")
+        except StorageError as error:
+            log.warning("aggregate states will be computed again", place=self.storage.uri, error=str(error))
+
+    def remove_others(self, run_id: str) -> None:
+        """Remove what is known of other versions; a failure is logged, and the next commit removes it."""
+        try:
+            self.storage.remove(
+                [name for name in self.storage.names() if name not in {_name(run_id), _too_large(run_id)}]
+            )
         except StorageError as error:
             log.warning("old aggregate states remain", place=self.storage.uri, error=str(error))
 
@@ -90,6 +105,10 @@ def are_small(states: pa.Table, rows_in: int | None) -> bool:
     """Return whether states are so small that they are kept; `rows_in` is the number of their rows, if it is known."""
     is_few = rows_in is None or states.num_rows * LEAST_ROWS_PER_GROUP <= rows_in
     return is_few and bool(states.nbytes <= MOST_BYTES)
+
+
+def _too_large(run_id: str) -> str:
+    return f"{run_id}-too-large.txt"
 
 
 def _name(run_id: str) -> str:

@@ -58,6 +58,8 @@ class StepSpec:
     """For an append: the existing rows."""
     refresh: Refresh | None = None
     """For a refresh: what is read instead of the driving input, and what it is added to."""
+    states_fit: bool = True
+    """Whether the aggregate states of a grouped table are computed; not if those of its last version exceeded the limit."""
     existing_first: bool = True
     """Whether existing rows precede the new rows, so that they are kept if a key occurs in both."""
 

@@ -158,6 +158,8 @@ class Outcome:
     """The number of splits that required the validating pass, by reason."""
     states: pa.Table | None = None
     """The aggregate states of a grouped table, if they are to be kept."""
+    states_fit: bool = True
+    """Whether the aggregate states of a grouped table were within the limit, as far as that is known."""
 
     def __add__(self, other: Outcome) -> Outcome:
         """Return the combined outcome, in order; raise `SchemaError` if the columns differ."""

@@ -104,6 +104,8 @@ def commit_step(
         kept_states = KeptStates.of(table.storage)
         if outcome.states is not None:
             kept_states.write(run.run_id, outcome.states)
+        if not outcome.states_fit:
+            kept_states.note_too_large(run.run_id)
         run.notify(Moment.STAGED, definition.name)
         mode: Mode = "append" if kind is DecisionKind.APPEND else "merge" if kind is DecisionKind.MERGE else "overwrite"
         manifest = Manifest(
@@ -126,7 +128,7 @@ def commit_step(
         committed = table.commit(manifest, commit.files, commit.schema or outcome.schema, basis.version, commit.removed)
     run.keep_version(definition.name, committed)
     run.notify(Moment.COMMITTED, definition.name)
-    if outcome.states is not None:
+    if outcome.states is not None or not outcome.states_fit:
         kept_states.remove_others(run.run_id)
     post_commit(run.workspace, definition, committed, lambda moment: run.notify(moment, definition.name))
     return StepRecord(

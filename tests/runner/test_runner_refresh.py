@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.batch import execute as module
 from pipeline.batch import kept_states, partial_aggregation, partial_task, planning
 from pipeline.batch.execute import execute
 from pipeline.batch.kept_states import KeptStates
@@ -250,6 +251,32 @@ def test_only_the_merge_of_states_reads_less_than_all_rows(grown):
         other = replace(refreshing, execution_plan=replace(spec.execution_plan, strategy=strategy))
         with pytest.raises(OrderError, match=f"the strategy '{strategy}' now"):
             execute(other, workspace.lake, workspace.settings)
+
+
+def test_states_that_exceed_the_limit_are_not_computed_again(grown, monkeypatch):
+    folder = grown('totals = mart("select id, count(*) as n from raw group by id")')
+    monkeypatch.setattr(partial_task, "MOST_BYTES", 2000)
+    tried = []
+    real = module.run_partial
+    monkeypatch.setattr(module, "run_partial", lambda *of, **how: tried.append(None) or real(*of, **how))
+    for number in range(3):
+        put(folder, f"f{number}", number * 1000, 500)
+        assert run(folder)["totals"].decision in {DecisionKind.CREATE, DecisionKind.REBUILD}
+        assert len(rows(folder)) == 500 * (number + 1)
+        assert len(tried) == 1
+        assert len(states(folder)) == 1  # the note of the last version
+
+    monkeypatch.setattr(partial_task, "MOST_BYTES", 1 << 20)
+    run(folder, full=True)
+    assert len(tried) == 2
+    put(folder, "g", 9000, 500)
+    run(folder)
+    assert len(tried) == 3  # the states fitted in the last run
+
+    grown('totals = mart("select k, count(*) as n from raw group by k")')
+    assert run(folder)["totals"].reason == "the definition changed"
+    assert len(tried) == 4
+    assert [name.endswith(".arrow") for name in states(folder)] == [True]
 
 
 def test_a_changed_file_leads_to_a_recomputation(grown):

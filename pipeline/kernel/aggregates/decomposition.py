@@ -3,7 +3,7 @@
 The caller runs `partial()` on each split, concatenates the results in the order of the splits, which is the order of the
 input, and runs `answer()` over them. The result equals that of the direct query for any division into splits, except for
 the rounding of floating-point sums, and the ambiguous results described in `mergeable`. The layout of a state depends on
-the DuckDB version; in batch, states never outlive a run.
+the DuckDB version, so states that outlive a run are named after it (`pipeline/batch/kept_states.py`).
 """
 
 from __future__ import annotations

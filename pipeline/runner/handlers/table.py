@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pipeline.batch.kept_states import KeptStates
+from pipeline.batch.planning import strategy
 from pipeline.batch.step import Refresh, StepSpec
 from pipeline.commit.commit_plan import definition_to_validate
 from pipeline.core.definitions import Table
@@ -23,6 +24,7 @@ from pipeline.runner.facts import (
     decide,
     execution_plan_of,
     feed_of,
+    is_computed_by,
     keeps_rows,
     refresh_plan,
     scans_of,
@@ -112,8 +114,18 @@ def _compute(run: RunContext, basis: StepBasis) -> StepRecord:
         feed=feed,
         existing=version if decision.kind is DecisionKind.APPEND else None,
         existing_first=decision.is_later,
+        states_fit=not _exceeded_limit(run, definition, version),
     )
     return commit_step(run, replace(spec, shared=run.shared_reads.read(run, spec)), basis)
+
+
+def _exceeded_limit(run: RunContext, definition: Table, version: Version | None) -> bool:
+    """Return whether the aggregate states of the last version exceeded the limit; with `--full`, they are tried again."""
+    if version is None or version.manifest is None or run.options.full or strategy(definition).strategy != "partial":
+        return False
+    if not is_computed_by(run.workspace, definition, version, version.manifest.fingerprint):
+        return False
+    return KeptStates.of(run.workspace.table(definition.name).storage).exceed_limit(version.manifest.run_id)
 
 
 def _refresh(run: RunContext, basis: StepBasis, scans: Mapping[str, Scan]) -> StepRecord:
