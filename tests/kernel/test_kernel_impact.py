@@ -29,6 +29,41 @@ STATEMENTS = {
     "select b from t union all select a from t": None,
     "select columns(*) from t": None,
     "select A as x from t": {"x"},
+    # columns of the result are named by others
+    "select a + 1 as d, d * 2 as e, b from t": {"d", "e"},
+    "select a + 1 as d, D * 2 as e, e - 1 as f, b from t": {"d", "e", "f"},
+    "select b + 1 as d, d * 2 as e, a from t": {"a"},
+    "select a + 1 as d, b from t where d > 1": None,
+    "select a + 1 as d, b from t qualify row_number() over (order by d) = 1": None,
+    "select a + 1 as d, b from t order by d limit 1": None,
+    "select a + 1 as d, count(*) as n from t group by d": None,
+    "select max(a) as d, b from t group by b having d > 1": None,
+    # by position, or all
+    "select a, b from t order by 1 limit 1": None,
+    "select a, b from t order by 2, 2 limit 3": {"a"},
+    "select * from t order by 1 limit 1": None,
+    "select a, count(*) as n from t group by 1": None,
+    "select b, max(a) as m from t group by 1": {"m"},
+    "select a, count(*) as n from t group by all": None,
+    "select b, max(a) as m from t group by all": {"m"},
+    "select a, b from t order by all limit 1": None,
+    "select distinct a, b from t": None,
+    "select distinct on (b) b, 1 as x from t": set(),
+    "select distinct on (a) a, b from t": None,
+    # stars
+    "select * replace (a + 1 as b) from t": {"a", "b"},
+    "select * replace (1 as a) from t": set(),
+    "select * replace (b + 1 as a) from t": set(),
+    "select * exclude (a) replace (a + 1 as b) from t": {"b"},
+    "select * rename (a as x) from t": {"x"},
+    "select *, a as x from t": {"a", "x"},
+    "select count(*) as n from t": set(),
+    "from t": {"a"},
+    # rows
+    "select unnest(range(abs(a))) as x, b from t": None,
+    "select b from t where exists (select 1 from u where a = 1)": None,
+    "select b from t where b in (select c from u)": set(),
+    "select b from t, range(t.a) r(x)": None,
 }
 
 
