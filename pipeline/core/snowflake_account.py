@@ -118,7 +118,8 @@ def snowflake_warehouse(
         reporting = snowflake_warehouse("REPORTING", size="SMALL", clusters=(1, 3), resource_monitor="MONTHLY")
 
     `clusters` are the smallest and the largest number of clusters; more than one needs the Enterprise Edition. With
-    `scaling_policy="ECONOMY"`, a cluster is started only if it would be busy for minutes. It resumes by itself. Raises `DefinitionError` for a value out of range.
+    `scaling_policy="ECONOMY"`, a cluster is started only if it would be busy for minutes. A suspended warehouse resumes with
+    the next statement. Raises `DefinitionError` for a value out of range.
     """
     place = caller()
     _one_of("size", size, WarehouseSize, place)
@@ -232,7 +233,12 @@ def declared_account(declarations: Iterable[SnowflakeDeclaration], graph: Graph)
                 do="remove one",
                 place=each.place,
             )
-    tables = [each.name for each in graph.all_of(StoredDefinition) if each.is_in_warehouse]
+    _require_known(account, [each.name for each in graph.all_of(StoredDefinition) if each.is_in_warehouse])
+    return account
+
+
+def _require_known(account: DeclaredAccount, tables: Sequence[str]) -> None:
+    """Raise `DefinitionError` for a table, warehouse, monitor or policy that is named, and does not exist."""
     for options in account.of(TableOptions):
         _known(options.name, tables, "gold table", options)
         for _, policy in options.masking:
@@ -243,11 +249,12 @@ def declared_account(declarations: Iterable[SnowflakeDeclaration], graph: Graph)
     for role in account.of(AccountRole):
         for name in role.reads:
             _known(name, [*tables, LAYERS[-1]], "gold table", role)
+        for name in role.uses:
+            _known(name.upper(), [each.name for each in account.of(VirtualWarehouse)], "virtual warehouse", role)
     for warehouse in account.of(VirtualWarehouse):
         if warehouse.resource_monitor is not None:
             monitors = [each.name for each in account.of(ResourceMonitor)]
             _known(warehouse.resource_monitor.upper(), monitors, "resource monitor", warehouse)
-    return account
 
 
 def _known(name: str, known: Sequence[str], kind: str, declaration: SnowflakeDeclaration) -> None:

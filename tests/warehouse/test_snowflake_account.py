@@ -279,6 +279,10 @@ WRONG = [
         r"names a row access policy 'R'",
     ),
     (lambda: declared_account([WAREHOUSE], GRAPH), r"names a resource monitor 'MONTHLY', which is not declared"),
+    (
+        lambda: declared_account([MONITOR, WAREHOUSE, snowflake_role("A", uses="reportng")], GRAPH),
+        r"'A' names a virtual warehouse 'REPORTNG', which is not declared; did you mean 'REPORTING'\?",
+    ),
     (lambda: declared_account([snowflake_role("R", reads="silver")], GRAPH), r"names a gold table 'silver'"),
 ]
 
