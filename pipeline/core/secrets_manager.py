@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 
@@ -13,6 +14,8 @@ PREFIX = "aws:"
 KEPT_S = 300.0
 """How long a process uses a value before it asks again, so that a rotated secret is used soon."""
 _PASSES = {"InternalServiceError", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable"}
+_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:([a-z0-9-]+):")
+"""Of a secret in any partition of AWS: `aws`, `aws-cn`, `aws-us-gov`."""
 
 _values: dict[str, tuple[float, str]] = {}
 _lock = threading.Lock()
@@ -37,6 +40,12 @@ def secret_value(reference: str, what: str) -> str:
         ) from error
 
 
+def region_of(name: str) -> str | None:
+    """Return the region in the ARN of a secret; `None` for another name, whose region is that of the process."""
+    arn = _ARN.match(name)
+    return None if arn is None else arn[1]
+
+
 def _text(name: str, what: str) -> str:
     with _lock:
         at, text = _values.get(name, (-KEPT_S, ""))
@@ -50,10 +59,9 @@ def _fetched(name: str, what: str) -> str:
     with imports_of("aws", "reading AWS Secrets Manager"):
         import botocore.exceptions as errors  # noqa: PLC0415 - an extra
         import botocore.session  # noqa: PLC0415
-    region = name.split(":")[3] if name.startswith("arn:aws:") else None  # arn:aws:secretsmanager:REGION:…
     problem = f"the secret {name!r} with {what} cannot be read"
     try:
-        client = botocore.session.get_session().create_client("secretsmanager", region_name=region)
+        client = botocore.session.get_session().create_client("secretsmanager", region_name=region_of(name))
         answer = client.get_secret_value(SecretId=name)
     except errors.ClientError as error:
         code, message = (error.response["Error"].get(part, "") for part in ("Code", "Message"))

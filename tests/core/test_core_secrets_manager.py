@@ -71,3 +71,17 @@ def test_a_server_that_does_not_answer_may_answer_later(monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(UnavailableError, match="'shop' with the password cannot be read: got Could not connect"):
         secret("aws:shop", "the password")
+
+
+@pytest.mark.parametrize(
+    ("name", "region"),
+    [
+        ("arn:aws:secretsmanager:eu-central-1:123456789012:secret:shop-AbCdEf", "eu-central-1"),
+        ("arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:shop-AbCdEf", "cn-north-1"),
+        ("arn:aws-us-gov:secretsmanager:us-gov-west-1:123456789012:secret:shop-AbCdEf", "us-gov-west-1"),
+        ("shop/password", None),
+        ("arn:of/something", None),
+    ],
+)
+def test_the_region_is_that_of_the_secret(name, region):
+    assert secrets_manager.region_of(name) == region
