@@ -70,7 +70,7 @@ def _checked(text: str, place: Place) -> PartitionField:
     field, call = PartitionField.of(text), _CALL.fullmatch(text.strip())
     known = (*TIMES, *SIZED)
     if call is not None and not field.transform:
-        do = f"{did_you_mean(call[1], known)}; the transforms are {', '.join(known)}"
+        do = did_you_mean(call[1], known)
         raise DefinitionError(f"partition_by= has an unknown transform {call[1]!r}", do=do, place=place)
     if field.transform in SIZED and not 1 <= field.size <= (_MOST_BUCKETS if field.transform == "bucket" else 1 << 62):
         most = f"from 1 to {_MOST_BUCKETS:,}" if field.transform == "bucket" else "of at least 1"
