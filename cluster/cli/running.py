@@ -49,7 +49,7 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help="Number of tables to compute concurrently (default: number of cores; on an object store, at least 8).",
+            help="Number of tables to compute concurrently (default: number of cores; on an object store, at least 32).",
         ),
     ] = None,
     deadline: Annotated[
