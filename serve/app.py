@@ -23,9 +23,10 @@ from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
 from serve.answers import answer_errors
 from serve.engine import Engine
-from serve.http_errors import OverloadError, TooLargeError, UnknownError
+from serve.http_errors import OverloadError, UnknownError
 from serve.models import Champions, predict, rows_of
 from serve.openapi import document
+from serve.request_body import read_body
 from serve.rows import read_rows
 from serve.status import describe, health
 from serve.tables import Tables
@@ -104,22 +105,24 @@ def _add_tables(app: FastAPI, backend: Backend) -> None:
 def _add_models(app: FastAPI, backend: Backend) -> None:
     @app.post("/models/{name}/predict")
     async def predict_rows(name: str, request: Request) -> Response:
-        body = await _body(request)
+        body = await read_body(request, MOST_BODY_BYTES, do="send fewer rows per request")
         return await run_in_threadpool(lambda: JSONResponse(predict(backend.models.predictor(name), rows_of(body))))
 
 
 def _add_webhooks(app: FastAPI, backend: Backend) -> None:
     """Add the endpoints of webhooks. A message is on disk when its response is sent; until then the sender repeats it."""
     sources = backend.project.graph.all_of(Source) + backend.project.graph.all_of(Feed)
-    receivers = {each.reader.name: each.reader.receiver() for each in sources if isinstance(each.reader, Webhook)}
+    webhooks = {each.reader.name: each.reader for each in sources if isinstance(each.reader, Webhook)}
+    receivers = {name: webhook.receiver() for name, webhook in webhooks.items()}
 
     @app.post("/webhooks/{name}")
     async def receive_message(name: str, request: Request) -> Response:
         if name not in receivers:
             raise UnknownError(f"there is no webhook {name!r}", do="define a source of webhook(…)")
-        body, headers = await _body(request), dict(request.headers)
+        do = "send smaller messages, or raise most_bytes= of the webhook"
+        body = await read_body(request, webhooks[name].most_bytes, do=do)
         try:
-            answer = await run_in_threadpool(receivers[name].receive, headers, body)
+            answer = await run_in_threadpool(receivers[name].receive, dict(request.headers), body)
         except HeadwaterError as error:
             _LOG.warning("webhook %s: %s", name, error)
             raise OverloadError("the message could not be stored", do="send it again later") from error
@@ -146,13 +149,3 @@ def _add_pages(app: FastAPI, backend: Backend) -> None:
     @app.get("/")
     def go_to_docs() -> Response:
         return RedirectResponse("docs")
-
-
-async def _body(request: Request) -> bytes:
-    """Return a request's body; stop reading when it exceeds the limit."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BODY_BYTES:
-            raise TooLargeError(f"the body is longer than {MOST_BODY_BYTES} bytes", do="send fewer rows per request")
-    return bytes(body)

@@ -15,14 +15,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pipeline.core.errors import HeadwaterError
-from pipeline.schema_registry.errors import RegistryError
+from pipeline.schema_registry.errors import RegistryError, schema_not_found
 from pipeline.schema_registry.registry import GLOBAL, RegisteredSchema, SchemaRegistry
 from pipeline.schema_registry.schemas import TYPES, Reference, SchemaText, SchemaType
+from serve.http_errors import TooLargeError
+from serve.request_body import read_body
 
 MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
 MOST_BODY_BYTES = 4 << 20
 _LATEST = ("latest", "-1")
 _INTERNAL_ERROR = 50001
+_MOST_NUMBER, _MOST_DIGITS = (1 << 31) - 1, 10
+"""The largest id and version, as in Confluent's registry."""
 Answer = Callable[["RegistryRequest"], Any]
 
 
@@ -52,8 +56,21 @@ class RegistryRequest:
 
     @property
     def number(self) -> int:
-        """The id in the path."""
-        return int(self.path["id"])
+        """The id in the path; raise `RegistryError` 40403 for one that no schema can have."""
+        number = int(self.path["id"])
+        if number > _MOST_NUMBER:
+            raise schema_not_found()
+        return number
+
+    def given_number(self, name: str) -> int | None:
+        """Return an id or a version in the body, `None` if there is none or -1; raise `RegistryError` 42201."""
+        value = self.body.get(name)
+        if value is None or value == -1:
+            return None
+        text = str(value)  # Confluent's registry reads numbers in texts too
+        if not text.isdecimal() or len(text) > _MOST_DIGITS or not 0 < int(text) <= _MOST_NUMBER:
+            raise RegistryError(42201, f"Invalid {name}: {value!r}")
+        return int(text)
 
     def schema(self) -> SchemaText:
         """Return the schema in the body; raise `RegistryError` 42201."""
@@ -62,7 +79,7 @@ class RegistryRequest:
             raise RegistryError(42201, f"Invalid schema of type {kind}")
         try:
             references = tuple(
-                Reference(str(each["name"]), str(each["subject"]), int(each["version"]))
+                Reference(str(each["name"]), str(each["subject"]), _reference_version(each["version"]))
                 for each in self.body.get("references") or ()
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -73,7 +90,7 @@ class RegistryRequest:
 
     def page(self, found: Sequence[Any]) -> Sequence[Any]:
         """Return the page of a list that `offset` and `limit` name."""
-        begin, limit = int(self.query.get("offset", 0)), int(self.query.get("limit", -1))
+        begin, limit = max(0, int(self.query.get("offset", 0))), int(self.query.get("limit", -1))
         return found[begin:] if limit < 0 else found[begin : begin + limit]
 
 
@@ -91,12 +108,15 @@ def registry_app(registry: SchemaRegistry) -> Starlette:
 
 
 async def _answered(registry: SchemaRegistry, request: Request, answer: Answer) -> Response:
-    body = await request.body()
     try:
-        return _json(await run_in_threadpool(answer, RegistryRequest(registry, request, _object(body))))
+        body = await read_body(request, MOST_BODY_BYTES, do="register a smaller schema")
+        answered = await run_in_threadpool(answer, RegistryRequest(registry, request, _object(body)))
+        return answered if isinstance(answered, Response) else _json(answered)
+    except TooLargeError as error:
+        return _json({"error_code": 41301, "message": str(error)}, error.status)
     except RegistryError as error:
         return _json({"error_code": error.code, "message": error.problem}, error.status)
-    except ValueError as error:  # not JSON, or a parameter that is not a number
+    except (ValueError, RecursionError) as error:  # not JSON, or a parameter that is not a number
         return _json({"error_code": 42201, "message": f"Invalid request: {error}"}, 422)
     except HeadwaterError as error:  # the database is not available
         return _json({"error_code": _INTERNAL_ERROR, "message": str(error)}, 500)
@@ -104,8 +124,6 @@ async def _answered(registry: SchemaRegistry, request: Request, answer: Answer) 
 
 def _object(body: bytes) -> Mapping[str, Any]:
     """Return the JSON object of a body; an empty one if there is no body."""
-    if len(body) > MOST_BODY_BYTES:
-        raise RegistryError(42209, f"The request has more than {MOST_BODY_BYTES} bytes")
     document = json.loads(body) if body else {}
     if not isinstance(document, dict):
         raise RegistryError(42201, "The body is not a JSON object")
@@ -126,9 +144,16 @@ def _json(document: object, status: int = 200) -> Response:
 def _version(text: str) -> int | Literal["latest"]:
     if text in _LATEST:
         return "latest"
-    if not text.isdecimal() or not 0 < int(text) < 1 << 31:
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or not 0 < int(text) <= _MOST_NUMBER:
         raise RegistryError(42202, f"The specified version '{text}' is not a valid version id")
     return int(text)
+
+
+def _reference_version(value: object) -> int:
+    number = int(str(value))
+    if number > _MOST_NUMBER:
+        raise ValueError(f"{number} is not a version")
+    return number
 
 
 def _parts(schema: SchemaText) -> dict[str, Any]:
@@ -150,26 +175,25 @@ def _text(schema: SchemaText, request: RegistryRequest) -> str:
     return request.registry.serialized(schema)
 
 
+def _text_alone(schema: SchemaText, request: RegistryRequest) -> Response:
+    """Return a schema as it is, and not as a text in JSON; Confluent's registry does so for all types."""
+    return Response(_text(schema, request), media_type=MEDIA_TYPE)
+
+
 def _document(found: RegisteredSchema, request: RegistryRequest) -> dict[str, Any]:
     numbers = {"subject": found.subject, "version": found.version, "id": found.id, "guid": found.schema.guid}
     return {**numbers, **_parts(found.schema), "schema": _text(found.schema, request)}
 
 
 def _register(request: RegistryRequest) -> dict[str, Any]:
-    number, version = request.body.get("id"), request.body.get("version")
     found = request.registry.register(
         request.subject,
         request.schema(),
         normalize=request.flag("normalize"),
-        id=_number(number),
-        version=_number(version),
+        id=request.given_number("id"),
+        version=request.given_number("version"),
     )
     return {**_document(found, request), "schema": request.body["schema"]}  # clients keep it in the form that they sent
-
-
-def _number(value: object) -> int | None:
-    """Return a number of a body; clients write -1 for none. Raises `ValueError`."""
-    return None if value is None or value == -1 else int(str(value))
 
 
 def _lookup(request: RegistryRequest) -> dict[str, Any]:
@@ -272,7 +296,7 @@ _ROUTES: Sequence[tuple[str, Mapping[str, Answer]]] = (
     ("/contexts", {"GET": lambda request: request.page(["."])}),
     ("/schemas/types", {"GET": lambda _: list(TYPES)}),
     ("/schemas/ids/{id:int}", {"GET": _by_id}),
-    ("/schemas/ids/{id:int}/schema", {"GET": lambda request: _by_id(request)["schema"]}),
+    ("/schemas/ids/{id:int}/schema", {"GET": lambda r: _text_alone(r.registry.schema(r.number), r)}),
     ("/schemas/ids/{id:int}/subjects", {"GET": lambda r: r.page(sorted({each.subject for each in _uses(r)}))}),
     (
         "/schemas/ids/{id:int}/versions",
@@ -296,15 +320,10 @@ _ROUTES: Sequence[tuple[str, Mapping[str, Answer]]] = (
             "DELETE": lambda r: r.registry.delete_version(r.subject, r.version, is_permanent=r.flag("permanent")),
         },
     ),
-    (f"{_VERSION}/schema", {"GET": lambda r: json.loads(_json_text(_one_version(r).schema, r))}),
+    (f"{_VERSION}/schema", {"GET": lambda r: _text_alone(_one_version(r).schema, r)}),
     (f"{_VERSION}/referencedby", {"GET": lambda r: r.registry.referenced_by(r.subject, r.version)}),
     (_CHECK, {"POST": _compatible}),
     (_CHECK + "/{version}", {"POST": _compatible}),
     *((f"/{name}", answers) for name, answers in _SETTINGS.items()),
     *((f"/{name}/{{subject}}", answers) for name, answers in _SETTINGS.items()),
 )
-
-
-def _json_text(schema: SchemaText, request: RegistryRequest) -> str:
-    text = _text(schema, request)
-    return json.dumps(text) if schema.type == "PROTOBUF" else text

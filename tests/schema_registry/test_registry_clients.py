@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
 import time
+from contextlib import closing
 
 import httpx
 import pyarrow as pa
@@ -224,10 +226,56 @@ def test_lookups_name_what_is_missing(client, url):
     assert httpx.get(f"{url}/associations/resources/-/orders").status_code == 404
     assert httpx.get(f"{url}/contexts").json() == ["."]
     assert httpx.get(f"{url}/schemas/types").json() == ["JSON", "PROTOBUF", "AVRO"]
-    assert httpx.get(f"{url}/subjects/orders-value/versions/1/schema").json()["name"] == "Order"
+    for path in (f"schemas/ids/{number}", "subjects/orders-value/versions/1"):
+        assert httpx.get(f"{url}/{path}/schema").text == httpx.get(f"{url}/{path}").json()["schema"]
     assert httpx.post(f"{url}/subjects/a/versions", content=b"[1]").status_code == 422
     assert httpx.post(f"{url}/subjects/a/versions", content=b"no").status_code == 422
     assert httpx.post(f"{url}/subjects/:.c:a/versions", json={"schema": ORDER}).json()["error_code"] == 42208
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"id": [1]}, 42201),
+        ({"id": {}}, 42201),
+        ({"id": "x"}, 42201),
+        ({"id": True}, 42201),
+        ({"id": 0}, 42201),
+        ({"version": [1]}, 42201),
+        ({"version": 1.5}, 42201),
+        ({"version": 1 << 70}, 42201),
+        ({"references": 5}, 42201),
+        ({"references": [{"name": "n", "subject": "s", "version": 1 << 70}]}, 42201),
+        ({"schema": [1]}, 42201),
+        ({"schemaType": [1]}, 42201),
+    ],
+)
+def test_a_body_with_other_types_is_refused(url, changed, code):
+    answer = httpx.post(f"{url}/subjects/a/versions", json={"schema": ORDER, **changed})
+    assert (answer.status_code, answer.json()["error_code"]) == (code // 100, code)
+
+
+def test_a_body_is_read_up_to_the_limit(tmp_path):
+    received, sent = [], []
+
+    async def receive():
+        received.append(1 << 20)
+        return {"type": "http.request", "body": b" " * (1 << 20), "more_body": len(received) < 50}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/subjects/a/versions", "headers": [], "query_string": b""}
+    with closing(Catalog(f"sqlite:///{tmp_path}/catalog.db")) as catalog:
+        asyncio.run(registry_app(SchemaRegistry(catalog))(scope, receive, send))
+    assert (sent[0]["status"], json.loads(sent[1]["body"])["error_code"], len(received)) == (413, 41301, 5)
+
+
+def test_requests_with_extreme_values_are_refused(url):
+    assert httpx.post(f"{url}/subjects/a/versions", content=b"[" * 200_000).json()["error_code"] == 42201
+    assert httpx.get(f"{url}/schemas/ids/{1 << 70}").json()["error_code"] == 40403
+    assert httpx.get(f"{url}/subjects/a/versions/{'9' * 5000}").json()["error_code"] == 42202
+    assert httpx.get(f"{url}/subjects?offset=-1").json() == []
 
 
 def test_modes_protect_subjects(client, url):

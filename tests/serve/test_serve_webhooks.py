@@ -28,6 +28,7 @@ payments = source(
     schema={"amount": "decimal(10, 2)", "_id": "varchar"},
 )
 events = source(webhook("events", unsigned=True), schema={"id": "bigint"})
+large = source(webhook("large", unsigned=True, most_bytes=16 << 20), schema={"id": "varchar"})
 """
 
 
@@ -74,6 +75,18 @@ def test_endpoints_that_do_not_exist(client):
     response = client.post("/webhooks/other", content=b"{}")
     assert (response.status_code, response.json()["error"]["problem"]) == (404, "there is no webhook 'other'")
     assert client.get("/webhooks/events").status_code == 405
+
+
+def test_the_limit_of_a_message_is_that_of_its_webhook(client):
+    """Not that of requests for predictions, which is 8 MiB."""
+    assert client.post("/webhooks/large", content=b'{"id": "' + b"x" * (9 << 20) + b'"}').status_code == 200
+    response = client.post("/webhooks/events", content=b" " * ((1 << 20) + 1))
+    assert response.status_code == 413
+    assert response.json()["error"] == {
+        **response.json()["error"],
+        "problem": "the body is longer than 1048576 bytes",
+        "do": "send smaller messages, or raise most_bytes= of the webhook",
+    }
 
 
 def test_a_message_that_cannot_be_stored_is_to_be_sent_again(client, monkeypatch, project):
