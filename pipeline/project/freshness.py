@@ -46,7 +46,7 @@ def _freshness(table: str, newest: Version | None, load: LoadRecord | None) -> T
     number = None if newest is None else newest.number
     if load is None:
         return TableFreshness(table, "not computed" if newest is None else "not loaded", number, None, *(None,) * 4)
-    is_current = newest is not None and (newest.number, newest.manifest_id) == (load.version, load.manifest_id)
+    is_current = newest is not None and newest.manifest_id == load.manifest_id  # a compaction has another number
     behind = 0.0 if is_current else _seconds_between(load.committed_at, newest)
     state: Freshness = "current" if is_current else "behind"
     return TableFreshness(table, state, number, load.version, load.rows, behind, load.committed_at, load.loaded_at)
