@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.cli.console import grid, open_settings, out, print_json, text
+from cluster.cli.console import err, grid, open_settings, out, print_json, text
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.connectors.lookup.system import SystemAddress, discoverable
 from pipeline.core.clients import message_of
@@ -24,7 +24,8 @@ from pipeline.discovery.look import FORMAT, Look, ProfiledObject, changes_since,
 Uri = Annotated[
     str,
     typer.Argument(
-        help="A file, a folder, or a URI: s3://…, postgresql://…, mysql://…, mongodb://…, sqlite://…, duckdb://…, kafka://host/topic, nats://…, redis://…, iceberg+https://…, delta-sharing://PROFILE, https://…"
+        help="A file, a folder, or a URI: s3://…, postgresql://…, mysql://…, mongodb://…, sqlite://…, duckdb://…, "
+        "kafka://host/topic, nats://…, redis://…, iceberg+https://…, delta-sharing://PROFILE, https://…"
     ),
 ]
 Table = Annotated[str | None, typer.Option(help="Only this table, collection, topic or stream.")]
@@ -58,7 +59,7 @@ def discover(
     look = look_at(discoverable(address_of(uri, table, password, option)), limits, time.monotonic)
     if since_last:
         kept = open_settings(folder, env).state / "looks" / f"{fingerprint(uri, table)}.json"
-        _print_changes(_earlier(kept) if kept.is_file() else None, look, as_json=as_json)
+        _print_changes(_last(kept), look, as_json=as_json)
         _keep(look, kept)
     elif compare is not None:
         _print_changes(_earlier(compare), look, as_json=as_json)
@@ -100,6 +101,17 @@ def _keep(look: Look, path: Path) -> None:
         draft.replace(path)
     except OSError as error:
         raise StorageError(f"the look cannot be kept in {path.parent}", got=message_of(error)) from error
+
+
+def _last(path: Path) -> Mapping[str, Any] | None:
+    """Return the look that was kept, or `None` if there is none that can be read: the new one replaces it."""
+    if not path.is_file():
+        return None
+    try:
+        return _earlier(path)
+    except RequestError as error:
+        err.print(f"[yellow]the earlier look is not used: {text(error.problem)}[/]", soft_wrap=True)
+        return None
 
 
 def _earlier(path: Path) -> Mapping[str, Any]:

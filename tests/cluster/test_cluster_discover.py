@@ -54,6 +54,13 @@ def test_a_look_is_kept_in_the_project(headwater, shop, teashop):
         con.execute("create table more (id integer)")
     assert headwater(*words, cwd=teashop, check=0).stdout == "new table: more\n"
     assert json.loads(headwater(*words, "--json", cwd=teashop, check=0).stdout) == {"changes": []}
+    [kept] = (teashop / ".headwater" / "looks").iterdir()
+    for damaged in ("{", json.dumps({"format": 0})):
+        kept.write_text(damaged)
+        process = headwater(*words, cwd=teashop, check=0)
+        assert process.stdout == "there was no earlier look; this one is kept\n"
+        assert "the earlier look is not used: " in process.stderr
+        assert headwater(*words, cwd=teashop, check=0).stdout == "nothing changed\n"
     (teashop / ".headwater" / "looks").rename(teashop / ".headwater" / "old")
     (teashop / ".headwater" / "looks").write_text("")
     assert "the look cannot be kept in" in headwater(*words, cwd=teashop, check=1).stderr
