@@ -15,7 +15,7 @@ from cluster.cli.options import HERE, Env, Folder
 from pipeline.connectors.built_in import BUILT_IN
 from pipeline.connectors.lookup.system import SystemAddress, discoverable
 from pipeline.core.credentials import is_reference
-from pipeline.core.discovery import Discoverable, DiscoveryLimits, ReaderCall, called
+from pipeline.core.discovery import Discoverable, DiscoveryLimits, ReaderCall, matching_names
 from pipeline.core.errors import RequestError, SourceError, did_you_mean, few
 from pipeline.core.settings import Settings
 from pipeline.discovery.definitions import definition
@@ -64,7 +64,7 @@ def _only(source: str, address: SystemAddress) -> ProfiledObject:
     system, limits = _system(source, address), DiscoveryLimits(objects=_MOST_OBJECTS)
     wanted = address.options.get("table", "")
     every = {each.name: each for each in system.objects(limits) if each.reader.function == source}
-    fit = [every[name] for name in called(every, wanted)]
+    fit = [every[name] for name in matching_names(every, wanted)]
     if not fit:
         raise RequestError(
             f"{source}(…) reads nothing that is at {system.uri}",

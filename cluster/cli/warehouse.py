@@ -60,9 +60,9 @@ def status(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> Non
 @app.command()
 def plan(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """Show what has to change for the Snowflake account to be as declared. Exits with 3 if anything does."""
-    from pipeline.project.snowflake_account import plan_changes  # noqa: PLC0415 - only with Snowflake
+    from pipeline.project.snowflake_account import plan_account_changes  # noqa: PLC0415 - only with Snowflake
 
-    changes = plan_changes(open_workspace(folder, env))
+    changes = plan_account_changes(open_workspace(folder, env))
     _show(changes, as_json=as_json)
     if changes:
         raise typer.Exit(DIFFERENT)
@@ -76,10 +76,10 @@ def apply(
     folder: Folder = HERE,
 ) -> None:
     """Make the changes that `headwater warehouse plan` shows. Asks before something is taken away."""
-    from pipeline.project.snowflake_account import apply_changes, plan_changes  # noqa: PLC0415 - only with Snowflake
+    from pipeline.project.snowflake_account import apply_changes, plan_account_changes  # noqa: PLC0415 - only with Snowflake
 
     workspace = open_workspace(folder, env)
-    changes = plan_changes(workspace)
+    changes = plan_account_changes(workspace)
     _show(changes, as_json=as_json)
     lost = [change.subject for change in changes if change.is_destructive]
     require_consent(lost, "changes would take something away", yes=yes, as_json=as_json)

@@ -2,7 +2,8 @@
 
 The files of the buckets are in the lake's storage, where every worker can read them, and are removed after the step; those
 of a killed process are removed by the next run on its machine.
-They are written and read once; a retried task writes the same file names.
+They are written and read once; a retried task writes the same file names, other than for the blocks of a Ray dataset
+(`dataset_blocks.py`), where each attempt has names of its own.
 """
 
 from __future__ import annotations

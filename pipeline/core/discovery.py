@@ -74,7 +74,7 @@ class Discoverable(Protocol):
         """Return some rows of an object, with their types; raise `SourceError` if it cannot be read."""
 
 
-def called(names: Iterable[str], wanted: str) -> list[str]:
+def matching_names(names: Iterable[str], wanted: str) -> list[str]:
     """Return the names that a name stands for: itself, otherwise those whose last part it is; all for an empty one.
 
     `orders` stands for `public.orders`, if nothing else is called `orders`.

@@ -93,8 +93,8 @@ def lake_policy(*tables: str, **options: Unpack[PolicyOptions]) -> PolicyDefinit
     `history` is how long each version can be read after a newer one replaced it (default: 7 days), and `min_versions` how
     many of the newest versions can be read, however old they are. Compaction writes files of `target_mb` megabytes
     (default: 128), whose rows are ordered by `cluster_by`. If `partition_by` or `cluster_by` has changed, each maintenance writes
-    again up to about `rewrite_mb` megabytes of the files from before (default: 0, which leaves them as they are). With `maintenance="manual"`, runs do not maintain the table, and
-    only `headwater lake maintain` does.
+    again up to about `rewrite_mb` megabytes of the files from before (default: 0, which leaves them as they are). With
+    `maintenance="manual"`, runs do not maintain the table, and only `headwater lake maintain` does.
 
     For a lake on S3, `tiering` maps ages to storage classes, for example `{"30 days": "STANDARD_IA"}`, and `readers` names
     the roles that may read the table in the bucket; `headwater lake apply` sets both.

@@ -159,7 +159,8 @@ class StepRecord:
     kind: str
     layer: str
     decision: str
-    """`skip`, `create`, `append`, `merge`, `refresh`, `rebuild`, `backfill`, `accepted`, `refused`, `sent`, `failed` or `upstream_failed`."""
+    """`skip`, `create`, `append`, `merge`, `refresh`, `rebuild`, `backfill`, `accepted`, `refused`, `sent`, `failed` or
+    `upstream_failed`."""
     reason: str
     strategy: str = ""
     executor: str = ""

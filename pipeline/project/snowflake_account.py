@@ -26,7 +26,7 @@ class RunCost:
     credits: float
 
 
-def plan_changes(workspace: Workspace) -> tuple[AccountChange, ...]:
+def plan_account_changes(workspace: Workspace) -> tuple[AccountChange, ...]:
     """Return what has to change for the account to be as declared.
 
     Raises `RequestError` if the warehouse is not in Snowflake, and `StorageError` if the role may not see the account.

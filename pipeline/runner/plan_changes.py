@@ -42,7 +42,7 @@ _ORIGIN = Schema((Column(SOURCE, "VARCHAR"), Column(POSITION, "BIGINT"), Column(
 
 
 @dataclass(frozen=True)
-class Work:
+class StepEstimate:
     """What a step reads, and how long it takes."""
 
     rows: int = 0
@@ -68,7 +68,7 @@ class PlannedChange:
     """For each removed and each retyped column: the definitions whose results depend on it, upstream first."""
     error: str = ""
     """Why the table cannot be computed from the planned columns of its inputs."""
-    work: Work = Work()
+    work: StepEstimate = StepEstimate()
 
 
 def plan_changes(workspace: Workspace) -> tuple[PlannedChange, ...]:
@@ -133,10 +133,10 @@ def _cause(
     return None if step.decision.kind in {DecisionKind.SKIP, DecisionKind.STREAMED} else "new data"
 
 
-def _work(workspace: Workspace, definition: Source | Table, step: PlannedStep) -> Work:
+def _work(workspace: Workspace, definition: Source | Table, step: PlannedStep) -> StepEstimate:
     decision = step.decision
     if decision.kind in {DecisionKind.SKIP, DecisionKind.STREAMED, DecisionKind.FAIL}:
-        return Work()
+        return StepEstimate()
     files = decision.added
     if not files:
         versions = (
@@ -147,9 +147,9 @@ def _work(workspace: Workspace, definition: Source | Table, step: PlannedStep) -
     size = sum(file.size_bytes for file in files) + sum(split.size_bytes for split in decision.source_splits)
     last = workspace.catalog.last_step(definition.name)
     if last is None:
-        return Work(rows, size, None)
+        return StepEstimate(rows, size, None)
     before = last.flow.bytes_in
-    return Work(rows, size, last.seconds * (size / before if before and size else 1.0))
+    return StepEstimate(rows, size, last.seconds * (size / before if before and size else 1.0))
 
 
 def _named(definition: Table) -> tuple[str, ...]:

@@ -45,8 +45,8 @@ def create_disks(
 class LocalBrokers:
     """Brokers in a folder, each also a controller. They listen on 127.0.0.1 and end with this process in any case.
 
-    `settings` are lines of `server.properties` for every broker, `listeners` further addresses by name. Entering the context starts them and waits until all
-    are ready.
+    `settings` are lines of `server.properties` for every broker, `listeners` further addresses by name. Entering the context
+    starts them and waits until all are ready.
     """
 
     def __init__(

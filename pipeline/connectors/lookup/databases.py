@@ -13,7 +13,7 @@ from pipeline.connectors.databases.columns import schema_of_columns
 from pipeline.connectors.databases.query_reader import QueryReader, query_options
 from pipeline.connectors.databases.sessions import SqlDatabase
 from pipeline.connectors.lookup.system import SystemAddress, first_rows
-from pipeline.core.discovery import DiscoveredObject, DiscoveryLimits, ReaderCall, called
+from pipeline.core.discovery import DiscoveredObject, DiscoveryLimits, ReaderCall, matching_names
 from pipeline.core.errors import Place, SourceError
 from pipeline.kernel.types import arrow_schema
 
@@ -79,7 +79,7 @@ class DatabaseLookup:
             most = _MOST_TABLES if self.only else limits.objects + 1
             rows = session.table(self.database.limited(f"select * from ({self.listing}) t order by 1", most))
         every = {each.name: each for each in map(self._object, rows.to_pylist())}
-        found = [every[name] for name in called(every, self.only)]
+        found = [every[name] for name in matching_names(every, self.only)]
         if self.only and not found:
             raise SourceError("there is no such table", got=repr(self.only), place=Place(self.uri))
         return found

@@ -22,7 +22,7 @@ from pipeline.connectors.lookup.databases import DatabaseLookup, file_lookup
 from pipeline.connectors.lookup.system import SystemAddress, first_rows
 from pipeline.core import scratch
 from pipeline.core.clients import message_of
-from pipeline.core.discovery import Discoverable, DiscoveredObject, DiscoveryLimits, ReaderCall, called
+from pipeline.core.discovery import Discoverable, DiscoveredObject, DiscoveryLimits, ReaderCall, matching_names
 from pipeline.core.errors import Place, SourceError, few, quantity
 from pipeline.kernel.engine import connect
 from pipeline.kernel.sql_text import literal
@@ -82,7 +82,7 @@ class FileLookup:
                 do="look at a folder with data files, or at a file",
                 place=Place(self.location),
             )
-        wanted = [every[name] for name in called(every, self.only)]
+        wanted = [every[name] for name in matching_names(every, self.only)]
         if not wanted:
             raise SourceError("there is no such file or table", got=repr(self.only), place=Place(self.location))
         if len(listed) == _MOST_FILES:

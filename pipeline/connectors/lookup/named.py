@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.connectors.lookup.system import first_rows
-from pipeline.core.discovery import DiscoveredObject, DiscoveryLimits, ReaderCall, called
+from pipeline.core.discovery import DiscoveredObject, DiscoveryLimits, ReaderCall, matching_names
 from pipeline.core.errors import Place, SourceError
 
 
@@ -35,7 +35,7 @@ class NamedLookup:
     def objects(self, limits: DiscoveryLimits) -> Sequence[DiscoveredObject]:
         """Return the objects; raise `SourceError` if there is none of the name that was asked for."""
         most = limits.objects + 1
-        names = called(sorted(set(self.names(1 << 62 if self.only else most))), self.only)
+        names = matching_names(sorted(set(self.names(1 << 62 if self.only else most))), self.only)
         if self.only and not names:
             raise SourceError(f"there is no such {self.kind}", got=repr(self.only), place=Place(self.uri))
         return [self.described(name) for name in names[:most]]
