@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cluster.cli.console import err, grid, open_workspace, out, print_json
-from cluster.cli.options import HERE, Folder, Json
+from cluster.cli.options import HERE, Execute, Folder, Json
 from pipeline.core.errors import HeadwaterError, quantity
 from pipeline.core.settings import environments, find
 from pipeline.project.environments import create, created_from
@@ -52,9 +52,7 @@ def create_(
 def promote_(
     name: Annotated[str, typer.Argument(help="The environment in which tables were built.")],
     to: Annotated[str, typer.Option("--to", help="The environment that gets them.")],
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do it; without this option, only show what would be done.")
-    ] = False,
+    yes: Execute = False,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from cluster.cli import bucket
-from cluster.cli.console import as_objects, err, grid, open_workspace, out, print_json, print_rows
-from cluster.cli.options import HERE, Env, Folder, Json
+from cluster.cli.console import as_objects, err, grid, open_workspace, out, print_json, print_rows, text
+from cluster.cli.options import HERE, Env, Execute, Folder, Json
 from pipeline.commit.commit_plan import row_key
-from pipeline.commit.sink_delivery import release_sink_holds
 from pipeline.core.as_of import AsOf
 from pipeline.core.errors import HeadwaterError, RequestError, few, quantity
 from pipeline.kernel.budget import budget_here
 from pipeline.lake import Version
 from pipeline.lake.diff import TableDiff, diff
 from pipeline.lake.history import VersionFacts, history
-from pipeline.lake.holds import holds, release_hold
-from pipeline.lake.storage import Storage
 from pipeline.project.forgotten import WAREHOUSE, ForgottenTable, forget, forgotten_tables, remains_of
 from pipeline.project.maintenance import (
     TableMaintenance,
@@ -32,15 +29,13 @@ from pipeline.project.maintenance import (
 )
 from pipeline.project.workspace import Workspace
 from pipeline.reprocessing.restore import plan_restore, restore
-from pipeline.runner.handlers.artifact import HOLD_PREFIX
-from pipeline.streaming.runtime.savepoints import release_incomplete
 
 app = typer.Typer(
     help="Show the history of tables and what changed; restore versions; forget tables; plan and apply the bucket's policies.",
     no_args_is_help=True,
 )
 Table = Annotated[str, typer.Argument(help="Name of a table.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it; without this option, only show what would be done.")]
+T = TypeVar("T")
 
 _COLUMNS = ("table", "layer", "rows", "bytes", "place")
 
@@ -54,19 +49,12 @@ Tables = Annotated[
 def maintain_(names: Tables = None, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """Compact and vacuum tables and their quarantines by their policies, and shorten their logs."""
     workspace = open_workspace(folder, env)
-    release_holds(workspace)
-    done = [_maintained(workspace, name) for name in _names(workspace, names)]
-    _print_maintenance(done, as_json=as_json)
-    if any(each.error for each in done):
+    chosen = _names(workspace, names)
+    done, errors = _each(chosen, lambda name: maintain(workspace, name))
+    failed = {name: TableMaintenance(name, error=error) for name, error in errors.items()}
+    _print_maintenance([{**done, **failed}[name] for name in chosen], as_json=as_json)
+    if errors:
         raise typer.Exit(1)
-
-
-def _maintained(workspace: Workspace, name: str) -> TableMaintenance:
-    """Maintain a table; a failure does not keep the others from it."""
-    try:
-        return maintain(workspace, name)
-    except HeadwaterError as error:
-        return TableMaintenance(name, error=str(error))
 
 
 def _print_maintenance(done: Sequence[TableMaintenance], *, as_json: bool) -> None:
@@ -105,27 +93,49 @@ def _print_maintenance(done: Sequence[TableMaintenance], *, as_json: bool) -> No
 def compact_(names: Tables = None, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """Compact the small files of tables, with their rows ordered by cluster_by= of the policy."""
     workspace = open_workspace(folder, env)
-    done = {name: compact_table(workspace, name) for name in _names(workspace, names)}
+    chosen = _names(workspace, names)
+    done, errors = _each(chosen, lambda name: compact_table(workspace, name))
     if as_json:
-        print_json([{"table": name, **({} if each is None else asdict(each))} for name, each in done.items()])
-        return
-    for name, each in done.items():
+        compacted = {name: {} if each is None else asdict(each) for name, each in done.items()}
+        facts = {**compacted, **{name: {"error": error} for name, error in errors.items()}}
+        print_json([{"table": name, **facts[name]} for name in chosen])
+    for name, each in () if as_json else done.items():
         out.print(
             f"{name}: no small files"
             if each is None
             else f"[green]✓[/] {name}: {quantity(each.before, 'file')} compacted into {each.after}, as version {each.number}"
         )
+    _fail_for(errors)
+
+
+def _each(names: Sequence[str], do: Callable[[str], T]) -> tuple[dict[str, T], dict[str, str]]:
+    """Do something with each table; return the results and the errors by table, because one does not keep others from it."""
+    done, errors = dict[str, T](), dict[str, str]()
+    for name in names:
+        try:
+            done[name] = do(name)
+        except HeadwaterError as error:
+            errors[name] = str(error)
+    return done, errors
+
+
+def _fail_for(errors: Mapping[str, str]) -> None:
+    """Print the errors of tables and exit with 1, if there are any."""
+    for name, error in errors.items():
+        err.print(f"[red]✗[/] {name}: {text(error)}", soft_wrap=True)
+    if errors:
+        raise typer.Exit(1)
 
 
 @app.command("vacuum")
 def vacuum_(
-    names: Tables = None, yes: Yes = False, env: Env = None, as_json: Json = False, folder: Folder = HERE
+    names: Tables = None, yes: Execute = False, env: Env = None, as_json: Json = False, folder: Folder = HERE
 ) -> None:
     """List the files that no readable version of tables and their quarantines needs; with --yes, remove them."""
     workspace = open_workspace(folder, env)
-    release_holds(workspace)
     chosen = _names(workspace, names)
-    plans = {name: vacuum_table(workspace, name) if yes else plan_vacuums(workspace, name) for name in chosen}
+    act = vacuum_table if yes else plan_vacuums
+    plans, errors = _each(chosen, lambda name: act(workspace, name))
     if as_json:
         print_json(
             [
@@ -141,7 +151,9 @@ def vacuum_(
                 for p in each
                 if p.oldest is not None
             ]
+            + [{"table": name, "error": error} for name, error in errors.items()]
         )
+        _fail_for(errors)
         return
     rows = [
         (name if number == 0 else f"{name} (quarantine)", len(p.files), p.size_bytes, p.versions, p.oldest)
@@ -154,6 +166,7 @@ def vacuum_(
     )
     total = sum(int(row[2] or 0) for row in rows)
     out.print(f"[green]✓[/] removed {total:,} bytes" if yes else f"{total:,} bytes can be removed: do it with --yes")
+    _fail_for(errors)
 
 
 @app.command()
@@ -237,7 +250,7 @@ def diff_(
 def restore_(
     name: Table,
     to: Annotated[str, typer.Option("--to", help="A version, a time (ISO 8601, UTC), or a duration ago such as 2h.")],
-    yes: Yes = False,
+    yes: Execute = False,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
@@ -262,29 +275,6 @@ def restore_(
         out.print(f"[green]✓[/] {name} has the rows of version {plan.target.number} again, as version {number}")
 
 
-def release_holds(workspace: Workspace) -> None:
-    """Release the holds of what no longer exists: registered versions of models, sinks, and incomplete savepoints."""
-    tables = [workspace.table(name) for name in maintained_tables(workspace)]
-    for table in tables:
-        release_sink_holds(workspace, table)
-        release_incomplete(table.storage)
-    _release_model_holds(workspace, [table.storage for table in tables])
-
-
-def _release_model_holds(workspace: Workspace, storages: Sequence[Storage]) -> None:
-    of_models = [(each, hold.id) for each in storages for hold in holds(each) if hold.id.startswith(HOLD_PREFIX)]
-    if not of_models:
-        return
-    from ml.models.registry import Registry  # noqa: PLC0415 - models are optional
-
-    store = Registry(workspace.settings.models)
-    registered: dict[str, frozenset[str]] = {}
-    for storage, hold_id in of_models:
-        model, _, number = hold_id.removeprefix(HOLD_PREFIX).rpartition("-")
-        if number not in registered.setdefault(model, store.versions(model)):
-            release_hold(storage, hold_id)
-
-
 def _names(workspace: Workspace, names: list[str] | None) -> tuple[str, ...]:
     return tuple(workspace.stored(name).name for name in names) if names else maintained_tables(workspace)
 
@@ -294,9 +284,13 @@ def _as_of(name: str, text: str) -> AsOf:
     if text.isdecimal():
         return AsOf(versions={name: int(text)})
     try:
-        return AsOf.of(text)
+        as_of = AsOf.of(text)
     except RequestError:
-        return AsOf.of(f"-{text}")
+        as_of = AsOf.of(f"-{text}")
+    if as_of.versions.keys() - {name}:
+        do = "write its number, a time, or a duration"
+        raise RequestError(f"this is not a version of {name!r}", got=repr(text), do=do)
+    return as_of
 
 
 def _version(workspace: Workspace, name: str, text: str | None) -> Version:

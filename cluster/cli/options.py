@@ -20,6 +20,7 @@ def print_version(wanted: bool) -> None:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Execute = Annotated[bool, typer.Option("--yes", "-y", help="Do it; without this option, only show what would be done.")]
 Env = Annotated[str | None, typer.Option("--env", help="Environment of headwater.toml (default: dev).")]
 At = Annotated[
     list[str] | None,

@@ -64,6 +64,12 @@ class Model(Artifact):
 
         return training.build(self, context)
 
+    def registered(self, store: str, name: str) -> frozenset[str]:
+        """Return the registered versions of a model; none for one that is not registered. Writes nothing."""
+        from ml.models.registry import Registry  # noqa: PLC0415 - see above
+
+        return Registry(store).versions(name)
+
 
 def model(  # noqa: PLR0913 - options of a decorator, all keyword-only
     *,

@@ -17,12 +17,12 @@ from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql_text import listed, quoted
 from pipeline.kernel.type_widening import is_wider
-from pipeline.lake import LakeTable, Version, VersionChange
-from pipeline.lake.holds import Hold, holds, place_hold, release_hold
+from pipeline.lake import Version, VersionChange
+from pipeline.lake.holds import Hold, place_hold
+from pipeline.project.holds import sink_hold
 from pipeline.project.workspace import Workspace
 
 _BLOCK_ROWS = 10_000
-_HOLD_PREFIX = "sink-"
 
 
 @dataclass
@@ -79,7 +79,7 @@ class SinkSender:
         """Hold the version that the target has instead of the one before, if it refers to the files of the lake."""
         if isinstance(self._sink.to, SharesFiles) and self._sink.to.shares_files:
             reason = f"sink {self._sink.name}"
-            place_hold(self._table.storage, Hold(f"{_HOLD_PREFIX}{self._sink.name}", version.number, reason))
+            place_hold(self._table.storage, Hold(sink_hold(self._sink.name), version.number, reason))
 
     def close(self) -> None:
         """Close the target."""
@@ -104,14 +104,6 @@ def send(workspace: Workspace, sink: Sink) -> DeliveryReport | None:
         return sender.send()
     finally:
         sender.close()
-
-
-def release_sink_holds(workspace: Workspace, table: LakeTable) -> None:
-    """Release the holds of a table's sinks that are no longer defined."""
-    sinks = {f"{_HOLD_PREFIX}{each.name}" for each in workspace.project.graph.all_of(Sink) if each.table == table.name}
-    for hold in holds(table.storage):
-        if hold.id.startswith(_HOLD_PREFIX) and hold.id not in sinks:
-            release_hold(table.storage, hold.id)
 
 
 def _changes(

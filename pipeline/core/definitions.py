@@ -370,6 +370,10 @@ class Artifact(Definition):
     def build(self, context: BuildContext) -> Verdict:
         """Build the artifact, evaluate it, store it if it is accepted, and return the verdict."""
 
+    @abstractmethod
+    def registered(self, store: str, name: str) -> frozenset[str]:
+        """Return the versions that the store at a URI has of an artifact of this kind, also of one that is not defined."""
+
 
 def names(value: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return one name or a sequence of names as a tuple; empty for `None`."""

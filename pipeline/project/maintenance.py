@@ -17,9 +17,8 @@ from pipeline.core.errors import ConflictError
 from pipeline.governance import Leases
 from pipeline.kernel.budget import budget_here
 from pipeline.lake import Compacted, CompactionOptions, LakeTable, VacuumPlan, compact, plan_vacuum, vacuum
+from pipeline.project.holds import SAVEPOINTS, release_holds
 from pipeline.project.workspace import Workspace
-
-_SAVEPOINTS = "_headwater/savepoints/"
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,11 @@ def vacuum_table(workspace: Workspace, name: str, clock: Clock = now) -> tuple[V
 
 
 def vacuumed_tables(workspace: Workspace, name: str) -> tuple[tuple[LakeTable, Collection[str]], ...]:
-    """Return a table and its quarantine, each with the paths of files that savepoints and unfinished commits need."""
+    """Return a table and its quarantine, each with the paths of files that savepoints and unfinished commits need.
+
+    Holds that nothing needs any more are released first.
+    """
+    release_holds(workspace, name)
     table = workspace.table(name)
     quarantined = workspace.lake.quarantine(name, table.policy)
     rows, rejected = _in_savepoints(table)
@@ -131,7 +134,7 @@ def maintained_tables(workspace: Workspace) -> tuple[str, ...]:
 
 def _in_savepoints(table: LakeTable) -> tuple[set[str], set[str]]:
     """Return the files of the table and of its quarantine that savepoints list, of any format."""
-    names = [name for name in table.storage.names(_SAVEPOINTS) if name.endswith("/savepoint.json")]
+    names = [name for name in table.storage.names(f"{SAVEPOINTS}/") if name.endswith("/savepoint.json")]
     rows, rejected = set[str](), set[str]()
     for text in table.storage.read_existing(names).values():
         parts = json.loads(text)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from pipeline.governance import Leases, this_process
 from pipeline.project import Workspace, load
 from tests.lake.test_lake_unused_files import age
 
@@ -73,6 +74,21 @@ def test_texts_that_are_no_version_are_refused(headwater):
     error = headwater("lake", "diff", "names", "yesterday", check=1).stderr
     assert "the time or version to read cannot be parsed" in error
     assert "2 hours ago" in error
+    problem = "this is not a version of 'names': got 'later=0'"
+    assert problem in headwater("lake", "diff", "names", "later=0", check=1).stderr
+    assert problem in headwater("lake", "restore", "names", "--to", "later=0", check=1).stderr
+
+
+def test_a_table_whose_stream_runs_does_not_keep_others_from_compaction(headwater, project):
+    (project / "data" / "3.csv").write_text("id,name\n3,n3\n")
+    headwater("run", check=0)
+    leases, me = Leases(Workspace(load(project)).catalog), this_process()
+    leases.acquire("raw", me)
+    process = headwater("lake", "compact", "--json", check=1)
+    facts = {each["table"]: each for each in json.loads(process.stdout)}
+    assert "is not compacted while its stream runs" in facts["raw"]["error"]
+    assert facts["names"]["before"] == 4
+    assert "raw: table 'raw' is not compacted while its stream runs" in process.stderr
 
 
 def test_tables_are_maintained(headwater, project):

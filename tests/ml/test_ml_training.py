@@ -5,11 +5,11 @@ from __future__ import annotations
 import mlflow
 import pytest
 
-from cluster.cli.lake import release_holds
 from ml.models.registry import Registry
 from pipeline.core.errors import DefinitionError, ModelError, StorageError
 from pipeline.lake.holds import Hold, holds, place_hold, release_hold
 from pipeline.project import Workspace, load
+from pipeline.project.holds import release_holds
 
 REFUSED = {"at_least=0.6": "at_least=0.99"}
 
@@ -56,7 +56,7 @@ def test_a_registered_model_holds_the_version_it_was_trained_on(project):
     assert registry.versions("lateness") == {"1"}
     assert registry.versions("another") == frozenset()
     workspace = Workspace(load(project.root))
-    release_holds(workspace)
+    release_holds(workspace, "trips")
     assert len(holds(table.storage)) == 1
 
     release_hold(table.storage, "model-lateness-1")  # as if the process was killed before it placed the hold
@@ -68,7 +68,7 @@ def test_a_registered_model_holds_the_version_it_was_trained_on(project):
 
     client(project).delete_model_version("lateness", "1")
     assert registry.versions("lateness") == frozenset()
-    release_holds(workspace)
+    release_holds(workspace, "trips")
     assert holds(table.storage) == ()
 
 

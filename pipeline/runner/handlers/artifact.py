@@ -10,14 +10,12 @@ from pipeline.core.definitions import Artifact, Verdict
 from pipeline.core.staging import RowCounts
 from pipeline.governance import StepRecord
 from pipeline.lake.holds import Hold, has_hold, place_hold
+from pipeline.project.holds import artifact_hold
 from pipeline.project.workspace import Workspace
 from pipeline.runner.build_context import RunBuildContext
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.decide import Decision, DecisionKind, RunOptions, compute_all
 from pipeline.runner.handlers.handler import Description, described
-
-HOLD_PREFIX = "model-"
-"""The prefix of the ids of holds of registered artifacts."""
 
 
 class ArtifactHandler:
@@ -66,11 +64,6 @@ def _build_decision(workspace: Workspace, definition: Artifact, reason: str) -> 
     return compute_all(reason, exists=workspace.catalog.last_step(definition.name) is not None)
 
 
-def hold_id(name: str, version: str) -> str:
-    """Return the id of the holds of a registered version of an artifact."""
-    return f"{HOLD_PREFIX}{name}-{version}"
-
-
 def _hold_inputs(workspace: Workspace, definition: Artifact, verdict: Verdict, versions: Mapping[str, int]) -> None:
     """Hold the versions that a registered artifact was built from, so that it can be built and examined again.
 
@@ -80,7 +73,8 @@ def _hold_inputs(workspace: Workspace, definition: Artifact, verdict: Verdict, v
         return
     reason = f"{definition.kind} {definition.name} {verdict.version}"
     for name, number in versions.items():
-        storage, hold = workspace.table(name).storage, Hold(hold_id(definition.name, verdict.version), number, reason)
+        storage = workspace.table(name).storage
+        hold = Hold(artifact_hold(definition.name, verdict.version), number, reason)
         if not has_hold(storage, hold.id):
             place_hold(storage, hold)
 

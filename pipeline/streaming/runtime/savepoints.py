@@ -23,17 +23,14 @@ from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect
 from pipeline.kernel.sql_text import literal
 from pipeline.lake import DeltaStager, LakeTable, Storage, Version
-from pipeline.lake.holds import Hold, has_hold, holds, place_hold, release_hold
+from pipeline.lake.holds import Hold, has_hold, place_hold, release_hold
+from pipeline.project.holds import SAVEPOINTS, incomplete_savepoints, savepoint_file, savepoint_hold
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.operators.snapshots import read_verified
 from pipeline.streaming.planning.plan import StreamPlan
 
 FORMAT_VERSION = 2
 """The format of new savepoints. Format 1 has the same fields without `format_version`."""
-FOLDER = "_headwater/savepoints"
-"""The folder of savepoints, relative to the table."""
-HOLD_PREFIX = "savepoint-"
-"""The prefix of the ids of holds of savepoints."""
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TRIES = 50
 _STORED_QUARANTINE = "aside"
@@ -103,7 +100,7 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
             raise RequestError(f"{name!r} was not written by a stream", do=f"run `headwater stream {name}`")
         named = label or f"epoch-{manifest.epoch.number}"
         _require_unused(table.storage, name, named)
-        folder = f"{FOLDER}/{named}"
+        folder = f"{SAVEPOINTS}/{named}"
         try:
             state = [_copy_state_file(table.storage, file, folder) for file in manifest.epoch.state]
         except StorageError:  # the stream has advanced, and a clean-up has deleted the files
@@ -125,7 +122,7 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
             quarantined=quarantined,
             columns=tuple((c.name, c.type) for c in version.schema.columns),
         )
-        hold = Hold(_hold_id(named), version.number, f"savepoint {named}")
+        hold = Hold(savepoint_hold(named), version.number, f"savepoint {named}")
         place_hold(table.storage, hold)
         # written last, because this file completes the savepoint
         table.storage.write_text(f"{folder}/savepoint.json", savepoint.to_json())
@@ -150,9 +147,9 @@ def delete_savepoint(workspace: Workspace, name: str, label: str) -> None:
     """
     storage = workspace.table(name).storage
     labels = _labels(storage)
-    if label not in labels and label not in _incomplete(storage):
+    if label not in labels and label not in incomplete_savepoints(storage):
         raise RequestError(f"stream {name!r} has no savepoint {label!r}", do=did_you_mean(label, labels))
-    folder = f"{FOLDER}/{label}"
+    folder = f"{SAVEPOINTS}/{label}"
     version = workspace.require(name)
     epoch = None if version.manifest is None else version.manifest.epoch
     if epoch is not None and any(file.path.startswith(f"{folder}/") for file in epoch.state):
@@ -163,13 +160,7 @@ def delete_savepoint(workspace: Workspace, name: str, label: str) -> None:
     if label in labels:
         storage.remove([f"{folder}/savepoint.json"])
     storage.at(folder).clear()
-    release_hold(storage, _hold_id(label))
-
-
-def release_incomplete(storage: Storage) -> None:
-    """Release the holds of savepoints of the table at `storage` whose process was killed before they were complete."""
-    for label in _incomplete(storage):
-        release_hold(storage, _hold_id(label))
+    release_hold(storage, savepoint_hold(label))
 
 
 def pinned(workspace: Workspace, name: str) -> tuple[frozenset[str], frozenset[str]]:
@@ -228,22 +219,12 @@ def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock 
     return committed
 
 
-def _hold_id(label: str) -> str:
-    return f"{HOLD_PREFIX}{label}"
-
-
-def _incomplete(storage: Storage) -> frozenset[str]:
-    """Return the labels that have a hold and no savepoint."""
-    held = {hold.id.removeprefix(HOLD_PREFIX) for hold in holds(storage) if hold.id.startswith(HOLD_PREFIX)}
-    return frozenset(label for label in held if not storage.has(f"{FOLDER}/{label}/savepoint.json"))
-
-
 def _labels(storage: Storage) -> tuple[str, ...]:
-    return tuple(label for label in storage.list_folder(FOLDER) if storage.has(f"{FOLDER}/{label}/savepoint.json"))
+    return tuple(label for label in storage.list_folder(SAVEPOINTS) if storage.has(savepoint_file(label)))
 
 
 def _read(storage: Storage, label: str) -> Savepoint:
-    return Savepoint.from_json(storage.read_text(f"{FOLDER}/{label}/savepoint.json"))
+    return Savepoint.from_json(storage.read_text(savepoint_file(label)))
 
 
 def _require_unused(storage: Storage, name: str, label: str) -> None:
@@ -252,7 +233,7 @@ def _require_unused(storage: Storage, name: str, label: str) -> None:
             "a label must start with a letter or digit and consist of letters, digits, '.', '_' and '-'",
             got=repr(label),
         )
-    if storage.has(f"{FOLDER}/{label}/savepoint.json"):
+    if storage.has(savepoint_file(label)):
         raise RequestError(f"stream {name!r} already has a savepoint {label!r}", do="use another label")
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from cluster.cli.lake import release_holds
 from pipeline import to_iceberg
 from pipeline.core.errors import ConflictError, DefinitionError, SinkError
 from pipeline.core.sinks import Delivery, SinkContext, SinkPosition
 from pipeline.lake import compact
 from pipeline.lake.holds import holds
+from pipeline.project.holds import release_holds
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import RunOptions
@@ -251,13 +251,14 @@ def test_the_published_version_is_held(shop):
     newest = workspace.version("latest").number
     assert [hold.version for hold in holds(workspace.table("latest").storage)] == [newest]
 
-    release_holds(workspace)
+    release_holds(workspace, "latest")
     assert [hold.version for hold in holds(workspace.table("latest").storage)] == [newest]
 
     definitions = shop.folder / "shop.py"
     definitions.write_text(
         "".join(line for line in definitions.read_text().splitlines(keepends=True) if "newest =" not in line)
     )
-    release_holds(Workspace(load(shop.folder)))
+    for name in ("latest", "raw"):
+        release_holds(Workspace(load(shop.folder)), name)
     assert holds(workspace.table("latest").storage) == ()
     assert [hold.reason for hold in holds(workspace.table("raw").storage)] == ["sink all_rows"]

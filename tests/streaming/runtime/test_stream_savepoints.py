@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.cli.lake import release_holds
 from pipeline.core.errors import RequestError, StorageError
 from pipeline.lake.history import history
 from pipeline.lake.holds import holds
 from pipeline.lake.storage import Storage
+from pipeline.project.holds import release_holds
 from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.streaming.runtime.job import catch_up
 from pipeline.streaming.runtime.savepoints import delete_savepoint, pinned, save, savepoints
@@ -146,11 +146,11 @@ def test_a_savepoint_whose_process_was_killed_holds_nothing_forever(drops, strea
     assert [hold.id for hold in holds(table.storage)] == ["savepoint-before"]
 
     if by == "maintenance":
-        release_holds(workspace)
+        release_holds(workspace, "by_minute")
     else:
         if by == "saving again":
             save(workspace, "by_minute", "before")
-            release_holds(workspace)
+            release_holds(workspace, "by_minute")
             assert [hold.id for hold in holds(table.storage)] == ["savepoint-before"]
         delete_savepoint(workspace, "by_minute", "before")
         assert table.storage.names("_headwater/savepoints/") == ()
@@ -166,7 +166,7 @@ def test_a_hold_that_was_released_before_the_savepoint_was_complete_is_placed_ag
 
     def write(storage: Storage, name: str, text: str) -> None:
         if name.endswith("savepoint.json"):
-            release_holds(workspace)  # as another process does
+            release_holds(workspace, "by_minute")  # as another process does
         real(storage, name, text)
 
     monkeypatch.setattr(Storage, "write_text", write)
