@@ -68,7 +68,8 @@ class RegistryRequest:
         if value is None or value == -1:
             return None
         text = str(value)  # Confluent's registry reads numbers in texts too
-        if not text.isdecimal() or len(text) > _MOST_DIGITS or not 0 < int(text) <= _MOST_NUMBER:
+        digits = text.removeprefix("-")
+        if not digits.isdecimal() or len(digits) > _MOST_DIGITS or int(digits) > _MOST_NUMBER:
             raise RegistryError(42201, f"Invalid {name}: {value!r}")
         return int(text)
 
