@@ -63,14 +63,14 @@ class RegistryRequest:
         return number
 
     def given_number(self, name: str) -> int | None:
-        """Return an id or a version in the body, `None` if there is none or -1; raise `RegistryError` 42201."""
+        """Return an id or a version in the body, `None` if there is none or -1; raise `ValueError` for no number."""
         value = self.body.get(name)
         if value is None or value == -1:
             return None
         text = str(value)  # Confluent's registry reads numbers in texts too
         digits = text.removeprefix("-")
         if not digits.isdecimal() or len(digits) > _MOST_DIGITS or int(digits) > _MOST_NUMBER:
-            raise RegistryError(42201, f"Invalid {name}: {value!r}")
+            raise ValueError(f"{name} is not a number: {value!r}")
         return int(text)
 
     def schema(self) -> SchemaText:
