@@ -38,7 +38,8 @@ INJECTIONS = [
 
 
 def fingerprint(root):
-    files = sorted(path for path in (root / ".headwater").rglob("*") if path.is_file())
+    state = root / ".headwater"  # without the notes of what is read, from which maintenance begins
+    files = sorted(path for path in state.rglob("*") if path.is_file() and state / "reads" not in path.parents)
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
