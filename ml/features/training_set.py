@@ -80,7 +80,7 @@ class TrainingSet(Table):
     @property
     def fingerprint(self) -> str:
         """Changes with everything that determines the rows, and with the event time."""
-        return fingerprint(super().fingerprint, self.key, self.event_time)
+        return fingerprint(super().fingerprint, self.event_time)
 
 
 def training_set(  # noqa: PLR0913 - options of a definition, all keyword-only

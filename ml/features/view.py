@@ -10,7 +10,6 @@ from typing import cast
 from pipeline.core.definitions import Action, Expectation, Table, caller, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.event_time import parse_duration
-from pipeline.core.fingerprint import fingerprint
 from pipeline.kernel.sql import SqlTransform, check_condition, sql_table
 
 
@@ -30,12 +29,6 @@ class FeatureView(Table):
     deleted_when: str = ""
     """A SQL condition for rows that delete the entity."""
     owner: str = ""
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with everything that determines the rows, and with what they mean."""
-        meaning = (self.entity, self.event_time, self.known_at, self.delay, self.ttl, self.deleted_when)
-        return fingerprint(super().fingerprint, *meaning)
 
     @property
     def responsible(self) -> str:

@@ -112,12 +112,7 @@ def model(  # noqa: PLR0913 - options of a decorator, all keyword-only
                 do="use the name of the training set as the only parameter",
                 place=place,
             )
-        if task not in TASKS:
-            raise DefinitionError(f"unknown task {task!r}", do=did_you_mean(str(task), TASKS), place=place)
-        metrics = task_of(task).metrics
-        if metric and metric not in metrics:
-            problem = f"unknown metric {metric!r} of a {task} task"
-            raise DefinitionError(problem, do=did_you_mean(metric, metrics), place=place)
+        chosen = _metric(task, metric, place)
         if label in names(baseline):
             raise DefinitionError(
                 f"the baseline contains the label {label!r}", do="remove it from the baseline", place=place
@@ -128,12 +123,21 @@ def model(  # noqa: PLR0913 - options of a decorator, all keyword-only
             description=inspect.getdoc(function) or "",
             function=function,
             training_set=parameters[0],
-            evaluation=Evaluation(
-                label, _time(split_at, place), metric or task_of(task).metric, at_least, names(baseline), min_rows, task
-            ),
+            evaluation=Evaluation(label, _time(split_at, place), chosen, at_least, names(baseline), min_rows, task),
         )
 
     return decorate
+
+
+def _metric(task: TaskName, metric: str, place: Place) -> str:
+    """Return the metric of a task, its default if none is named."""
+    if task not in TASKS:
+        raise DefinitionError(f"unknown task {task!r}", do=did_you_mean(str(task), TASKS), place=place)
+    metrics = task_of(task).metrics
+    if metric and metric not in metrics:
+        problem = f"unknown metric {metric!r} of a {task} task"
+        raise DefinitionError(problem, do=did_you_mean(metric, metrics), place=place)
+    return metric or task_of(task).metric
 
 
 def _time(text: str, place: Place) -> datetime:

@@ -62,7 +62,6 @@ class Task(ABC):
     def measure(self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any]) -> dict[str, float]:
         """Return every metric of predictions."""
 
-    @abstractmethod
     def baseline(
         self, train: pd.DataFrame, label: pd.Series, rows: pd.DataFrame, by: Sequence[str]
     ) -> np.ndarray[Any, Any]:
@@ -70,6 +69,7 @@ class Task(ABC):
 
         Values that do not occur in the training rows, and all rows without columns, get the mean of all training rows.
         """
+        return _mean_by(train, label, rows, by)
 
     @abstractmethod
     def answers(self, predictions: np.ndarray[Any, Any]) -> list[dict[str, object]]:
@@ -136,12 +136,6 @@ class Binary(Task):
             "brier": float(((predictions - label) ** 2).mean()),
             "log_loss": float(metrics.log_loss(label, predictions, labels=[0, 1])),
         }
-
-    def baseline(
-        self, train: pd.DataFrame, label: pd.Series, rows: pd.DataFrame, by: Sequence[str]
-    ) -> np.ndarray[Any, Any]:
-        """Return the share of label 1."""
-        return _mean_by(train, label, rows, by)
 
     def answers(self, predictions: np.ndarray[Any, Any]) -> list[dict[str, object]]:
         """Return the probability, and the label that is more probable."""
@@ -293,12 +287,6 @@ class Regression(Task):
             "r2": 1 - float((errors**2).sum()) / spread if spread else 0.0,
             "median_absolute_error": float(np.median(errors)),
         }
-
-    def baseline(
-        self, train: pd.DataFrame, label: pd.Series, rows: pd.DataFrame, by: Sequence[str]
-    ) -> np.ndarray[Any, Any]:
-        """Return the mean label."""
-        return _mean_by(train, label, rows, by)
 
     def answers(self, predictions: np.ndarray[Any, Any]) -> list[dict[str, object]]:
         """Return the number."""

@@ -17,6 +17,7 @@ from pipeline.core.errors import ConflictError
 from pipeline.governance import Leases
 from pipeline.kernel.budget import budget_here
 from pipeline.lake import Compacted, CompactionOptions, LakeTable, VacuumPlan, compact, plan_vacuum, vacuum
+from pipeline.lake.read_notes import ReadCounts
 from pipeline.project.holds import SAVEPOINTS, release_holds
 from pipeline.project.workspace import Workspace
 
@@ -53,8 +54,9 @@ def maintain(workspace: Workspace, name: str, *, clock: Clock = now) -> TableMai
     if workspace.table(name).number() is None:
         return TableMaintenance(name, note="does not exist yet")
     compacted, plans, notes = None, [], []
+    reads = workspace.reads.counts(workspace.table(name).storage.uri)
     try:
-        compacted = compact_table(workspace, name)
+        compacted = compact_table(workspace, name, reads)
     except ConflictError as error:
         notes.append(str(error))
     try:
@@ -71,13 +73,13 @@ def maintain(workspace: Workspace, name: str, *, clock: Clock = now) -> TableMai
         removed_bytes=sum(plan.size_bytes for plan in plans),
         forgotten_versions=plans[0].versions if plans else 0,
         seconds=time.perf_counter() - begun,
-        reason="" if compacted is None else _reason(workspace, name, compacted),
+        reason="" if compacted is None else _reason(reads, compacted),
         note="; ".join(notes),
     )
 
 
-def compact_table(workspace: Workspace, name: str) -> Compacted | None:
-    """Compact the small files of a table by its policy; `None` if there are none.
+def compact_table(workspace: Workspace, name: str, reads: ReadCounts | None = None) -> Compacted | None:
+    """Compact the small files of a table by its policy; `None` if there are none. `reads` is what queries read, if it is known.
 
     Raises `ConflictError` if the stream of the table runs, or if another writer commits at the same time.
     """
@@ -89,16 +91,16 @@ def compact_table(workspace: Workspace, name: str) -> Compacted | None:
             do=f"stop the stream first: headwater streams stop {name}",
         )
     table, limits = workspace.table(name), budget_here(workspace.settings.memory_bytes).whole()
-    hot = workspace.reads.counts(table.storage.uri).hot()
-    return compact(table, table.head(), CompactionOptions.of(table.policy, limits, hot))
+    reads = reads or workspace.reads.counts(table.storage.uri)
+    return compact(table, table.head(), CompactionOptions.of(table.policy, limits, reads.hot()))
 
 
-def _reason(workspace: Workspace, name: str, compacted: Compacted) -> str:
+def _reason(reads: ReadCounts, compacted: Compacted) -> str:
     """Return why the first folder was compacted first; empty if queries do not open it often."""
-    counts, first = workspace.reads.counts(workspace.table(name).storage.uri), compacted.folders[0]
-    if first not in counts.hot():
+    first = compacted.folders[0]
+    if first not in reads.hot():
         return ""
-    return f"{first or 'all rows'}: read by {counts.folders[first]:.0f} of {counts.queries:.0f} queries"
+    return f"{first or 'all rows'}: read by {reads.folders[first]:.0f} of {reads.queries:.0f} queries"
 
 
 def plan_vacuums(workspace: Workspace, name: str, clock: Clock = now) -> tuple[VacuumPlan, ...]:

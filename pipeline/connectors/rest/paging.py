@@ -39,7 +39,7 @@ class PageGuard:
         self.empty = 0 if lines else self.empty + 1
         if lines:
             self._require_new(lines, place)
-        if following is None or (most_empty is not None and self.empty >= max(most_empty, 1)):
+        if following is None or (not lines and most_empty is not None and self.empty >= most_empty):
             return True
         if self.pages >= self.most_pages:
             raise SourceError(

@@ -159,6 +159,17 @@ def test_an_infinite_or_future_cursor_does_not_hide_the_others(orders):
         assert reading.run() == [(5, None)]
 
 
+def test_a_number_that_is_none_does_not_hide_the_others(orders):
+    with orders.connected() as con:
+        con.execute("create table measured (id bigint primary key, at numeric)")
+        con.execute("insert into measured values (1, 1), (2, 'NaN')")
+        reading = Reading(read_postgres(orders.url, "public.measured", columns=["id"], cursor="at"))
+        assert len(reading.run()) == 2
+        assert reading.cursor.value["high"] == "1"
+        con.execute("insert into measured values (3, 2)")
+        assert [row[0] for row in reading.run()] == [3]
+
+
 def test_an_index_is_used_for_a_cursor_column(orders):
     with orders.connected() as con:
         con.execute(

@@ -256,6 +256,8 @@ class _Planning:
         greatest = f"greatest({known}, max({at}) filter (where {is_read}{is_past}))"
         where = f" where {column.condition(before)}" if column.condition(before) else ""
         finite = f"{at} > '-infinity'" if is_time else "true"
+        if column.kind == "numeric":  # NaN is greater than all numbers, and would hide them
+            finite = f"{at}::text not in ('NaN', 'Infinity', '-Infinity')"
         where = f"{where} and {finite}" if where else f" where {finite}"
         query = f"select least({greatest}, {least})::text as high from {self.table.name} t{where}"
         high: str | None = self.session.row(query)["high"]
