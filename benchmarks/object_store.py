@@ -86,7 +86,7 @@ def _running(weed: str, folder: Path) -> Iterator[dict[str, int]]:
         "s3": "true",
         "s3.config": config,
         "s3.port.lance": 0,
-        "volume.max": 20,
+        "volume.max": 200,  # each bucket takes several of at most 64 MB, and a store without any left answers with internal errors
         "master.volumeSizeLimitMB": 64,
         "master.telemetry": "false",
         "master.electionTimeout": "1s",

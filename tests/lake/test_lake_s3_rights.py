@@ -105,7 +105,7 @@ def by_policy(s3, _):
         statement = {"Effect": "Deny", "Principal": "*", "Action": right, "Resource": resources}
         client.put_bucket_policy(Bucket=name, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
 
-    return Storage(f"s3://{name}/{uuid.uuid4().hex}", options), deny
+    return Storage(f"s3://{name}/{uuid.uuid4().hex}", {**options, "max_retries": "0"}), deny
 
 
 @pytest.fixture

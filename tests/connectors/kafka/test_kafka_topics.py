@@ -193,7 +193,7 @@ def test_a_cluster_becomes_as_declared(declared, three, tmp_path):
     three.kill(2)
     try:
         producer.produce("payments", b"after a broker failed")
-        assert producer.flush(30) == 0
+        assert producer.flush(120) == 0  # others take over its partitions within seconds on an idle machine
     finally:
         three.start(2)
 
