@@ -21,6 +21,7 @@ from pipeline.streaming.runtime.job import catch_up
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.stream import Stream
 from pipeline.warehouse.duckdb import DuckDBWarehouse
+from tests.rigs.micro_batches import commit_micro_batches
 
 SHOP = """
 from pipeline import dimension, fact, files, generate, lookup, mart, source, sql
@@ -162,12 +163,7 @@ def test_status_of_duckdb_shows_versions_behind(tmp_path, shop, monkeypatch):
 def test_a_stream_loads_each_epoch_and_a_killed_one_is_completed(opened):
     workspace = opened()
     stream = Stream(workspace, Planner(workspace).plan("latest"), QUICK)
-    for _ in range(3):
-        before = stream.progress.totals.get("rows_in", 0)
-        while stream.progress.totals.get("rows_in", 0) == before:
-            stream.run_micro_batch()
-        stream.commit()
-        stream.wait()
+    commit_micro_batches(stream, 3)
     stream.close()  # the process ends; loads ran beside it
     loaded = workspace.warehouse.loaded()["latest"]
     assert loaded[0] <= workspace.require("latest").number

@@ -8,6 +8,7 @@ from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime import commit
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.stream import Stream
+from tests.rigs.micro_batches import commit_micro_batches
 
 PLANT = """
 from pipeline import generate, lake_policy, source, sql
@@ -27,12 +28,7 @@ FEW = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commit
 def advanced(workspace, epochs):
     """Commit micro-batches, and return the running stream."""
     stream = Stream(workspace, Planner(workspace).plan("warm"), FEW)
-    for _ in range(epochs):
-        before = stream.progress.totals.get("rows_in", 0)
-        while stream.progress.totals.get("rows_in", 0) == before:
-            stream.run_micro_batch()
-        stream.commit()
-    stream.wait()
+    commit_micro_batches(stream, epochs)
     return stream
 
 

@@ -8,6 +8,7 @@ from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.job import catch_up
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.stream import Stream
+from tests.rigs.micro_batches import commit_micro_batches
 
 PLANT = """
 from pipeline import generate, source, sql
@@ -43,27 +44,17 @@ def in_lake(workspace, name):
     return [tuple(row.values()) for row in workspace.query(f'from "{name}" order by all').to_pylist()]
 
 
-def advance(stream, batches):
-    """Commit some micro-batches; the warehouse is only updated every 20 s."""
-    for _ in range(batches):
-        before = stream.progress.totals.get("rows_in", 0)
-        while stream.progress.totals.get("rows_in", 0) == before:
-            stream.run_micro_batch()
-        stream.commit()
-    stream.wait()
-
-
 @pytest.mark.parametrize("name", ["latest", "warm"])
 def test_the_warehouse_is_behind_after_a_death_and_then_has_each_row_once(folder, streams, name):
     workspace = streams.opened(folder)
     plan = Planner(workspace).plan(name)
     stream = Stream(workspace, plan, FEW)
-    advance(stream, 2)
+    commit_micro_batches(stream, 2)  # the warehouse is only loaded every 20 s
     stream.save()
     loaded = workspace.warehouse.loaded()[name]
     known = in_warehouse(workspace, name)
     assert known == in_lake(workspace, name)
-    advance(stream, 2)
+    commit_micro_batches(stream, 2)
     stream.close()  # the process ends after the commit, before the load
 
     assert workspace.warehouse.loaded()[name] == loaded
@@ -90,7 +81,7 @@ def test_a_table_with_updates_is_loaded_by_its_changes(folder, streams, monkeypa
     monkeypatch.setattr(type(workspace.warehouse), "load", load)
     stream = Stream(workspace, Planner(workspace).plan("latest"), FEW)
     for _ in range(2):
-        advance(stream, 1)
+        commit_micro_batches(stream, 1)
         stream.save()
     stream.close()
     first, second = loads
