@@ -11,15 +11,24 @@ from rich.markup import escape
 from cluster.cli.console import open_workspace, out, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.errors import few, quantity
-from pipeline.runner.plan_changes import PlannedChange, plan_changes
+from pipeline.report.words import size
+from pipeline.runner.plan_changes import PlannedChange, StepEstimate, plan_changes
 
-_SIGNS = {"added": "+", "removed": "-", "changed": "~", "affected": "~", "layout": "~", "new data": "·"}
+_SIGNS = {
+    "added": "+",
+    "removed": "-",
+    "changed": "~",
+    "affected": "~",
+    "layout": "~",
+    "new data": "·",
+    "unreadable": "!",
+}
 
 
 def plan(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """Show what the definitions change: tables and columns, what breaks, and rows, bytes, seconds and cost.
 
-    Exits with code 1 if a table can no longer be computed.
+    Exits with code 1 if a source cannot be read or a table can no longer be computed.
     """
     workspace = open_workspace(folder, env)
     changes = plan_changes(workspace)
@@ -29,21 +38,24 @@ def plan(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     else:
         for change in changes:
             _show(change)
-        out.print(_summary(changes, max(rates.values(), default=None)))
+        out.print(_summary(changes, max(rates.values(), default=None)), soft_wrap=True)
     if any(change.error for change in changes):
         sys.exit(1)
 
 
 def _show(change: PlannedChange) -> None:
     action = f", {change.decision}" if change.decision else ""
-    out.print(f"{_SIGNS[change.cause]} [bold]{change.name}[/]  {change.cause}{action}: {escape(change.reason)}")
+    out.print(
+        f"{_SIGNS[change.cause]} [bold]{change.name}[/]  {change.cause}{action}: {escape(change.reason)}",
+        soft_wrap=True,
+    )
     for name in change.columns.added:
         out.print(f"    + column {escape(name)}")
     for name in change.columns.removed:
         out.print(f"    - column {escape(name)}{_users(change, name)}")
     for name, before, after in change.columns.retyped:
         out.print(f"    ~ column {escape(name)}: {before} becomes {after}{_users(change, name)}")
-    if change.error:
+    if change.error and change.cause != "unreadable":
         out.print(f"    [red]breaks[/]: {escape(change.error)}")
 
 
@@ -57,14 +69,21 @@ def _summary(changes: Sequence[PlannedChange], rate: float | None) -> str:
         return "nothing changes: all tables are as defined, and there is no new data"
     work = [change for change in changes if change.decision not in {"", "skip", "streamed", "fail"}]
     known = [change.work.seconds for change in work if change.work.seconds is not None]
-    parts = [f"{quantity(len(work), 'table')} to compute"]
-    parts.append(
-        f"{sum(c.work.rows for c in work):,} rows and {sum(c.work.size_bytes for c in work) / 1e6:,.1f} MB to read"
-    )
+    new = len(work) - len(known)
+    parts = [f"{quantity(len(work), 'table')} to compute" + (f", {new} of them for the first time" if new else "")]
+    parts += [_reads([change.work for change in work])] if work else []
     if known:
-        also = f", and {len(work) - len(known)} for the first time" if len(known) < len(work) else ""
-        parts.append(f"about {sum(known):,.1f} s by the last runs{also}")
+        parts.append(f"about {sum(known):,.1f} s by the last runs" + (" of the others" if new else ""))
         parts += [f"cost about {sum(known) / 3600 * rate:,.2f}"] if rate is not None else []
-    broken = sum(bool(change.error) for change in changes)
+    unreadable = [change.name for change in changes if change.cause == "unreadable"]
+    parts += [f"{few(map(repr, unreadable))} cannot be read"] if unreadable else []
+    broken = sum(bool(change.error) for change in changes) - len(unreadable)
     parts += [f"{quantity(broken, 'table')} can no longer be computed"] if broken else []
     return "; ".join(parts)
+
+
+def _reads(work: Sequence[StepEstimate]) -> str:
+    """Return what is read; the rows of files, and those that a run computes first, are not known."""
+    rows = sum(each.rows for each in work)
+    known = size(sum(each.size_bytes for each in work)) + (f" with {quantity(rows, 'stored row')}" if rows else "")
+    return f"{known} to read" + ("" if all(each.is_all for each in work) else ", and the rows that are computed first")

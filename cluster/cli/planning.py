@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from cluster.cli.console import err, grid, open_workspace, print_json
 from cluster.cli.explained import Explained, print_explained
@@ -16,7 +17,7 @@ from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import StorageError
 from pipeline.project.workspace import Workspace
 from pipeline.runner.context import PlannedStep
-from pipeline.runner.decide import RunOptions
+from pipeline.runner.decide import DecisionKind, RunOptions
 from pipeline.runner.dry_run import plan_run
 from pipeline.runner.estimate import estimate, full_spec, trial
 
@@ -33,18 +34,28 @@ def explain(
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Show how, where and why each table is computed, and what the next run would do with it."""
+    """Show how, where and why each table is computed, and what the next run would do with it.
+
+    Exits with code 1 if a source of these tables cannot be read.
+    """
     workspace = open_workspace(folder, env)
-    planned = plan_run(workspace, RunOptions(tuple(names or ())))
+    chosen = workspace.project.graph.select(names or ())
+    with_inputs = plan_run(workspace, RunOptions(tuple(f"+{name}" for name in chosen)))
+    planned = [step for step in with_inputs if step.definition.name in chosen]
     if not analyze and (as_json or not names):
         print_plan(planned, as_json=as_json)
-        return
-    explained = [_explained(workspace, step, analyze=analyze) for step in planned]
-    if as_json:
-        print_json([table.facts() for table in explained])
-        return
-    for table in explained:
-        print_explained(workspace, table)
+    else:
+        explained = [_explained(workspace, step, analyze=analyze) for step in planned]
+        if as_json:
+            print_json([table.facts() for table in explained])
+        else:
+            for table in explained:
+                print_explained(workspace, table)
+    failed = [step for step in with_inputs if step.decision.kind is DecisionKind.FAIL]
+    for step in failed:
+        err.print(f"[bold red]error:[/] {step.definition.name}: {escape(step.decision.reason)}")
+    if failed:
+        raise typer.Exit(1)
 
 
 def _explained(workspace: Workspace, step: PlannedStep, *, analyze: bool) -> Explained:

@@ -31,6 +31,8 @@ class DecisionKind(StrEnum):
     """Nothing: a stream updates it."""
 
 
+Changing = Mapping[str, DecisionKind]
+"""What a run does with those inputs of a definition that it changes first."""
 _NOT_MADE, _FOREIGN = "does not exist yet", "was not written by a run or a stream of Headwater"
 _SHOWN = 3
 

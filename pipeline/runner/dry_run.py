@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pipeline.core.definitions import Definition
 from pipeline.core.errors import HeadwaterError
 from pipeline.project.workspace import Workspace
@@ -15,11 +17,12 @@ from pipeline.streaming.planning.streamed import STREAMED, StreamedDefinitions
 def plan_run(workspace: Workspace, options: RunOptions) -> tuple[PlannedStep, ...]:
     """Return what a run would do now, in order; nothing is written.
 
-    A table downstream of one that would change is shown as rebuilt, because its inputs do not exist yet. A table whose
-    decision fails is shown as failed with the error, and downstream tables as skipped.
+    The decision for a table downstream of one that would change follows from what the run does with that one, because
+    its rows are not known yet. A table whose decision fails is shown as failed with the error, and downstream tables as
+    skipped.
     """
     chosen = workspace.project.graph.select(options.select)
-    changing: set[str] = set()
+    changing: dict[str, DecisionKind] = {}
     failed: dict[str, str] = {}
     planned = []
     streamed = StreamedDefinitions(workspace)
@@ -28,25 +31,28 @@ def plan_run(workspace: Workspace, options: RunOptions) -> tuple[PlannedStep, ..
             continue
         above = blocked(definition.inputs, failed)
         if above is not None:
-            step = PlannedStep(definition, Decision(DecisionKind.SKIP, str(above)))
+            step = PlannedStep(definition, Decision(DecisionKind.SKIP, str(above).removeprefix("skipped: ")))
         else:
             step = _planned(workspace, options, definition, streamed, changing)
         if step.decision.kind is DecisionKind.FAIL or above is not None:
             failed[definition.name] = definition.name if above is None else above.failed
         elif step.decision.kind not in {DecisionKind.SKIP, DecisionKind.STREAMED}:
-            changing.add(definition.name)
+            changing[definition.name] = step.decision.kind
         planned.append(step)
     return tuple(planned)
 
 
 def _planned(
-    workspace: Workspace, options: RunOptions, definition: Definition, streamed: StreamedDefinitions, changing: set[str]
+    workspace: Workspace,
+    options: RunOptions,
+    definition: Definition,
+    streamed: StreamedDefinitions,
+    changing: Mapping[str, DecisionKind],
 ) -> PlannedStep:
-    above = [repr(name) for name in definition.inputs if name in changing]
-    words = f"{', '.join(above)} would change" if above else ""
+    above = {name: changing[name] for name in definition.inputs if name in changing}
     try:
         if definition.name in streamed:
             return PlannedStep(definition, Decision(DecisionKind.STREAMED, STREAMED))
-        return handler_of(definition).plan(workspace, options, definition, words)
+        return handler_of(definition).plan(workspace, options, definition, above)
     except HeadwaterError as error:
         return PlannedStep(definition, Decision(DecisionKind.FAIL, str(error)))

@@ -57,19 +57,17 @@ def decide(
         return _planned(workspace, definition, decision, _first_bound(definition, options, since))
     execution_plan = execution_plan_of(workspace, definition, {})
     feed = feed_of(workspace, definition)
-    change, has_states, driving = None, False, inputs.get(execution_plan.driving)
+    change, kept, driving = None, False, inputs.get(execution_plan.driving)
     if manifest is not None and driving is not None and _has_new(manifest, execution_plan.driving, driving):
-        has_states = execution_plan.strategy == "partial" and _has_states(workspace, definition, manifest)
-        if execution_plan.splits_alone or has_states:
+        kept = execution_plan.strategy == "partial" and has_states(workspace, definition, manifest)
+        if execution_plan.splits_alone or kept:
             number, manifest_id = (of.get(execution_plan.driving) for of in (manifest.inputs, manifest.manifest_ids))
             log = workspace.table(execution_plan.driving)
             change = None if number is None else log.change_since(number, manifest_id, driving)
     if change is not None and change.removed and key_passed_on(workspace, definition, execution_plan.driving) is None:
         change = None
-    if has_states and change is not None:
-        has_states = (
-            refresh_plan(workspace, definition, scans_of(workspace, definition, inputs), change.added) is not None
-        )
+    if kept and change is not None:
+        kept = refresh_plan(workspace, definition, scans_of(workspace, definition, inputs), change.added) is not None
     stored = stored_inputs(workspace, definition)
     known = InputFacts(
         versions={name: inputs[name].number if name in inputs else -1 for name in stored},
@@ -83,7 +81,7 @@ def decide(
         is_later=_is_later(
             workspace, definition, inputs.get(execution_plan.driving), () if change is None else change.added
         ),
-        has_states=has_states,
+        has_states=kept,
     )
     if feed is None:
         return decide_table(table, known, options)
@@ -97,7 +95,7 @@ def _has_new(manifest: Manifest, name: str, version: Version) -> bool:
     return version.manifest_id is None or version.manifest_id != manifest.manifest_ids.get(name)
 
 
-def _has_states(workspace: Workspace, definition: Table, manifest: Manifest | None) -> bool:
+def has_states(workspace: Workspace, definition: Table, manifest: Manifest | None) -> bool:
     """Return whether the aggregate states of a table's version are kept."""
     if manifest is None or manifest.backfill:  # several commits of a backfill have the same run
         return False

@@ -34,9 +34,10 @@ from pipeline.runner.facts import is_computed_by
 from pipeline.runner.layout_changes import layout_change
 from pipeline.warehouse.modelling.dimension import DimensionTransform
 
-Cause = Literal["added", "changed", "affected", "layout", "new data", "removed"]
+Cause = Literal["added", "changed", "affected", "layout", "new data", "unreadable", "removed"]
 """Why a table changes: its definition is new or differs, that of an input differs, only its files are divided or ordered
-otherwise, or there is only new data."""
+otherwise, or there is only new data; or its source cannot be read, or its decision fails otherwise."""
+_NO_WORK = {DecisionKind.SKIP, DecisionKind.STREAMED, DecisionKind.FAIL}
 _NO_CHANGE = SchemaChange((), (), ())
 _ORIGIN = Schema((Column(SOURCE, "VARCHAR"), Column(POSITION, "BIGINT"), Column(INGESTED_AT, "TIMESTAMPTZ")))
 
@@ -46,9 +47,11 @@ class StepEstimate:
     """What a step reads, and how long it takes."""
 
     rows: int = 0
-    """The rows of stored inputs."""
+    """The rows of stored inputs, as far as they are known."""
     size_bytes: int = 0
-    """The bytes of stored inputs and of the source."""
+    """The bytes of stored inputs and of the source, as far as they are known."""
+    is_all: bool = True
+    """Whether this is all that it reads; otherwise a run also reads rows that it computes first."""
     seconds: float | None = 0.0
     """An estimate from the last time; `None` if the table was never computed."""
 
@@ -85,6 +88,7 @@ def plan_changes(workspace: Workspace) -> tuple[PlannedChange, ...]:
         if not isinstance(definition, Source | Table):
             continue
         step = steps[definition.name]
+        steps_above = {name for name, change in found.items() if change.decision not in _NO_WORK}
         cause = _cause(workspace, definition, version, step, found)
         moved = (
             "" if version is None or cause not in {None, "new data"} else layout_change(workspace, definition, version)
@@ -104,8 +108,8 @@ def plan_changes(workspace: Workspace) -> tuple[PlannedChange, ...]:
             reason="; ".join(filter(None, (moved, step.decision.reason))),
             columns=change,
             used_by={name: reached(workspace.project.graph, definition.name, name) for name in gone},
-            error=error,
-            work=_work(workspace, definition, step),
+            error=step.decision.reason if cause == "unreadable" else error,
+            work=_work(workspace, definition, step, is_all=steps_above.isdisjoint(definition.inputs)),
         )
     removed = (
         PlannedChange(each.name, "table", "removed", "", f"its rows stay until: headwater lake forget {each.name}")
@@ -122,23 +126,25 @@ def _cause(
     step: PlannedStep,
     found: Mapping[str, PlannedChange],
 ) -> Cause | None:
+    if step.decision.kind is DecisionKind.FAIL:
+        return "unreadable"
     if version is None:
         return "added"
     manifest = version.manifest
     if manifest is None or not is_computed_by(workspace, definition, version, manifest.fingerprint):
         return "changed"
     above = [found[name].cause for name in definition.inputs if name in found]
-    if any(cause not in {"new data", "layout"} for cause in above):
+    if any(cause not in {"new data", "layout", "unreadable"} for cause in above):
         return "affected"
     return None if step.decision.kind in {DecisionKind.SKIP, DecisionKind.STREAMED} else "new data"
 
 
-def _work(workspace: Workspace, definition: Source | Table, step: PlannedStep) -> StepEstimate:
+def _work(workspace: Workspace, definition: Source | Table, step: PlannedStep, *, is_all: bool) -> StepEstimate:
     decision = step.decision
-    if decision.kind in {DecisionKind.SKIP, DecisionKind.STREAMED, DecisionKind.FAIL}:
+    if decision.kind in _NO_WORK:
         return StepEstimate()
     files = decision.added
-    if not files:
+    if decision.takes_all:
         versions = (
             workspace.version(name, lenient=True) for name in definition.inputs if name in workspace.table_names
         )
@@ -147,9 +153,9 @@ def _work(workspace: Workspace, definition: Source | Table, step: PlannedStep) -
     size = sum(file.size_bytes for file in files) + sum(split.size_bytes for split in decision.source_splits)
     last = workspace.catalog.last_step(definition.name)
     if last is None:
-        return StepEstimate(rows, size, None)
+        return StepEstimate(rows, size, is_all, None)
     before = last.flow.bytes_in
-    return StepEstimate(rows, size, last.seconds * (size / before if before and size else 1.0))
+    return StepEstimate(rows, size, is_all, last.seconds * (size / before if before and size else 1.0))
 
 
 def _named(definition: Table) -> tuple[str, ...]:

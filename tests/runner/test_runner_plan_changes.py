@@ -69,7 +69,7 @@ def test_new_data_is_told_from_changed_definitions(shop):
 
     assert causes(found) == {
         "raw": ("new data", "append"),
-        "clean": ("new data", "rebuild"),
+        "clean": ("new data", "merge"),
         "dim_k": ("new data", "rebuild"),
         "fact_v": ("new data", "rebuild"),
         "total": ("new data", "rebuild"),

@@ -159,7 +159,7 @@ def test_dry_run_shows_failures_and_skipped_steps(broken):
         "e": "skip",
     }
     assert planned["gone"].reason.startswith("no file matches")
-    assert planned["e"].reason == "skipped: reads 'gone', which failed"
+    assert planned["e"].reason == "reads 'gone', which failed"
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])

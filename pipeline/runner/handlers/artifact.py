@@ -14,7 +14,7 @@ from pipeline.project.holds import artifact_hold
 from pipeline.project.workspace import Workspace
 from pipeline.runner.build_context import RunBuildContext
 from pipeline.runner.context import PlannedStep, RunContext
-from pipeline.runner.decide import Decision, DecisionKind, RunOptions, compute_all
+from pipeline.runner.decide import Changing, Decision, DecisionKind, RunOptions, compute_all
 from pipeline.runner.handlers.handler import Description, described
 
 
@@ -23,10 +23,11 @@ class ArtifactHandler:
 
     is_step = True
 
-    def plan(self, workspace: Workspace, options: RunOptions, definition: Artifact, changing: str) -> PlannedStep:
+    def plan(self, workspace: Workspace, options: RunOptions, definition: Artifact, changing: Changing) -> PlannedStep:
         """Build if the inputs or the definition changed since the last verdict."""
         if changing:
-            return PlannedStep(definition, _build_decision(workspace, definition, changing))
+            words = f"{', '.join(map(repr, changing))} would change"
+            return PlannedStep(definition, _build_decision(workspace, definition, words))
         verdict = None if options.full else definition.verdict(RunBuildContext(workspace, definition, ""))
         if verdict is None:
             return PlannedStep(definition, _build_decision(workspace, definition, "not evaluated yet"))

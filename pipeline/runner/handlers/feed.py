@@ -7,7 +7,7 @@ from pipeline.core.errors import DefinitionError
 from pipeline.governance import StepRecord
 from pipeline.project.workspace import Workspace
 from pipeline.runner.context import PlannedStep, RunContext
-from pipeline.runner.decide import Decision, DecisionKind, RunOptions
+from pipeline.runner.decide import Changing, Decision, DecisionKind, RunOptions
 from pipeline.runner.handlers.handler import Description, described
 
 
@@ -16,7 +16,7 @@ class FeedHandler:
 
     is_step = False
 
-    def plan(self, workspace: Workspace, options: RunOptions, definition: Feed, changing: str) -> PlannedStep:
+    def plan(self, workspace: Workspace, options: RunOptions, definition: Feed, changing: Changing) -> PlannedStep:
         """Feeds need no step."""
         del workspace, options, changing
         return PlannedStep(

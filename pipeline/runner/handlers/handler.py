@@ -10,7 +10,7 @@ from pipeline.core.definitions import Definition, StoredDefinition
 from pipeline.governance import StepRecord
 from pipeline.project.workspace import Workspace
 from pipeline.runner.context import PlannedStep, RunContext
-from pipeline.runner.decide import RunOptions
+from pipeline.runner.decide import Changing, RunOptions
 
 D_contra = TypeVar("D_contra", bound=Definition, contravariant=True)
 
@@ -51,8 +51,8 @@ class Handler(Protocol[D_contra]):
     is_step: bool
     """Whether a run has a step for it."""
 
-    def plan(self, workspace: Workspace, options: RunOptions, definition: D_contra, changing: str) -> PlannedStep:
-        """Decide what a run would do, without changes; `changing` names the inputs that would be recomputed before."""
+    def plan(self, workspace: Workspace, options: RunOptions, definition: D_contra, changing: Changing) -> PlannedStep:
+        """Decide what a run would do, without changes; `changing` says what it does before with inputs that change."""
 
     def run(self, run: RunContext, definition: D_contra) -> StepRecord:
         """Execute the step and return its record."""

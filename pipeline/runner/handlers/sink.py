@@ -11,7 +11,7 @@ from pipeline.core.staging import RowCounts
 from pipeline.governance import StepRecord
 from pipeline.project.workspace import Workspace
 from pipeline.runner.context import PlannedStep, RunContext
-from pipeline.runner.decide import Decision, DecisionKind, RunOptions
+from pipeline.runner.decide import Changing, Decision, DecisionKind, RunOptions
 from pipeline.runner.handlers.handler import Description, described
 
 
@@ -20,7 +20,7 @@ class SinkHandler:
 
     is_step = True
 
-    def plan(self, workspace: Workspace, options: RunOptions, definition: Sink, changing: str) -> PlannedStep:
+    def plan(self, workspace: Workspace, options: RunOptions, definition: Sink, changing: Changing) -> PlannedStep:
         """The changes are known only after the table is computed."""
         del workspace, options, changing
         return PlannedStep(definition, Decision(DecisionKind.SKIP, "delivers the changes of its table"))

@@ -21,7 +21,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.commit_step import StepBasis, commit_step, run_step
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.contracts import source_contract
-from pipeline.runner.decide import Decision, DecisionKind, RunOptions, compute_all
+from pipeline.runner.decide import Changing, Decision, DecisionKind, RunOptions
 from pipeline.runner.facts import decide, source_execution_plan_of
 from pipeline.runner.handlers.handler import Description, table_described
 
@@ -34,13 +34,10 @@ class SourceHandler:
 
     is_step = True
 
-    def plan(self, workspace: Workspace, options: RunOptions, definition: Source, changing: str) -> PlannedStep:
+    def plan(self, workspace: Workspace, options: RunOptions, definition: Source, changing: Changing) -> PlannedStep:
         """Decide based on the objects beyond the source's cursor."""
-        version = workspace.version(definition.name)
-        if changing:
-            decision = compute_all(changing, exists=version is not None)
-        else:
-            decision = decide(workspace, options, definition, version, {})
+        del changing  # a source has no inputs
+        decision = decide(workspace, options, definition, workspace.version(definition.name), {})
         return PlannedStep(
             definition, decision, source_execution_plan_of(workspace, definition, decision.source_splits)
         )

@@ -19,9 +19,8 @@ from pipeline.project.readers import reader_of
 from pipeline.project.workspace import Workspace
 from pipeline.runner.commit_step import StepBasis, commit_step, run_step
 from pipeline.runner.context import PlannedStep, RunContext
-from pipeline.runner.decide import DecisionKind, RunOptions, compute_all
+from pipeline.runner.decide import Changing, DecisionKind, RunOptions
 from pipeline.runner.facts import (
-    decide,
     execution_plan_of,
     feed_of,
     is_computed_by,
@@ -32,6 +31,7 @@ from pipeline.runner.facts import (
 )
 from pipeline.runner.handlers.handler import Description, table_described
 from pipeline.runner.handlers.source import EPOCH_START, trial_id
+from pipeline.runner.predict import predict
 from pipeline.warehouse.modelling.dimension import DimensionTransform
 
 
@@ -40,16 +40,12 @@ class TableHandler:
 
     is_step = True
 
-    def plan(self, workspace: Workspace, options: RunOptions, definition: Table, changing: str) -> PlannedStep:
-        """Decide based on the versions of the inputs; if an input would change, the table is shown as rebuilt."""
+    def plan(self, workspace: Workspace, options: RunOptions, definition: Table, changing: Changing) -> PlannedStep:
+        """Decide based on the versions of the inputs, and on what a run does with inputs that change before."""
         known = {name: workspace.version(name) for name in stored_inputs(workspace, definition)}
         inputs = {name: version for name, version in known.items() if version is not None}
         scans = scans_of(workspace, definition, inputs)
-        version = workspace.version(definition.name)
-        if changing:
-            decision = compute_all(changing, exists=version is not None)
-        else:
-            decision = decide(workspace, options, definition, version, inputs)
+        decision = predict(workspace, options, definition, inputs, changing)
         return PlannedStep(
             definition, decision, execution_plan_of(workspace, definition, scans, decision.source_splits)
         )
