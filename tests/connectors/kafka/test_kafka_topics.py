@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -155,9 +156,11 @@ def apply(workspace: Workspace) -> list[str]:
     plans = plan_topics(workspace)
     apply_topics(workspace, plans)
     made = [change.what for plan in plans for change in plan.changes]
-    for _ in range(100):  # a moved replica is complete after its records are copied
+    ends = time.monotonic() + 120
+    while time.monotonic() < ends:  # a moved replica is complete after its records are copied
         if not any(plan.changes for plan in plan_topics(workspace)):
             return made
+        time.sleep(0.2)
     raise AssertionError([plan.changes for plan in plan_topics(workspace)])
 
 
