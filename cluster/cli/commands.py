@@ -63,6 +63,10 @@ COMMANDS = {
         "warehouse.app",
         "Show the star schema of the warehouse and how fresh its tables are; plan and apply what a Snowflake account has.",
     ),
+    "features": (
+        "features.app",
+        "List feature views, keep the online store at their newest versions, and read features of entities from it.",
+    ),
     "serve": ("serving.serve", "Serve tables and models over HTTP with Ray Serve, with an OpenAPI page at /docs."),
     "submit": (
         "submit.submit",

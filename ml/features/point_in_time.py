@@ -13,11 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from ml.features.service import Features
-from ml.features.view import FeatureView
 from pipeline.core.errors import DefinitionError, did_you_mean
 from pipeline.kernel.sql_text import listed, quoted
+
+if TYPE_CHECKING:
+    from ml.features.view import FeatureView
 
 _TIME, _AVAILABLE, _ROW = '"_time"', '"_available"', '"_row"'
 
@@ -82,12 +85,6 @@ class Join:
         return [f"{f'case when {condition} then {v} end' if valid else v} as {quoted(name)}" for v, name in added]
 
     @property
-    def _instant(self) -> str:
-        """The event time of a row as an instant: a date applies from its end."""
-        time = quoted(self.view.event_time)
-        return f"{time} + case when typeof({time}) = 'DATE' then interval '1' day else interval '0' day end"
-
-    @property
     def _due(self) -> str:
         return f"{_TIME} + {_interval(self.view.delay)}" if self.view.delay else _TIME
 
@@ -99,9 +96,7 @@ class Join:
         values = ", ".join((f"_time := {_TIME}", *at, *deleted, *parts))
         entity, known = listed(self.view.entity), [quoted(self.view.known_at)] if self.view.known_at else []
         columns = ", ".join((entity, _TIME, *known, *more, f"struct_pack({values}) as {_ROW}"))
-        present = " and ".join(f"{quoted(name)} is not null" for name in (*self.view.entity, self.view.event_time))
-        inner = f"select *, {self._instant} as {_TIME} from {quoted(self.view.name)} where {present}"
-        return f"select {columns} from ({inner}) as source"
+        return f"select {columns} from ({dated(self.view, quoted(self.view.name))}) as source"
 
     def _corrected(self) -> str:
         """Return the history: per entity and time of arrival, the row that the store returned from then on."""
@@ -119,6 +114,17 @@ class Join:
                    {latest} over (partition by {entity} order by {_AVAILABLE}) as {_ROW}
             from ({arrivals}) as arrivals
         """
+
+
+def dated(view: FeatureView, relation: str) -> str:
+    """Return the rows of a view that have an entity and an event time, with the time as an instant in `_time`.
+
+    A date applies from its end.
+    """
+    time = quoted(view.event_time)
+    instant = f"{time} + case when typeof({time}) = 'DATE' then interval '1' day else interval '0' day end"
+    present = " and ".join(f"{quoted(name)} is not null" for name in (*view.entity, view.event_time))
+    return f"select *, {instant} as {_TIME} from {relation} where {present}"
 
 
 def _interval(duration: timedelta) -> str:

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
 
-from pipeline.core.definitions import Action, Expectation, Table, caller, names
+from pipeline.core.definitions import Action, Definition, Expectation, Table, caller, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.event_time import parse_duration
+from pipeline.core.fingerprint import fingerprint
+from pipeline.core.sinks import Sink
 from pipeline.kernel.sql import SqlTransform, check_condition, sql_table
+
+ONLINE = ".online"
+"""What the name of a view's sink ends with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +34,30 @@ class FeatureView(Table):
     deleted_when: str = ""
     """A SQL condition for rows that delete the entity."""
     owner: str = ""
+    online: bool = False
+    """Whether the online store is kept at its newest version."""
 
     @property
     def responsible(self) -> str:
         """The owner."""
         return self.owner
+
+    @property
+    def implied(self) -> tuple[Definition, ...]:
+        """The sink that keeps the online store at the newest version, for a view that is online."""
+        if not self.online:
+            return ()
+        from ml.features.online.target import ToFeatureStore  # noqa: PLC0415 - imports DuckDB and Arrow
+
+        name = f"{self.name}{ONLINE}"
+        description = f"keeps the online store at the newest version of {self.name}"
+        return (Sink(place=self.place, name=name, description=description, table=self.name, to=ToFeatureStore(self)),)
+
+    @property
+    def online_fingerprint(self) -> str:
+        """Changes with everything that determines what the online store returns at a time."""
+        times = (self.event_time, self.known_at, str(self.delay), str(self.ttl))
+        return fingerprint("online", self.fingerprint, self.entity, times, self.deleted_when, self.columns)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -52,6 +76,7 @@ def feature_view(  # noqa: PLR0913 - options of a definition, all keyword-only
     ttl: str | timedelta | None = None,
     deleted_when: str = "",
     owner: str = "",
+    online: bool = False,
     expect: Sequence[Expectation] = (),
     description: str = "",
 ) -> FeatureView:
@@ -60,7 +85,7 @@ def feature_view(  # noqa: PLR0913 - options of a definition, all keyword-only
     A leading comment is the description. `known_at` is the column with the time at which a row became known, if that
     differs from `event_time`: then there may be several rows of one event time, which correct each other. `delay` is how
     much later than its event time a row is available, and `ttl` how long it applies. `deleted_when` is a SQL condition for
-    rows after which the entity has no features.
+    rows after which the entity has no features. With `online`, runs and streams keep the newest values in the online store.
 
     Raises `DefinitionError` if the SELECT lacks a column that is named here, or does not name its columns.
     """
@@ -89,6 +114,7 @@ def feature_view(  # noqa: PLR0913 - options of a definition, all keyword-only
         ttl=None if ttl is None else parse_duration(ttl, "ttl", place),
         deleted_when=deleted_when,
         owner=owner,
+        online=online,
     )
     view = cast("FeatureView", table)
     if not view.columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import duckdb
 import pyarrow as pa
@@ -44,7 +45,8 @@ class SinkSender:
         self._table = workspace.table(sink.table)
         self._key = row_key(workspace.stored(sink.table))
         self._limits = Limits(memory_bytes=settings.memory_bytes)
-        self._target = sink.to.open(SinkContext(settings.name, settings.env, sink.name, settings.state))
+        context = SinkContext(settings.name, settings.env, sink.name, settings.state, settings.online)
+        self._target = sink.to.open(context)
 
     def reached(self) -> SinkPosition | None:
         """Return the sink's version."""
@@ -94,7 +96,9 @@ class SinkSender:
         lost = _none(con, now) if removed is None else arrow(con, removed)
         sent.removed = lost.num_rows
         files = tuple(file.uri for file in now.files)
-        return Delivery(sent.to, since, _counted(con, rows, sent), lost, self._key, files, is_whole=changes is None)
+        counted = _counted(con, rows, sent)
+        current = partial(_current, con, now)
+        return Delivery(sent.to, since, counted, lost, self._key, files, is_whole=changes is None, current=current)
 
 
 def send(workspace: Workspace, sink: Sink) -> DeliveryReport | None:
@@ -136,6 +140,16 @@ def _changes(
 
 def _none(con: duckdb.DuckDBPyConnection, now: Version) -> pa.Table:
     return arrow(con, Scan(now.schema).query())
+
+
+def _current(con: duckdb.DuckDBPyConnection, now: Version, among: pa.Table | None) -> pa.RecordBatchReader:
+    """Return the rows of a version: all, or those whose values in some columns a table contains."""
+    rows = now.scan().query()
+    if among is not None:
+        con.register("_among", among)
+        same = " and ".join(f"w.{quoted(name)} is not distinct from a.{quoted(name)}" for name in among.column_names)
+        rows = f"select w.* from ({rows}) w semi join _among a on {same}"
+    return con.sql(rows).to_arrow_reader(_BLOCK_ROWS)
 
 
 def _counted(con: duckdb.DuckDBPyConnection, query: str, sent: DeliveryReport) -> pa.RecordBatchReader:

@@ -12,8 +12,8 @@
     catalog = "postgresql+psycopg://headwater:${CATALOG_PASSWORD}@db/headwater"
 
 `${NAME}` is replaced by an environment variable, `${file:/run/secrets/name}` by the content of a file. Passwords in
-plain text are rejected. `HEADWATER_LAKE`, `HEADWATER_WAREHOUSE`, `HEADWATER_CATALOG`, `HEADWATER_MODELS` and
-`HEADWATER_EXECUTION` override the file.
+plain text are rejected. `HEADWATER_LAKE`, `HEADWATER_WAREHOUSE`, `HEADWATER_CATALOG`, `HEADWATER_MODELS`, `HEADWATER_ONLINE`
+and `HEADWATER_EXECUTION` override the file.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Settings:
     warehouse: str = ".headwater/warehouse.duckdb"
     catalog: str = "sqlite:///.headwater/catalog.db"
     models: str = "sqlite:///.headwater/mlflow.db"
+    online: str = "sqlite:///.headwater/features.db"
     execution: Execution = "auto"
     inline_bytes: int = 1 << 30
     memory_bytes: int | None = None
@@ -79,7 +80,7 @@ class Settings:
 
 
 _KEYS = tuple(f.name for f in fields(Settings) if f.name not in {"name", "root", "definitions", "env", "ray_address"})
-_URLS = ("catalog", "models")
+_URLS = ("catalog", "models", "online")
 _TEXT = ("lake", "warehouse", *_URLS)
 
 
@@ -303,5 +304,5 @@ def _absolute(settings: Settings) -> Settings:
         return value
 
     changed = {"lake": path(settings.lake), "warehouse": path(settings.warehouse)}
-    changed |= {"catalog": url(settings.catalog), "models": url(settings.models)}
+    changed |= {key: url(getattr(settings, key)) for key in _URLS}
     return Settings(**{**{f.name: getattr(settings, f.name) for f in fields(settings)}, **changed})

@@ -8,6 +8,7 @@ the rows if it supports transactions.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -58,6 +59,9 @@ class Delivery:
     """The URIs of all data files of the table in this version, in order."""
     is_whole: bool = False
     """Whether `rows` contains all rows of the table, because the changes cannot be determined."""
+    current: Callable[[pa.Table | None], pa.RecordBatchReader] | None = None
+    """Returns the rows of the table in this version: all, or those whose values in some columns a given table contains.
+    It is called after `rows` has been read."""
 
 
 class Target(Protocol):
@@ -85,6 +89,8 @@ class SinkContext:
     env: str
     sink: str
     state: Path
+    online: str = ""
+    """The URL of the online store of features."""
 
     @property
     def id(self) -> str:

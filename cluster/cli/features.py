@@ -1,0 +1,85 @@
+"""`headwater features`: the online store of features, materialised by hand, listed, and read."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from cluster.cli.console import grid, open_workspace, out, print_json, print_rows, text
+from cluster.cli.options import HERE, Env, Folder, Json
+from pipeline.core.errors import RequestError, quantity
+
+HELP = "List feature views, keep the online store at their newest versions, and read features of entities from it."
+app = typer.Typer(help=HELP, no_args_is_help=True)
+Views = Annotated[list[str] | None, typer.Argument(help="Names of feature views (default: all that are online).")]
+
+
+@app.command()
+def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """List feature views: entity, owner, time to live, and how far the online store is behind the lake."""
+    from ml.features.materialization import statuses  # noqa: PLC0415 - imports Arrow
+
+    views = statuses(open_workspace(folder, env))
+    if as_json:
+        print_json([each.to_json() for each in views])
+        return
+    if not views:
+        out.print("the project has no feature views")
+        return
+    columns = ("view", "entity", "features", "ttl", "owner", "lake", "online", "state", "newest", "written")
+    rows = [
+        (
+            each.view,
+            ", ".join(each.entity),
+            each.features,
+            each.ttl,
+            each.owner,
+            each.lake_version,
+            each.online_version,
+            each.state,
+            _time(each.newest),
+            _time(each.written_at),
+        )
+        for each in views
+    ]
+    grid(None, columns, rows, right="features, lake, online")
+
+
+@app.command()
+def materialize(views: Views = None, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """Bring the online store to the newest versions of feature views. Runs and streams do this by themselves."""
+    from ml.features.materialization import materialize as bring  # noqa: PLC0415 - imports Arrow
+
+    reports = bring(open_workspace(folder, env), views or ())
+    if as_json:
+        print_json([{"view": view, "version": v.version, "rows": v.rows, "removed": v.removed} for view, v in reports])
+        return
+    for view, report in reports:
+        what = f"{quantity(report.rows, 'row')}, {text(report.removed)} removed" if report.is_new else "up to date"
+        out.print(f"[green]✓[/] {view}: version {report.version}, {what}")
+
+
+@app.command()
+def get(
+    view: Annotated[str, typer.Argument(help="Name of a feature view, or of a training set for all of its features.")],
+    entity: Annotated[list[str], typer.Argument(help="The entity: COLUMN=VALUE for each of its columns.")],
+    at: Annotated[datetime | None, typer.Option("--at", help="A time (ISO 8601, UTC) instead of now.")] = None,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Print the features of an entity, as the online store returns them."""
+    from ml.features.online_features import OnlineFeatures  # noqa: PLC0415 - imports Arrow
+
+    pairs = [each.partition("=") for each in entity]
+    bad = next((each for each, (_, equals, _) in zip(entity, pairs, strict=True) if not equals), None)
+    if bad is not None:
+        raise RequestError("the entity must have the form COLUMN=VALUE", got=repr(bad))
+    online = OnlineFeatures(open_workspace(folder, env).project)
+    print_rows(online.get(view, [{name: value for name, _, value in pairs}], at=at), as_json=as_json)
+
+
+def _time(time: datetime | None) -> str:
+    return "" if time is None else f"{time:%Y-%m-%d %H:%M:%S}"

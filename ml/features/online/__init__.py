@@ -1,0 +1,1 @@
+"""The online store: the values that features have now, by entity."""

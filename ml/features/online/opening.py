@@ -1,0 +1,26 @@
+"""The online store of a URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml.features.online.sqlite_store import SqliteStore
+from ml.features.online.store import FeatureStore
+from pipeline.core.errors import SettingsError
+
+_SQLITE = "sqlite:///"
+
+
+def open_store(url: str, namespace: str) -> FeatureStore:
+    """Return the online store of a URL, for a project's environment.
+
+    Raises `SettingsError` for a URL of another system.
+    """
+    if url.startswith(_SQLITE):
+        return SqliteStore(Path(url.removeprefix(_SQLITE)), namespace)
+    scheme = url.partition("://")[0]
+    raise SettingsError(
+        "there is no online store of this kind",
+        got=f"online = {scheme}://…",
+        do="use sqlite:///FILE, or redis://HOST:PORT/DATABASE for Redis or Valkey",
+    )

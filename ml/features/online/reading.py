@@ -1,0 +1,143 @@
+"""Reads features online: the values that the point-in-time join would give to rows of this moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ml.features.online.keys import entity_keys
+from ml.features.online.steps import FeatureStep, step_at
+from ml.features.online.store import FeatureStore, StoredValues, ViewState, now_us
+from ml.features.point_in_time import Join
+from pipeline.core.errors import RequestError, StorageError, did_you_mean
+
+_DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class FeatureReader:
+    """Features of an online store. Thread-safe."""
+
+    store: FeatureStore
+    clock: Callable[[], int] = now_us
+    """Returns microseconds since 1970."""
+
+    def read(self, joins: Sequence[Join], rows: pa.Table, at: datetime | None = None) -> pa.Table:
+        """Return the features of rows, in their order, with the names and types that the joins have.
+
+        The rows have the entity columns. `at` is the time of the rows, by default now. An unknown entity has nulls.
+
+        Raises `RequestError` for rows without an entity column, a value of another type, and a time for which the store no
+        longer has the values; `StorageError` if a view is not in the store as it is defined now, or it cannot be read.
+        """
+        known = self.store.states()
+        keys = {number: _keys(join, rows, _state(join, known)) for number, join in enumerate(joins)}
+        stored = self._stored(joins, keys)
+        columns: dict[str, pa.Array] = {}
+        for number, join in enumerate(joins):
+            state = _state(join, {join.view.name: stored[join.view.name][0]})
+            values = stored[join.view.name][1]
+            time = _time(state, self.clock(), at)
+            steps = [None if key is None else _shown(values.get(key), time, join) for key in keys[number]]
+            columns |= _columns(join, state, steps)
+        return pa.table(columns)
+
+    def _stored(
+        self, joins: Sequence[Join], keys: Mapping[int, Sequence[bytes | None]]
+    ) -> dict[str, tuple[ViewState | None, dict[bytes, bytes | None]]]:
+        """Return the state of each view with the values of the keys, in one round trip."""
+        wanted: dict[str, dict[bytes, None]] = {}
+        for number, join in enumerate(joins):
+            wanted.setdefault(join.view.name, {}).update((key, None) for key in keys[number] if key is not None)
+        answers = self.store.read({view: list(each) for view, each in wanted.items()})
+        return {view: _by_key(wanted[view], answer) for view, answer in answers.items()}
+
+
+def _by_key(keys: Mapping[bytes, None], answer: StoredValues) -> tuple[ViewState | None, dict[bytes, bytes | None]]:
+    return answer.state, dict(zip(keys, answer.values, strict=True))
+
+
+def _state(join: Join, states: Mapping[str, ViewState | None]) -> ViewState:
+    """Return the state of a view; raise `StorageError` if the store does not have it as it is defined now."""
+    view, state = join.view, states.get(join.view.name)
+    do = f"run `headwater features materialize {view.name}`"
+    if state is None:
+        if not view.online:
+            do = "pass online=True to its feature_view(…), and run the project"
+        raise StorageError(f"feature view {view.name!r} is not in the online store", do=do, place=view.place)
+    if state.fingerprint != view.online_fingerprint:
+        problem = f"the online store has feature view {view.name!r} as it was defined before"
+        raise StorageError(problem, do=do, place=view.place)
+    return state
+
+
+def _keys(join: Join, rows: pa.Table, state: ViewState) -> list[bytes | None]:
+    """Return the key of each row; `None` for one without an entity."""
+    on, columns = dict(join.selected.on), []
+    for column in state.entities:
+        name = on.get(column.name, column.name)
+        if name not in rows.column_names:
+            raise RequestError(
+                f"the rows have no column {name!r}, the entity of {join.view.name!r}",
+                do=did_you_mean(name, rows.column_names),
+            )
+        try:
+            values = rows[name].combine_chunks()
+            columns.append(values if values.type == column.type else values.cast(column.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise RequestError(
+                f"{name!r} is not of the type of the entity of {join.view.name!r}",
+                got=str(error).partition("\n")[0],
+                do=f"pass {column.type}",
+            ) from error
+    return list(entity_keys(columns).to_pylist())
+
+
+def _time(state: ViewState, now: int, at: datetime | None) -> int:
+    """Return the time of the rows; a clock that is behind that of the writer is not an error."""
+    if at is None:
+        return max(now, state.horizon)
+    time = round((at.replace(tzinfo=UTC) if at.tzinfo is None else at).timestamp() * 1_000_000)
+    if time < state.horizon:
+        raise RequestError(
+            f"the online store keeps the values of {state.view!r} from {instant(state.horizon).isoformat()} on",
+            got=at.isoformat(),
+            do="read earlier times by the point-in-time join of a training set",
+        )
+    return time
+
+
+def instant(us: int) -> datetime:
+    """Return a time in microseconds since 1970 as a datetime."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+
+
+def _shown(value: bytes | None, time: int, join: Join) -> FeatureStep | None:
+    if value is None:
+        return None
+    step = step_at(value, time, strict=join.selected.strict)
+    ttl = join.view.ttl
+    if step is None or step.deleted or (ttl is not None and time > step.time + ttl // timedelta(microseconds=1)):
+        return None
+    return step
+
+
+def _columns(join: Join, state: ViewState, steps: Sequence[FeatureStep | None]) -> dict[str, pa.Array]:
+    decoded = state.rows.decode([None if step is None else step.row for step in steps])
+    columns: dict[str, Any] = {other: decoded.column(name) for name, other in join.columns}
+    if join.selected.at:
+        columns[join.selected.at] = _event_times(state.event_time_type, steps)
+    return columns
+
+
+def _event_times(kind: pa.DataType, steps: Sequence[FeatureStep | None]) -> pa.Array:
+    """Return the event times of steps, as the view has them: a date applied from its end."""
+    shift = _DAY_US if pa.types.is_date(kind) else 0
+    times = np.array([0 if step is None else step.time - shift for step in steps], np.int64)
+    array = pa.array(times, mask=np.array([step is None for step in steps], bool))
+    return array.cast(pa.timestamp("us", getattr(kind, "tz", None))).cast(kind)
