@@ -56,7 +56,7 @@ def _show(change: PlannedChange) -> None:
     for name, before, after in change.columns.retyped:
         out.print(f"    ~ column {escape(name)}: {before} becomes {after}{_users(change, name)}")
     if change.error and change.cause != "unreadable":
-        out.print(f"    [red]breaks[/]: {escape(change.error)}")
+        out.print(f"    [red]breaks[/]: {escape(change.error)}", soft_wrap=True)
 
 
 def _users(change: PlannedChange, column: str) -> str:

@@ -10,8 +10,8 @@ import duckdb
 from pipeline.batch.work import TaskSpec
 from pipeline.core.errors import DefinitionError, StorageError
 from pipeline.kernel.engine import exceeded_limit, first_line
+from pipeline.kernel.stated import BINDING_ERRORS
 
-_BINDING_ERRORS = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException)
 _VALUE_ERRORS = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException)
 
 
@@ -21,12 +21,12 @@ def translate_errors(work: TaskSpec) -> Iterator[None]:
     try:
         yield
     except DefinitionError as error:  # raised by the kernel, which does not know the table
-        if error.place is not None:
+        if error.place is not None and error.problem.startswith("table "):
             raise
         raise DefinitionError(
-            f"table {work.table!r}: {error.problem}", got=error.got, do=error.do, place=work.place
+            f"table {work.table!r}: {error.problem}", got=error.got, do=error.do, place=error.place or work.place
         ) from error
-    except _BINDING_ERRORS as error:
+    except BINDING_ERRORS as error:
         problem = f"table {work.table!r} is not valid for its inputs"
         raise DefinitionError(problem, got=first_line(error), place=work.place) from error
     except _VALUE_ERRORS as error:

@@ -117,6 +117,7 @@ def task_spec_of(
         at=spec.at,
         expectations=(*definition.expect, *key_expectations(definition.key)),
         key=definition.key,
+        merge=definition.merge,
         existing=None if spec.existing is None else spec.existing.scan(),
         existing_first=spec.existing_first,
         are_splits_ranked=_are_splits_ranked(spec),

@@ -11,7 +11,7 @@ import duckdb
 from pipeline.batch.type_changes import discarded_checks
 from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
 from pipeline.core.definitions import Action
-from pipeline.core.errors import DefinitionError, ExpectationError, OrderError, few
+from pipeline.core.errors import ExpectationError, OrderError
 from pipeline.core.staging import RowCounts, StagedFile
 from pipeline.kernel.checks import MADE, MarkedRows, count_before, mark, mark_duplicates, mark_known, rank
 from pipeline.kernel.engine import arrow, schema_of, watched
@@ -37,10 +37,9 @@ def validating_pass(
     its inputs; nothing visible to readers has changed.
     """
     with nullcontext() if on_progress is None else watched(con, on_progress):
-        marked = mark(con, query.query, work.expectations, hidden=query.hidden)
+        marked = mark(con, query.query, work.expectations, hidden=query.hidden, merge=work.merge)
     profile = last_profile(con)
     if work.key:
-        _require_key(work, marked)
         _mark_keys(con, work, marked)
     checks = marked.violations(con)
     _require_expectations(con, work, marked, checks)
@@ -102,7 +101,7 @@ def _require_expectations(
             f"table {work.table!r} violates {expectation.name!r} ({expectation.condition})",
             got=f"{count} row{'s' if count > 1 else ''}, the first {_brief(row)}",
             do="fix the data or the expectation; nothing of this table was committed",
-            place=work.place,
+            place=expectation.place or work.place,
         )
 
 
@@ -119,16 +118,6 @@ def _mark_keys(con: duckdb.DuckDBPyConnection, work: TaskSpec, marked: MarkedRow
     known = mark_known(con, marked, work.key, before)
     if not work.existing_first and (known if rows is None else first):
         raise OrderError(f"new rows of table {work.table!r} may precede existing rows with their key", place=work.place)
-
-
-def _require_key(work: TaskSpec, marked: MarkedRows) -> None:
-    missing = [name for name in work.key if name not in marked.columns]
-    if missing:
-        raise DefinitionError(
-            f"table {work.table!r} has no key column {missing[0]!r}",
-            got=few(marked.columns),
-            place=work.place,
-        )
 
 
 def _brief(row: Mapping[str, object]) -> str:

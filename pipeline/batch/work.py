@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipeline.core.definitions import Expectation
 from pipeline.core.errors import Place, SchemaError
+from pipeline.core.merge_options import Merge
 from pipeline.core.schema import Schema, compare
 from pipeline.core.splits import SourceSplit
 from pipeline.core.staging import RowCounts, StagedFile, Stager
@@ -122,6 +123,8 @@ class TaskSpec:
     at: str
     expectations: tuple[Expectation, ...] = ()
     key: tuple[str, ...] = ()
+    merge: Merge | None = None
+    """How the table merges its rows, whose conditions are part of its expectations."""
     existing: Scan | None = None
     """The existing rows, whose keys must not occur again."""
     keys_known: str | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pipeline.batch.work import Outcome
 from pipeline.commit.quarantine import in_json, json_text, stage_quarantine
 from pipeline.core.definitions import StoredDefinition
+from pipeline.core.errors import DefinitionError
 from pipeline.core.merge_options import START_AT, Merge
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Mode, RowCounts, StagedFile
@@ -79,11 +80,15 @@ def plan_commit(workspace: Workspace, staged: StagedRows) -> CommitPlan:
     work = _work(workspace, staged, staged.definition.key, how)
     conflicts = DeltaStager(workspace.lake.quarantine(staged.definition.name).storage, f"{staged.run_id}-conflicts")
     schema = None
-    if how.needs_events:
-        result = merge_events(work, conflicts)
-        merged, schema = result.merged, result.schema
-    else:
-        merged = merge(work, conflicts)
+    try:
+        if how.needs_events:
+            result = merge_events(work, conflicts)
+            merged, schema = result.merged, result.schema
+        else:
+            merged = merge(work, conflicts)
+    except DefinitionError as error:  # raised by the lake, which does not know the definition
+        error.place = error.place or staged.definition.place
+        raise
     flow = replace(
         outcome.flow,
         rows_out=merged.rows_out,

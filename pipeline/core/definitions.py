@@ -55,6 +55,8 @@ class Expectation:
     name: str
     condition: str
     action: Action
+    place: Place | None = field(default=None, compare=False, repr=False)
+    """Where it is written, if it is not implied by another option."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ without a `quarantine` or `drop` bit are kept; a `fail` bit on any row fails the
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 
@@ -17,6 +17,7 @@ from pipeline.core.merge_options import Merge
 from pipeline.core.sources import INGESTED_AT, POSITION, SOURCE
 from pipeline.kernel.engine import one, schema_of
 from pipeline.kernel.sql_text import listed, literal, quoted
+from pipeline.kernel.stated import BINDING_ERRORS, require_fitting, stated_conditions
 
 MADE = "_made"
 BITS = "_bits"
@@ -51,7 +52,7 @@ def unless_deleted(expectations: tuple[Expectation, ...], merge: Merge) -> tuple
     if not conditions:
         return expectations
     is_delete = " or ".join(f"coalesce(({condition}\n), false)" for condition in conditions)
-    return tuple(Expectation(e.name, f"{is_delete} or ({e.condition}\n)", e.action) for e in expectations)
+    return tuple(replace(e, condition=f"{is_delete} or ({e.condition}\n)") for e in expectations)
 
 
 def bits_of(expectations: Sequence[Expectation]) -> str:
@@ -145,20 +146,27 @@ def mark(
     expectations: tuple[Expectation, ...],
     *,
     hidden: tuple[str, ...] = (),
+    merge: Merge | None = None,
 ) -> MarkedRows:
     """Materialize a query's rows with a bit for each violated expectation; `hidden` columns are not kept.
 
-    Raises `DefinitionError` for more than 62 expectations, duplicate column names, and the reserved names `_bits` and
-    `rowid`. DuckDB's errors for the query or a condition are not translated.
+    Raises `DefinitionError` for more than 62 expectations, duplicate column names, the reserved names `_bits` and `rowid`,
+    and a condition that does not fit the rows; `merge` is that of the table. DuckDB's errors for the query are not
+    translated.
     """
     if len(expectations) > MOST:
         raise DefinitionError(f"a table has at most {MOST} expectations", got=str(len(expectations)))
-    names = schema_of(con, query).names
+    produced = schema_of(con, query)
+    names = produced.names
     require_distinct(names)
-    con.execute(
-        f"create or replace temp table {MADE} as "
-        f"select *, {bits_of(expectations)} as {BITS} from ({query}\n) as _headwater_made"
-    )
+    try:
+        con.execute(
+            f"create or replace temp table {MADE} as "
+            f"select *, {bits_of(expectations)} as {BITS} from ({query}\n) as _headwater_made"
+        )
+    except BINDING_ERRORS:
+        require_fitting(con, produced, stated_conditions(expectations, merge))
+        raise
     kept = tuple(name for name in names if name not in hidden)
     provenance = tuple(name for name in (SOURCE, POSITION) if name in names)
     return MarkedRows(expectations, kept, provenance)

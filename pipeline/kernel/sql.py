@@ -236,7 +236,9 @@ def check_condition(expectation: Expectation, place: Place) -> None:
 
 
 def _refused(expectation: Expectation, problem: str, place: Place) -> DefinitionError:
-    return DefinitionError(f"expectation {expectation.name!r} {problem}", got=repr(expectation.condition), place=place)
+    return DefinitionError(
+        f"expectation {expectation.name!r} {problem}", got=repr(expectation.condition), place=expectation.place or place
+    )
 
 
 def _comment(tree: exp.Query) -> str:

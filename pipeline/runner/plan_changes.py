@@ -15,13 +15,14 @@ import duckdb
 from pipeline.commit.column_changes import as_in_lake, reached
 from pipeline.commit.commit_plan import schema_of_rows
 from pipeline.core.definitions import Definition, Feed, Source, StoredDefinition, Table
+from pipeline.core.errors import DefinitionError
 from pipeline.core.partition_fields import fields_of
 from pipeline.core.schema import Column, Schema, SchemaChange, compare
 from pipeline.core.sources import INGESTED_AT, POSITION, SOURCE
 from pipeline.kernel.engine import connect, first_line, schema_of
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.sql import SqlTransform
-from pipeline.kernel.sql_text import quoted
+from pipeline.kernel.stated import require_fitting, stated_columns, stated_conditions
 from pipeline.kernel.types import stored
 from pipeline.lake import Version
 from pipeline.project.contracts import own_columns, with_declared
@@ -158,10 +159,21 @@ def _work(workspace: Workspace, definition: Source | Table, step: PlannedStep, *
     return StepEstimate(rows, size, is_all, last.seconds * (size / before if before and size else 1.0))
 
 
-def _named(definition: Table) -> tuple[str, ...]:
-    """Return the columns that the options of a table name."""
-    sequence = () if definition.merge is None else definition.merge.sequence_by
-    return (*definition.key, *(field.column for field in fields_of(definition.partition_by)), *sequence)
+def _misfit(definition: Source | Table, rows: Schema) -> str:
+    """Return which option of a table does not fit its rows, or an empty text."""
+    stated = (
+        *stated_columns("key", definition.key),
+        *stated_columns("partition_by", (field.column for field in fields_of(definition.partition_by))),
+        *stated_conditions(definition.expect, definition.merge),
+    )
+    if not stated:
+        return ""
+    with connect() as con:
+        try:
+            require_fitting(con, rows, stated)
+        except DefinitionError as error:
+            return str(error)
+    return ""
 
 
 class _Columns:
@@ -179,7 +191,8 @@ class _Columns:
 
     def _derived(self, definition: Definition, version: Version | None) -> tuple[Schema | None, str]:
         if isinstance(definition, Source | Feed):
-            return self._of_source(definition, version), ""
+            after = self._of_source(definition, version)
+            return after, "" if after is None or isinstance(definition, Feed) else _misfit(definition, after)
         if not isinstance(definition, Table):
             return None, ""
         inputs = {name: self._known.get(name) for name in definition.inputs}
@@ -195,12 +208,10 @@ class _Columns:
                 tree = transform.tree_over({name: schema.names for name, schema in known.items()})
                 text = tree.sql("duckdb", comments=False)
                 rows = stored(schema_of(con, text))
-                needed = [*(each.condition for each in definition.expect), *map(quoted, _named(definition))]
-                if needed:
-                    schema_of(con, f"select {', '.join(f'({each})' for each in needed)} from ({text})")
             except duckdb.Error as error:
                 return None, first_line(error)
-        return schema_of_rows(definition, rows), ""
+        misfit = _misfit(definition, rows)
+        return (None if misfit else schema_of_rows(definition, rows)), misfit
 
     def _of_source(self, definition: Source | Feed, version: Version | None) -> Schema | None:
         declared = definition.schema

@@ -190,8 +190,11 @@ def test_error_of_a_function_has_its_place(work, scan):
 
 
 def test_a_missing_key_column_is_rejected(work):
-    with pytest.raises(DefinitionError, match="'t' has no key column 'k': got id, v"):
-        run_task(work(producer_of(NUMBERS), key=("k",)), Split(0))
+    key = ("k",)
+    with pytest.raises(
+        DefinitionError, match=r"table 't': key= does not fit the rows .*\"k\" not found.*columns: id, v"
+    ):
+        run_task(work(producer_of(NUMBERS), key=key, expectations=key_expectations(key)), Split(0))
 
 
 def test_a_missing_lake_file_is_a_storage_error(work):

@@ -221,7 +221,7 @@ def test_a_query_that_ends_in_a_comment(con):
 def test_errors_of_a_condition_are_raised(con):
     with pytest.raises(duckdb.ConversionException, match="Could not convert string 'EWR'"):
         mark(con, FLIGHTS, expect("warn", number="origin::integer > 0"))
-    with pytest.raises(duckdb.BinderException, match="nowhere"):
+    with pytest.raises(DefinitionError, match=r"expectation 'typo' .*does not fit .*nowhere"):
         mark(con, FLIGHTS, expect("warn", typo="nowhere > 0"))
 
 

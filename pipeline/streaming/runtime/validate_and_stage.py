@@ -113,6 +113,7 @@ class EpochStager:
             at="",
             expectations=(*definition.expect, *key_expectations(definition.key)),
             key=definition.key,
+            merge=definition.merge,
             keys_known=f"from {_KEYS}" if self._checks_keys else None,
             is_ranked=False,
             limits=limits,
