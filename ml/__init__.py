@@ -2,5 +2,18 @@
 
 from ml.features import feature_service, feature_view, features, training_set
 from ml.models.definition import model
+from ml.monitoring import alarms, monitor, rows_of, same_weekday, trailing, training
 
-__all__ = ["feature_service", "feature_view", "features", "model", "training_set"]
+__all__ = [
+    "alarms",
+    "feature_service",
+    "feature_view",
+    "features",
+    "model",
+    "monitor",
+    "rows_of",
+    "same_weekday",
+    "trailing",
+    "training",
+    "training_set",
+]

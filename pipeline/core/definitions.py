@@ -158,6 +158,11 @@ class Definition(ABC):
         return self.name
 
     @property
+    def companions(self) -> tuple[Definition, ...]:
+        """The definitions that belong to it and are named after it; they are part of the project too."""
+        return ()
+
+    @property
     def responsible(self) -> str:
         """Who is responsible for it; empty if that is not declared."""
         return ""
@@ -293,6 +298,8 @@ class Table(StoredDefinition):
     remembers: bool = False
     """Whether the transform also reads the previous version of this table, as a slowly changing dimension does."""
     streaming: Streaming = field(default_factory=Streaming)
+    is_computed_once: bool = False
+    """Whether it stays as it is when its inputs change, once it has rows; its definition or `--full` computes it again."""
     deadline: timedelta | None = None
     """The time within which it should be computed on a cluster, which adds nodes for it; `None`: as soon as possible."""
 

@@ -151,7 +151,10 @@ def _over_inputs(definition: Definition, graph: Graph) -> Definition:
 
 
 def definitions_in(modules: Iterable[ModuleType]) -> list[Definition]:
-    """Return the definitions that are assigned to names in modules, each once, named after its first name."""
+    """Return the definitions that are assigned to names in modules, each once, named after its first name.
+
+    Each comes after those that belong to it.
+    """
     by_id: dict[int, Definition] = {}
     for module in modules:
         names: dict[int, str] = {}
@@ -165,7 +168,7 @@ def definitions_in(modules: Iterable[ModuleType]) -> list[Definition]:
                     place=value.place,
                 )
             by_id.setdefault(id(value), value.named(name))
-    return list(by_id.values())
+    return [each for definition in by_id.values() for each in (*definition.companions, definition)]
 
 
 def _declared_in(modules: Iterable[ModuleType], kind: type[K]) -> tuple[K, ...]:

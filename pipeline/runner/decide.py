@@ -102,6 +102,8 @@ class TableFacts:
     """Whether its definition is the one that computed this version."""
     exists: bool = False
     """Whether the table has a version."""
+    stays: bool = False
+    """Whether it has rows that were computed once, and does not follow its inputs."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,8 @@ def decide_table(table: TableFacts, inputs: InputFacts, options: RunOptions) -> 
         return compute_all(_FOREIGN if table.exists else _NOT_MADE, exists=table.exists)
     if not table.is_current:
         return Decision(DecisionKind.REBUILD, "the definition changed")
+    if table.stays:
+        return Decision(DecisionKind.SKIP, "computed once; --full computes it again")
     changed = _changed(manifest, inputs)
     if not changed:
         return Decision(DecisionKind.SKIP, "up to date")

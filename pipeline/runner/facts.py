@@ -50,7 +50,8 @@ def decide(
         and manifest is not None
         and is_computed_by(workspace, definition, version, manifest.fingerprint)
     )
-    table = TableFacts(manifest, is_current=is_current, exists=version is not None)
+    stays = isinstance(definition, Table) and definition.is_computed_once and version is not None and version.rows > 0
+    table = TableFacts(manifest, is_current=is_current, exists=version is not None, stays=stays)
     if isinstance(definition, Source):
         since = _read_since(workspace, options, definition, manifest)
         decision = decide_source(table, since, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import duckdb
 import pytest
+from sqlglot.generator import Generator
 
 from pipeline.core.errors import DefinitionError
 from pipeline.kernel.planner.strategy import choose_strategy
@@ -230,3 +231,26 @@ def test_plan_has_a_reason():
     )
     assert (chosen.driving, chosen.reason) == ("t", "'u', 'v' joined to each split of 't'")
     assert choose_strategy(parse("select x, count(*) from t group by x")).reason == "COUNT(*) has no name: add an alias"
+
+
+def test_nested_conditions_are_not_printed_once_for_each_level_when_a_statement_is_planned():
+    def nested(depth):
+        return "0" if depth == 0 else f"case when x < {depth} then {depth} else {nested(depth - 1)} end"
+
+    printed = 0
+    original = Generator.case_sql
+
+    def counted(self, expression):
+        nonlocal printed
+        printed += 1
+        return original(self, expression)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Generator, "case_sql", counted)
+        assert strategy(f"select {nested(20)} as y from t") == "blockwise"
+    assert printed == 0
+
+
+def test_approx_top_k_is_printed_without_a_warning(caplog):
+    assert parse("select approx_top_k(x, 3) as most from t").sql("duckdb") == "SELECT APPROX_TOP_K(x, 3) AS most FROM t"
+    assert caplog.text == ""

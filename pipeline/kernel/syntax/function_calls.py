@@ -18,7 +18,8 @@ _CLOCKS = ("current_", "local")
 """The prefixes of keywords for the current time or session, for example `current_date` and `localtimestamp`."""
 _ARGUMENTS = ("this", "expression", "quantile", "count", "separator")
 """The attributes in which sqlglot stores the arguments of known aggregates, in the order of the text."""
-
+_SYNTAX = (exp.Case, exp.If, exp.Cast, exp.Struct, exp.Array)
+"""What sqlglot has as functions and SQL does not write as such."""
 
 _READING = threading.Lock()
 
@@ -107,6 +108,8 @@ def is_known(node: exp.Expr) -> bool:
 
 def function_name(node: exp.Expr) -> str:
     """Return the DuckDB name of a function call, in lower case."""
+    if isinstance(node, _SYNTAX):  # not called by name; nested ones would be printed once for each level
+        return type(node).__name__.lower()
     return node.sql("duckdb").partition("(")[0].strip().lower()
 
 

@@ -1,0 +1,7 @@
+"""Monitoring: how the rows of each window differ from a reference, and when that is an alarm."""
+
+from ml.monitoring.alarms import Alarms, alarms
+from ml.monitoring.definition import Monitor, monitor
+from ml.monitoring.references import rows_of, same_weekday, trailing, training
+
+__all__ = ["Alarms", "Monitor", "alarms", "monitor", "rows_of", "same_weekday", "trailing", "training"]

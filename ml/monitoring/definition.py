@@ -1,0 +1,203 @@
+"""Monitors: definitions that compare the rows of each window with a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+from ml.monitoring.alarms import Alarms
+from ml.monitoring.counts import NONE, Binning, CountTransform, Feature, RowSource, window_key
+from ml.monitoring.monitored import Monitored
+from ml.monitoring.references import Fixed, Reference
+from pipeline.core.definitions import Chart, Definition, Layer, Table, caller, names
+from pipeline.core.errors import DefinitionError, Place, did_you_mean
+from pipeline.core.event_time import parse_duration
+from pipeline.core.fingerprint import fingerprint
+from pipeline.kernel.sql_text import literal, quoted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Columns = Sequence[str] | Mapping[str, str]
+"""Columns, or SQL expressions by name."""
+
+
+@dataclass(frozen=True)
+class VerdictTransform:
+    """Computes the verdicts from counts; called with all rows of its inputs."""
+
+    inputs: tuple[str, ...]
+    """The tables of counts, of bins and, if there is one, of the reference."""
+    monitored: Monitored
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what the verdicts depend on besides the counts."""
+        return fingerprint("verdicts", repr(self.monitored))
+
+    @property
+    def language(self) -> str:
+        """`arrow`."""
+        return "arrow"
+
+    def __call__(self, *args: Any, **tables: Any) -> pa.Table:
+        """Return the verdicts."""
+        from ml.monitoring.verdicts import verdicts  # noqa: PLC0415 - imports NumPy
+
+        given = {**dict(zip(self.inputs, args, strict=False)), **tables}
+        counts, bins, *reference = (given[name] for name in self.inputs)
+        return verdicts(counts, bins, reference[0] if reference else None, self.monitored)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Monitor(Table):
+    """The verdicts on the features of a table: a row for each window, segment and feature."""
+
+    transform: VerdictTransform
+    of: str
+    time: str
+    segment: str
+
+    @property
+    def monitored(self) -> Monitored:
+        """The options that decide the verdicts."""
+        return self.transform.monitored
+
+    @cached_property
+    def companions(self) -> tuple[Definition, ...]:
+        """The tables of bins and counts that it is computed from."""
+        bins, counts = f"{self.name}_bins", f"{self.name}_counts"
+        segment = (("segment", f"coalesce(({self.segment})::varchar, {literal(NONE)})"),) if self.segment else ()
+        options = self.monitored
+        keys = (
+            ("window_start", window_key(self.time, options.window)),
+            *((n, quoted(n)) for n in options.by),
+            *segment,
+        )
+        of, fixed = RowSource(self.of), options.reference if isinstance(options.reference, Fixed) else None
+        rows = of if fixed is None else fixed.rows
+        parts: list[Definition] = [
+            self._part(bins, "monitor bins", CountTransform.of(rows, options.binning), once=True),
+            self._part(counts, "monitor counts", CountTransform.of(of, options.binning, bins, keys)),
+        ]
+        if fixed is not None:
+            transform = CountTransform.of(rows, options.binning, bins, segment)
+            parts.append(self._part(f"{self.name}_reference", "monitor counts", transform))
+        return tuple(parts)
+
+    def _part(self, name: str, role: str, transform: CountTransform, *, once: bool = False) -> Table:
+        described = f"{role.removeprefix('monitor ').capitalize()} of the monitor {self.name}."
+        return MonitorPart(
+            place=self.place,
+            name=name,
+            description=described,
+            transform=transform,
+            layer="silver",
+            role=role,
+            is_computed_once=once,
+            monitor=self.name,
+        )
+
+    def named(self, name: str) -> Self:
+        """Return the monitor with this name, and with the inputs that are named after it."""
+        monitor = super().named(name)
+        inputs = [f"{monitor.name}_counts", f"{monitor.name}_bins"]
+        inputs += [f"{monitor.name}_reference"] if isinstance(self.monitored.reference, Fixed) else []
+        return replace(monitor, transform=replace(monitor.transform, inputs=tuple(inputs)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorPart(Table):
+    """A table of counts that a monitor is computed from."""
+
+    monitor: str
+
+    @property
+    def selected_with(self) -> str:
+        """The monitor: a run that computes it computes its counts too."""
+        return self.monitor
+
+
+def monitor(  # noqa: PLR0913 - options of a definition, all keyword-only
+    *,
+    of: str,
+    time: str,
+    reference: Reference,
+    numerical: Columns = (),
+    categorical: Columns = (),
+    window: str | timedelta = "1 day",
+    segment: str = "",
+    by: str | Sequence[str] = (),
+    prediction: str = "",
+    alarms: Alarms | None = None,
+    bins: int = 20,
+    categories: int = 30,
+    layer: Layer = "gold",
+    description: str = "",
+) -> Monitor:
+    """Compare the distributions of columns in each window with those of a reference; see `docs/monitoring.md`.
+
+    `of` is the table, and `time` its column with the time that decides the window of a row. `numerical` and `categorical`
+    are the columns to compare, or SQL expressions by name. Windows of `window` are cut at other values of the columns `by`,
+    for example the version of a model; `segment`, a column or SQL expression, divides them further, besides all rows. The
+    column `prediction` is suspected of a fault of its own if it drifts alone.
+
+    Raises `DefinitionError` for a monitor without columns, a name that occurs twice, and a window that does not fit the
+    reference.
+    """
+    place = caller()
+    features = (*_features(numerical, place, is_numerical=True), *_features(categorical, place, is_numerical=False))
+    _require(features, prediction, place)
+    length = parse_duration(window, "window", place)
+    if length < timedelta(seconds=1) or length % timedelta(seconds=1):
+        raise DefinitionError("window= must be whole seconds", got=repr(window), place=place)
+    if not isinstance(reference, Fixed):
+        reference.require_fit(length)
+    for value, name, least in ((bins, "bins", 2), (categories, "categories", 1)):
+        if value < least:
+            raise DefinitionError(f"{name}= must be at least {least}", got=repr(value), place=place)
+    return Monitor(
+        place=place,
+        description=description or f"Distributions of {of} by {window}, compared with {reference.words}.",
+        transform=VerdictTransform(
+            (),
+            Monitored(
+                Binning(features, bins, categories),
+                length,
+                reference,
+                alarms or Alarms(),
+                names(by),
+                bool(segment),
+                prediction,
+            ),
+        ),
+        layer=layer,
+        role="monitor",
+        chart=Chart("line", x="window_start", y="psi", by="feature", title="Drift: index (PSI) by feature"),
+        of=of,
+        time=quoted(time),
+        segment=segment,
+    )
+
+
+def _features(columns: Columns, place: Place, *, is_numerical: bool) -> tuple[Feature, ...]:
+    if isinstance(columns, str):
+        raise DefinitionError("columns are a list", got=repr(columns), do=f"write [{columns!r}]", place=place)
+    named = columns.items() if isinstance(columns, Mapping) else ((name, quoted(name)) for name in columns)
+    return tuple(Feature(name, sql, is_numerical) for name, sql in named)
+
+
+def _require(features: Sequence[Feature], prediction: str, place: Place) -> None:
+    known = [feature.name for feature in features]
+    if not known:
+        do = "name columns as numerical= or categorical="
+        raise DefinitionError("the monitor has no columns to compare", do=do, place=place)
+    twice = next((name for name in known if known.count(name) > 1), None)
+    if twice is not None:
+        raise DefinitionError(f"the monitor names {twice!r} twice", do="name it once", place=place)
+    if prediction and prediction not in known:
+        do = did_you_mean(prediction, known)
+        raise DefinitionError(f"prediction= names {prediction!r}, which is not compared", do=do, place=place)

@@ -1,0 +1,23 @@
+"""What verdicts are computed from, besides the counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from ml.monitoring.alarms import Alarms
+from ml.monitoring.counts import Binning
+from ml.monitoring.references import Reference
+
+
+@dataclass(frozen=True)
+class Monitored:
+    """The options of a monitor that decide its verdicts."""
+
+    binning: Binning
+    window: timedelta
+    reference: Reference
+    alarms: Alarms
+    by: tuple[str, ...]
+    has_segments: bool
+    prediction: str
