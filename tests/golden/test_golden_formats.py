@@ -11,13 +11,17 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from ml.features.online.steps import step_at
+from ml.features.online.store import ViewState
 from pipeline.core.cursors import Cursor
 from pipeline.core.errors import StorageError
+from pipeline.core.sinks import SinkPosition
 from pipeline.core.staging import Manifest
 from pipeline.governance import Catalog, Leases
 from pipeline.lake import Storage
@@ -220,6 +224,20 @@ def test_holds(version):
 def test_times_of_kept_versions(version):
     storage = Storage(str(HERE / "kept_versions" / str(version)))
     assert write.versions.kept_times(storage) == {100: 1_704_067_200_000, 200: 1_704_067_800_000}
+
+
+@every("online_store")
+def test_online_stores(version):
+    """What an earlier release stored is read; its rows are those that are shown before and from the second step on."""
+    folder = HERE / "online_store" / str(version)
+    state = ViewState.from_json((folder / "state.json").read_text())
+    value = bytes.fromhex(json.loads((folder / "values.json").read_text())["a"])
+    assert (state.view, state.entity, state.reached) == ("shown", ("e",), SinkPosition(3, 7))
+    shown = [step_at(value, state.horizon + hours * 3_600_000_000, strict=False) for hours in (0, 11, 12)]
+    assert state.rows.decode([step and step.row for step in shown]).to_pylist() == [
+        *[{"n": 1, "x": Decimal("0.10"), "s": "é", "v": [0.5, 1.5]}] * 2,
+        {"n": None, "x": Decimal("2.00"), "s": "", "v": None},
+    ]
 
 
 # -- formats of later versions of Headwater; for the catalog, see tests/governance

@@ -12,13 +12,21 @@ import sqlite3
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
+
+from ml import feature_view
+from ml.features.online import steps
+from ml.features.online.opening import open_store
+from ml.features.online.target import FeatureTarget
 from pipeline.core import epochs, staging
 from pipeline.core.cursors import Cursor, Gap
 from pipeline.core.definitions import Action, Verdict
 from pipeline.core.schema import Schema
+from pipeline.core.sinks import Delivery, SinkPosition
 from pipeline.core.staging import Manifest, RowCounts, StagedFile
 from pipeline.governance import (
     BackfillRecord,
@@ -202,6 +210,32 @@ def kept_versions(folder: Path) -> None:
     keep_times(Storage(str(folder)), {100: 1_704_067_200_000, 200: 1_704_067_800_000})
 
 
+def online_store(folder: Path) -> None:
+    """Write a feature view as an online store has it: its state, and the value of an entity with two steps."""
+    folder.mkdir(parents=True)
+    at = datetime(2024, 1, 1)  # noqa: DTZ001 - a column without a zone
+    rows = pa.table(
+        {
+            "e": ["a", "a"],
+            "t": [at, at + timedelta(days=1)],
+            "n": [1, None],
+            "x": pa.array([Decimal("0.10"), Decimal("2.00")], pa.decimal128(9, 2)),
+            "s": ["é", ""],
+            "v": [[0.5, 1.5], None],
+        }
+    )
+    view = feature_view("select e, t, n, x, s, v from rows", entity="e", event_time="t").named("shown")
+    with tempfile.TemporaryDirectory() as place:
+        store = open_store(f"sqlite:///{place}/features.db", "plant.dev")
+        clock = round(datetime(2024, 1, 1, 12, tzinfo=UTC).timestamp() * 1e6)
+        delivery = Delivery(SinkPosition(3, 7), None, rows.to_reader(), rows.slice(0, 0), view.key, is_whole=True)
+        FeatureTarget(store, view, lambda: clock).write(delivery)
+        stored = store.read({"shown": [b"a"]})["shown"]
+        store.close()
+    (folder / "state.json").write_text("" if stored.state is None else stored.state.to_json())
+    (folder / "values.json").write_text(json.dumps({"a": (stored.values[0] or b"").hex()}))
+
+
 WRITERS: dict[str, tuple[int, int, Callable[[Path], None]]] = {
     "manifest": (1, staging.FORMAT_VERSION, manifest),
     "cursor": (1, 1, cursor),
@@ -210,6 +244,7 @@ WRITERS: dict[str, tuple[int, int, Callable[[Path], None]]] = {
     "quarantine": (1, quarantine_format.FORMAT_VERSION, quarantine),
     "hold": (1, holds.FORMAT_VERSION, hold),
     "kept_versions": (1, versions.FORMAT_VERSION, kept_versions),
+    "online_store": (1, steps.FORMAT_VERSION, online_store),
     "catalog": (0, revisions.FORMAT_VERSION, catalog),
 }
 """By format: the oldest readable version, the newest version, and its writer."""

@@ -18,6 +18,10 @@ def open_store(url: str, namespace: str) -> FeatureStore:
     """
     if url.startswith(_SQLITE):
         return SqliteStore(Path(url.removeprefix(_SQLITE)), namespace)
+    if url.startswith(("redis://", "rediss://", "unix://")):
+        from ml.features.online.redis_store import RedisStore  # noqa: PLC0415 - an extra
+
+        return RedisStore(url, namespace)
     scheme = url.partition("://")[0]
     raise SettingsError(
         "there is no online store of this kind",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -10,7 +11,6 @@ import pytest
 
 from ml import feature_view, features
 from ml.features.online.reading import FeatureReader
-from ml.features.online.sqlite_store import SqliteStore
 from ml.features.online.target import FeatureTarget
 from ml.features.point_in_time import Join
 from pipeline.core.sinks import Delivery, SinkPosition
@@ -201,9 +201,8 @@ class History:
             assert read["x"].to_pylist() == [*expected, None, None], (t, self.now)
 
 
-@pytest.mark.parametrize("seed", range(proofs.examples(8, 300)))
+@pytest.mark.parametrize("seed", range(proofs.examples(5, 300)))
 @pytest.mark.parametrize("known", [True, False])
-def test_random_versions_and_failures_equal_a_loop(seed, known, tmp_path):
-    store = SqliteStore(tmp_path / "online.db", "p.dev")
-    History(store, seed, known=known).run(6)
-    store.close()
+def test_random_versions_and_failures_equal_a_loop(seed, known, address):
+    with closing(address.open()) as store:
+        History(store, seed, known=known).run(6)

@@ -17,6 +17,7 @@ from pipeline.core.errors import RequestError, StorageError
 from pipeline.project import Workspace, load
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
+from tests.streaming.runtime.conftest import streams as streams  # noqa: PLC0414 - re-exported fixture
 
 SHOP = """
 from ml import feature_service, feature_view, features, training_set
@@ -169,3 +170,43 @@ def test_commands_list_load_and_read(shop):
     assert "customer_orders: version 0, 2 rows, 0 removed" in command(shop, "materialize", "customer_orders")
     assert "customer_orders: version 0, up to date" in command(shop, "materialize", "customer_orders")
     command(shop, "get", "customer_orders", "customer", code=1)
+
+
+PLANT = """
+from ml import feature_view
+from pipeline import files, source
+
+raw_weather = source(
+    files("weather/*.csv"), schema={"city": "varchar", "at": "timestamp", "seen": "timestamp", "degrees": "double"},
+    event_time="at", lateness="1 day",
+)
+weather = feature_view(
+    "select city, at, seen, degrees from raw_weather", entity="city", event_time="at", known_at="seen", online=True
+)
+"""
+
+
+def test_a_stream_keeps_the_online_store_at_its_newest_epoch(tmp_path, streams):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "plant"\ndefinitions = "plant.py"\n')
+    (tmp_path / "plant.py").write_text(PLANT)
+    head = "city,at,seen,degrees"
+    put(
+        tmp_path, "weather", "1", head, "b,2024-01-01 09:00,2024-01-01 10:30,5", "c,2024-01-01 09:00,2024-01-01 09:00,7"
+    )
+    streams.start(tmp_path, until_caught_up=True).run()
+    at = datetime(2024, 1, 1, 12, tzinfo=UTC)
+    assert read(tmp_path, "weather", at, city=["b", "c"])["degrees"].to_pylist() == [5, 7]
+
+    late = [
+        "b,2024-01-01 09:00,2024-01-01 11:00,6",
+        "b,2024-01-01 08:00,2024-01-01 11:30,1",
+        "c,2024-01-01 11:00,2024-01-01 12:30,8",
+    ]
+    put(tmp_path, "weather", "2", head, *late)
+    streams.start(tmp_path, until_caught_up=True).run()
+    assert read(tmp_path, "weather", datetime(2024, 1, 1, 13, tzinfo=UTC), city=["b", "c"])["degrees"].to_pylist() == [
+        6,
+        8,
+    ]
+    assert statuses(Workspace(load(tmp_path)))[0].state == "up to date"
+    assert run(tmp_path)["weather.online"].reason == "delivered by `headwater stream`"

@@ -1,0 +1,179 @@
+"""One test suite for all online stores: the contract of `ml.features.online.store.FeatureStore`."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from ml.features.online import redis_store
+from ml.features.online.opening import open_store
+from ml.features.online.store import ViewState, schema_text
+from pipeline.core.errors import ConflictError, SettingsError, SinkError, StorageError, StorageUnavailableError
+
+SCHEMA = schema_text(pa.schema({"e": pa.string(), "t": pa.timestamp("us"), "x": pa.int64()}))
+FIRST = ViewState("v", "f1", "g1", SCHEMA, ("e",), "t", '{"version": 1, "mark": 2}', 5, 6, 7)
+
+
+@pytest.fixture
+def store(address):
+    with closing(address.open()) as opened:
+        yield opened
+
+
+def write(store, state, values, based_on=None, view="v"):
+    with closing(store.begin(view, based_on, state.generation)) as writer:
+        writer.put(list(values), list(values.values()))
+        writer.commit(state)
+
+
+def read(store, *keys, view="v"):
+    answer = store.read({view: list(keys)})[view]
+    return answer.state, list(answer.values)
+
+
+def test_an_empty_store_has_nothing(store):
+    assert store.states() == {}
+    assert read(store, b"a") == (None, [None])
+    assert store.read({}) == {}
+
+
+def test_values_are_shown_by_the_commit_with_the_state(store):
+    with closing(store.begin("v", None, "g1")) as writer:
+        writer.put([b"a", b"b"], [b"1", b"\x00\xff"])
+        assert writer.get([b"b", b"c"]) == [b"\x00\xff", None]
+        assert read(store, b"a") == (None, [None])
+        writer.commit(FIRST)
+    assert read(store, b"b", b"c", b"a", b"b") == (FIRST, [b"\x00\xff", None, b"1", b"\x00\xff"])
+    assert store.states() == {"v": FIRST}
+
+
+def test_what_is_not_committed_changes_nothing(store, address):
+    write(store, FIRST, {b"a": b"1", b"b": b"2"})
+    with closing(store.begin("v", FIRST, "g1")) as writer:
+        writer.put([b"a", b"b"], [b"3", None])
+    with closing(store.begin("v", FIRST, "g2")) as writer:
+        writer.put([b"a"], [b"4"])
+    with closing(address.open()) as other:
+        assert read(other, b"a", b"b") == (FIRST, [b"1", b"2"])
+
+
+def test_a_change_replaces_and_removes_keys(store):
+    write(store, FIRST, {b"a": b"1", b"b": b"2", b"": b"3"})
+    second = replace(FIRST, position='{"version": 2, "mark": 3}')
+    write(store, second, {b"a": None, b"b": b"4"}, based_on=FIRST)
+    assert read(store, b"a", b"b", b"") == (second, [None, b"4", b"3"])
+
+
+def test_a_new_generation_replaces_the_other_in_one_step(store, address):
+    write(store, FIRST, {b"a": b"1", b"b": b"2"})
+    with closing(address.open()) as other:
+        assert read(other, b"a")[1] == [b"1"]
+        second = replace(FIRST, generation="g2", fingerprint="f2")
+        with closing(store.begin("v", FIRST, "g2")) as writer:
+            writer.put([b"a"], [b"9"])
+            assert read(other, b"a", b"b") == (FIRST, [b"1", b"2"])
+            writer.commit(second)
+        assert read(other, b"a", b"b") == (second, [b"9", None])
+
+
+def test_a_killed_load_leaves_nothing_behind(store):
+    with closing(store.begin("v", None, "g0")) as writer:
+        writer.put([b"a"], [b"1"])
+    write(store, FIRST, {b"b": b"2"})
+    with closing(store.begin("v", None, "g0")) as writer:
+        assert writer.get([b"a"]) == [None]
+
+
+def test_the_second_of_two_writers_fails(store, address):
+    write(store, FIRST, {b"a": b"1"})
+    second = replace(FIRST, position='{"version": 2, "mark": 3}')
+    with closing(address.open()) as other:
+        write(other, second, {b"a": b"2"}, based_on=FIRST)
+    with pytest.raises(ConflictError, match="another process has written this view"):
+        write(store, replace(second, written_at=9), {b"a": b"3"}, based_on=FIRST)
+    assert read(store, b"a") == (second, [b"2"])
+
+
+def test_views_and_namespaces_do_not_see_each_other(store, address):
+    other_view = replace(FIRST, view="w")
+    write(store, FIRST, {b"a": b"1"})
+    write(store, other_view, {b"a": b"2"}, view="w")
+    with closing(open_store(address.url, f"{address.namespace}2")) as other:
+        assert other.states() == {}
+        write(other, FIRST, {b"a": b"3"})
+        other.forget("v")
+        assert read(other, b"a") == (None, [None])
+    answers = store.read({"w": [b"a"], "v": [b"a", b"b"], "x": [b"a"]})
+    assert {view: list(answer.values) for view, answer in answers.items()} == {
+        "w": [b"2"],
+        "v": [b"1", None],
+        "x": [None],
+    }
+    store.forget("v")
+    assert set(store.states()) == {"w"}
+    assert read(store, b"a", view="w")[1] == [b"2"]
+
+
+def test_a_later_format_is_rejected():
+    text = replace(FIRST, format_version=9).to_json()
+    with pytest.raises(
+        StorageError, match=r"view 'v' of the online store was written by a later version.*got format 9"
+    ):
+        ViewState.from_json(text)
+
+
+def test_a_large_change_in_redis_is_incomplete_until_its_commit(address, monkeypatch):
+    if address.url.startswith("sqlite"):
+        pytest.skip("SQLite has transactions of any size")
+    monkeypatch.setattr(redis_store, "MOST_KEYS", 3)
+    with closing(address.open()) as store:
+        write(store, FIRST, {bytes([n]): b"1" for n in range(10)})
+        assert store.states()["v"].reached is not None
+        second = replace(FIRST, written_at=9)
+        with closing(store.begin("v", FIRST, "g1")) as writer:
+            writer.put([bytes([n]) for n in range(4)], [b"2"] * 4)
+        assert store.states()["v"].reached is None
+        marked = store.states()["v"]
+        with closing(store.begin("v", marked, "g1")) as writer:
+            writer.put([bytes([n]) for n in range(4)], [b"3"] * 4)
+            writer.put([b"\x05"], [b"3"])
+            writer.commit(second)
+        assert read(store, b"\x00", b"\x05", b"\x09") == (second, [b"3", b"3", b"1"])
+
+
+def test_a_server_that_evicts_keys_is_rejected(valkey):
+    with closing(open_store(f"redis://{valkey.host}:{valkey.port}/0", "evicting.dev")) as store:
+        server = store._redis  # noqa: SLF001 - the server's configuration is no part of a store
+        server.config_set("maxmemory", "100mb")
+        server.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            with pytest.raises(
+                StorageError, match=r"removes keys when its memory is full.*got maxmemory-policy allkeys-lru"
+            ):
+                store.begin("v", None, "g1")
+        finally:
+            server.config_set("maxmemory", "0")
+            server.config_set("maxmemory-policy", "noeviction")
+
+
+def test_places_that_cannot_be_are_errors(tmp_path):
+    with pytest.raises(
+        SettingsError, match=r"there is no online store of this kind: got online = mysql://…; use sqlite:///FILE"
+    ):
+        open_store("mysql://me:secret@host/db", "p.dev")
+    with pytest.raises(SettingsError, match=r"`online` is not a URL of Redis"):
+        open_store("redis://host:port/0", "p.dev")
+    with (
+        closing(open_store("redis://127.0.0.1:1/0", "p.dev")) as store,
+        pytest.raises(StorageUnavailableError, match=r"the online store does not answer"),
+    ):
+        store.states()
+    (tmp_path / "file").write_text("not a database, however long it may be " * 100)
+    with closing(open_store(f"sqlite:///{tmp_path}/file", "p.dev")) as store:
+        with pytest.raises(StorageError, match=r"the online store .*file cannot be read"):
+            store.states()
+        with pytest.raises(SinkError, match=r"the online store .*file cannot be written"):
+            store.begin("v", None, "g1")
