@@ -127,6 +127,19 @@ def test_select_runs_only_some_definitions(shop):
         run(shop, select=("order",))
 
 
+def test_an_emptied_landing_folder_has_nothing_new(shop, rows):
+    run(shop)
+    before = rows(shop)
+    for path in (shop / "data").glob("orders*"):
+        path.unlink()
+
+    steps = run(shop)
+
+    assert {step.decision for step in steps.values()} == {"skip"}
+    assert steps["raw_orders"].reason == "nothing new; no file is there any more; the rows of 1 file are kept"
+    assert rows(shop) == before
+
+
 def test_dry_run_writes_nothing(shop):
     planned = plan_run(Workspace(load(shop)), RunOptions())
     assert [step.decision.kind for step in planned] == ["create"] * 6

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pipeline.connectors.files.byte_ranges import head_bytes, mapped_bytes, read_range
 from pipeline.connectors.files.encoding import recoded
 from pipeline.connectors.files.expansion import DEFAULT_EXPANSION, Expansion
+from pipeline.connectors.files.stores import empty_file
 from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.splits import SourceSplit
@@ -70,8 +71,7 @@ def decompressed(
         else:
             plain.symlink_to(Path(path).absolute())
         if not plain.stat().st_size:
-            do = "remove the file, or wait until it is written"
-            raise SourceError("the file is empty", got="0 bytes", do=do, place=Place(location))
+            raise empty_file(location)
         yield str(plain)
 
 

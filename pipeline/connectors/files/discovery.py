@@ -78,12 +78,12 @@ def plan_files(store: FileStore, cursor: Cursor | None, bound: Bound, rules: Dis
 
     A file is unchanged if its size and time, or its size and content, are equal. A renamed file has the time and
     content of a file that no longer exists, and is not read again. Raises `SourceError` for a file that changed or
-    vanished, if the rules say so.
+    vanished, if the rules say so, and if there has never been a file.
     """
-    every = {source_object.uri: source_object for source_object in store.source_objects()}
+    known = {} if cursor is None else _known(store, cursor)
+    every = {each.uri: each for each in store.source_objects(may_be_none=bool(known))}
     waiting = {location: source_object for location, source_object in every.items() if rules.waits(source_object, now)}
     listed = {location: every[location] for location in every if location not in waiting}
-    known = {} if cursor is None else _known(store, cursor)
     same, changed = _compared(store, known, listed)
     missing = {location: file for location, file in known.items() if location not in every}
     fresh = {location: _ConsumedFile.of(listed[location]) for location in sorted(listed) if location not in known}
@@ -111,6 +111,7 @@ def plan_files(store: FileStore, cursor: Cursor | None, bound: Bound, rules: Dis
                 for new, old in alike.items()
             ),
             *_notes(rules, sorted(accepted), sorted(waiting)),
+            *([] if every else [f"no file is there any more; the rows of {quantity(len(known), 'file')} are kept"]),
         ),
     )
 

@@ -22,8 +22,9 @@ from pipeline.connectors.files import text_scan
 from pipeline.connectors.files.byte_ranges import mapped_bytes
 from pipeline.connectors.files.csv.reader import CsvReader, Dialect, column_names
 from pipeline.connectors.files.parquet import ParquetFormat, columns_of
+from pipeline.connectors.files.stores import empty_file
 from pipeline.connectors.files.typed import uncast_columns
-from pipeline.core.errors import Place, SourceError
+from pipeline.core.errors import Place
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT, POSITION, SOURCE, ScanQuery
 from pipeline.kernel.sql_text import listed, literal, quoted
@@ -156,12 +157,7 @@ def _by_first_line(
 def _content(file: SmallFile) -> bytes:
     content = Path(file.path).read_bytes()
     if not content:
-        raise SourceError(
-            "the file is empty",
-            got="0 bytes",
-            do="remove the file, or wait until it is written",
-            place=Place(file.source),
-        )
+        raise empty_file(file.source)
     return content
 
 

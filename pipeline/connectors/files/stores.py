@@ -45,8 +45,11 @@ class FileStore(Protocol):
     The stamp of a source object is `SIZE-TIME` or `SIZE-ETAG-TIME`, with the time of the last change in nanoseconds.
     """
 
-    def source_objects(self) -> tuple[SourceObject, ...]:
-        """Return the files ordered by location; raise `SourceError` if there are none, or if the store cannot list them."""
+    def source_objects(self, *, may_be_none: bool = False) -> tuple[SourceObject, ...]:
+        """Return the files ordered by location; raise `SourceError` if there are none, or if the store cannot list them.
+
+        With `may_be_none`, there may be none in folders that exist.
+        """
 
     def recorded(self, locations: Iterable[str]) -> list[str]:
         """Return the current locations for those in a cursor."""
@@ -78,8 +81,11 @@ class LocalFiles:
     patterns: tuple[str, ...]
     folder: str = "."
 
-    def source_objects(self) -> tuple[SourceObject, ...]:
-        """Return the files ordered by location; raise `SourceError` if there are none, or if they cannot be listed."""
+    def source_objects(self, *, may_be_none: bool = False) -> tuple[SourceObject, ...]:
+        """Return the files ordered by location; raise `SourceError` if there are none, or if they cannot be listed.
+
+        With `may_be_none`, there may be none in folders that exist: one that is not there may be on a disk that is missing.
+        """
         real = functools.cache(os.path.realpath)
         objects: dict[str, SourceObject] = {}
         paths: list[str] = []
@@ -93,7 +99,9 @@ class LocalFiles:
                             location, stamp = self._location(path, real), f"{stat.st_size}-{stat.st_mtime_ns}"
                             objects[location] = SourceObject(location, stat.st_size, stamp)
                 paths += matching
-        if not objects:
+        if not objects and not (
+            may_be_none and all(Path(self.folder, *_given(_local(each))).is_dir() for each in self.patterns)
+        ):
             raise no_files(self.patterns, few([_kind(path) for path in paths if os.path.lexists(path)], _SHOWN))
         return tuple(objects[location] for location in sorted(objects))
 
@@ -136,8 +144,7 @@ class LocalFiles:
         return full_path.removeprefix(real(self.folder).rstrip(os.sep) + os.sep)
 
     def _paths(self, pattern: str) -> list[str]:
-        if pattern.startswith("file://"):
-            pattern = unquote(urlsplit(pattern, allow_fragments=False).path)
+        pattern = _local(pattern)
         if (Path(self.folder) / pattern).is_file():
             return [self.path(pattern)]
         matches = glob.glob(pattern, root_dir=self.folder, recursive=True)  # noqa: PTH207 - accepts any path
@@ -147,7 +154,7 @@ class LocalFiles:
     def _require_listable(self, pattern: str) -> None:
         """Raise `PermissionError` for a folder that cannot be listed, which `glob` takes for an empty one."""
         parts = Path(pattern).parent.parts
-        fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+        fixed = _given(pattern)
         folders = {str(Path(self.folder, *fixed))}
         for number in range(len(fixed), len(parts)):
             inner = glob.glob(os.path.join(*parts[: number + 1], ""), root_dir=self.folder, recursive=True)  # noqa: PTH118, PTH207 - likewise
@@ -167,6 +174,16 @@ def _readable(problem: str, location: str) -> Iterator[None]:
         raise SourceError(problem, got=error.strerror or str(error), do=do, place=Place(location)) from error
 
 
+def _given(pattern: str) -> list[str]:
+    """Return the folders of a pattern before the first wildcard."""
+    return list(itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parent.parts))
+
+
+def _local(pattern: str) -> str:
+    """Return the path of a pattern, which may be a `file://` URI."""
+    return unquote(urlsplit(pattern, allow_fragments=False).path) if pattern.startswith("file://") else pattern
+
+
 def is_remote(location: str) -> bool:
     """Return whether a path, a pattern or a location is a URI of a remote store."""
     return "://" in location and not location.startswith("file://")
@@ -176,6 +193,15 @@ def no_files(patterns: Sequence[str], others: str = "") -> SourceError:
     """Return the error for patterns that no file matches; `others` are matches that are not files."""
     shown = few(map(repr, patterns), _SHOWN)
     return SourceError(f"no file matches {shown}", got=others or None, do="check the path", place=Place(patterns[0]))
+
+
+def empty_file(location: str) -> SourceError:
+    """Return the error for a file without bytes, which has no header and no rows of any format."""
+    do = (
+        'remove the file, wait for files to be complete with files(…, settled="1 minute"), or set such files aside with '
+        'source(…, unreadable="quarantine")'
+    )
+    return SourceError("the file is empty", got="0 bytes", do=do, place=Place(location))
 
 
 def checksum(content: bytes) -> str:

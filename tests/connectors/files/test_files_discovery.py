@@ -104,6 +104,33 @@ def test_changed_and_vanished_files_can_be_errors(tmp_path):
     assert reader(tmp_path).traits.may_vanish
 
 
+def test_a_folder_that_was_emptied_after_it_was_read_follows_the_rule(tmp_path):
+    (tmp_path / "in").mkdir()
+    write(tmp_path, "in/f1.csv", 1)
+    write(tmp_path, "in/f2.csv", 2)
+    source, strict = (files("in/*.csv", vanished=rule).within(tmp_path) for rule in ("keep", "refuse"))
+    with pytest.raises(SourceError, match="no file matches 'out/"):
+        files("out/*.csv").within(tmp_path).plan(None)
+    cursor = source.plan(None).cursor
+    for name in ("f1.csv", "f2.csv"):
+        (tmp_path / "in" / name).rename(tmp_path / name)
+
+    plan = source.plan(cursor)
+
+    assert (plan.splits, plan.lost, plan.cursor) == ((), ("in/f1.csv", "in/f2.csv"), cursor)
+    assert plan.notes == ("no file is there any more; the rows of 2 files are kept",)
+    with pytest.raises(SourceError, match=r"a file that was read no longer exists: got in/f1.csv, in/f2.csv"):
+        strict.plan(cursor)
+    with pytest.raises(SourceError, match="no file matches"):
+        source.plan(None)  # to read everything again, for which there is nothing
+    write(tmp_path, "in/f3.csv", 3)
+    assert named(source.plan(plan.cursor)) == ["in/f3.csv"]
+    (tmp_path / "in" / "f3.csv").unlink()
+    (tmp_path / "in").rmdir()
+    with pytest.raises(SourceError, match="no file matches"):
+        source.plan(plan.cursor)
+
+
 def test_order_of_new_files(tmp_path):
     for number, minutes in ((1, 10), (2, 30), (3, 20)):
         write(tmp_path, f"f{number}.csv", number, timedelta(minutes=minutes))

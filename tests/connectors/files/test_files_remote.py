@@ -138,9 +138,12 @@ def test_a_change_is_noticed_and_a_touched_file_is_not(store):
 def test_a_removed_file_is_named(store):
     store.write("x.csv", b"id,name\n1,a\n")
     reader = store.reader("x.csv")
-    (split,) = reader.plan(None).splits
+    before = reader.plan(None)
+    (split,) = before.splits
     store.remove("x.csv")
 
+    after = reader.plan(before.cursor)
+    assert (after.splits, after.lost) == ((), (split.source_object.uri,))
     with pytest.raises(SourceError, match=r"the file cannot be read: got .*x\.csv"):
         reader.read(split, Schema.of(SCHEMA))
     with pytest.raises(SourceError, match=r"no file matches '.*x\.csv'"):
