@@ -2,7 +2,7 @@
 
 from ml.features import feature_service, feature_view, features, training_set
 from ml.models.definition import model
-from ml.monitoring import alarms, monitor, rows_of, same_weekday, trailing, training
+from ml.monitoring import alarms, monitor, performance, rows_of, same_weekday, trailing, training
 
 __all__ = [
     "alarms",
@@ -11,6 +11,7 @@ __all__ = [
     "features",
     "model",
     "monitor",
+    "performance",
     "rows_of",
     "same_weekday",
     "trailing",

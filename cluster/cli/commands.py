@@ -67,6 +67,7 @@ COMMANDS = {
         "features.app",
         "List feature views, keep the online store at their newest versions, and read features of entities from it.",
     ),
+    "monitor": ("monitor.app", "List monitors, and show their open alarms."),
     "serve": ("serving.serve", "Serve tables and models over HTTP with Ray Serve, with an OpenAPI page at /docs."),
     "submit": (
         "submit.submit",

@@ -2,6 +2,18 @@
 
 from ml.monitoring.alarms import Alarms, alarms
 from ml.monitoring.definition import Monitor, monitor
+from ml.monitoring.performance import PerformanceMonitor, performance
 from ml.monitoring.references import rows_of, same_weekday, trailing, training
 
-__all__ = ["Alarms", "Monitor", "alarms", "monitor", "rows_of", "same_weekday", "trailing", "training"]
+__all__ = [
+    "Alarms",
+    "Monitor",
+    "PerformanceMonitor",
+    "alarms",
+    "monitor",
+    "performance",
+    "rows_of",
+    "same_weekday",
+    "trailing",
+    "training",
+]

@@ -141,7 +141,29 @@ class RowSource:
 
 
 @dataclass(frozen=True)
-class CountTransform(SqlTransform):
+class StatementTransform(SqlTransform):
+    """A generated SELECT, whose result does not depend on the order of rows: it is executed as it is."""
+
+    reads: tuple[str, ...] = ()
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The tables that it reads."""
+        return self.reads
+
+    @property
+    def sql(self) -> str:
+        """The statement as it is."""
+        return self.text
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the statement."""
+        return fingerprint("counts", self.text)
+
+
+@dataclass(frozen=True)
+class CountTransform(StatementTransform):
     """The SELECT of bins or of counts over rows; those of a training set are known when the project is loaded."""
 
     rows: RowSource = RowSource("")
@@ -165,22 +187,8 @@ class CountTransform(SqlTransform):
         cls, rows: RowSource, binning: Binning, bins: str = "", keys: tuple[tuple[str, str], ...] = ()
     ) -> CountTransform:
         """Return the SELECT of bins, or of counts by the table `bins`."""
-        return cls("", rows, binning, bins, keys).read_from(None)
-
-    @cached_property
-    def inputs(self) -> tuple[str, ...]:
-        """The table of the rows, and that of the bins."""
-        return (self.rows.table, *((self.bins,) if self.bins else ()))
-
-    @property
-    def sql(self) -> str:
-        """The statement as it is: its result does not depend on the order of rows, and it has no windows of its own."""
-        return self.text
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the statement."""
-        return fingerprint("counts", self.text)
+        reads = (rows.table, *((bins,) if bins else ()))
+        return cls("", reads, rows, binning, bins, keys).read_from(None)
 
 
 def window_key(time: str, window: timedelta) -> str:

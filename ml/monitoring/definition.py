@@ -30,7 +30,7 @@ class VerdictTransform:
     """Computes the verdicts from counts; called with all rows of its inputs."""
 
     inputs: tuple[str, ...]
-    """The tables of counts, of bins and, if there is one, of the reference."""
+    """The tables of counts, of bins and, if there is one, of the reference's counts."""
     monitored: Monitored
 
     @property
@@ -106,7 +106,8 @@ class Monitor(Table):
         monitor = super().named(name)
         inputs = [f"{monitor.name}_counts", f"{monitor.name}_bins"]
         inputs += [f"{monitor.name}_reference"] if isinstance(self.monitored.reference, Fixed) else []
-        return replace(monitor, transform=replace(monitor.transform, inputs=tuple(inputs)))
+        chart = Chart("line", x="window_start", y="psi", by="feature", title=f"{monitor.name}: drift (PSI) by feature")
+        return replace(monitor, transform=replace(monitor.transform, inputs=tuple(inputs)), chart=chart)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +177,6 @@ def monitor(  # noqa: PLR0913 - options of a definition, all keyword-only
         ),
         layer=layer,
         role="monitor",
-        chart=Chart("line", x="window_start", y="psi", by="feature", title="Drift: index (PSI) by feature"),
         of=of,
         time=quoted(time),
         segment=segment,

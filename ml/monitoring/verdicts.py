@@ -18,13 +18,12 @@ from ml.monitoring.divergence import Array
 from ml.monitoring.hysteresis import states
 from ml.monitoring.monitored import Monitored
 from ml.monitoring.references import WEEK, Fixed, Reference, SameWeekday
+from ml.monitoring.series import UTC_US, added, numbered, numbers, window_time
 from ml.monitoring.words import DistributionChange, changed
-from pipeline.core.errors import ModelError
 
-MOST_WINDOWS = 50_000
-"""A time column whose windows span more than this contains wrong times."""
-UTC_US = pa.timestamp("us", tz="UTC")
 _SUMS = ("rows", "total", "squares")
+_NAMED = 3
+"""The most new values with a bin of their own that a reason names."""
 _SHIFT = -NAN
 """The place of bin 0 in an array of bins."""
 
@@ -44,6 +43,8 @@ class FeatureSeries:
     reference: Mapping[str, Array]
     others: tuple[tuple[str, str] | None, ...] = field(default=(), repr=False)
     """Per window, two values without a bin of their own."""
+    values: Sequence[str] = field(default=(), repr=False)
+    """The values that have a bin, from bin 1 on; empty for numbers."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,10 @@ def verdicts(counts: pa.Table, bins: pa.Table, reference: pa.Table | None, monit
     schema = schema_of(monitored, counts.schema)
     if counts.num_rows == 0:
         return schema.empty_table()
-    start, dated = _windows(counts, monitored)
-    measures = [_measured(series, monitored) for series in _series(dated, start, bins, reference, monitored)]
+    start, dated = numbered(counts, monitored.window)
+    measures = [
+        _measured(series, monitored) for series in _series(dated, _values(bins, monitored), reference, monitored)
+    ]
     rows: list[dict[str, Any]] = []
     for group in _grouped(measures):
         rows += _judged(group, start, monitored)
@@ -101,32 +104,14 @@ def schema_of(monitored: Monitored, counts: pa.Schema) -> pa.Schema:
     )
 
 
-def _windows(counts: pa.Table, monitored: Monitored) -> tuple[int, pa.Table]:
-    """Return the first window in microseconds, and the counts with the number of their window; those without are dropped."""
-    dated = counts.filter(counts["window_start"].is_valid())
-    times = dated["window_start"].cast(pa.timestamp("us")).cast(pa.int64())
-    if not len(times):
-        return 0, dated.append_column("_window", times)
-    step = int(monitored.window.total_seconds() * 1e6)
-    start, end = pc.min(times).as_py(), pc.max(times).as_py()
-    if (end - start) // step >= MOST_WINDOWS:
-        raise ModelError(
-            f"the windows of a monitor span {(end - start) // step:,} times {monitored.window}",
-            got=f"from {pc.min(dated['window_start']).as_py()} to {pc.max(dated['window_start']).as_py()}",
-            do="check the time column, or use a longer window",
-        )
-    return start, dated.append_column("_window", pc.divide(pc.subtract(times, start), step))
-
-
 def _series(
-    dated: pa.Table, start: int, bins: pa.Table, reference: pa.Table | None, monitored: Monitored
+    dated: pa.Table, values: Mapping[str, Sequence[str]], reference: pa.Table | None, monitored: Monitored
 ) -> Iterator[FeatureSeries]:
     """Return the series of each segment and feature, and those of all segments together."""
-    del start, bins
     names = [feature.name for feature in monitored.binning.features]
     number = pc.index_in(dated["feature"], pa.array(names)).to_numpy()
     window, bin_ = dated["_window"].to_numpy(), dated["bin"].to_numpy() + _SHIFT
-    values = {name: _numbers(dated[name]) for name in _SUMS}
+    columns = {name: numbers(dated[name]) for name in _SUMS}
     keys = list(zip(*(dated[name].to_pylist() for name in monitored.by), strict=True)) if monitored.by else None
     codes, distinct = _codes(keys, dated.num_rows)
     segments = dated["segment"].to_pylist() if monitored.has_segments else None
@@ -143,10 +128,10 @@ def _series(
                     continue
                 at = (window[rows] - first, bin_[rows])
                 shape = (last - first + 1, monitored.binning.width)
-                sums = {name: _added(shape, at, values[name][rows]) for name in _SUMS}
+                sums = {name: added(shape, at, columns[name][rows]) for name in _SUMS}
                 others = _others(dated, rows, at[0], shape[0])
                 compared = _compared(sums, fixed, segment, feature.name, monitored)
-                yield FeatureSeries(key, segment, feature, first, sums, compared, others)
+                yield FeatureSeries(key, segment, feature, first, sums, compared, others, values.get(feature.name, ()))
 
 
 def _codes(values: Sequence[Any] | None, length: int) -> tuple[np.ndarray, list[Any]]:
@@ -155,16 +140,6 @@ def _codes(values: Sequence[Any] | None, length: int) -> tuple[np.ndarray, list[
         return np.zeros(length, np.int64), [()]
     distinct = {value: i for i, value in enumerate(dict.fromkeys(values))}
     return np.fromiter((distinct[value] for value in values), np.int64, length), list(distinct)
-
-
-def _numbers(column: pa.ChunkedArray) -> Array:
-    return np.asarray(pc.fill_null(column.cast(pa.float64(), safe=False), 0.0).to_numpy(), np.float64)
-
-
-def _added(shape: tuple[int, int], at: tuple[np.ndarray, np.ndarray], values: Array) -> Array:
-    result = np.zeros(shape)
-    np.add.at(result, at, values)
-    return result
 
 
 def _others(dated: pa.Table, rows: np.ndarray, window: np.ndarray, windows: int) -> tuple[tuple[str, str] | None, ...]:
@@ -182,7 +157,7 @@ def _fixed(reference: pa.Table | None, monitored: Monitored) -> dict[tuple[str |
     if reference is None:
         return fixed
     bin_ = reference["bin"].to_numpy() + _SHIFT
-    columns = {name: _numbers(reference[name]) for name in _SUMS}
+    columns = {name: numbers(reference[name]) for name in _SUMS}
     features = reference["feature"].to_pylist()
     segments = reference["segment"].to_pylist() if monitored.has_segments else [None] * reference.num_rows
     for i, (feature, segment) in enumerate(zip(features, segments, strict=True)):
@@ -300,11 +275,11 @@ def _judged(group: list[Measures], start: int, monitored: Monitored) -> list[dic
             first = measure.series.first
             described.append(
                 {
-                    "window_start": _time(start, first + window, monitored),
+                    "window_start": window_time(start, first + window, monitored.window),
                     **dict(zip(monitored.by, measure.series.key, strict=True)),
                     **_figures(measure, window, q[window, column]),
                     "state": name,
-                    "since": _time(start, first + int(began), monitored) if began >= 0 else None,
+                    "since": window_time(start, first + int(began), monitored.window) if began >= 0 else None,
                     "reason": reason,
                 }
             )
@@ -396,9 +371,26 @@ def _change(measure: Measures, window: int) -> DistributionChange:
         new_share=float(np.where(before["rows"] == 0, d.shares(now["rows"]), 0)[_SHIFT:].sum()),
         nulls=(float(d.shares(before["rows"])[NULL + _SHIFT]), float(measure.null_share[window])),
         means=(mean(before), mean(now)),
-        others=series.others[window] if before["rows"][_SHIFT] == 0 else None,
+        others=_named(series, window, before["rows"], now["rows"]),
         is_numerical=series.feature.is_numerical,
     )
+
+
+def _named(series: FeatureSeries, window: int, before: Array, now: Array) -> tuple[str, ...]:
+    """Return some of the values that the reference does not have."""
+    known = [
+        value
+        for value, old, new in zip(series.values, before[_SHIFT + 1 :], now[_SHIFT + 1 :], strict=False)
+        if new and not old
+    ]
+    other = series.others[window] if before[_SHIFT] == 0 and now[_SHIFT] else None
+    return tuple(dict.fromkeys((*known[:_NAMED], *(other or ()))))
+
+
+def _values(bins: pa.Table, monitored: Monitored) -> dict[str, list[str]]:
+    """Return the values of each categorical feature that have a bin of their own."""
+    features = enumerate(monitored.binning.features)
+    return {f.name: bins[f"values_{i}"][0].as_py() or [] for i, f in features if not f.is_numerical and bins.num_rows}
 
 
 def _with_suspicion(rows: list[dict[str, Any]], monitored: Monitored) -> list[dict[str, Any]]:
@@ -425,7 +417,3 @@ def _undated(counts: pa.Table, monitored: Monitored) -> list[dict[str, Any]]:
     )
     rows = pc.sum(undated["rows"]).as_py()
     return [{"rows": rows, "state": NOT_JUDGED, "reason": f"{rows:,} rows without a time"}] if rows else []
-
-
-def _time(start: int, window: int, monitored: Monitored) -> int:
-    return start + window * int(monitored.window.total_seconds() * 1e6)

@@ -20,8 +20,8 @@ class DistributionChange:
     """The share of rows with values that the reference did not have, without nulls."""
     nulls: tuple[float, float]
     means: tuple[float, float]
-    others: tuple[str, str] | None
-    """Two of the values that the reference did not have."""
+    others: tuple[str, ...]
+    """Some of the values that the reference did not have."""
     is_numerical: bool
 
 
@@ -32,7 +32,7 @@ def changed(change: DistributionChange, compared: str) -> str:
     if abs(now - before) >= _NOTICED or (before == 0 < now):
         parts.append(f"nulls {percent(before)} -> {percent(now)}")
     if change.new_share > 0:
-        named = "" if change.others is None else ": " + ", ".join(map(repr, dict.fromkeys(change.others)))
+        named = f": {', '.join(map(repr, change.others))}" if change.others else ""
         what = "values outside its range" if change.is_numerical else f"new values{named}"
         parts.append(f"{percent(change.new_share)} {what}")
     old, new = change.means

@@ -30,7 +30,7 @@ def judged(monitored, rows, **others):
     for part in monitored.companions:
         transform = part.transform.over({})
         tables[part.name] = transform(**{name: tables[name] for name in transform.inputs})
-    return monitored.transform(**{name: tables[name] for name in monitored.inputs}).to_pylist()
+    return monitored.transform(**{name: tables[name] for name in monitored.transform.inputs}).to_pylist()
 
 
 def of(verdicts, day, feature="x", segment=None):

@@ -1,0 +1,122 @@
+"""`headwater monitor`: the monitors of a project, and their open alarms."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.cli.console import grid, open_workspace, out, print_json, print_rows
+from cluster.cli.options import HERE, Env, Folder, Json
+from ml.monitoring import Monitor, PerformanceMonitor
+from ml.monitoring.incidents import Incident, incidents
+from pipeline.core.errors import RequestError, did_you_mean, quantity
+from pipeline.kernel.sql_text import quoted
+
+if TYPE_CHECKING:
+    from pipeline.project.workspace import Workspace
+
+app = typer.Typer(no_args_is_help=True, help="List monitors, and show their open alarms.")
+_INCIDENT = ("since", "feature", "by", "segments", "reason")
+
+
+@app.command()
+def ls(
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if an alarm is open.")] = False,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """List the monitors with their newest window and the number of open alarms."""
+    workspace = open_workspace(folder, env)
+    rows = []
+    for monitor in monitors(workspace):
+        newest, found = alarms_of(workspace, monitor)
+        rows.append({"name": monitor.name, "of": monitor.of, "newest_window": newest, "open_alarms": len(found)})
+    if as_json:
+        print_json(rows)
+    else:
+        grid(
+            None,
+            ("name", "of", "newest window", "open alarms"),
+            [tuple(row.values()) for row in rows],
+            right="open alarms",
+        )
+    if check and any(row["open_alarms"] for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Name of a monitor.")],
+    limit: Annotated[int, typer.Option(help="Number of verdicts to show.", min=0)] = 20,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Show a monitor: its open alarms, and the newest verdicts that are not quiet."""
+    workspace = open_workspace(folder, env)
+    monitor = monitor_named(workspace, name)
+    newest, found = alarms_of(workspace, monitor)
+    if as_json:
+        print_json({"name": name, "of": monitor.of, "newest_window": newest, "open_alarms": [asdict(i) for i in found]})
+        return
+    out.print(f"[bold]{name}[/]  {monitor.description}")
+    out.print(f"{quantity(len(found), 'open alarm')}; newest window {newest or 'none'}")
+    if found:
+        grid(None, _INCIDENT, [tuple(_shown(incident).values()) for incident in found])
+    columns = (
+        "feature, round(psi, 3) as psi"
+        if isinstance(monitor, Monitor)
+        else f"round({monitor.transform.options.metric}, 4) as {monitor.transform.options.metric}"
+    )
+    by = "".join(f"{quoted(column)}, " for column in _by(monitor))
+    verdicts = workspace.query(
+        f"select window_start::timestamp as window_start, {by}segment, {columns}, rows, state, reason from {quoted(name)} "
+        f"where state <> 'quiet' order by all desc limit {limit}"
+    )
+    if verdicts.num_rows:
+        out.print()
+        print_rows(verdicts, as_json=False, most=limit)
+
+
+def monitors(workspace: Workspace) -> tuple[Monitor | PerformanceMonitor, ...]:
+    """Return the monitors of the project."""
+    graph = workspace.project.graph
+    return (*graph.all_of(Monitor), *graph.all_of(PerformanceMonitor))
+
+
+def monitor_named(workspace: Workspace, name: str) -> Monitor | PerformanceMonitor:
+    """Return a monitor; raise `RequestError` if there is none of this name."""
+    known = {monitor.name: monitor for monitor in monitors(workspace)}
+    if name not in known:
+        do = did_you_mean(name, known) if known else "define one with monitor(…)"
+        raise RequestError(f"{name!r} is not a monitor", do=do)
+    return known[name]
+
+
+def alarms_of(workspace: Workspace, monitor: Monitor | PerformanceMonitor) -> tuple[str | None, list[Incident]]:
+    """Return the newest window of a monitor, and its open alarms; `None` if it was not computed yet or has no windows."""
+    if workspace.version(monitor.name) is None:
+        return None, []
+    options = monitor.monitored if isinstance(monitor, Monitor) else monitor.transform.options
+    span = int((options.window * options.alarms.of).total_seconds())
+    newest = workspace.query(
+        f"select max(window_start)::timestamp::varchar as newest from {quoted(monitor.name)}"
+    ).to_pylist()
+    recent = workspace.query(
+        f"select * from {quoted(monitor.name)} where window_start > "
+        f"(select max(window_start) from {quoted(monitor.name)}) - interval '{span}' second"
+    )
+    found = incidents(recent.to_pylist(), _by(monitor), options.window, options.alarms.of)
+    return newest[0]["newest"] if newest else None, found
+
+
+def _by(monitor: Monitor | PerformanceMonitor) -> tuple[str, ...]:
+    return monitor.monitored.by if isinstance(monitor, Monitor) else monitor.transform.options.by
+
+
+def _shown(incident: Incident) -> dict[str, str]:
+    values = {**asdict(incident), "segments": ", ".join(incident.segments), "since": f"{incident.since:%Y-%m-%d %H:%M}"}
+    return {name: values[name] for name in _INCIDENT}

@@ -1,0 +1,59 @@
+"""Incidents: the alarms that are open, one for each cause."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from ml.monitoring.alarms import ALARM
+
+
+@dataclass(frozen=True)
+class Incident:
+    """An alarm of a feature, or of a metric, that has not ended."""
+
+    feature: str
+    """The feature; empty for all features together, and for the performance of a model."""
+    by: str
+    """The values of the columns at which windows are cut, for example a model's version."""
+    since: datetime
+    segments: tuple[str, ...]
+    """The segments whose alarm is open; empty if all rows are concerned and no segment is judged."""
+    reason: str
+
+
+def incidents(
+    verdicts: Sequence[Mapping[str, Any]], by: Sequence[str], window: timedelta, windows: int
+) -> list[Incident]:
+    """Return the open alarms, the oldest first, from the verdicts on the last windows.
+
+    The alarms of a feature in several segments are one: its reason is that of all rows, if these are concerned, otherwise that
+    of the segment with the most rows. An alarm is open until it ends, or until no rows have come for `windows` windows.
+    """
+    dated = [verdict for verdict in verdicts if verdict["window_start"] is not None]
+    if not dated:
+        return []
+    end = max(verdict["window_start"] for verdict in dated)
+    last: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for verdict in sorted(dated, key=lambda each: each["window_start"]):
+        last[(*(verdict[name] for name in by), verdict["segment"], verdict.get("feature"))] = verdict
+    opened: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for verdict in last.values():
+        if verdict["state"] == ALARM and verdict["window_start"] > end - windows * window:
+            opened.setdefault((*(verdict[name] for name in by), verdict.get("feature")), []).append(verdict)
+    return sorted(
+        (_incident(key, alarms, by) for key, alarms in opened.items()), key=lambda each: (each.since, each.feature)
+    )
+
+
+def _incident(key: tuple[Any, ...], alarms: Sequence[Mapping[str, Any]], by: Sequence[str]) -> Incident:
+    ordered = sorted(alarms, key=lambda each: (each["segment"] is not None, -each["rows"]))
+    return Incident(
+        feature=key[-1] or "",
+        by=", ".join(f"{name} {value}" for name, value in zip(by, key, strict=False)),
+        since=min(each["since"] for each in alarms),
+        segments=tuple(each["segment"] for each in ordered if each["segment"] is not None),
+        reason=ordered[0]["reason"],
+    )

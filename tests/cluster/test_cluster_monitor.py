@@ -1,0 +1,44 @@
+"""`headwater monitor`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.rigs.command import environment
+
+PROJECT = """
+from ml import alarms, monitor, trailing
+from pipeline import files, source
+
+values = source(files("values.csv"), schema={"at": "timestamp", "x": "double"})
+drift = monitor(of="values", time="at", reference=trailing("1 day"), numerical=["x"], alarms=alarms(windows=(1, 1)))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "headwater.toml").write_text('[project]\ndefinitions = "shop.py"\n')
+    (tmp_path / "shop.py").write_text(PROJECT)
+    rows = "".join(f"2026-01-0{day} 10:00,{i + 900 * (day - 1)}\n" for day in (1, 2) for i in range(1500))
+    (tmp_path / "values.csv").write_text(f"at,x\n{rows}")
+    return tmp_path
+
+
+def test_monitors_and_their_open_alarms(folder, headwater_command):
+    def run(*words):
+        return headwater_command.run(*words, cwd=folder, env=environment(), timeout=60)
+
+    before = run("monitor", "ls", "--check")
+    assert before.returncode == 0
+    assert run("run").returncode == 0
+    (row,) = json.loads(run("monitor", "ls", "--json").stdout)
+    assert row == {"name": "drift", "of": "values", "newest_window": "2026-01-02 00:00:00", "open_alarms": 1}
+    assert run("monitor", "ls", "--check").returncode == 1
+    shown = run("monitor", "show", "drift")
+    assert "1 open alarm" in shown.stdout
+    assert "mean 749.5 -> 1,650" in shown.stdout
+    unknown = run("monitor", "show", "drft")
+    assert unknown.returncode == 1
+    assert "'drft' is not a monitor; did you mean 'drift'?" in unknown.stderr
