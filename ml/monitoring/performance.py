@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ml.monitoring.alarms import Alarms
 from ml.monitoring.counts import NONE, StatementTransform, window_key
 from ml.monitoring.definition import MonitorPart
+from ml.monitoring.performance_options import INVALID, METRICS, SCORE_BINS, PerformanceOptions, PerformanceTask
 from pipeline.core.definitions import Chart, Definition, Layer, Table, caller, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.event_time import parse_duration
@@ -19,38 +20,6 @@ from pipeline.kernel.sql_text import literal, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-PerformanceTask = Literal["binary", "regression"]
-METRICS: dict[PerformanceTask, dict[str, bool]] = {
-    "binary": {"auc": True, "accuracy": True, "brier": False, "log_loss": False},
-    "regression": {"mae": False, "rmse": False, "bias": False},
-}
-"""The metrics of each task, the default first, and whether higher values are better."""
-SCORE_BINS = 200
-"""The bins of a probability."""
-INVALID = -1
-"""The bin of rows without a prediction, with one that is no probability, or with a label that is neither 0 nor 1."""
-
-
-@dataclass(frozen=True)
-class PerformanceOptions:
-    """The options of a monitor of performance that decide its verdicts."""
-
-    task: PerformanceTask
-    metric: str
-    limit: float
-    maturity: float
-    threshold: float
-    min_rows: int
-    window: timedelta
-    alarms: Alarms
-    by: tuple[str, ...]
-    has_segments: bool
-
-    @property
-    def is_higher_better(self) -> bool:
-        """Whether higher values of the metric are better."""
-        return METRICS[self.task][self.metric]
 
 
 @dataclass(frozen=True)

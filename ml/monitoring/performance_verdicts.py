@@ -13,7 +13,7 @@ from ml.monitoring import estimates
 from ml.monitoring.alarms import NO_DATA, NOT_JUDGED, STATES
 from ml.monitoring.divergence import Array
 from ml.monitoring.hysteresis import states
-from ml.monitoring.performance import INVALID, METRICS, SCORE_BINS, PerformanceOptions
+from ml.monitoring.performance_options import INVALID, METRICS, SCORE_BINS, PerformanceOptions
 from ml.monitoring.series import UTC_US, added, numbered, numbers, window_time
 from ml.monitoring.words import figure, percent
 
