@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ml.features.service import Features
@@ -33,7 +34,7 @@ class Join:
     selected: Features
     alias: str
 
-    @property
+    @cached_property
     def columns(self) -> tuple[tuple[str, str], ...]:
         """The columns of the view with their names in the result, without the one of `at`."""
         chosen = self.selected.columns or tuple((name, name) for name in self.view.columns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import cast
 
 from pipeline.core.definitions import Action, Definition, Expectation, Table, caller, names
@@ -53,13 +54,13 @@ class FeatureView(Table):
         description = f"keeps the online store at the newest version of {self.name}"
         return (Sink(place=self.place, name=name, description=description, table=self.name, to=ToFeatureStore(self)),)
 
-    @property
+    @cached_property
     def online_fingerprint(self) -> str:
         """Changes with everything that determines what the online store returns at a time."""
         times = (self.event_time, self.known_at, str(self.delay), str(self.ttl))
         return fingerprint("online", self.fingerprint, self.entity, times, self.deleted_when, self.columns)
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """Its features: the columns that are neither the entity nor a time."""
         others = {*self.entity, self.event_time, self.known_at}

@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from ml.features.online.steps import step_at
@@ -234,7 +235,8 @@ def test_online_stores(version):
     value = bytes.fromhex(json.loads((folder / "values.json").read_text())["a"])
     assert (state.view, state.entity, state.reached) == ("shown", ("e",), SinkPosition(3, 7))
     shown = [step_at(value, state.horizon + hours * 3_600_000_000, strict=False) for hours in (0, 11, 12)]
-    assert state.rows.decode([step and step.row for step in shown]).to_pylist() == [
+    decoded = state.rows.decode([step and step.row for step in shown])
+    assert pa.RecordBatch.from_arrays(decoded, schema=state.rows.schema).to_pylist() == [
         *[{"n": 1, "x": Decimal("0.10"), "s": "é", "v": [0.5, 1.5]}] * 2,
         {"n": None, "x": Decimal("2.00"), "s": "", "v": None},
     ]

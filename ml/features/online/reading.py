@@ -128,8 +128,11 @@ def _shown(value: bytes | None, time: int, join: Join) -> FeatureStep | None:
 
 
 def _columns(join: Join, state: ViewState, steps: Sequence[FeatureStep | None]) -> dict[str, pa.Array]:
-    decoded = state.rows.decode([None if step is None else step.row for step in steps])
-    columns: dict[str, Any] = {other: decoded.column(name) for name, other in join.columns}
+    rows = state.rows
+    decoded = dict(
+        zip(rows.schema.names, rows.decode([None if each is None else each.row for each in steps]), strict=True)
+    )
+    columns: dict[str, Any] = {other: decoded[name] for name, other in join.columns}
     if join.selected.at:
         columns[join.selected.at] = _event_times(state.event_time_type, steps)
     return columns

@@ -6,7 +6,8 @@ little-endian, as in Arrow's buffers, so NaN, infinity and the digits of decimal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class RowFormat:
         at = self._null_bytes
         for n in (*self._fixed, *self._varying):
             self._places[n] = slice(at, at := at + (widths[n] or _LENGTH_BYTES))
+        self._runs = _runs(self._fixed, self._places, [each.type for each in self.schema])
         self._head_bytes = at
         self._missing = b"\xff" * self._null_bytes + b"\x00" * (at - self._null_bytes)
 
@@ -53,16 +55,16 @@ class RowFormat:
         heads = pa.Array.from_buffers(pa.binary(self._head_bytes), rows.num_rows, buffers).cast(pa.binary())
         return pc.binary_join_element_wise(heads, *texts, b"") if texts else heads
 
-    def decode(self, rows: Sequence[bytes | None]) -> pa.RecordBatch:
-        """Return the rows that `encode` wrote; a row that is `None` is null in all columns."""
+    def decode(self, rows: Sequence[bytes | None]) -> list[pa.Array]:
+        """Return the columns of rows that `encode` wrote; a row that is `None` is null in all columns."""
         size = self._head_bytes
         joined = b"".join([self._missing if row is None else row[:size] for row in rows])
         head = np.frombuffer(joined, np.uint8).reshape(len(rows), size)
         nulls = np.unpackbits(head[:, : self._null_bytes], axis=1, bitorder="little", count=len(self.schema))
         validity = {n: _validity(nulls[:, n]) for n in np.flatnonzero(nulls.any(axis=0)).tolist()}
-        columns: dict[int, Any] = {
-            n: _fixed_array(self.schema[n].type, head[:, self._places[n]], validity.get(n)) for n in self._fixed
-        }
+        columns: dict[int, Any] = {}
+        for run in self._runs:
+            columns.update(run.arrays(head, validity))
         at = np.full(len(rows), size)
         for n in self._varying:
             lengths = np.ascontiguousarray(head[:, self._places[n]]).view("<u4").reshape(-1)
@@ -71,7 +73,41 @@ class RowFormat:
             parts = [b"" if row is None else row[begin:end] for row, begin, end in bounds]
             columns[n] = _varying_array(self.schema[n].type, parts, lengths, validity.get(n))
             at = ends
-        return pa.RecordBatch.from_arrays([columns[n] for n in range(len(self.schema))], schema=self.schema)
+        return [columns[n] for n in range(len(self.schema))]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Columns of one width that are side by side in the head of a row, with their types."""
+
+    place: slice
+    width: int
+    types: tuple[tuple[int, pa.DataType], ...]
+
+    def arrays(self, head: np.ndarray[Any, Any], validity: Mapping[int, pa.Buffer]) -> Iterator[tuple[int, pa.Array]]:
+        """Yield the number and the values of each column; they share one buffer."""
+        rows = len(head)
+        values = np.ascontiguousarray(head[:, self.place].reshape(rows, -1, self.width).transpose(1, 0, 2))
+        data, size = pa.py_buffer(values), rows * self.width
+        for number, (n, kind) in enumerate(self.types):
+            if pa.types.is_boolean(kind):
+                bits = pa.py_buffer(np.packbits(values[number].reshape(-1), bitorder="little"))
+            else:
+                bits = data.slice(number * size, size)
+            yield n, pa.Array.from_buffers(kind, rows, [validity.get(n), bits])
+
+
+def _runs(fixed: Sequence[int], places: Mapping[int, slice], types: Sequence[pa.DataType]) -> list[_Run]:
+    """Group the columns of fixed width that follow each other and have one width."""
+    runs: list[_Run] = []
+    for n in fixed:
+        place, column = places[n], ((n, types[n]),)
+        width = place.stop - place.start
+        if runs and runs[-1].width == width:
+            runs[-1] = _Run(slice(runs[-1].place.start, place.stop), width, (*runs[-1].types, *column))
+        else:
+            runs.append(_Run(place, width, column))
+    return runs
 
 
 def _stored_type(column: pa.Field) -> pa.DataType:
@@ -153,14 +189,6 @@ def _bytes_of(column: pa.Array, name: str) -> pa.Array:
 
 def _validity(is_null: np.ndarray[Any, Any]) -> pa.Buffer:
     return pa.py_buffer(np.packbits(1 - is_null, bitorder="little"))
-
-
-def _fixed_array(kind: pa.DataType, values: np.ndarray[Any, Any], validity: pa.Buffer | None) -> pa.Array:
-    if pa.types.is_boolean(kind):
-        data = pa.py_buffer(np.packbits(values.reshape(-1), bitorder="little"))
-    else:
-        data = pa.py_buffer(np.ascontiguousarray(values))
-    return pa.Array.from_buffers(kind, len(values), [validity, data])
 
 
 def _varying_array(
