@@ -1,6 +1,6 @@
 """Features and models: what a project predicts, from which columns, and the quality that models must reach."""
 
-from ml.features import feature_service, feature_view, features, training_set
+from ml.features import feature_service, feature_view, features, on_demand, training_set
 from ml.models.definition import model
 from ml.monitoring import alarms, monitor, performance, rows_of, same_weekday, trailing, training
 
@@ -11,6 +11,7 @@ __all__ = [
     "features",
     "model",
     "monitor",
+    "on_demand",
     "performance",
     "rows_of",
     "same_weekday",

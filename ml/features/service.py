@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ml.features.on_demand import OnDemand
 from pipeline.core.definitions import caller
 from pipeline.core.errors import DefinitionError, Place
 
@@ -34,6 +35,8 @@ class FeatureService:
     """The features that a model takes."""
 
     features: tuple[Features, ...]
+    computed: tuple[OnDemand, ...] = ()
+    """Features that are computed from those and from the columns of a request."""
 
 
 def features(
@@ -57,8 +60,16 @@ def features(
     return Features(view, tuple(named), tuple((on or {}).items()), prefix, at, strict, place)
 
 
-def feature_service(*selected: Features) -> FeatureService:
+def feature_service(*selected: Features | OnDemand) -> FeatureService:
     """Define the features that one or several models take, in training and when they predict."""
     if not selected:
         raise DefinitionError("a feature service has no features", do="pass features(…)", place=caller())
-    return FeatureService(selected)
+    return service_of(selected)
+
+
+def service_of(selected: FeatureService | Sequence[Features | OnDemand]) -> FeatureService:
+    """Return features as a service, which may have none."""
+    if isinstance(selected, FeatureService):
+        return selected
+    stored = tuple(each for each in selected if isinstance(each, Features))
+    return FeatureService(stored, tuple(each for each in selected if isinstance(each, OnDemand)))

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
+from ml.features.on_demand import OnDemand, require_columns_of, with_on_demand
 from ml.features.point_in_time import Join
-from ml.features.service import Features, FeatureService
+from ml.features.service import Features, FeatureService, service_of
 from ml.features.view import FeatureView, require_columns
 from pipeline.core.definitions import Definition, Expectation, Table, caller, names
 from pipeline.core.errors import DefinitionError
@@ -25,6 +26,7 @@ class TrainingSetTransform(SqlTransform):
 
     event_time: str = ""
     features: tuple[Features, ...] = ()
+    computed: tuple[OnDemand, ...] = ()
     joins: tuple[Join, ...] = ()
     """The features with their views; empty until the project is loaded."""
 
@@ -32,11 +34,12 @@ class TrainingSetTransform(SqlTransform):
     def sql(self) -> str:
         """The SELECT with its features."""
         if not self.joins:
-            return super().sql
+            return with_on_demand(super().sql, () if self.features else self.computed)
         time = f"{_LABELS}.{quoted(self.event_time)}"
         values = ", ".join(value for join in self.joins for value in join.values(time))
         joined = "\n".join(join.sql(_LABELS, time) for join in self.joins)
-        return f"select {_LABELS}.*, {values} from ({self._plain}) as {_LABELS}\n{joined}"
+        select = f"select {_LABELS}.*, {values} from ({self._plain}) as {_LABELS}\n{joined}"
+        return with_on_demand(select, self.computed)
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
@@ -68,6 +71,9 @@ class TrainingSetTransform(SqlTransform):
                     raise DefinitionError(problem, do="write 'name as other', or pass prefix=", place=selected.place)
                 taken[name] = repr(view.name)
             joins.append(join)
+        for each in self.computed:
+            require_columns_of(each, taken, "the training set")
+            taken |= dict.fromkeys(each.names, "on_demand(…)")
         return replace(self, joins=tuple(joins))
 
 
@@ -88,7 +94,7 @@ def training_set(  # noqa: PLR0913 - options of a definition, all keyword-only
     *,
     key: str | Sequence[str],
     event_time: str,
-    features: FeatureService | Sequence[Features] = (),
+    features: FeatureService | Sequence[Features | OnDemand] = (),
     expect: Sequence[Expectation] = (),
     description: str = "",
 ) -> TrainingSet:
@@ -107,7 +113,7 @@ def training_set(  # noqa: PLR0913 - options of a definition, all keyword-only
         raise DefinitionError("a training set has no key", do="name the column that identifies its rows", place=place)
     plain = SqlTransform(text)
     require_columns(plain, {**dict.fromkeys(columns, "key"), event_time: "event time"}, place, "training set")
-    selected = features.features if isinstance(features, FeatureService) else tuple(features)
+    service = service_of(features)
     table = sql_table(
         plain,
         place,
@@ -119,4 +125,6 @@ def training_set(  # noqa: PLR0913 - options of a definition, all keyword-only
         description=description,
         event_time=event_time,
     )
-    return replace(cast("TrainingSet", table), transform=TrainingSetTransform(text, event_time, selected))
+    return replace(
+        cast("TrainingSet", table), transform=TrainingSetTransform(text, event_time, service.features, service.computed)
+    )

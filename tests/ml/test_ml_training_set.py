@@ -22,10 +22,18 @@ def test_the_package_exports_what_definitions_need():
         ml.__all__
         == sorted(ml.__all__)
         == [
+            "alarms",
             "feature_service",
             "feature_view",
             "features",
             "model",
+            "monitor",
+            "on_demand",
+            "performance",
+            "rows_of",
+            "same_weekday",
+            "trailing",
+            "training",
             "training_set",
         ]
     )

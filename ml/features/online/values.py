@@ -87,7 +87,7 @@ class _Run:
     def arrays(self, head: np.ndarray[Any, Any], validity: Mapping[int, pa.Buffer]) -> Iterator[tuple[int, pa.Array]]:
         """Yield the number and the values of each column; they share one buffer."""
         rows = len(head)
-        values = np.ascontiguousarray(head[:, self.place].reshape(rows, -1, self.width).transpose(1, 0, 2))
+        values = np.ascontiguousarray(head[:, self.place].reshape(rows, len(self.types), self.width).transpose(1, 0, 2))
         data, size = pa.py_buffer(values), rows * self.width
         for number, (n, kind) in enumerate(self.types):
             if pa.types.is_boolean(kind):
