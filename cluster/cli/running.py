@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from cluster.cli.console import err, open_project, out, print_failure, print_json
 from cluster.cli.interrupts import Interrupts, interrupts, leave
@@ -15,9 +16,10 @@ from cluster.cli.reporting import try_update_report, update_report
 from cluster.cli.run_progress import RunProgress, bars
 from cluster.cli.summary import print_summary
 from cluster.jobs import report_file
-from pipeline.core.errors import DefinitionError, HeadwaterError, RequestError
+from pipeline.core.errors import ConflictError, DefinitionError, HeadwaterError, RequestError
 from pipeline.core.event_time import parse_duration
 from pipeline.governance import Catalog, RunRecord
+from pipeline.governance.run_leases import RunLease, holding
 from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
 from pipeline.runner.decide import RunOptions
@@ -55,6 +57,10 @@ def run(
     deadline: Annotated[
         str | None, typer.Option(help="Ask a cluster for as many cores as are needed to end in this time: 4h, 30min.")
     ] = None,
+    wait: Annotated[
+        str | None,
+        typer.Option(help="If another run computes the same tables, wait for it at most this long: 10min, 2h."),
+    ] = None,
     summary: Annotated[bool, typer.Option(help="Print the summary table at the end.")] = True,
     env: Env = None,
     as_json: Json = False,
@@ -68,8 +74,9 @@ def run(
         accept_gaps,
         None if until is None else until.replace(tzinfo=UTC),
         threads,
-        None if deadline is None else _duration(deadline),
+        None if deadline is None else _duration(deadline, "--deadline"),
     )
+    wait_s = 0.0 if wait is None else _duration(wait, "--wait").total_seconds()
     if dry_run:
         from cluster.cli.planning import print_plan  # noqa: PLC0415 - a run does not need the code of streams
 
@@ -78,7 +85,7 @@ def run(
         raise typer.Exit(int(any(step.decision.kind == "fail" for step in planned)))
     with interrupts() as interrupt:
         try:
-            record, errors = _watched(project, options, interrupt, quiet=as_json)
+            record, errors = _watched(project, options, interrupt, wait_s, quiet=as_json)
         except KeyboardInterrupt:
             err.print("interrupted; committed tables are kept, and the next run resumes from there")
             leave(interrupt.code)
@@ -95,21 +102,24 @@ def run(
         raise typer.Exit(REFUSED)
 
 
-def _duration(deadline: str) -> timedelta:
+def _duration(text: str, option: str) -> timedelta:
     try:
-        duration = parse_duration(deadline, "--deadline")
+        duration = parse_duration(text, option)
     except DefinitionError as error:
-        problem = error.problem.replace("--deadline=", "--deadline")
-        raise RequestError(problem, got=repr(deadline), do="use 4h, 30min or 90s") from error
+        problem = error.problem.replace(f"{option}=", option)
+        raise RequestError(problem, got=repr(text), do="use 4h, 30min or 90s") from error
     if not duration:
-        raise RequestError("--deadline must be positive", got=repr(deadline), do="use 4h, 30min or 90s")
+        raise RequestError(f"{option} must be positive", got=repr(text), do="use 4h, 30min or 90s")
     return duration
 
 
 def _watched(
-    project: Project, options: RunOptions, interrupt: Interrupts, *, quiet: bool
+    project: Project, options: RunOptions, interrupt: Interrupts, wait_s: float, *, quiet: bool
 ) -> tuple[RunRecord, Mapping[str, Exception]]:
-    """Run with progress bars on the terminal and write the report; return the run and the errors of its steps."""
+    """Run with progress bars on the terminal and write the report; return the run and the errors of its steps.
+
+    Raises `ConflictError` if another run computes one of the tables, and still does after `wait_s` seconds.
+    """
     workspace = Workspace(project)
     chosen = project.graph.select(options.select)
     names = [definition.name for definition in project.graph.definitions if is_chosen(definition, chosen)]
@@ -118,12 +128,21 @@ def _watched(
         watcher = RunProgress(progress, len(names), expected)
         try:
             runner = Runner(project, options, observer=interrupt.before(watcher))
-            record = runner.attempt()
+            lease = RunLease(runner.run_id, project.settings.lake, names)
+            with holding(workspace.catalog, lease, wait_s=wait_s, on_wait=waiting):
+                record = runner.attempt()
+        except ConflictError:  # another run is under way, and its report stays
+            raise
         except HeadwaterError as error:
             try_update_report(project, Workspace(project).catalog, quiet=quiet, known=str(error))
             raise
     update_report(project, workspace.catalog)
     return record, runner.errors
+
+
+def waiting(error: ConflictError) -> None:
+    """Say what a run waits for."""
+    err.print(f"waiting: {escape(error.problem)} ({escape(error.got or '')})")
 
 
 def _last_seconds(catalog: Catalog, name: str) -> float:

@@ -26,7 +26,9 @@ from pipeline.governance.catalog import METADATA, Catalog
 LASTS_S, EVERY_S = 10.0, 1.5
 """How long a lease is valid after a renewal, and how often it is renewed."""
 
-_LEASES = sa.Table(
+RUN_PREFIX = "run "
+"""The beginning of the names of leases of runs, which no stream has; see `pipeline.governance.run_leases`."""
+LEASES = sa.Table(
     "leases",
     METADATA,
     sa.Column("name", sa.String, primary_key=True),
@@ -121,11 +123,10 @@ class Leases:
         return next((lease for lease in self.all() if lease.name == name), None)
 
     def all(self) -> tuple[Lease, ...]:
-        """Return all leases, by name."""
+        """Return the leases of all streams, by name."""
+        of_streams = LEASES.select().where(~LEASES.c.name.startswith(RUN_PREFIX)).order_by(LEASES.c.name)
         with self._catalog.transaction() as connection:
-            return tuple(
-                _lease(row) for row in connection.execute(_LEASES.select().order_by(_LEASES.c.name)).mappings()
-            )
+            return tuple(lease_of(row) for row in connection.execute(of_streams).mappings())
 
     def acquire(self, name: str, me: LeaseHolder, *, take_over: bool = False) -> None:
         """Acquire a stream's lease; raise `ConflictError` with the holder if a live process holds it.
@@ -152,26 +153,26 @@ class Leases:
         requests: dict[str, StreamRequest | None] = {}
         with self._catalog.transaction() as connection:
             for name, reported in facts.items():
-                mine = (_LEASES.c.name == name, _LEASES.c.holder == me.token)
+                mine = (LEASES.c.name == name, LEASES.c.holder == me.token)
                 values = {"until": now + LASTS_S, "facts_json": json.dumps(reported)}
-                if connection.execute(_LEASES.update().where(*mine).values(**values)).rowcount:
-                    desired = connection.execute(sa.select(_LEASES.c.wish).where(*mine)).scalar_one()
+                if connection.execute(LEASES.update().where(*mine).values(**values)).rowcount:
+                    desired = connection.execute(sa.select(LEASES.c.wish).where(*mine)).scalar_one()
                     requests[name] = StreamRequest.from_text(desired)
-                elif connection.execute(sa.select(_LEASES.c.name).where(_LEASES.c.name == name)).first():
+                elif connection.execute(sa.select(LEASES.c.name).where(LEASES.c.name == name)).first():
                     requests[name] = None
                 else:  # the catalog was recreated
                     connection.execute(
-                        _LEASES.insert().values({**_row(name, me, now), "facts_json": json.dumps(reported)})
+                        LEASES.insert().values({**row_of(name, me, now), "facts_json": json.dumps(reported)})
                     )
                     requests[name] = StreamRequest()
         return requests
 
     def release(self, name: str, me: LeaseHolder, facts: Mapping[str, Any]) -> None:
         """Release a lease, if it is still held, and store the final status of its stream."""
-        mine = (_LEASES.c.name == name, _LEASES.c.holder == me.token)
+        mine = (LEASES.c.name == name, LEASES.c.holder == me.token)
         with self._catalog.transaction() as connection:
             values = {"until": 0.0, "wish": DesiredState.RUN, "facts_json": json.dumps(facts)}
-            connection.execute(_LEASES.update().where(*mine).values(**values))
+            connection.execute(LEASES.update().where(*mine).values(**values))
 
     def request(self, name: str, state: DesiredState | None = None, *, shards: int | None = None) -> Lease:
         """Request a state or a number of shards of a running stream; raise `RequestError` if it is not running.
@@ -183,31 +184,32 @@ class Leases:
             raise RequestError(f"stream {name!r} is not running", do=f"start it: headwater stream {name}")
         before = lease.request
         requested = StreamRequest(state or before.state, before.shards if shards is None else shards)
-        mine = (_LEASES.c.name == name, _LEASES.c.holder == lease.holder)
+        mine = (LEASES.c.name == name, LEASES.c.holder == lease.holder)
         with self._catalog.transaction() as connection:
-            connection.execute(_LEASES.update().where(*mine).values(wish=requested.to_text()))
+            connection.execute(LEASES.update().where(*mine).values(wish=requested.to_text()))
         return lease
 
     def _try_acquire(self, name: str, me: LeaseHolder, lease: Lease | None, now: float) -> bool:
         """Acquire a lease if it has not changed since it was read; return whether it was acquired."""
-        row = _row(name, me, now)
+        row = row_of(name, me, now)
         if lease is None:
             try:
                 with self._catalog.transaction() as connection:
-                    connection.execute(_LEASES.insert().values(row))
+                    connection.execute(LEASES.insert().values(row))
             except StorageError as error:
                 if isinstance(error.__cause__, sa.exc.IntegrityError):  # another process was first
                     return False
                 raise
             return True
-        same = [_LEASES.c.name == name, _LEASES.c.holder == lease.holder]
+        same = [LEASES.c.name == name, LEASES.c.holder == lease.holder]
         if not lease.is_living(now):  # a held lease is renewed concurrently
-            same.append(_LEASES.c.until == lease.until)
+            same.append(LEASES.c.until == lease.until)
         with self._catalog.transaction() as connection:
-            return connection.execute(_LEASES.update().where(*same).values(row)).rowcount == 1
+            return connection.execute(LEASES.update().where(*same).values(row)).rowcount == 1
 
 
-def _row(name: str, me: LeaseHolder, now: float) -> dict[str, Any]:
+def row_of(name: str, me: LeaseHolder, now: float) -> dict[str, Any]:
+    """Return the row of a new lease."""
     return {
         "name": name,
         "holder": me.token,
@@ -221,7 +223,8 @@ def _row(name: str, me: LeaseHolder, now: float) -> dict[str, Any]:
     }
 
 
-def _lease(row: sa.RowMapping) -> Lease:
+def lease_of(row: sa.RowMapping) -> Lease:
+    """Return a lease from its row."""
     fields = dict(row)
     request = StreamRequest.from_text(fields.pop("wish"))
     return Lease(facts=json.loads(fields.pop("facts_json")), request=request, **fields)
