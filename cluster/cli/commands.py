@@ -67,7 +67,7 @@ COMMANDS = {
         "features.app",
         "List feature views, keep the online store at their newest versions, and read features of entities from it.",
     ),
-    "monitor": ("monitor.app", "List monitors, and show their open alarms."),
+    "monitor": ("monitor.app", "List monitors, show their open alarms, and write Evidently's reports."),
     "serve": ("serving.serve", "Serve tables and models over HTTP with Ray Serve, with an OpenAPI page at /docs."),
     "submit": (
         "submit.submit",

@@ -1,8 +1,10 @@
-"""`headwater monitor`: the monitors of a project, and their open alarms."""
+"""`headwater monitor`: the monitors of a project, their open alarms, and reports of their windows."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,14 +12,16 @@ import typer
 from cluster.cli.console import grid, open_workspace, out, print_json, print_rows
 from cluster.cli.options import HERE, Env, Folder, Json
 from ml.monitoring import Monitor, PerformanceMonitor
+from ml.monitoring.evidently_report import FILES, reference_query, sample_query, write_evidently_report
 from ml.monitoring.incidents import Incident, incidents
+from ml.monitoring.references import Fixed
 from pipeline.core.errors import RequestError, did_you_mean, quantity
 from pipeline.kernel.sql_text import quoted
 
 if TYPE_CHECKING:
     from pipeline.project.workspace import Workspace
 
-app = typer.Typer(no_args_is_help=True, help="List monitors, and show their open alarms.")
+app = typer.Typer(no_args_is_help=True, help="List monitors, show their open alarms, and write Evidently's reports.")
 _INCIDENT = ("since", "feature", "by", "segments", "reason")
 
 
@@ -79,6 +83,65 @@ def show(
     if verdicts.num_rows:
         out.print()
         print_rows(verdicts, as_json=False, most=limit)
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="Name of a monitor.")],
+    into: Annotated[Path, typer.Option("--out", help="Folder of report.html and report.json.")],
+    window: Annotated[
+        str | None, typer.Option(help="Start of the window (ISO 8601, UTC); by default the newest.", show_default=False)
+    ] = None,
+    rows: Annotated[
+        int, typer.Option(help="Rows of the samples of window and reference.", min=100, max=100_000)
+    ] = 10_000,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if one of Evidently's tests fails.")] = False,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Write Evidently's report of samples of a window and its reference."""
+    workspace = open_workspace(folder, env)
+    monitor = monitor_named(workspace, name)
+    if not isinstance(monitor, Monitor):
+        raise RequestError(
+            f"{name!r} measures performance, and has no features to report", do="name a monitor of features"
+        )
+    start = _window(workspace, monitor, window)
+    reference = monitor.monitored.reference
+    examples = workspace.definition(reference.rows.table) if isinstance(reference, Fixed) else None
+    current = workspace.query(sample_query(monitor, start, rows))
+    compared = workspace.query(reference_query(monitor, start, rows, examples))
+    tests = write_evidently_report(monitor, current, compared, into)
+    failed = [test for test in tests if not test.has_passed]
+    if as_json:
+        samples = {"rows": current.num_rows, "reference_rows": compared.num_rows}
+        print_json({"window": start, **samples, "tests": [asdict(test) for test in tests]})
+    else:
+        out.print(f"window {start:%Y-%m-%d %H:%M}, {current.num_rows:,} rows against {compared.num_rows:,}")
+        out.print(f"{len(tests) - len(failed)} of {quantity(len(tests), 'test')} passed")
+        if failed:
+            grid(None, ("failed test", "description"), [(test.name, test.description) for test in failed])
+        out.print(f"report {(into / FILES[0]).resolve().as_uri()}")
+    if check and failed:
+        raise typer.Exit(1)
+
+
+def _window(workspace: Workspace, monitor: Monitor, text: str | None) -> datetime:
+    """Return the start of a window; raise `RequestError` if it is not a time, or if there is no window."""
+    if text is None:
+        newest: datetime | None = None
+        if workspace.version(monitor.name) is not None:
+            query = f"select max(window_start)::timestamp as newest from {quoted(monitor.name)}"
+            newest = workspace.query(query)["newest"][0].as_py()
+        if newest is None:
+            raise RequestError(f"monitor {monitor.name!r} has no windows yet", do="headwater run")
+        return newest.replace(tzinfo=UTC)
+    try:
+        start = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise RequestError("--window is not a time", got=repr(text), do="write 2026-03-14") from error
+    return start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
 
 
 def monitors(workspace: Workspace) -> tuple[Monitor | PerformanceMonitor, ...]:
