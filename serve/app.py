@@ -23,8 +23,9 @@ from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
 from serve.answers import answer_errors
 from serve.engine import Engine
+from serve.features import FeatureLookup
 from serve.http_errors import OverloadError, UnknownError
-from serve.models import Champions, predict, rows_of
+from serve.models import Champions, predict, request_of
 from serve.openapi import document
 from serve.request_body import read_body
 from serve.rows import read_rows
@@ -45,6 +46,7 @@ class Backend:
     project: Project
     tables: Tables
     models: Champions
+    features: FeatureLookup
     engine: Engine
 
 
@@ -69,6 +71,7 @@ def create_app(
         warming.start()
         yield
         await run_in_threadpool(warming.join)
+        backend.features.close()
         backend.engine.close()
 
     app = FastAPI(title=project.settings.name, openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
@@ -88,6 +91,7 @@ def _backend(project: Project, layers: Collection[Layer], limits: Limits | None,
         project=project,
         tables=Tables(workspace, layers),
         models=Champions(settings.models, project.graph.all_of(Artifact)),
+        features=FeatureLookup(project),
         engine=Engine(workspace.lake.storage, bounds, patience),
     )
 
@@ -106,7 +110,9 @@ def _add_models(app: FastAPI, backend: Backend) -> None:
     @app.post("/models/{name}/predict")
     async def predict_rows(name: str, request: Request) -> Response:
         body = await read_body(request, MOST_BODY_BYTES, do="send fewer rows per request")
-        return await run_in_threadpool(lambda: JSONResponse(predict(backend.models.predictor(name), rows_of(body))))
+        return await run_in_threadpool(
+            lambda: JSONResponse(predict(backend.models, backend.features, name, request_of(body)))
+        )
 
 
 def _add_webhooks(app: FastAPI, backend: Backend) -> None:
@@ -139,7 +145,7 @@ def _add_pages(app: FastAPI, backend: Backend) -> None:
 
     @app.get("/openapi.json")
     def tell_openapi() -> Response:
-        return JSONResponse(document(backend.project.settings.name, backend.tables, backend.models))
+        return JSONResponse(document(backend.project.settings.name, backend.tables, backend.models, backend.features))
 
     @app.get("/docs")
     def show_docs() -> Response:

@@ -7,13 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml.models import Predictor, load_champion
 from pipeline.core.definitions import Artifact
 from pipeline.core.errors import ModelError, RequestError, StorageError, did_you_mean
+from serve.features import FeatureLookup
 from serve.http_errors import RowsError, TooLargeError, UnknownError
 from serve.query import shown
+
+if TYPE_CHECKING:
+    from ml.models.registry import Origin
 
 FRESH_S = 3.0
 """How long a champion is used before the store is checked for a new one."""
@@ -24,7 +28,7 @@ MOST_ROWS = 10_000
 class _Known:
     predictor: Predictor | ModelError
     """The champion, or the error that explains why there is none."""
-    origin: object
+    origin: Origin | None
     at: float
 
 
@@ -63,6 +67,11 @@ class Champions:
             raise ModelError(known.predictor.problem, do=known.predictor.do)
         return known.predictor
 
+    def trained_on(self, name: str) -> Mapping[str, str]:
+        """Return the feature views that the loaded champion was trained on, with what determines their values."""
+        known = self._known.get(name)
+        return known.origin.views if known is not None and known.origin is not None else {}
+
     def predictor_or_none(self, name: str) -> Predictor | None:
         """Return a champion, or `None` if there is none yet."""
         try:
@@ -96,30 +105,46 @@ class Champions:
             return replace(known, at=now)
 
 
-def rows_of(body: bytes) -> list[dict[str, Any]]:
-    """Return the rows of a request's body; raise `RowsError` unless it is `{"rows": [{…}, …]}`."""
+@dataclass(frozen=True)
+class PredictionRequest:
+    """The rows to predict, and whether the features that were looked up are returned."""
+
+    rows: list[dict[str, Any]]
+    return_features: bool = False
+
+
+def request_of(body: bytes) -> PredictionRequest:
+    """Return a request from its body; raise `RowsError` unless it is `{"rows": [{…}, …]}`, with `return_features` if wanted."""
     example = 'send {"rows": [{"feature": 1}]}'
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RowsError("the body is not JSON", got=shown(body[:100].decode(errors="replace")), do=example) from error
-    if not isinstance(document, dict) or set(document) != {"rows"} or not isinstance(document["rows"], list):
-        raise RowsError(
-            "the body is not an object with the key 'rows' only", got=shown(json.dumps(document)), do=example
-        )
-    rows = document["rows"]
+    known = isinstance(document, dict) and {"rows"} <= set(document) <= {"rows", "return_features"}
+    if not known or not isinstance(document["rows"], list):
+        problem = "the body is not an object with the key 'rows' and, if wanted, 'return_features'"
+        raise RowsError(problem, got=shown(json.dumps(document)), do=example)
+    rows, returns = document["rows"], document.get("return_features", False)
+    if not isinstance(returns, bool):
+        raise RowsError("'return_features' must be true or false", got=shown(json.dumps(returns)))
     if len(rows) > MOST_ROWS:
         raise TooLargeError(f"a request may have at most {MOST_ROWS} rows", got=str(len(rows)), do="send fewer")
     wrong = next((number for number, row in enumerate(rows) if not isinstance(row, dict)), None)
     if wrong is not None:
         raise RowsError(f"row {wrong} is not an object", got=shown(json.dumps(rows[wrong])), do=example)
-    return rows
+    return PredictionRequest(rows, returns)
 
 
-def predict(predictor: Predictor, rows: list[dict[str, Any]]) -> Mapping[str, object]:
-    """Return the predictions for rows; raise `RowsError` with the row and the feature that the model rejects."""
+def predict(champions: Champions, lookup: FeatureLookup, name: str, request: PredictionRequest) -> Mapping[str, object]:
+    """Return the predictions for rows, whose features are looked up if they lack them.
+
+    Raises `RowsError` with the row and the feature that the model rejects, and the errors of `FeatureLookup.complete`.
+    """
+    predictor = champions.predictor(name)
+    completed = lookup.complete(predictor, champions.trained_on(name), request.rows)
     try:
-        predictions = predictor.predict(rows)
+        predictions = predictor.predict(completed.rows)
     except RequestError as error:
         raise RowsError(error.problem, got=error.got, do=error.do) from error
-    return {"model": predictor.name, "version": predictor.version, "predictions": predictions}
+    answer = {"model": predictor.name, "version": predictor.version, "predictions": predictions}
+    return answer | ({"features": completed.looked_up} if request.return_features else {})

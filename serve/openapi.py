@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 from pipeline.core.definitions import Artifact, StoredDefinition
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Column, Schema
+from serve.features import FeatureLookup
 from serve.formats import ARROW, CSV, JSON
 from serve.models import MOST_ROWS as MOST_PREDICTED
 from serve.models import Champions
@@ -36,6 +38,7 @@ _FEATURES: dict[str, dict[str, Any]] = {
     "timestamp": {"type": "string", "format": "date-time"},
 }
 _EXAMPLES = {"number": 1.5, "integer": 1, "boolean": True, "text": "a", "timestamp": "2013-07-01T12:00:00Z"}
+_LOOKED_UP = "looked up or computed if it is not given"
 _FILTERS = (
     "Filter a column with `column=operator.value`: eq, neq, gt, gte, lt, lte, like (`*` matches any text), "
     "`in.(a,b)`, `is.null`, `is.not_null`. Multiple filters are combined with AND. Follow `next` for more rows; "
@@ -43,7 +46,7 @@ _FILTERS = (
 )
 
 
-def document(project: str, tables: Tables, models: Champions) -> dict[str, Any]:
+def document(project: str, tables: Tables, models: Champions, lookup: FeatureLookup) -> dict[str, Any]:
     """Return the document. A table or champion that cannot be read now is described without columns or features."""
     paths: dict[str, Any] = {
         "/health": {
@@ -60,7 +63,7 @@ def document(project: str, tables: Tables, models: Champions) -> dict[str, Any]:
     for definition in tables.definitions:
         paths[f"/tables/{quote(definition.name)}"] = {"get": _table(definition, _schema(definition, tables))}
     for artifact in models.definitions:
-        paths[f"/models/{quote(artifact.name)}/predict"] = {"post": _model(artifact, models)}
+        paths[f"/models/{quote(artifact.name)}/predict"] = {"post": _model(artifact, models, lookup)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -104,21 +107,29 @@ def _table(definition: StoredDefinition, schema: Schema | None) -> dict[str, Any
     return operation
 
 
-def _model(artifact: Artifact, models: Champions) -> dict[str, Any]:
+def _model(artifact: Artifact, models: Champions, lookup: FeatureLookup) -> dict[str, Any]:
     try:
         predictor = models.predictor_or_none(artifact.name)
     except StorageError:
         predictor = None
-    inputs = {} if predictor is None else predictor.inputs
+    inputs: Mapping[str, str] = {} if predictor is None else predictor.inputs
+    looked_up = lookup.names(artifact.name).intersection(inputs)
+    others = {} if predictor is None else {n: "" for n in lookup.request_columns(artifact.name) if n not in inputs}
     row = {
         "type": "object",
-        "required": list(inputs),
+        "required": [name for name in (*others, *inputs) if name not in looked_up],
         "additionalProperties": False,
-        "properties": {name: _nullable(_FEATURES.get(kind, {})) for name, kind in inputs.items()},
+        "properties": {
+            name: _nullable(_FEATURES.get(kind, {})) | ({"description": _LOOKED_UP} if name in looked_up else {})
+            for name, kind in (others | dict(inputs)).items()
+        },
     }
     rows = {"type": "array", "maxItems": MOST_PREDICTED, "items": row}
-    body = {"type": "object", "required": ["rows"], "properties": {"rows": rows}}
-    example = {"rows": [{name: _EXAMPLES.get(kind) for name, kind in inputs.items()}]}
+    returns = {"type": "boolean", "default": False, "description": "return the features that were looked up"}
+    body = {"type": "object", "required": ["rows"], "properties": {"rows": rows, "return_features": returns}}
+    example = {
+        "rows": [{n: _EXAMPLES.get(kind) for n, kind in inputs.items() if n not in looked_up} | dict.fromkeys(others)]
+    }
     return {
         "tags": ["Models"],
         "summary": artifact.name,

@@ -23,12 +23,12 @@ REASONS = {
     "400": "a parameter is invalid",
     "404": "there is no such table, version or model",
     "406": "the media type is not supported",
-    "409": "the model has no champion yet",
+    "409": "the model has no champion yet, or its feature views have changed",
     "410": "the version is no longer available",
     "413": "too many rows in one request",
     "414": "the query is too long",
     "422": "the model does not accept the rows",
-    "503": "the lake or the model store cannot be read, or the request exceeds a limit",
+    "503": "the lake, the model store or the online store cannot be read, or the request exceeds a limit",
 }
 _TEXT, _MAYBE, _COUNT = {"type": "string"}, {"type": ["string", "null"]}, {"type": ["integer", "null"]}
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
@@ -76,6 +76,17 @@ SCHEMAS: dict[str, Any] = {
         "properties": {
             "model": _TEXT,
             "version": _TEXT,
+            "features": {
+                "type": "array",
+                "description": "with return_features: for each row, the features that were looked up or computed",
+                "items": {
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "object",
+                        "properties": {"value": {}, "event_time": {"type": ["string", "null"], "format": "date-time"}},
+                    },
+                },
+            },
             "predictions": {
                 "type": "array",
                 "items": {

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
 from ml.features.materialization import store_of
 from ml.features.on_demand import OnDemand, compute
-from ml.features.online.reading import FeatureReader
+from ml.features.online.reading import FeatureReader, ReadFeatures
 from ml.features.point_in_time import Join
 from ml.features.service import Features, FeatureService, features, service_of
-from ml.features.training_set import TrainingSet, TrainingSetTransform
+from ml.features.training_set import TrainingSet
 from ml.features.view import FeatureView
 from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
 from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
 
+Given = Mapping[str, Mapping[int, Any]]
+"""By feature, the values that some rows have, by their number from 0."""
+
 
 @dataclass(frozen=True)
-class _Chosen:
+class ChosenFeatures:
     """The features of a service: joined ones and computed ones, and what the labelled rows are like."""
 
     joins: tuple[Join, ...]
@@ -30,6 +34,25 @@ class _Chosen:
     types: Mapping[str, str] = field(default_factory=dict)
     """The SQL types of the columns of the labelled rows, as far as they are known."""
     event_time: str = ""
+
+    def only(self, names: Collection[str]) -> ChosenFeatures:
+        """Return those that are needed for some features: if one of these is computed, all that are computed."""
+        wanted = {*names}
+        computed = self.computed if wanted.intersection(self.computed_names) else ()
+        wanted.update(column for each in computed for column in each.columns)
+        joins = tuple(join for join in self.joins if wanted.intersection(join.names))
+        return replace(self, joins=joins, computed=computed)
+
+    @property
+    def request_columns(self) -> tuple[str, ...]:
+        """The columns of a request that they need: those of entities, and those that on-demand features read."""
+        on = (dict(join.selected.on) for join in self.joins)
+        entities = (
+            names.get(name, name) for names, join in zip(on, self.joins, strict=True) for name in join.view.entity
+        )
+        made = {*(name for join in self.joins for name in join.names), *self.computed_names}
+        read = (column for each in self.computed for column in each.columns if column not in made)
+        return tuple(dict.fromkeys((*entities, *(column for column in read if column != self.event_time))))
 
     @property
     def computed_names(self) -> tuple[str, ...]:
@@ -45,7 +68,7 @@ class OnlineFeatures:
         self._project = project
         self._store = store_of(project.settings)
         self._reader = FeatureReader(self._store)
-        self._by_name: dict[str, _Chosen] = {}
+        self._by_name: dict[str, ChosenFeatures] = {}
 
     def get(
         self,
@@ -65,38 +88,49 @@ class OnlineFeatures:
         is not in the store as it is defined now, or the store cannot be read.
         """
         table = rows if isinstance(rows, pa.Table) else _table(rows)
-        chosen = self._chosen(service)
-        stored = self._reader.read(chosen.joins, table, at)
-        if not chosen.computed:
-            return stored
-        made = _with_request(chosen, stored, table, at)
-        return compute(made, chosen.computed, chosen.types).select([*stored.column_names, *chosen.computed_names])
+        return self.look_up(self._chosen(service), table, at=at).values
+
+    def look_up(
+        self, chosen: ChosenFeatures, rows: pa.Table, *, given: Given | None = None, at: datetime | None = None
+    ) -> ReadFeatures:
+        """Return features of rows, as `get` does, with the event times of those that are stored.
+
+        `given` has values of some features for each row, which replace those that are stored before others are computed.
+        """
+        read = self._reader.read(chosen.joins, rows, at)
+        values = _replaced(read.values, given or {})
+        if chosen.computed:
+            names = [*values.column_names, *chosen.computed_names]
+            values = compute(_with_request(chosen, values, rows, at), chosen.computed, chosen.types).select(names)
+        return ReadFeatures(_replaced(values, given or {}), read.event_times)
+
+    def chosen(self, training_set: str) -> ChosenFeatures:
+        """Return the features of a training set; raises as `get` does."""
+        return self._chosen(training_set)
 
     def close(self) -> None:
         """Close the connections."""
         self._store.close()
 
-    def _chosen(self, service: str | FeatureService | Sequence[Features | OnDemand]) -> _Chosen:
+    def _chosen(self, service: str | FeatureService | Sequence[Features | OnDemand]) -> ChosenFeatures:
         if not isinstance(service, str):
             chosen = service_of(service)
-            return _Chosen(tuple(self._join(each, n) for n, each in enumerate(chosen.features)), chosen.computed)
+            return ChosenFeatures(tuple(self._join(each, n) for n, each in enumerate(chosen.features)), chosen.computed)
         if service not in self._by_name:
             self._by_name[service] = self._named(service)
         return self._by_name[service]
 
-    def _named(self, service: str) -> _Chosen:
+    def _named(self, service: str) -> ChosenFeatures:
         definition = self._project.graph[service]
         if isinstance(definition, FeatureView):
-            return _Chosen((self._join(features(definition.name), 0),))
-        if not isinstance(definition, TrainingSet) or not isinstance(definition.transform, TrainingSetTransform):
+            return ChosenFeatures((self._join(features(definition.name), 0),))
+        if not isinstance(definition, TrainingSet):
             raise RequestError(f"{service!r} is neither a training set nor a feature view", got=f"a {definition.kind}")
-        transform = definition.transform
-        if not transform.computed:
-            return _Chosen(transform.joins)
-        labels = transform.written.named_selects
+        if not definition.computed:
+            return ChosenFeatures(definition.joins)
         schema = Workspace(self._project).require(service).schema.as_dict()
-        types = {name: kind for name, kind in schema.items() if name in labels}
-        return _Chosen(transform.joins, transform.computed, types, definition.event_time)
+        types = {name: kind for name, kind in schema.items() if name in definition.labels}
+        return ChosenFeatures(definition.joins, definition.computed, types, definition.event_time)
 
     def _join(self, selected: Features, number: int) -> Join:
         view = self._project.graph[selected.view]
@@ -107,7 +141,38 @@ class OnlineFeatures:
         return Join(view, selected, f"f{number}")
 
 
-def _with_request(chosen: _Chosen, stored: pa.Table, rows: pa.Table, at: datetime | None) -> pa.Table:
+def _replaced(values: pa.Table, given: Given) -> pa.Table:
+    """Return features with some values replaced; raise `RequestError` for one of another type."""
+    for name, others in given.items():
+        if name not in values.column_names:
+            continue
+        kind, column = values.schema.field(name).type, values[name].to_pylist()
+        for number, value in others.items():
+            column[number] = _as(value, kind)
+        try:
+            array = pa.array(column, kind)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            got = str(error).partition("\n")[0]
+            raise RequestError(f"a value of {name!r} is not of its type, {kind}", got=got) from error
+        values = values.set_column(values.column_names.index(name), name, array)
+    return values
+
+
+def _as(value: Any, kind: pa.DataType) -> Any:
+    """Return a value of JSON as Arrow takes it for a type; others unchanged."""
+    try:
+        if isinstance(value, str) and pa.types.is_timestamp(kind):
+            time = datetime.fromisoformat(value)
+            return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        if isinstance(value, str) and pa.types.is_date(kind):
+            return date.fromisoformat(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return Decimal(str(value)) if is_number and pa.types.is_decimal(kind) else value
+    except ValueError:
+        return value  # reported with the type
+
+
+def _with_request(chosen: ChosenFeatures, stored: pa.Table, rows: pa.Table, at: datetime | None) -> pa.Table:
     """Return the stored features with the columns of the request that on-demand features read.
 
     The event time is that of the request, unless the rows have it. Raises `RequestError` for a column that is missing.

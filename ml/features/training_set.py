@@ -84,6 +84,30 @@ class TrainingSet(Table):
     event_time: str
 
     @property
+    def joins(self) -> tuple[Join, ...]:
+        """Its features of views, with the views; empty until the project is loaded."""
+        return self.transform.joins if isinstance(self.transform, TrainingSetTransform) else ()
+
+    @property
+    def computed(self) -> tuple[OnDemand, ...]:
+        """Its on-demand features."""
+        return self.transform.computed if isinstance(self.transform, TrainingSetTransform) else ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns of the labelled rows."""
+        return (
+            tuple(SqlTransform(self.transform.text).written.named_selects)
+            if isinstance(self.transform, SqlTransform)
+            else ()
+        )
+
+    @property
+    def views(self) -> dict[str, str]:
+        """The feature views that it reads, with what determines their values; see `FeatureView.online_fingerprint`."""
+        return {join.view.name: join.view.online_fingerprint for join in self.joins}
+
+    @property
     def fingerprint(self) -> str:
         """Changes with everything that determines the rows, and with the event time."""
         return fingerprint(super().fingerprint, self.event_time)

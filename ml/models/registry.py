@@ -16,7 +16,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from pipeline.core.errors import HeadwaterError, ModelError, StorageError
 
 ALIAS = "champion"
 _INPUTS, _FINGERPRINT, _RUN = "headwater.inputs", "headwater.fingerprint", "headwater.run"
-_VERDICT = "headwater.verdict"
+_VERDICT, _VIEWS = "headwater.verdict", "headwater.views"
 REFUSED = "refused: "
 """The prefix of the verdict on a refused model."""
 _FEATURES, _TASK, _CLASSES, _FOLDER = "features", "task", "classes", "model"
@@ -45,17 +45,20 @@ class Origin:
     fingerprint: str
     inputs: Mapping[str, int]
     """The version of each input."""
+    views: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The feature views that it was trained on, with what determines their values; see `FeatureView.online_fingerprint`."""
 
     def tags(self) -> dict[str, str]:
         """Return the origin as tags of a registered version."""
-        return {_FINGERPRINT: self.fingerprint, _INPUTS: json.dumps(dict(self.inputs), sort_keys=True)}
+        tags = {_FINGERPRINT: self.fingerprint, _INPUTS: json.dumps(dict(self.inputs), sort_keys=True)}
+        return tags | ({_VIEWS: json.dumps(dict(self.views), sort_keys=True)} if self.views else {})
 
     @classmethod
     def of(cls, tags: Mapping[str, str]) -> Origin | None:
         """Return the origin stored in tags, or `None` for a model that Headwater did not train."""
         if _FINGERPRINT not in tags or _INPUTS not in tags:
             return None
-        return cls(tags[_FINGERPRINT], json.loads(tags[_INPUTS]))
+        return cls(tags[_FINGERPRINT], json.loads(tags[_INPUTS]), json.loads(tags.get(_VIEWS, "{}")))
 
 
 @dataclass(frozen=True)

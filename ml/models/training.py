@@ -110,7 +110,9 @@ def _evaluated(model: Model, estimator: Any, parts: TrainTestSplit) -> tuple[dic
 
 
 def _origin(model: Model, context: BuildContext) -> Origin:
-    return Origin(model.fingerprint, {model.training_set: context.version(model.training_set)})
+    examples = context.definition(model.training_set)
+    views = examples.views if isinstance(examples, TrainingSet) else {}
+    return Origin(model.fingerprint, {model.training_set: context.version(model.training_set)}, views)
 
 
 def _shares(parts: TrainTestSplit) -> dict[str, float]:

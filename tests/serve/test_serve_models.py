@@ -17,7 +17,7 @@ from pipeline.runner.runner import Runner
 from serve import create_app
 from serve.check import check
 from serve.http_errors import RowsError
-from serve.models import FRESH_S, Champions, rows_of
+from serve.models import FRESH_S, Champions, request_of
 
 TOML = '[project]\nname = "bar"\ndefinitions = "bar.py"\n'
 BAR = """\
@@ -116,9 +116,9 @@ def test_no_rows_give_no_predictions(client):
         (b"", 422, "the body is not JSON"),
         (b"\xff\xfe", 422, "the body is not JSON"),
         (b"[" * 100_000, 422, "the body is not JSON"),
-        (b"[]", 422, "the body is not an object with the key 'rows' only"),
-        (b'{"rows": {}}', 422, "the body is not an object with the key 'rows' only"),
-        (b'{"rows": [], "version": 1}', 422, "the body is not an object with the key 'rows' only"),
+        (b"[]", 422, "the body is not an object with the key 'rows'"),
+        (b'{"rows": {}}', 422, "the body is not an object with the key 'rows'"),
+        (b'{"rows": [], "version": 1}', 422, "the body is not an object with the key 'rows'"),
         (b'{"rows": [1]}', 422, "row 0 is not an object"),
         (json.dumps({"rows": [ROW, {"glasses": 1}]}).encode(), 422, "row 1 lacks 'strength', 'kind'"),
         (json.dumps({"rows": [ROW | {"glases": 1}]}).encode(), 422, "row 0 has an unknown feature 'glases'"),
@@ -237,6 +237,7 @@ def test_check_predicts_existing_rows(bar):
 
 
 def test_rows_of_a_body_are_objects():
-    assert rows_of(b'{"rows": [{"a": null}]}') == [{"a": None}]
+    assert request_of(b'{"rows": [{"a": null}]}').rows == [{"a": None}]
+    assert request_of(b'{"rows": [], "return_features": true}').return_features
     with pytest.raises(RowsError, match="row 1 is not an object: got 'null'"):
-        rows_of(b'{"rows": [{}, null]}')
+        request_of(b'{"rows": [{}, null]}')

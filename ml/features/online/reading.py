@@ -20,6 +20,14 @@ _DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True)
+class ReadFeatures:
+    """Features of rows, and for each feature the event time of the row of its view, as an instant; null without one."""
+
+    values: pa.Table
+    event_times: Mapping[str, pa.Array]
+
+
+@dataclass(frozen=True)
 class FeatureReader:
     """Features of an online store. Thread-safe."""
 
@@ -27,7 +35,7 @@ class FeatureReader:
     clock: Callable[[], int] = now_us
     """Returns microseconds since 1970."""
 
-    def read(self, joins: Sequence[Join], rows: pa.Table, at: datetime | None = None) -> pa.Table:
+    def read(self, joins: Sequence[Join], rows: pa.Table, at: datetime | None = None) -> ReadFeatures:
         """Return the features of rows, in their order, with the names and types that the joins have.
 
         The rows have the entity columns. `at` is the time of the rows, by default now. An unknown entity has nulls.
@@ -39,13 +47,15 @@ class FeatureReader:
         keys = {number: _keys(join, rows, _state(join, known)) for number, join in enumerate(joins)}
         stored = self._stored(joins, keys)
         columns: dict[str, pa.Array] = {}
+        times: dict[str, pa.Array] = {}
         for number, join in enumerate(joins):
             state = _state(join, {join.view.name: stored[join.view.name][0]})
             values = stored[join.view.name][1]
             time = _time(state, self.clock(), at)
             steps = [None if key is None else _shown(values.get(key), time, join) for key in keys[number]]
             columns |= _columns(join, state, steps)
-        return pa.table(columns)
+            times |= dict.fromkeys(join.names, _event_times(pa.timestamp("us", "UTC"), steps))
+        return ReadFeatures(pa.table(columns), times)
 
     def _stored(
         self, joins: Sequence[Join], keys: Mapping[int, Sequence[bytes | None]]
@@ -71,7 +81,7 @@ def _state(join: Join, states: Mapping[str, ViewState | None]) -> ViewState:
             do = "pass online=True to its feature_view(…), and run the project"
         raise StorageError(f"feature view {view.name!r} is not in the online store", do=do, place=view.place)
     if state.fingerprint != view.online_fingerprint:
-        problem = f"the online store has feature view {view.name!r} as it was defined before"
+        problem = f"the online store has feature view {view.name!r} of another definition"
         raise StorageError(problem, do=do, place=view.place)
     return state
 

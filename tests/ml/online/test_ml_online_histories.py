@@ -198,7 +198,7 @@ class History:
             asked = pa.table({"e": [*ENTITIES, None, "unknown"]})
             read = FeatureReader(self.store, lambda: us(self.now)).read([join], asked, at(t))
             expected = [brute_force(self.rows, e, t, self.options) for e in ENTITIES]
-            assert read["x"].to_pylist() == [*expected, None, None], (t, self.now)
+            assert read.values["x"].to_pylist() == [*expected, None, None], (t, self.now)
 
 
 @pytest.mark.parametrize("seed", range(proofs.examples(5, 300)))

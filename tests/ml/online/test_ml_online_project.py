@@ -106,7 +106,7 @@ def test_a_run_keeps_the_online_store_at_the_newest_version(shop):
 def test_a_changed_view_is_loaded_anew_and_readers_are_told_until_then(shop):
     run(shop)
     define(shop, **{"amount as last_amount": "amount * 2 as last_amount"})
-    with pytest.raises(StorageError, match="has feature view 'customer_orders' as it was defined before"):
+    with pytest.raises(StorageError, match="has feature view 'customer_orders' of another definition"):
         read(shop, "customer_orders", customer=[1])
     with pytest.raises(StorageError, match="computed by another definition; run `headwater run --select"):
         materialize(Workspace(load(shop)), ["customer_orders"])
