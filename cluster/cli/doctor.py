@@ -27,8 +27,10 @@ from pipeline.core.definitions import SourceDefinition
 from pipeline.core.errors import HeadwaterError, SettingsError, StorageError, few, quantity
 from pipeline.core.findings import Finding, FindingState
 from pipeline.core.s3_access import s3_access
-from pipeline.core.settings import FILE, Settings
+from pipeline.core.settings import FILE, Settings, environments
+from pipeline.core.settings import load as load_settings
 from pipeline.core.sources import Checkable
+from pipeline.project.environments import shared_stores
 from pipeline.project.forgotten import forgotten_tables
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
@@ -99,6 +101,7 @@ def _project(folder: Path, env: str | None) -> Iterator[Finding]:
     except HeadwaterError as error:
         yield Finding("stores", BAD, str(error))
         return
+    yield from _environments(settings)
     yield from _until_error("credentials", _credentials(settings))
     checks = {"lake": _lake, "catalog": _catalog, "warehouse": _warehouse, "tables": _tables, "old tables": _forgotten}
     for name, check in checks.items():
@@ -123,6 +126,22 @@ def _until_error(what: str, findings: Iterator[Finding]) -> Iterator[Finding]:
 def _source(name: str, reader: Checkable) -> Iterator[Finding]:
     for finding in reader.check():
         yield Finding(f"source {name}", finding.state, f"{finding.what}: {finding.detail}")
+
+
+def _environments(own: Settings) -> Iterator[Finding]:
+    """Compare where this environment stores data with where each other one does."""
+    for env in environments(own.root / FILE):
+        if env == own.env:
+            continue
+        try:
+            shared = shared_stores(own, load_settings(own.root / FILE, env=env))
+        except HeadwaterError as error:  # a variable that it needs may not be set here
+            yield Finding(f"environment {env}", NOTE, f"cannot be compared with {own.env}: {error}")
+            continue
+        if shared:
+            detail = f"has the same {few(shared)} as {own.env}, and each overwrites what the other has written there"
+            do = f"give {env} its own in headwater.toml"
+            yield Finding(f"environment {env}", BAD if shared[0] == "warehouse" else NOTE, f"{detail}: {do}")
 
 
 def _credentials(settings: Settings) -> Iterator[Finding]:

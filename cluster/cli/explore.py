@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
@@ -179,6 +179,8 @@ def _show_run(workspace: Workspace, *, as_json: bool) -> None:
     run = workspace.catalog.run()
     if run is None:
         raise RequestError("no runs recorded yet", do="run `headwater run`; `headwater streams` lists streams")
+    if run.status == "running" and run.run_id in workspace.lake.killed():
+        run = replace(run, status="stopped", error="its process was killed")  # the next run records this
     if as_json:
         print_json(run)
     else:

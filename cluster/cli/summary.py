@@ -8,7 +8,7 @@ from datetime import datetime
 from rich.markup import escape
 
 from cluster.cli.console import grid, out
-from pipeline.core.errors import quantity
+from pipeline.core.errors import few, quantity
 from pipeline.governance import RunRecord, StepRecord
 
 _DONE = {
@@ -25,6 +25,13 @@ _MERGED = ("superseded", "deletes")
 """Additional columns for runs with merged tables."""
 
 
+_UNFINISHED = {
+    "running": "this run has not ended: tables that are not listed are still to come",
+    "stopped": "this run was interrupted: its tables are committed; those that are not listed are computed by the next run",
+}
+"""What is said of runs without a step for each table."""
+
+
 def print_summary(run: RunRecord) -> None:
     """Print a run: row counts, seconds and MB/s per table, and why steps were skipped."""
     counted = [*_COUNTS, *(name for name in _MERGED if any(getattr(step.flow, name) for step in run.steps))]
@@ -39,6 +46,12 @@ def print_summary(run: RunRecord) -> None:
         if step.decision == "upstream_failed":
             out.print(f"[yellow]{escape(step.name)}[/] {escape(step.reason)}")
     out.print(f"[bold]{_total(run)}[/]")
+    if run.status in _UNFINISHED:
+        out.print(f"[yellow]{_UNFINISHED[run.status]}[/]")
+    aside = [step.name for step in run.steps if step.flow.quarantined]
+    if aside:
+        command = f"show {aside[0]}" if len(aside) == 1 else "ls"
+        out.print(f"quarantined rows of {few(aside)}: headwater quarantine {command}")
 
 
 def _total(run: RunRecord) -> str:
@@ -50,11 +63,17 @@ def _total(run: RunRecord) -> str:
         "up to date": sum(step.decision == "skip" for step in run.steps),
         "updated by headwater stream": sum(step.decision == "streamed" for step in run.steps),
     }
-    if counts["up to date"] == len(run.steps):
+    if counts["up to date"] == len(run.steps) and run.status not in _UNFINISHED:
         return f"nothing new: all {len(run.steps)} are up to date"
     parts = [f"{count} {word}" for word, count in counts.items() if count or word in {"done", "up to date"}]
     rows = sum(step.flow.rows_out for step in computed)
-    return ", ".join([*parts, f"{quantity(rows, 'row')} written", f"{_seconds(run):.1f} s"])
+    away = [
+        f"{number:,} {word}"
+        for word in ("quarantined", "dropped")
+        if (number := sum(getattr(s.flow, word) for s in computed))
+    ]
+    seconds = [f"{_seconds(run):.1f} s"] if run.ended_at is not None else []
+    return ", ".join([*parts, f"{quantity(rows, 'row')} written", *away, *seconds])
 
 
 def _row(step: StepRecord, counted: Sequence[str]) -> tuple[object, ...]:
@@ -69,6 +88,6 @@ def _row(step: StepRecord, counted: Sequence[str]) -> tuple[object, ...]:
 
 
 def _seconds(run: RunRecord) -> float:
-    if run.ended_at is None:
-        return 0.0
-    return (datetime.fromisoformat(run.ended_at) - datetime.fromisoformat(run.started_at)).total_seconds()
+    return (
+        datetime.fromisoformat(run.ended_at or run.started_at) - datetime.fromisoformat(run.started_at)
+    ).total_seconds()

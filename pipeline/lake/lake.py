@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -114,14 +114,25 @@ class Lake:
         killed: list[str] = []
         with _logged_failure():
             place = self.storage.at(_SCRATCH)
-            owners = {folder: Owner.of_folder(folder) for folder in place.list_folder("")}
-            for folder in (folder for folder, owner in owners.items() if owner is not None and owner.is_dead):
-                for run_id in place.list_folder(folder):
+            for folder, runs in self._of_killed():
+                for run_id in runs:
                     self._remove_uncommitted(place.at(folder, run_id), run_id)
                     killed.append(run_id)
                 place.at(folder).clear()
                 log.info("removed what a killed run has left in the lake", folder=folder)
         return tuple(killed)
+
+    def killed(self) -> frozenset[str]:
+        """Return the runs of killed processes of this machine that no other run has found yet; raise `StorageError`."""
+        return frozenset(run_id for _, runs in self._of_killed() for run_id in runs)
+
+    def _of_killed(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield the folders of killed processes, with the runs in them."""
+        place = self.storage.at(_SCRATCH)
+        for folder in place.list_folder(""):
+            owner = Owner.of_folder(folder)
+            if owner is not None and owner.is_dead:
+                yield folder, place.list_folder(folder)
 
     def _remove_uncommitted(self, place: Storage, run_id: str) -> None:
         """Remove the files of a run that the notes in its folder lead to, and then the folder."""

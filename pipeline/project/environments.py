@@ -90,7 +90,7 @@ def create(
 
 def require_apart(own: Settings, base: Settings) -> None:
     """Raise `RequestError` if one environment would write what the other has written."""
-    shared = [name for name in ("lake", "warehouse", "catalog", "models") if _is_shared(name, own, base)]
+    shared = shared_stores(own, base)
     if shared:
         *first, last = (f"`{name}`" for name in shared)
         raise RequestError(
@@ -98,6 +98,11 @@ def require_apart(own: Settings, base: Settings) -> None:
             got="the same " + ", ".join(f"{name} {_place(name, getattr(own, name))}" for name in shared),
             do=f"set another {' and '.join(filter(None, (', '.join(first), last)))} for {own.env!r} in headwater.toml",
         )
+
+
+def shared_stores(own: Settings, base: Settings) -> tuple[str, ...]:
+    """Return the settings by which two environments store data at the same place."""
+    return tuple(name for name in ("lake", "warehouse", "catalog", "models") if _is_shared(name, own, base))
 
 
 def _is_shared(name: str, own: Settings, base: Settings) -> bool:

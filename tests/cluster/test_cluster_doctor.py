@@ -159,6 +159,30 @@ def test_model_store_of_a_project(findings, project):
     assert of(findings()[0], "models") == [("ok", "can be opened")]
 
 
+def test_environments_that_share_a_store_are_found(findings, project):
+    with (project / "headwater.toml").open("a") as file:
+        file.write(
+            '[env.dev]\n[env.alias]\ninline_bytes = 1\n[env.half]\nlake = "half/lake"\n'
+            '[env.apart]\nlake = "a/lake"\nwarehouse = "a/w.duckdb"\ncatalog = "sqlite:///a/c.db"\n'
+            'models = "sqlite:///a/m.db"\n[env.unset]\nlake = "${NOT_SET_HERE}"\n'
+        )
+
+    results, code = findings()
+
+    assert code == 1
+    (alias,), (half,), (unset,) = (of(results, f"environment {name}") for name in ("alias", "half", "unset"))
+    assert alias[0] == "note"
+    assert alias[1].startswith(
+        "has the same lake, warehouse, catalog, models as dev, and each overwrites what the other"
+    )
+    assert half[0] == "bad"
+    assert half[1].startswith("has the same warehouse, catalog, models as dev")
+    assert unset[0] == "note"
+    assert "NOT_SET_HERE" in unset[1]
+    assert of(results, "environment apart") == []
+    assert of(results, "environment dev") == []
+
+
 def test_unwritable_temporary_folder(findings, project):
     (project / "file").write_text("no folder")
     results, code = findings({"HEADWATER_TMP": str(project / "file" / "tmp")})
