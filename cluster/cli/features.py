@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from cluster.cli.changes import DIFFERENT
 from cluster.cli.console import grid, open_workspace, out, print_json, print_rows, text
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.errors import RequestError, quantity
@@ -79,6 +82,42 @@ def get(
         raise RequestError("the entity must have the form COLUMN=VALUE", got=repr(bad))
     online = OnlineFeatures(open_workspace(folder, env).project)
     print_rows(online.get(view, [{name: value for name, _, value in pairs}], at=at), as_json=as_json)
+
+
+@app.command()
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Feature views or training sets (default: all online).")
+    ] = None,
+    sample: Annotated[int, typer.Option(help="Number of entities of each view that are compared.", min=1)] = 1_000,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Compare the online store with the point-in-time join over the lake, at this moment. Exits with 3 if they differ."""
+    from ml.features.verification import verify as compare  # noqa: PLC0415 - imports Arrow
+
+    views = compare(open_workspace(folder, env), names or (), sample)
+    if as_json:
+        print_json([{**asdict(view), "at": view.at.isoformat(), "holds": view.holds} for view in views])
+    for view in () if as_json else views:
+        mark = "[green]✓[/]" if view.holds else "[red]✗[/]"
+        counts = ", ".join(f"{text(count)} {cause}" for cause, count in view.causes.items()) or "0 differ"
+        entities = "1 entity" if view.entities == 1 else f"{view.entities:,} entities"
+        versions = f"version {view.online_version} online, {view.lake_version} in the lake"
+        out.print(f"{mark} {view.view}: {entities}, {counts}; {versions}")
+        if view.examples:
+            rows = [
+                (each.cause, *(_pairs(part) for part in (each.entity, each.online, each.offline)))
+                for each in view.examples
+            ]
+            grid(None, ("cause", "entity", "online", "offline"), rows)
+    if not all(view.holds for view in views):
+        raise typer.Exit(DIFFERENT)
+
+
+def _pairs(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.removeprefix('_')}={value}" for name, value in row.items())
 
 
 def _time(time: datetime | None) -> str:
