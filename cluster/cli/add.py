@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cluster.cli.console import open_settings, out, text
-from cluster.cli.discover import Options, Password, Table, Uri, address_of
+from cluster.cli.discover import URI_HELP, Options, Password, Table, address_of
 from cluster.cli.options import HERE, Env, Folder
 from pipeline.connectors.built_in import BUILT_IN
 from pipeline.connectors.lookup.system import SystemAddress, discoverable
@@ -28,8 +28,13 @@ _LOCAL = {"files", "sqlite", "duckdb_file", "delta_table", "delta_sharing"}
 
 
 def add(
-    source: Annotated[str, typer.Argument(help="The connector, as `headwater sources` lists it, such as postgres.")],
-    uri: Uri,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="The connector, as `headwater sources` lists it, such as postgres. It can be left out if only one reads the URI."
+        ),
+    ],
+    uri: Annotated[str | None, typer.Argument(help=URI_HELP, show_default=False)] = None,
     table: Table = None,
     name: Annotated[str | None, typer.Option(help="The name of the source; by default raw_ and the table.")] = None,
     cursor: Annotated[str | None, typer.Option(help="The column that says what is new.")] = None,
@@ -39,11 +44,9 @@ def add(
     folder: Folder = HERE,
 ) -> None:
     """Add a source to the project: look at its system, write the definition, and check that the project loads."""
-    known = [connector.name for connector in BUILT_IN]
-    if source not in known:
-        raise RequestError(f"there is no connector {source!r}", do=did_you_mean(source, known))
+    connector, location = _named(source, uri)
     settings = open_settings(folder, env)
-    looked_at = _only(source, address_of(uri, table, password, option))
+    looked_at = _only(connector, address_of(location, table, password, option))
     variable = name or looked_at.variable()
     if not variable.isidentifier():
         raise RequestError(f"{variable!r} is not a name of a definition", do="choose another name: --name")
@@ -59,15 +62,47 @@ def add(
     )
 
 
-def _only(source: str, address: SystemAddress) -> ProfiledObject:
+def _named(first: str, second: str | None) -> tuple[str | None, str]:
+    """Return the connector, if it is named, and the URI; raise `RequestError` for a connector that does not exist."""
+    known = [connector.name for connector in BUILT_IN]
+    if second is not None and first not in known and second in known:
+        first, second = second, first
+    if second is None:
+        if first in known:
+            raise RequestError(
+                f"{first}(…) is a connector, and it is not said what it reads",
+                do=f"write headwater add {first} URI; {_page(first)} shows what a URI is",
+            )
+        if "://" not in first and not Path(first).exists() and not set(first) & set("/.*"):
+            raise RequestError(f"there is no connector and no file {first!r}", do=did_you_mean(first, known))
+        return None, first
+    if first not in known:
+        raise RequestError(f"there is no connector {first!r}", do=did_you_mean(first, known))
+    return first, second
+
+
+def _page(source: str) -> str:
+    page = next(connector.page for connector in BUILT_IN if connector.name == source)
+    return os.path.normpath(f"docs/connectors/{page}")
+
+
+def _only(source: str | None, address: SystemAddress) -> ProfiledObject:
     """Return the object that was asked for, with a profile; raise `RequestError` if there are several."""
     system, limits = _system(source, address), DiscoveryLimits(objects=_MOST_OBJECTS)
     wanted = address.options.get("table", "")
-    every = {each.name: each for each in system.objects(limits) if each.reader.function == source}
+    objects = system.objects(limits)
+    readers = sorted({each.reader.function for each in objects})
+    if source is None and len(readers) > 1:
+        raise RequestError(
+            f"several connectors read what is at {system.uri}",
+            got=few(readers),
+            do=f"choose one: headwater add {readers[0]} {system.uri}",
+        )
+    every = {each.name: each for each in objects if source in {None, each.reader.function}}
     fit = [every[name] for name in matching_names(every, wanted)]
     if not fit:
         raise RequestError(
-            f"{source}(…) reads nothing that is at {system.uri}",
+            f"{source}(…) reads nothing that is at {system.uri}" if source else f"there is nothing at {system.uri}",
             do=f"see what is there: headwater discover {system.uri}",
         )
     if len(fit) > 1:
@@ -82,14 +117,15 @@ def _only(source: str, address: SystemAddress) -> ProfiledObject:
     return profiled
 
 
-def _system(source: str, address: SystemAddress) -> Discoverable:
+def _system(source: str | None, address: SystemAddress) -> Discoverable:
     try:
         return discoverable(address)
     except RequestError as error:  # for example of a queue, whose messages would be taken from it
-        page = next(connector.page for connector in BUILT_IN if connector.name == source)
+        if source is None:
+            raise
         raise RequestError(
             f"{source}(…) cannot be added, because no connector can look at {address.scheme}://",
-            do=f"{error.do}; or write its definition, as {os.path.normpath(f'docs/connectors/{page}')} shows",
+            do=f"{error.do}; or write its definition, as {_page(source)} shows",
         ) from error
 
 

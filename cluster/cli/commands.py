@@ -107,6 +107,23 @@ COMMANDS = {
     ),
 }
 """For each command, its location in this package and its help text."""
+MEANT = {
+    "tables": "ls",
+    "list": "ls",
+    "status": "show",
+    "build": "run",
+    "compile": "explain",
+    "apply": "run",
+    "docs": "report",
+    **{name: f"lake {name}" for name in ("history", "diff", "restore", "vacuum", "compact", "maintain", "forget")},
+    "promote": "env promote",
+    "clone": "env create",
+    "seed": "add",
+    "logs": "show",
+    "check": "doctor",
+    "validate": "plan",
+}
+"""Commands that do not exist, because others do what users of other tools know by these names."""
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 OF_OTHERS = {"submit"}
 """The commands whose first argument is another command: the options after it belong to that command."""
@@ -127,6 +144,12 @@ class CommandGroup(TyperGroup):
         if self._is_listing or cmd_name not in self.commands:
             return super().get_command(ctx, cmd_name)
         return load(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the arguments name; name the one that was meant by a command of another tool."""
+        if args[0] in MEANT:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean 'headwater {MEANT[args[0]]}'?")
+        return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help without importing the modules of the commands."""

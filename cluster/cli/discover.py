@@ -21,13 +21,11 @@ from pipeline.core.fingerprint import fingerprint
 from pipeline.discovery.definitions import module
 from pipeline.discovery.look import FORMAT, Look, ProfiledObject, changes_since, look_at
 
-Uri = Annotated[
-    str,
-    typer.Argument(
-        help="A file, a folder, or a URI: s3://…, postgresql://…, mysql://…, mongodb://…, sqlite://…, duckdb://…, "
-        "kafka://host/topic, nats://…, redis://…, iceberg+https://…, delta-sharing://PROFILE, https://…"
-    ),
-]
+URI_HELP = (
+    "A file, a folder, or a URI: s3://…, postgresql://…, mysql://…, mongodb://…, sqlite://…, duckdb://…, "
+    "kafka://host/topic, nats://…, redis://…, iceberg+https://…, delta-sharing://PROFILE, https://…"
+)
+Uri = Annotated[str, typer.Argument(help=URI_HELP)]
 Table = Annotated[str | None, typer.Option(help="Only this table, collection, topic or stream.")]
 Password = Annotated[str | None, typer.Option(help="The password by reference: env:NAME or file:PATH.")]
 Options = Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE, an option of the store.")]

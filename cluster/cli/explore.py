@@ -15,7 +15,7 @@ from cluster.cli.options import HERE, At, Env, Folder, Json
 from cluster.cli.reporting import update_report
 from cluster.cli.summary import print_summary
 from pipeline.core.definitions import Source
-from pipeline.core.errors import RequestError, few, quantity
+from pipeline.core.errors import RequestError, did_you_mean, few, quantity
 from pipeline.kernel.sql_text import quoted
 from pipeline.project.origins import origins
 from pipeline.project.workspace import Workspace
@@ -51,6 +51,10 @@ def show(
     if name is None:
         _show_run(workspace, as_json=as_json)
         return
+    if name not in workspace.project.graph.names:
+        advice = did_you_mean(name, workspace.project.graph.names)
+        more = "" if advice.startswith("did you mean") else "; `headwater ls` lists all definitions"
+        raise RequestError(f"{name!r} is not defined", do=f"{advice}{more}")
     definition = workspace.stored(name)
     version = workspace.require(name)
     rows = workspace.query(f"select * from {quoted(name)} limit {limit}")

@@ -230,7 +230,13 @@ def history_(
 @app.command("diff")
 def diff_(
     name: Table,
-    before: Annotated[str, typer.Argument(help="A version, a time, or a duration ago such as 2h.")],
+    before: Annotated[
+        str | None,
+        typer.Argument(
+            help="A version, a time, or a duration ago such as 2h (default: the version before the newest).",
+            show_default=False,
+        ),
+    ] = None,
     after: Annotated[str | None, typer.Argument(help="Another one (default: the newest).", show_default=False)] = None,
     rows: Annotated[int, typer.Option(help="Number of changed rows to show.", min=0)] = 0,
     env: Env = None,
@@ -239,7 +245,10 @@ def diff_(
 ) -> None:
     """Show what changed between two versions of a table: rows by key, and columns."""
     workspace = open_workspace(folder, env)
-    changes = _diff(workspace, name, (_version(workspace, name, before), _version(workspace, name, after)), rows)
+    newest = _version(workspace, name, after)
+    if before is None and not newest.number:
+        raise RequestError(f"table {name!r} has only one version", do=f"show its rows: headwater show {name}")
+    changes = _diff(workspace, name, (_version(workspace, name, before or str(newest.number - 1)), newest), rows)
     if as_json:
         print_json(_diff_json(changes))
     else:

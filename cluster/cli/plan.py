@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Annotated
 
+import typer
 from rich.markup import escape
 
 from cluster.cli.console import open_workspace, out, print_json
@@ -25,13 +27,24 @@ _SIGNS = {
 }
 
 
-def plan(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+def plan(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Show only these: NAME, +NAME with its inputs, NAME+ with its readers.", show_default=False
+        ),
+    ] = None,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
     """Show what the definitions change: tables and columns, what breaks, and rows, bytes, seconds and cost.
 
     Exits with code 1 if a source cannot be read or a table can no longer be computed.
     """
     workspace = open_workspace(folder, env)
-    changes = plan_changes(workspace)
+    chosen = workspace.project.graph.select(names or ())
+    changes = tuple(each for each in plan_changes(workspace) if not names or each.name in chosen)
     rates = workspace.settings.cluster.cost_per_hour
     if as_json:
         print_json([asdict(change) for change in changes])

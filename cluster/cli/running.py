@@ -31,6 +31,10 @@ TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 
 
 def run(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only these definitions, as with --select (default: all).", show_default=False),
+    ] = None,
     select: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,7 +73,7 @@ def run(
     """Run the project: compute what is new or changed, in dependency order, with one commit per table."""
     project = open_project(folder, env)
     options = RunOptions(
-        tuple(select or ()),
+        (*(names or ()), *(select or ())),
         full,
         accept_gaps,
         None if until is None else until.replace(tzinfo=UTC),

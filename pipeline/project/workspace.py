@@ -112,6 +112,10 @@ class Workspace:
         exist yet, a version that can no longer be read, or files that cannot be read.
         """
         seconds, as_of = self.settings.query_seconds if seconds is None else seconds, self.as_of(at)
+        if text.strip() in self.table_names:
+            raise RequestError(
+                f"{text.strip()!r} is a table, and not a SELECT", do=f"query its rows: from {text.strip()}"
+            )
         scans = {}
         tree = _one_select(text)
         for name in tables_of(tree):

@@ -51,6 +51,7 @@ def test_rows_that_were_set_aside_are_counted(shop, headwater_command):
     assert "quarantined" not in shown(headwater_command, shop, "run").partition("nothing new")[2]
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_did_not_end_is_not_shown_as_done(shop, headwater_command, sign):
     (shop / "end").write_text(str(int(sign)))
