@@ -14,6 +14,7 @@ from benchmarks.stream import QUESTIONS
 
 NAMES = (
     "demo",
+    "drift",
     "etl",
     "medallion",
     "tpch",

@@ -110,10 +110,12 @@ def unclear_name(tree: exp.Select) -> str | None:
     if twice is not None:
         return f"{twice!r} names two columns"
     aliases = aliases_of(tree)
+    selected, before, after = _names(tree.expressions), _names(_before_groups(tree)), _names(_after(tree))
     for name, expression in aliases.items():
+        if name not in selected | before | after:
+            continue
         ours = name in _names([expression])
-        others = [e for e in tree.expressions if e.unalias() is not expression]
-        if (not ours and name in _names([*others, *_before_groups(tree)])) or (ours and name in _names(_after(tree))):
+        if (not ours and name in selected | before) or (ours and name in after):
             return f"{name!r} is ambiguous: it may be a column or an alias"
     return _unclear_key(tree, aliases)
 

@@ -110,6 +110,8 @@ def function_name(node: exp.Expr) -> str:
     """Return the DuckDB name of a function call, in lower case."""
     if isinstance(node, _SYNTAX):  # not called by name; nested ones would be printed once for each level
         return type(node).__name__.lower()
+    if isinstance(node, exp.Anonymous | exp.AnonymousAggFunc):
+        return str(node.this).strip().lower()
     return node.sql("duckdb").partition("(")[0].strip().lower()
 
 
