@@ -59,18 +59,20 @@ class Binning:
 
     def edges(self, source: str) -> str:
         """Return the SELECT of the row of bins."""
-        columns = []
+        values, columns = [], []
         for i, feature in enumerate(self.features):
             if feature.is_numerical:
                 value = f"({feature.sql})::double"
-                rows = f"filter (where not isnan({value}))"
+                values.append(f"case when isfinite({value}) then {value} end as v{i}")
                 steps = ", ".join(f"{step / self.bins:.6g}" for step in range(1, self.bins))
-                columns.append(f"list_sort(approx_quantile({value}, [{steps}]) {rows}) as edges_{i}")
-                columns.append(f"min({value}) {rows} as low_{i}, max({value}) {rows} as high_{i}")
+                columns.append(f"list_sort(approx_quantile(v{i}, [{steps}])) as edges_{i}")
+                columns.append(f"min(v{i}) as low_{i}, max(v{i}) as high_{i}")
             else:
-                columns.append(f"approx_top_k(({feature.sql})::varchar, {self.categories}) as values_{i}")
+                values.append(f"({feature.sql})::varchar as v{i}")
+                columns.append(f"approx_top_k(v{i}, {self.categories}) as values_{i}")
         listed = ",\n       ".join((*columns, "count(*) as reference_rows"))
-        return f"select {listed}\nfrom {source}\nhaving count(*) >= {LEAST_REFERENCE}"
+        rows = f"(select {', '.join(values)} from {source}) as each_row"
+        return f"select {listed}\nfrom {rows}\nhaving count(*) >= {LEAST_REFERENCE}"
 
     def counts(self, source: str, bins: str, keys: Mapping[str, str]) -> str:
         """Return the SELECT of counts per key, feature and bin; `keys` are expressions by name."""
