@@ -6,10 +6,13 @@ HEADWATER := ../../$(BIN)/headwater
 # Write bytecode even if the shell disables it: tests start hundreds of processes, and each would compile the project.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo demo-s3 shop cluster-demo test check lint docs proofs bench kafka peers lock clean
+.PHONY: help install demo demo-s3 shop cluster-demo test check lint docs proofs bench kafka peers lock clean
 
 help:  ## list these commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: .venv/.ready  ## install the command headwater into the environment .venv
+	@echo "headwater is in $(CURDIR)/$(BIN): source .venv/bin/activate"
 
 demo: .venv/.ready  ## run the flights project end to end and show the results
 	@cd examples/flights && $(HEADWATER) run --no-summary
