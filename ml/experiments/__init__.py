@@ -1,0 +1,32 @@
+"""Experiments: variants assigned by hash, and results that may be looked at any number of times."""
+
+from ml.experiments.assignment import Assignment
+from ml.experiments.moments import Difference, Moments, cuped, difference, ratio_difference
+from ml.experiments.power import minimum_detectable_effect, power, share_deviation, units_needed
+from ml.experiments.sequential import (
+    Interval,
+    always_valid,
+    fixed_horizon,
+    mixture_for,
+    sample_ratio,
+    sequential_sample_ratio,
+)
+
+__all__ = [
+    "Assignment",
+    "Difference",
+    "Interval",
+    "Moments",
+    "always_valid",
+    "cuped",
+    "difference",
+    "fixed_horizon",
+    "minimum_detectable_effect",
+    "mixture_for",
+    "power",
+    "ratio_difference",
+    "sample_ratio",
+    "sequential_sample_ratio",
+    "share_deviation",
+    "units_needed",
+]

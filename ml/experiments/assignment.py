@@ -1,0 +1,82 @@
+"""Which variant a unit gets: a pure function of its id, so that every process gives the same answer and none is stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from pipeline.core.errors import DefinitionError
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """How units are divided among the variants of an experiment.
+
+    Three independent hashes of a unit decide: whether it is in the namespace's holdout, whether it takes part, and its variant.
+    So a unit that takes part keeps its variant when `traffic` grows, and the units of two experiments are not correlated. If the
+    weight of the first variant grows, its units stay, and units of the next ones move to it; any other change of weights moves
+    units, and needs a new `salt`.
+    """
+
+    experiment: str
+    variants: Mapping[str, float]
+    """The variants with their weights, the control first or where it belongs; weights are relative."""
+    traffic: float = 1.0
+    """The share of units that take part."""
+    namespace: str = ""
+    """Experiments of one namespace exclude each other by their `slots`, and share its holdout; empty for none."""
+    slots: tuple[float, float] = (0.0, 1.0)
+    """The part of the namespace's units that may take part, as an interval in [0, 1)."""
+    holdout: float = 0.0
+    """The share of the namespace's units that are in no experiment."""
+    salt: str = ""
+    """Changes the variants of all units."""
+    cuts: tuple[tuple[str, float], ...] = field(init=False)
+    """Each variant with the end of its interval in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        """Check the shares; raise `DefinitionError` if they are none."""
+        weights = list(self.variants.values())
+        if len(weights) < 2 or any(not w > 0 or math.isinf(w) for w in weights):  # noqa: PLR2004 - something to compare with
+            raise DefinitionError(
+                f"experiment {self.experiment!r} needs two variants with positive weights",
+                got=repr(dict(self.variants)),
+            )
+        start, end = self.slots
+        shares = {"traffic": self.traffic, "holdout": self.holdout}
+        wrong = next((f"{name}={value:g}" for name, value in shares.items() if not 0 <= value <= 1), None)
+        if wrong is None and not 0 <= start < end <= 1:
+            wrong = f"slots={self.slots}"
+        if wrong is not None:
+            raise DefinitionError(
+                f"experiment {self.experiment!r} has a share that is none", got=wrong, do="give it in [0, 1]"
+            )
+        total, reached, cuts = sum(weights), 0.0, []
+        for name, weight in self.variants.items():
+            reached += weight
+            cuts.append((name, reached / total))
+        object.__setattr__(self, "cuts", tuple(cuts))
+
+    def variant(self, unit: object) -> str | None:
+        """Return the variant of a unit; `None` if it does not take part. Units with the same text are the same."""
+        if self.holdout and share_of(self.namespace, "holdout", unit) < self.holdout:
+            return None
+        start, end = self.slots
+        if end - start < 1 and not start <= share_of(self.namespace, "slot", unit) < end:
+            return None
+        if self.traffic < 1 and share_of(self._key, "traffic", unit) >= self.traffic:
+            return None
+        place = share_of(self._key, "variant", unit)
+        return next(name for name, end in self.cuts if place < end or name == self.cuts[-1][0])
+
+    @property
+    def _key(self) -> str:
+        return f"{self.experiment}:{self.salt}"
+
+
+def share_of(key: str, purpose: str, unit: object) -> float:
+    """Return a number in [0, 1) that is uniform over units, and independent for other keys and purposes."""
+    digest = blake2b(f"{key}\0{purpose}\0{unit}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / (1 << 53)  # the 53 bits of a float, so that 1 is not reached
