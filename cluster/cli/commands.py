@@ -67,6 +67,7 @@ COMMANDS = {
         "features.app",
         "List feature views, keep the online store at their newest versions, and read features of entities from it.",
     ),
+    "experiment": ("experiment.app", "List experiments, show their results, and the variant of a unit."),
     "monitor": ("monitor.app", "List monitors, show their open alarms, and write Evidently's reports."),
     "serve": ("serving.serve", "Serve tables and models over HTTP with Ray Serve, with an OpenAPI page at /docs."),
     "submit": (

@@ -1,6 +1,7 @@
 """Experiments: variants assigned by hash, and results that may be looked at any number of times."""
 
 from ml.experiments.assignment import Assignment
+from ml.experiments.definition import Experiment, OutcomeMetric, experiment, metric
 from ml.experiments.moments import Difference, Moments, cuped, difference, ratio_difference
 from ml.experiments.power import minimum_detectable_effect, power, share_deviation, units_needed
 from ml.experiments.sequential import (
@@ -15,12 +16,16 @@ from ml.experiments.sequential import (
 __all__ = [
     "Assignment",
     "Difference",
+    "Experiment",
     "Interval",
     "Moments",
+    "OutcomeMetric",
     "always_valid",
     "cuped",
     "difference",
+    "experiment",
     "fixed_horizon",
+    "metric",
     "minimum_detectable_effect",
     "mixture_for",
     "power",

@@ -16,13 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import cached_property
 
+from ml.companions import StatementTransform
 from ml.features.training_set import TrainingSet
 from pipeline.core.definitions import Definition
 from pipeline.core.errors import DefinitionError, Place
-from pipeline.core.fingerprint import fingerprint
-from pipeline.kernel.sql import SqlTransform
 from pipeline.kernel.sql_text import literal, quoted
 
 NULL, NAN, OTHER = -1, -2, 0
@@ -140,28 +138,6 @@ class RowSource:
             raise DefinitionError(problem, do="define it with training_set(…)", place=self.place)
         time = quoted(examples.event_time)
         return f"(select * from {quoted(self.table)} where {time} < timestamptz {literal(self.before)}) as of_rows"
-
-
-@dataclass(frozen=True)
-class StatementTransform(SqlTransform):
-    """A generated SELECT, whose result does not depend on the order of rows: it is executed as it is."""
-
-    reads: tuple[str, ...] = ()
-
-    @cached_property
-    def inputs(self) -> tuple[str, ...]:
-        """The tables that it reads."""
-        return self.reads
-
-    @property
-    def sql(self) -> str:
-        """The statement as it is."""
-        return self.text
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the statement."""
-        return fingerprint("counts", self.text)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+from ml.companions import CompanionTable
 from ml.monitoring.alarms import Alarms
 from ml.monitoring.counts import NONE, Binning, CountTransform, Feature, RowSource, window_key
 from ml.monitoring.monitored import Monitored
@@ -90,7 +91,7 @@ class Monitor(Table):
 
     def _part(self, name: str, role: str, transform: CountTransform, *, once: bool = False) -> Table:
         described = f"{role.removeprefix('monitor ').capitalize()} of the monitor {self.name}."
-        return MonitorPart(
+        return CompanionTable(
             place=self.place,
             name=name,
             description=described,
@@ -98,7 +99,7 @@ class Monitor(Table):
             layer="silver",
             role=role,
             is_computed_once=once,
-            monitor=self.name,
+            belongs_to=self.name,
         )
 
     def named(self, name: str) -> Self:
@@ -108,18 +109,6 @@ class Monitor(Table):
         inputs += [f"{monitor.name}_reference"] if isinstance(self.monitored.reference, Fixed) else []
         chart = Chart("line", x="window_start", y="psi", by="feature", title=f"{monitor.name}: drift (PSI) by feature")
         return replace(monitor, transform=replace(monitor.transform, inputs=tuple(inputs)), chart=chart)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MonitorPart(Table):
-    """A table of counts that a monitor is computed from."""
-
-    monitor: str
-
-    @property
-    def selected_with(self) -> str:
-        """The monitor: a run that computes it computes its counts too."""
-        return self.monitor
 
 
 def monitor(  # noqa: PLR0913 - options of a definition, all keyword-only

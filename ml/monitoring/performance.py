@@ -8,9 +8,9 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+from ml.companions import CompanionTable, StatementTransform
 from ml.monitoring.alarms import Alarms
-from ml.monitoring.counts import NONE, StatementTransform, window_key
-from ml.monitoring.definition import MonitorPart
+from ml.monitoring.counts import NONE, window_key
 from ml.monitoring.performance_options import INVALID, METRICS, SCORE_BINS, PerformanceOptions, PerformanceTask
 from pipeline.core.definitions import Chart, Definition, Layer, Table, caller, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
@@ -67,14 +67,14 @@ class PerformanceMonitor(Table):
             keys["segment"] = f"coalesce(({self.segment})::varchar, {literal(NONE)})"
         columns = (self.prediction, self.label)
         text = counted(options.task, self.of, columns, keys)
-        counts = MonitorPart(
+        counts = CompanionTable(
             place=self.place,
             name=f"{self.name}_counts",
             description=f"Counts of the monitor {self.name}.",
             transform=StatementTransform(text, (self.of,)),
             layer="silver",
             role="monitor counts",
-            monitor=self.name,
+            belongs_to=self.name,
         )
         return (counts,)
 

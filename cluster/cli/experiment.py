@@ -1,0 +1,112 @@
+"""`headwater experiment`: the experiments of a project, and their results."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.cli.console import as_objects, grid, open_workspace, out, print_json
+from cluster.cli.options import HERE, Env, Folder, Json
+from ml.experiments import Experiment
+from ml.experiments.results import BROKEN, HARM
+from pipeline.core.errors import RequestError, did_you_mean
+from pipeline.kernel.sql_text import quoted
+
+if TYPE_CHECKING:
+    from pipeline.project.workspace import Workspace
+
+app = typer.Typer(no_args_is_help=True, help="List experiments, show their results, and the variant of a unit.")
+Name = Annotated[str, typer.Argument(help="Name of an experiment.")]
+
+
+@app.command()
+def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """List the experiments."""
+    workspace = open_workspace(folder, env)
+    rows = [
+        {
+            "name": each.name,
+            "variants": dict(each.transform.variants),
+            "metrics": [m.name for m in each.transform.metrics],
+        }
+        for each in workspace.project.graph.all_of(Experiment)
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    shown = [(row["name"], ", ".join(row["variants"]), ", ".join(row["metrics"])) for row in rows]
+    grid(None, ("name", "variants", "metrics"), shown)
+
+
+@app.command()
+def status(
+    name: Name,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if the experiment must stop.")] = False,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Show the results of an experiment as of the last run, and whether it must stop."""
+    workspace = open_workspace(folder, env)
+    experiment = _named(workspace, name)
+    if workspace.version(name) is None:
+        raise RequestError(f"experiment {name!r} has no results yet", do=f"headwater run --select {name}")
+    table = workspace.query(f"select * from {quoted(name)}")
+    rows = table.to_pylist()
+    stop = [row for row in rows if row["decision"] in {BROKEN, HARM}]
+    if as_json:
+        print_json({"name": name, "must_stop": bool(stop), "results": as_objects(table)})
+    else:
+        ratio = next(row for row in rows if row["metric"] is None)
+        out.print(f"[bold]{name}[/]  {experiment.description}")
+        out.print(f"{ratio['units']:,} units: {ratio['reason']}; p-value of the ratio {ratio['p_value']:.3g}")
+        columns = (
+            "metric",
+            "variant",
+            "mean",
+            "control_mean",
+            "relative",
+            "low",
+            "high",
+            "p_value",
+            "decision",
+            "reason",
+        )
+        shown = [tuple(_shown(row[column], column) for column in columns) for row in rows if row["metric"] is not None]
+        right = "mean, control_mean, relative, low, high, p_value"
+        grid(None, columns, shown, right=right)
+        if stop:
+            out.print(f"stop: {', '.join(sorted({row['metric'] or 'the ratio of the variants' for row in stop}))}")
+    if check and stop:
+        raise typer.Exit(1)
+
+
+@app.command()
+def variant(
+    name: Name,
+    unit: Annotated[str, typer.Argument(help="The unit, for example the id of a user.")],
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Show which variant a unit gets."""
+    found = _named(open_workspace(folder, env), name).assignment.variant(unit)
+    if as_json:
+        print_json({"unit": unit, "variant": found})
+    else:
+        out.print(found or "none: it does not take part")
+
+
+def _named(workspace: Workspace, name: str) -> Experiment:
+    known = {each.name: each for each in workspace.project.graph.all_of(Experiment)}
+    if name not in known:
+        do = did_you_mean(name, known) if known else "define one with experiment(…)"
+        raise RequestError(f"{name!r} is not an experiment", do=do)
+    return known[name]
+
+
+def _shown(value: float | str | None, column: str) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{100 * value:+.2f} %" if column == "relative" else f"{value:.4g}"

@@ -1,0 +1,257 @@
+"""Experiments as definitions: results by metric and variant, computed from exposures and outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+from ml.companions import CompanionTable, StatementTransform
+from ml.experiments.assignment import Assignment
+from pipeline.core.definitions import Definition, Layer, Table, caller
+from pipeline.core.errors import DefinitionError, Place, did_you_mean
+from pipeline.core.event_time import parse_duration
+from pipeline.core.fingerprint import fingerprint
+from pipeline.kernel.sql_text import literal, quoted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PerUnit = Literal["sum", "count", "any", "max", "mean"]
+_AGGREGATES: dict[str, str] = {
+    "sum": "sum({})",
+    "count": "count({})",
+    "any": "max(({})::boolean::int)",
+    "max": "max({})",
+}
+
+
+@dataclass(frozen=True)
+class OutcomeMetric:
+    """What is measured of a unit after its exposure, and which direction is better."""
+
+    name: str
+    of: str
+    value: str
+    per_unit: PerUnit
+    unit: str
+    time: str
+    is_higher_better: bool
+    margin: float | None
+    """For a guardrail, the relative harm that is tolerated; `None` for a goal."""
+    before: timedelta | None
+    within: timedelta | None
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether it is a ratio of sums over units, for example the share of late requests."""
+        return self.per_unit == "mean"
+
+    def moments(self, units: str) -> str:
+        """Return the SELECT of its sums per variant, over a SELECT of exposed units."""
+        time = f"o.{quoted(self.time)}"
+        after = f"{time} >= u.exposed_at"
+        if self.within is not None:
+            after += f" and {time} < u.exposed_at + {_interval(self.within)}"
+        value = f"({self.value})::double"
+        if self.is_ratio:
+            columns = (
+                f"coalesce(sum({value}) filter (where {after}), 0) as y, count({value}) filter (where {after}) as x"
+            )
+        else:
+            aggregate = _AGGREGATES[self.per_unit].format(self.value if self.per_unit == "any" else value)
+            covariate = "0"
+            if self.before is not None:
+                known = f"{time} < u.exposed_at and {time} >= u.exposed_at - {_interval(self.before)}"
+                covariate = f"coalesce({aggregate} filter (where {known}), 0)"
+            columns = f"coalesce({aggregate} filter (where {after}), 0) as y, {covariate} as x"
+        return f"""
+            select {literal(self.name)} as metric, variant::varchar as variant, count(*) as units, sum(y) as y, sum(y * y) as yy, sum(x) as x,
+                   sum(x * x) as xx, sum(x * y) as xy
+            from (
+                select u.unit, u.variant, {columns}
+                from ({units}) as u left join {quoted(self.of)} as o on o.{quoted(self.unit)} = u.unit
+                group by u.unit, u.variant
+            ) as of_units
+            group by variant
+        """
+
+
+@dataclass(frozen=True)
+class ResultTransform:
+    """Computes results from sums per metric and variant; called with all rows of its input."""
+
+    inputs: tuple[str, ...]
+    variants: tuple[tuple[str, float], ...]
+    metrics: tuple[OutcomeMetric, ...]
+    units: int
+    alpha: float
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what the results depend on besides the sums."""
+        return fingerprint("experiment", repr(replace(self, inputs=())))
+
+    @property
+    def language(self) -> str:
+        """`arrow`."""
+        return "arrow"
+
+    def __call__(self, *args: Any, **tables: Any) -> pa.Table:
+        """Return the results."""
+        from ml.experiments.results import results  # noqa: PLC0415 - needed only when results are computed
+
+        given = {**dict(zip(self.inputs, args, strict=False)), **tables}
+        return results(given[self.inputs[0]], self.variants, self.metrics, self.units, self.alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Table):
+    """The results of an experiment: a row for each metric and variant, and one for the ratio of the variants."""
+
+    transform: ResultTransform
+    assignment: Assignment
+    exposures: str
+    unit: str
+    variant: str
+    time: str
+
+    @cached_property
+    def companions(self) -> tuple[Definition, ...]:
+        """The table of sums that it is computed from."""
+        units = f"""
+            select {quoted(self.unit)} as unit, arg_min({quoted(self.variant)}, {quoted(self.time)}) as variant,
+                   min({quoted(self.time)}) as exposed_at, count(distinct {quoted(self.variant)}) as variants
+            from {quoted(self.exposures)} where {quoted(self.unit)} is not null and {quoted(self.variant)} is not null
+              and {quoted(self.time)} is not null group by {quoted(self.unit)}
+        """
+        clean = f"select * from ({units}) as each_unit where variants = 1"
+        none = "null::double as y, null::double as yy, null::double as x, null::double as xx, null::double as xy"
+        exposed = f"""
+            select case when variants = 1 then '' else '(several)' end as metric, variant::varchar as variant, count(*) as units, {none}
+            from ({units}) as each_unit group by all
+        """
+        incomplete = f"""
+            select '(incomplete)' as metric, null::varchar as variant, count(*) as units, {none} from {quoted(self.exposures)}
+            where {quoted(self.unit)} is null or {quoted(self.variant)} is null or {quoted(self.time)} is null
+        """
+        parts = [exposed, incomplete, *(metric.moments(clean) for metric in self.transform.metrics)]
+        tables = dict.fromkeys((self.exposures, *(metric.of for metric in self.transform.metrics)))
+        sums = CompanionTable(
+            place=self.place,
+            name=f"{self.name}_sums",
+            description=f"Sums of the experiment {self.name}, by metric and variant.",
+            transform=StatementTransform(" union all ".join(parts), tuple(tables)),
+            layer="silver",
+            role="experiment sums",
+            belongs_to=self.name,
+        )
+        return (sums,)
+
+    def named(self, name: str) -> Self:
+        """Return the experiment with this name, which units are assigned by, and with its input."""
+        experiment = super().named(name)
+        transform = replace(experiment.transform, inputs=(f"{experiment.name}_sums",))
+        assignment = replace(experiment.assignment, experiment=experiment.name)
+        return replace(experiment, transform=transform, assignment=assignment)
+
+
+def metric(  # noqa: PLR0913 - options of a definition, all keyword-only
+    name: str,
+    *,
+    of: str,
+    value: str = "1",
+    per_unit: PerUnit = "sum",
+    unit: str,
+    time: str,
+    better: Literal["higher", "lower"] = "higher",
+    guardrail: float | None = None,
+    before: str | timedelta | None = None,
+    within: str | timedelta | None = None,
+) -> OutcomeMetric:
+    """Measure units by the rows of a table; see `docs/experiments.md`.
+
+    The rows of `of` whose column `unit` is the unit, and whose `time` is at or after its exposure, count: all, or those `within`
+    a duration. `value` is a SQL expression of a row; `per_unit` makes it one number of the unit, 0 without rows: `sum`, `count`,
+    `any` (whether the condition holds for any row), `max`, or `mean`: then the metric is the ratio of all rows' sum and count.
+    With `before`, the same of the rows before the exposure makes the result more precise (CUPED). `guardrail` is the relative
+    harm that is tolerated: the metric is no goal, but stops the experiment.
+
+    Raises `DefinitionError` for an unknown aggregate or direction, and for a guardrail that is negative.
+    """
+    place = caller()
+    if per_unit not in get_args(PerUnit):
+        do = did_you_mean(str(per_unit), get_args(PerUnit))
+        raise DefinitionError(f"unknown per_unit={per_unit!r} of metric {name!r}", do=do, place=place)
+    if better not in {"higher", "lower"}:
+        raise DefinitionError("better= must be 'higher' or 'lower'", got=repr(better), place=place)
+    if guardrail is not None and not guardrail >= 0:
+        raise DefinitionError("guardrail= must not be negative", got=f"{guardrail:g}", place=place)
+    if before is not None and per_unit == "mean":
+        raise DefinitionError("before= does not apply to per_unit='mean'", do="remove before=", place=place)
+    spans = [None if span is None else parse_duration(span, "metric", place) for span in (before, within)]
+    return OutcomeMetric(name, of, value, per_unit, unit, time, better == "higher", guardrail, spans[0], spans[1])
+
+
+def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
+    *,
+    variants: Mapping[str, float],
+    exposures: str,
+    unit: str,
+    variant: str = "variant",
+    time: str,
+    metrics: Sequence[OutcomeMetric],
+    units: int = 20_000,
+    alpha: float = 0.05,
+    traffic: float = 1.0,
+    namespace: str = "",
+    slots: tuple[float, float] = (0.0, 1.0),
+    holdout: float = 0.0,
+    salt: str = "",
+    layer: Layer = "gold",
+    description: str = "",
+) -> Experiment:
+    """Compare variants by the outcomes of the units that were exposed to them; see `docs/experiments.md`.
+
+    `variants` are the names with their weights, the control first. `exposures` is a table with a row whenever a unit saw its
+    variant: its columns `unit`, `variant` and `time`. Of a unit, the first exposure counts; units that saw several variants are
+    excluded and counted. `units` is the planned number of units, at which the intervals are the shortest; `units_needed` tells
+    how many a difference needs. `alpha` is the probability of a wrong result, at any time and for all goals together. The other
+    options are those of `Assignment`, which `experiment.assignment` is.
+
+    Raises `DefinitionError` for weights and shares that are none, for no metric and for two of one name.
+    """
+    place = caller()
+    known = [each.name for each in metrics]
+    if not known:
+        raise DefinitionError("the experiment has no metrics", do="pass metrics=[metric(…)]", place=place)
+    twice = next((name for name in known if known.count(name) > 1), None)
+    if twice is not None:
+        raise DefinitionError(f"two metrics are named {twice!r}", do="rename one", place=place)
+    _require(units, alpha, place)
+    assignment = Assignment("", dict(variants), traffic, namespace, slots, holdout, salt)
+    return Experiment(
+        place=place,
+        description=description or f"Results of {', '.join(variants)} by {', '.join(known)}.",
+        transform=ResultTransform((), tuple(variants.items()), tuple(metrics), units, alpha),
+        layer=layer,
+        role="experiment",
+        assignment=assignment,
+        exposures=exposures,
+        unit=unit,
+        variant=variant,
+        time=time,
+    )
+
+
+def _require(units: int, alpha: float, place: Place) -> None:
+    if units < 1:
+        raise DefinitionError("units= must be positive", got=f"{units:,}", place=place)
+    if not 0 < alpha < 1:
+        raise DefinitionError("alpha= must be between 0 and 1", got=f"{alpha:g}", place=place)
+
+
+def _interval(duration: timedelta) -> str:
+    return f"interval '{int(duration.total_seconds())}' second"
