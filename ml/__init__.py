@@ -3,14 +3,21 @@
 from ml.experiments.definition import experiment, metric
 from ml.features import feature_service, feature_view, features, on_demand, training_set
 from ml.models.definition import model
+from ml.models.trainers import LightGBM, XGBoost
+from ml.models.tuning.definition import choice, integers, loguniform, tune, uniform
 from ml.monitoring import alarms, monitor, performance, rows_of, same_weekday, trailing, training
 
 __all__ = [
+    "LightGBM",
+    "XGBoost",
     "alarms",
+    "choice",
     "experiment",
     "feature_service",
     "feature_view",
     "features",
+    "integers",
+    "loguniform",
     "metric",
     "model",
     "monitor",
@@ -21,4 +28,6 @@ __all__ = [
     "trailing",
     "training",
     "training_set",
+    "tune",
+    "uniform",
 ]

@@ -69,6 +69,10 @@ COMMANDS = {
     ),
     "experiment": ("experiment.app", "List experiments, show their results, and the variant of a unit."),
     "monitor": ("monitor.app", "List monitors, show their open alarms, and write Evidently's reports."),
+    "model": (
+        "models.app",
+        "List, show, compare and promote registered models; go back to an earlier one; train one again.",
+    ),
     "serve": ("serving.serve", "Serve tables and models over HTTP with Ray Serve, with an OpenAPI page at /docs."),
     "submit": (
         "submit.submit",

@@ -1,4 +1,4 @@
-"""Models: trained on a training set, evaluated on later rows, and registered if they pass their gate."""
+"""Models: trained on a training set, evaluated on rows that training has not seen, and registered if they pass their gate."""
 
 from ml.models.definition import Model, model
 from ml.models.evaluation import Evaluation

@@ -1,28 +1,39 @@
-"""Model definitions: a function that fits an estimator, and the quality it must reach on later rows."""
+"""Model definitions: what fits an estimator to which rows, and the quality it must reach on others."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, get_args, overload
 
+from ml.models.calibration import METHODS, CalibrationMethod, costs_of
 from ml.models.evaluation import Evaluation
+from ml.models.holdout import holdout_of
 from ml.models.tasks import TASKS, TaskName, task_of
-from pipeline.core.definitions import Artifact, BuildContext, Verdict, names
+from ml.models.trainers.function import FunctionTrainer
+from ml.models.trainers.trainer import Trainer
+from ml.models.tuning.definition import Tuning
+from pipeline.core.definitions import Artifact, BuildContext, Verdict, caller, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
-from pipeline.core.fingerprint import fingerprint, of_function
+from pipeline.core.fingerprint import fingerprint
 from pipeline.core.functions import place_of_decorated
+
+Approval = Literal["automatic", "manual"]
+APPROVALS: tuple[Approval, ...] = get_args(Approval)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Artifact):
     """A model of one label, trained on one training set. Calling it calls its function, for example in a unit test."""
 
-    function: Callable[..., Any]
+    trainer: Trainer
     training_set: str
     evaluation: Evaluation
+    tuning: Tuning | None = None
+    owner: str = ""
+    approval: Approval = "automatic"
+    """Whether an accepted model becomes the champion at once, or after somebody has promoted it."""
 
     @property
     def kind(self) -> str:
@@ -36,12 +47,14 @@ class Model(Artifact):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the function's code, the project code that it calls, and the evaluation."""
-        return fingerprint("model", of_function(self.function), self.training_set, self.evaluation)
+        """Changes with the code that fits the estimator, the project code that it calls, the tuning and the evaluation."""
+        return fingerprint("model", self.trainer.fingerprint, self.training_set, self.evaluation, self.tuning)
 
     def __call__(self, *args: Any, **tables: Any) -> Any:
         """Call the function."""
-        return self.function(*args, **tables)
+        if not isinstance(self.trainer, FunctionTrainer):
+            raise DefinitionError(f"model {self.name!r} has no function", place=self.place)
+        return self.trainer.function(*args, **tables)
 
     def verdict(self, context: BuildContext) -> Verdict | None:
         """Return the stored verdict for exactly these rows and this definition: acceptance of the champion, or refusal.
@@ -53,7 +66,7 @@ class Model(Artifact):
         return training.verdict(self, context)
 
     def build(self, context: BuildContext) -> Verdict:
-        """Train on the rows before the split, evaluate on the others, log the model, and return the verdict.
+        """Train on all rows but the holdout, evaluate on the holdout, log the model, and return the verdict.
 
         An accepted model is registered under the definition's name and becomes its `champion`. For a refused model
         only the run is logged, and the previous champion stays. The same rows and code produce the same model. Raises
@@ -71,62 +84,213 @@ class Model(Artifact):
         return Registry(store).versions(name)
 
 
-def model(  # noqa: PLR0913 - options of a decorator, all keyword-only
+@overload
+def model(
+    training_set: str,
+    trainer: Trainer,
+    /,
     *,
     label: str,
-    split_at: str,
+    split_at: str = ...,
+    holdout: str | float | None = ...,
+    split_by: str | Sequence[str] = ...,
+    task: TaskName = ...,
+    metric: str = ...,
+    at_least: float,
+    baseline: str | Sequence[str] = ...,
+    min_rows: int = ...,
+    tuning: Tuning | None = ...,
+    exclude: str | Sequence[str] = ...,
+    segments: str | Sequence[str] = ...,
+    segment_at_least: float | None = ...,
+    calibrate: CalibrationMethod | None = ...,
+    costs: Mapping[str, float] | None = ...,
+    leaks: str | Sequence[str] = ...,
+    owner: str = ...,
+    approval: Approval = ...,
+    description: str = ...,
+) -> Model: ...
+
+
+@overload
+def model(
+    *,
+    label: str,
+    split_at: str = ...,
+    holdout: str | float | None = ...,
+    split_by: str | Sequence[str] = ...,
+    task: TaskName = ...,
+    metric: str = ...,
+    at_least: float,
+    baseline: str | Sequence[str] = ...,
+    min_rows: int = ...,
+    tuning: Tuning | None = ...,
+    exclude: str | Sequence[str] = ...,
+    segments: str | Sequence[str] = ...,
+    segment_at_least: float | None = ...,
+    calibrate: CalibrationMethod | None = ...,
+    costs: Mapping[str, float] | None = ...,
+    leaks: str | Sequence[str] = ...,
+    owner: str = ...,
+    approval: Approval = ...,
+    description: str = ...,
+) -> Callable[[Callable[..., Any]], Model]: ...
+
+
+def model(  # noqa: PLR0913 - options of a definition, all keyword-only
+    training_set: str = "",
+    trainer: Trainer | None = None,
+    /,
+    *,
+    label: str,
+    split_at: str = "",
+    holdout: str | float | None = None,
+    split_by: str | Sequence[str] = (),
     task: TaskName = "binary",
     metric: str = "",
     at_least: float,
     baseline: str | Sequence[str] = (),
     min_rows: int = 1000,
-) -> Callable[[Callable[..., Any]], Model]:
-    """Define a model as a function of a training set's rows that returns a fitted estimator.
+    tuning: Tuning | None = None,
+    exclude: str | Sequence[str] = (),
+    segments: str | Sequence[str] = (),
+    segment_at_least: float | None = None,
+    calibrate: CalibrationMethod | None = None,
+    costs: Mapping[str, float] | None = None,
+    leaks: str | Sequence[str] = (),
+    owner: str = "",
+    approval: Approval = "automatic",
+    description: str = "",
+) -> Model | Callable[[Callable[..., Any]], Model]:
+    """Define a model: as the decorator of a function that fits an estimator, or from a training set and a trainer.
 
-    The parameter's name is that of the training set. The function receives a pandas DataFrame of the rows before `split_at`
-    (a date or time, UTC), ordered by event time. It contains the features and the label, without key and event
-    time. Numbers and booleans are float64, text is str, timestamps are UTC, and null is NaN. Rows without a
-    label are excluded.
+    The first parameter of the function is named like its training set. The function receives a pandas DataFrame of the training
+    rows, ordered by event time. It contains the features and the label, without key and event time. Numbers and booleans are float64,
+    text is str, timestamps are UTC, and null is NaN. Rows without a label are excluded. Further parameters of the function are
+    hyperparameters and have defaults. `LightGBM(…)` and `XGBoost(…)` are trainers that need no function.
 
-    | task | label | returns an estimator with | metrics, the default first |
+    | task | label | the estimator has | metrics, the default first |
     | --- | --- | --- | --- |
-    | binary | a boolean, or 0 and 1; the function gets 0 and 1 | predict_proba | auc, accuracy, average_precision, brier, log_loss |
+    | binary | a boolean, or 0 and 1; the function gets 0 and 1 | predict_proba | auc, accuracy, average_precision, precision, recall, f1, brier, log_loss, cost |
     | multiclass | a text, an integer or a boolean | predict_proba | accuracy, balanced_accuracy, f1_macro, log_loss |
     | regression | a number | predict | mae, rmse, r2, median_absolute_error |
 
-    The model is evaluated on the rows from `split_at` on. `metric` must be at least as good as `at_least`, and better than
-    the metric of the baseline: the mean label for each value of the `baseline` columns. Each part needs `min_rows`
-    labelled rows; the training rows need different labels, and those of a binary task both labels in each part.
+    The model is evaluated on rows that training does not see: those from `split_at` (a date or time, UTC) on, the newest ones
+    (`holdout`: a duration or a share of the rows), or those of a share of the groups that the columns `split_by` form. `metric` must be at
+    least as good as `at_least`, and better than the metric of the baseline: the mean label for each value of the
+    `baseline` columns. Each part needs `min_rows` labelled rows; the training rows need different labels, and those of
+    a binary task both labels in each part. See `docs/models.md` for the other options.
 
-    Raises `DefinitionError` for a function with another number of parameters, an unknown task or metric, a split that is
-    not a time, or a baseline that contains the label.
+    Raises `DefinitionError` for a function whose parameters are not a training set and hyperparameters with defaults, an unknown
+    task or metric, options that contradict each other, and a baseline that contains the label.
     """
-
-    def decorate(function: Callable[..., Any]) -> Model:
-        place = place_of_decorated(function, "model")
-        parameters = tuple(inspect.signature(function).parameters)
-        if len(parameters) != 1:
-            raise DefinitionError(
-                f"model {function.__name__!r} takes one training set",
-                got=", ".join(parameters) or "no parameter",
-                do="use the name of the training set as the only parameter",
-                place=place,
-            )
-        chosen = _metric(task, metric, place)
-        if label in names(baseline):
-            raise DefinitionError(
-                f"the baseline contains the label {label!r}", do="remove it from the baseline", place=place
-            )
+    place = caller()
+    if approval not in APPROVALS:
+        raise DefinitionError(f"unknown approval {approval!r}", do=did_you_mean(str(approval), APPROVALS), place=place)
+    chosen = _metric(task, metric, place)
+    evaluation = Evaluation(
+        label,
+        holdout_of(split_at, holdout, names(split_by), place),
+        chosen,
+        at_least,
+        names(baseline),
+        min_rows,
+        task,
+        names(exclude),
+        names(segments),
+        segment_at_least,
+        calibrate,
+        costs_of(costs, place),
+        names(leaks),
+    )
+    _require_fit(evaluation, place)
+    if trainer is not None:
+        _require_tunable(tuning, trainer, place)
+        _require_task(trainer, task, place)
         return Model(
             place=place,
-            name=function.__name__,
-            description=inspect.getdoc(function) or "",
-            function=function,
-            training_set=parameters[0],
-            evaluation=Evaluation(label, _time(split_at, place), chosen, at_least, names(baseline), min_rows, task),
+            description=description,
+            trainer=trainer,
+            training_set=training_set,
+            evaluation=evaluation,
+            tuning=tuning,
+            owner=owner,
+            approval=approval,
         )
 
+    def decorate(function: Callable[..., Any]) -> Model:
+        at = place_of_decorated(function, "model")
+        _require_parameters(function, at)
+        fits = FunctionTrainer(function)
+        _require_tunable(tuning, fits, at)
+        return Model(
+            place=at,
+            name=function.__name__,
+            description=description or inspect.getdoc(function) or "",
+            trainer=fits,
+            training_set=next(iter(inspect.signature(function).parameters)),
+            evaluation=evaluation,
+            tuning=tuning,
+            owner=owner,
+            approval=approval,
+        )
+
+    if training_set:
+        do = "pass a trainer too, for example LightGBM(), or decorate a function"
+        raise DefinitionError("the model has a training set, but nothing that fits it", do=do, place=place)
     return decorate
+
+
+def _require_parameters(function: Callable[..., Any], place: Place) -> None:
+    first, *rest = inspect.signature(function).parameters.values() or (None,)
+    if first is None or first.default is not inspect.Parameter.empty:
+        raise DefinitionError(
+            f"model {function.__name__!r} takes no training set",
+            do="use the name of the training set as the first parameter",
+            place=place,
+        )
+    for parameter in rest:
+        if parameter.default is inspect.Parameter.empty:
+            raise DefinitionError(
+                f"model {function.__name__!r} takes one training set",
+                got=f"also {parameter.name!r}, which has no default",
+                do="give hyperparameters a default, for example strength=1.0",
+                place=place,
+            )
+
+
+def _require_tunable(tuning: Tuning | None, trainer: Trainer, place: Place) -> None:
+    if tuning is None or trainer.takes_any:
+        return
+    for name in tuning.space:
+        if name not in trainer.hyperparameters:
+            do = did_you_mean(name, trainer.hyperparameters)
+            raise DefinitionError(f"{name!r} is tuned, but it is no parameter of the function", do=do, place=place)
+
+
+def _require_task(trainer: Trainer, task: TaskName, place: Place) -> None:
+    if task not in trainer.tasks:
+        problem = f"{type(trainer).__name__} does not fit {task} tasks"
+        raise DefinitionError(problem, do="decorate a function that fits an estimator", place=place)
+
+
+def _require_fit(evaluation: Evaluation, place: Place) -> None:
+    """Raise `DefinitionError` for options that contradict each other."""
+    if evaluation.label in evaluation.baseline:
+        problem = f"the baseline contains the label {evaluation.label!r}"
+        raise DefinitionError(problem, do="remove it from the baseline", place=place)
+    if evaluation.calibrate not in {None, *METHODS}:
+        do = did_you_mean(str(evaluation.calibrate), METHODS)
+        raise DefinitionError(f"unknown calibration {evaluation.calibrate!r}", do=do, place=place)
+    for name, value in (("calibrate", evaluation.calibrate), ("costs", evaluation.costs)):
+        if value is not None and evaluation.task != "binary":
+            do = f"remove {name}="
+            raise DefinitionError(f"{name}= is for binary tasks", got=f"a {evaluation.task} task", do=do, place=place)
+    if evaluation.metric == "cost" and evaluation.costs is None:
+        do = 'pass costs={"false_positive": 1, "false_negative": 5}'
+        raise DefinitionError("the metric is the cost, but errors have no costs", do=do, place=place)
+    if evaluation.segment_at_least is not None and not evaluation.segments:
+        raise DefinitionError("segment_at_least= needs segments", do="pass segments=", place=place)
 
 
 def _metric(task: TaskName, metric: str, place: Place) -> str:
@@ -138,13 +302,3 @@ def _metric(task: TaskName, metric: str, place: Place) -> str:
         problem = f"unknown metric {metric!r} of a {task} task"
         raise DefinitionError(problem, do=did_you_mean(metric, metrics), place=place)
     return metric or task_of(task).metric
-
-
-def _time(text: str, place: Place) -> datetime:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise DefinitionError(
-            "split_at is not a date or time", got=repr(text), do="write a date such as 2013-10-01", place=place
-        ) from error
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +14,7 @@ from ml.models.tasks import Task
 from pipeline.core.errors import DefinitionError, ModelError, Place, did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 Kind = Literal["boolean", "integer", "number", "text", "timestamp"]
@@ -34,11 +35,30 @@ class LabelledRows:
 
     features: pd.DataFrame
     label: pd.Series
+    time: pd.Series
+    """The event time of each row, in UTC."""
+    group: pd.Series
+    """The values of the columns by which rows are split, as text; the same text if there are none."""
+    others: pd.DataFrame
+    """Columns that are not features, but segments or parts of the baseline."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.label)
+
+    def where(self, mask: np.ndarray[Any, Any]) -> LabelledRows:
+        """Return some of the rows, numbered from 0."""
+        every = (self.features, self.label, self.time, self.group, self.others)
+        return LabelledRows(*(each[mask].reset_index(drop=True) for each in every))
+
+    def column(self, name: str) -> pd.Series:
+        """Return a feature or another column."""
+        return self.features[name] if name in self.features else self.others[name]
 
 
 @dataclass(frozen=True)
 class TrainTestSplit:
-    """Labelled rows before the split and from the split on, and the number of rows without label or time."""
+    """Labelled rows for training and for evaluation, and the number of rows without label or time."""
 
     train: LabelledRows
     holdout: LabelledRows
@@ -51,7 +71,7 @@ class TrainTestSplit:
 
 
 def split(table: pa.Table, examples: TrainingSet, evaluation: Evaluation, place: Place) -> TrainTestSplit:
-    """Split the rows of a training set by time. Rows without a label or an event time are excluded and counted.
+    """Split the rows of a training set. Rows without a label or an event time are excluded and counted.
 
     Raises `DefinitionError` if a column is missing or has an unsupported type, and `ModelError` if the task cannot predict
     the label, or a part is too small or has only one label.
@@ -63,18 +83,35 @@ def split(table: pa.Table, examples: TrainingSet, evaluation: Evaluation, place:
     usable = read.filter(pc.and_(label.is_valid(), time.is_valid()))
     # tables are unordered, and the same rows must produce the same model
     ordered = usable.sort_by([(name, "ascending") for name in (examples.event_time, *examples.key)])
-    before = pc.less(ordered[examples.event_time], pa.scalar(evaluation.split_at, UTC_US))
-    train, holdout = ordered.filter(before), ordered.filter(pc.invert(before))
-    _require_enough(train[evaluation.label], "training", evaluation, place)
-    _require_enough(holdout[evaluation.label], "holdout", evaluation, place)
+    rows = _labelled(ordered, kinds, examples, evaluation)
+    held_out = evaluation.holdout.mask(rows) if len(rows) else rows.label.to_numpy(dtype=bool)
+    train, holdout = rows.where(~held_out), rows.where(held_out)
+    _require_enough(train, "training", evaluation, place)
+    _require_enough(holdout, "holdout", evaluation, place)
     return TrainTestSplit(
-        train=LabelledRows(frame(train, kinds), train[evaluation.label].to_pandas()),
-        holdout=LabelledRows(frame(holdout, kinds), holdout[evaluation.label].to_pandas()),
+        train=train,
+        holdout=holdout,
         kinds=kinds,
-        task=evaluation.kind.learned(train[evaluation.label]),
+        task=evaluation.kind.learned(
+            pa.chunked_array([ordered[evaluation.label].filter(pa.array(~held_out)).combine_chunks()])
+        ),
         rows=table.num_rows,
         unlabelled=label.null_count,
         undated=table.num_rows - label.null_count - usable.num_rows,
+    )
+
+
+def _labelled(table: pa.Table, kinds: dict[str, Kind], examples: TrainingSet, evaluation: Evaluation) -> LabelledRows:
+    import pandas as pd  # noqa: PLC0415 - needed only for training
+
+    by = evaluation.holdout.by
+    group = pd.Series("", index=range(table.num_rows))
+    for name in by:
+        group = group + table[name].cast(pa.string()).to_pandas().fillna("null").astype(str) + "\x1f"
+    names = [n for n in dict.fromkeys((*evaluation.segments, *evaluation.baseline)) if n not in kinds]
+    others = table.select(names).to_pandas() if names else pd.DataFrame(index=range(table.num_rows))
+    return LabelledRows(
+        frame(table, kinds), table[evaluation.label].to_pandas(), table[examples.event_time].to_pandas(), group, others
     )
 
 
@@ -85,15 +122,22 @@ def frame(table: pa.Table, kinds: dict[str, Kind]) -> pd.DataFrame:
 
 
 def _kinds(schema: pa.Schema, examples: TrainingSet, evaluation: Evaluation, place: Place) -> dict[str, Kind]:
-    features = [n for n in schema.names if n not in {*examples.key, examples.event_time, evaluation.label}]
-    for word, name, known in [
-        ("label", evaluation.label, schema.names),
-        *(("baseline", name, features) for name in evaluation.baseline),
-    ]:
-        if name not in known:
-            raise DefinitionError(
-                f"the {word} {name!r} is not a column of {examples.name!r}", do=did_you_mean(name, known), place=place
-            )
+    by = evaluation.holdout.by
+    aside = {*examples.key, examples.event_time, evaluation.label, *by, *evaluation.exclude}
+    features = [name for name in schema.names if name not in aside]
+    known = [name for name in schema.names if name not in {examples.event_time, evaluation.label}]
+    for word, names, allowed in (
+        ("label", (evaluation.label,), schema.names),
+        ("baseline", evaluation.baseline, known),
+        ("segment", evaluation.segments, known),
+        ("column of split_by", by, known),
+        ("excluded column", evaluation.exclude, schema.names),
+        ("column of leaks", evaluation.leaks, features),
+    ):
+        for name in names:
+            if name not in allowed:
+                problem = f"the {word} {name!r} is not a column of {examples.name!r}"
+                raise DefinitionError(problem, do=did_you_mean(name, allowed), place=place)
     kinds = {name: _kind(schema.field(name).type) for name in features}
     for name, kind in kinds.items():
         if kind is None:
@@ -137,21 +181,21 @@ def _cast(column: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
     return column.cast(type_, safe=False)
 
 
-def _require_enough(label: pa.ChunkedArray, word: str, evaluation: Evaluation, place: Place) -> None:
-    where = "before" if word == "training" else "from"
-    rows = len(label)
+def _require_enough(part: LabelledRows, word: str, evaluation: Evaluation, place: Place) -> None:
+    rows = len(part)
     if rows < evaluation.min_rows:
+        side = "not " if word == "training" else ""
         raise ModelError(
-            f"too few {word} rows: those with a label {where} {evaluation.split_at:%Y-%m-%d %H:%M}",
+            f"too few {word} rows: those with a label, {side}{evaluation.holdout.words}",
             got=f"{rows:,}, not {evaluation.min_rows:,}",
-            do="move split_at, wait for data, or lower min_rows",
+            do="hold out other rows, wait for data, or lower min_rows",
             place=place,
         )
-    labels = pc.unique(label).to_pylist()
+    labels = part.label.unique().tolist()
     if len(labels) == 1 and (word == "training" or evaluation.task == "binary"):
         raise ModelError(
             f"all {rows:,} {word} rows have the same label",
             got=f"{evaluation.label} = {labels[0]}",
-            do="move split_at, or check how the label is computed",
+            do="hold out other rows, or check how the label is computed",
             place=place,
         )

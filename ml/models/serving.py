@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
+from ml.models.fitted import FittedModel
+from ml.models.rows import ARROW, Kind, frame
 from ml.models.tasks import Task
 from pipeline.core.errors import ModelError, RequestError, did_you_mean
 
@@ -18,10 +20,17 @@ class Predictor:
 
     name: str
     version: str
-    inputs: dict[str, str]
-    """The kind of each feature: `number`, `integer`, `text`, `boolean` or `timestamp`."""
-    estimator: Any
-    task: Task
+    fitted: FittedModel
+
+    @property
+    def inputs(self) -> Mapping[str, Kind]:
+        """The kind of each feature: `number`, `integer`, `text`, `boolean` or `timestamp`."""
+        return self.fitted.kinds
+
+    @property
+    def task(self) -> Task:
+        """The kind of its label."""
+        return self.fitted.task
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
         """Return the prediction for each row, in order, as an object of JSON; see `Task.answers`.
@@ -34,16 +43,14 @@ class Predictor:
             return []
         import pyarrow as pa  # noqa: PLC0415 - not needed to define models
 
-        from ml.models.rows import ARROW, Kind, frame  # noqa: PLC0415 - see above
-
-        kinds = cast("dict[str, Kind]", self.inputs)
+        kinds = dict(self.inputs)
         for number, row in enumerate(rows):
             self._require(row, number)
         columns = {
             name: pa.array([_value(row[name], kind, name, n) for n, row in enumerate(rows)], ARROW[kind])
             for name, kind in kinds.items()
         }
-        return self.task.answers(self.task.predictions(self.estimator, frame(pa.table(columns), kinds)))
+        return self.fitted.answers(frame(pa.table(columns), kinds))
 
     def _require(self, row: Mapping[str, Any], number: int) -> None:
         for name in row:
@@ -64,7 +71,7 @@ def load_champion(store: str, name: str) -> Predictor:
     champion = Registry(store).champion(name)
     if champion is None:
         raise ModelError(f"model {name!r} has no champion yet", do=f"train one: headwater run --select +{name}")
-    return Predictor(name, champion.version, dict(champion.features), champion.estimator, champion.task)
+    return Predictor(name, champion.version, champion.fitted)
 
 
 def _value(value: Any, kind: str, name: str, number: int) -> Any:

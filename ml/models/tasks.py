@@ -59,8 +59,10 @@ class Task(ABC):
         """Return the predictions for rows; raise `ModelError` if the estimator does not return them."""
 
     @abstractmethod
-    def measure(self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any]) -> dict[str, float]:
-        """Return every metric of predictions."""
+    def measure(
+        self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], threshold: float = HALF
+    ) -> dict[str, float]:
+        """Return every metric of predictions, apart from the cost. Only a binary task has a threshold."""
 
     def baseline(
         self, train: pd.DataFrame, label: pd.Series, rows: pd.DataFrame, by: Sequence[str]
@@ -72,7 +74,7 @@ class Task(ABC):
         return _mean_by(train, label, rows, by)
 
     @abstractmethod
-    def answers(self, predictions: np.ndarray[Any, Any]) -> list[dict[str, object]]:
+    def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
         """Return predictions as objects of JSON."""
 
     def _called(self, estimator: Any, features: pd.DataFrame, place: Place | None) -> np.ndarray[Any, Any]:
@@ -91,7 +93,17 @@ class Binary(Task):
     name = "binary"
     method = "predict_proba"
     metrics = MappingProxyType(
-        {"auc": True, "accuracy": True, "average_precision": True, "brier": False, "log_loss": False}
+        {
+            "auc": True,
+            "accuracy": True,
+            "average_precision": True,
+            "precision": True,
+            "recall": True,
+            "f1": True,
+            "brier": False,
+            "log_loss": False,
+            "cost": False,
+        }
     )
 
     def label(self, column: pa.ChunkedArray, name: str, place: Place | None) -> pa.ChunkedArray:
@@ -121,25 +133,33 @@ class Binary(Task):
             )
         return probabilities[:, 1]
 
-    def measure(self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any]) -> dict[str, float]:
+    def measure(
+        self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], threshold: float = HALF
+    ) -> dict[str, float]:
         """Return every metric of predicted probabilities for labels of 0 and 1; both labels must occur.
 
-        `accuracy` is the share of rows whose probability is on the correct side of 0.5, `brier` the mean squared error of
-        the probability. The others are defined as in scikit-learn.
+        A row is predicted as 1 if its probability is above `threshold`: `accuracy` is the share of rows with the correct
+        prediction, and `precision`, `recall` and `f1` are those of 1. `brier` is the mean squared error of the probability. The
+        others are defined as in scikit-learn.
         """
         from sklearn import metrics  # noqa: PLC0415 - takes a second to import; only training needs it
 
+        chosen, positive = predictions > threshold, label == 1
+        right = float((chosen & positive).sum())
         return {
-            "accuracy": float(((predictions > HALF) == (label == 1)).mean()),
+            "accuracy": float((chosen == positive).mean()),
+            "precision": right / max(float(chosen.sum()), 1.0),
+            "recall": right / max(float(positive.sum()), 1.0),
+            "f1": 2 * right / max(float(chosen.sum() + positive.sum()), 1.0),
             "auc": float(metrics.roc_auc_score(label, predictions)),
             "average_precision": float(metrics.average_precision_score(label, predictions)),
             "brier": float(((predictions - label) ** 2).mean()),
             "log_loss": float(metrics.log_loss(label, predictions, labels=[0, 1])),
         }
 
-    def answers(self, predictions: np.ndarray[Any, Any]) -> list[dict[str, object]]:
-        """Return the probability, and the label that is more probable."""
-        return [{"probability": p, "label": p > HALF} for p in predictions.tolist()]
+    def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
+        """Return the probability, and whether it is above the threshold."""
+        return [{"probability": p, "label": p > threshold} for p in predictions.tolist()]
 
 
 class Multiclass(Task):
@@ -193,12 +213,15 @@ class Multiclass(Task):
             )
         return probabilities[:, [known.index(each) for each in self.classes]]
 
-    def measure(self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any]) -> dict[str, float]:
+    def measure(
+        self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], threshold: float = HALF
+    ) -> dict[str, float]:
         """Return every metric of predicted probabilities; the classes of the label need not have occurred in training.
 
         They are defined as in scikit-learn. A class that is not known has the probability 0, which `log_loss` takes as
         the smallest number above 0.
         """
+        del threshold
         import numpy as np  # noqa: PLC0415 - needed only for training
         from sklearn import metrics  # noqa: PLC0415 - likewise
 
@@ -223,8 +246,9 @@ class Multiclass(Task):
 
         return np.column_stack([_mean_by(train, (label == each).astype(float), rows, by) for each in self.classes])
 
-    def answers(self, predictions: np.ndarray[Any, Any]) -> list[dict[str, object]]:
+    def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
         """Return the most probable class, and the probability of each."""
+        del threshold
         names = [str(each) for each in self.classes]
         best = predictions.argmax(axis=1)
         return [
@@ -275,8 +299,11 @@ class Regression(Task):
             )
         return numbers.reshape(-1)
 
-    def measure(self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any]) -> dict[str, float]:
+    def measure(
+        self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], threshold: float = HALF
+    ) -> dict[str, float]:
         """Return every metric of predicted numbers; they are defined as in scikit-learn."""
+        del threshold
         import numpy as np  # noqa: PLC0415 - needed only for training
 
         errors = np.abs(predictions - label)
@@ -288,8 +315,9 @@ class Regression(Task):
             "median_absolute_error": float(np.median(errors)),
         }
 
-    def answers(self, predictions: np.ndarray[Any, Any]) -> list[dict[str, object]]:
+    def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
         """Return the number."""
+        del threshold
         return [{"value": value} for value in predictions.tolist()]
 
 

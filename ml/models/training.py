@@ -1,28 +1,46 @@
-"""Training: reads and splits the rows, evaluates the model and its baseline on the later part, and logs the result."""
+"""Training: reads and splits the rows, tunes and fits, evaluates model and baseline on the holdout, and logs the result."""
 
 from __future__ import annotations
 
-import os
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ml.features import TrainingSet
-from ml.models.evaluation import gate
+from ml.models.calibration import Calibration
+from ml.models.card import Card, html_card, markdown_card
+from ml.models.evaluation import Evaluation, gate
+from ml.models.fitted import FittedModel, measured
+from ml.models.importance import permutation_importance
+from ml.models.leakage import leaks
 from ml.models.registry import REFUSED, Origin, Registry, Trained
 from ml.models.rows import LabelledRows, TrainTestSplit, split
-from ml.models.tasks import Multiclass
+from ml.models.segments import Segment, segments_of
+from ml.models.tasks import HALF, Multiclass
+from ml.models.trainers.trainer import SEED, FitRequest
 from pipeline.core.definitions import BuildContext, Verdict
-from pipeline.core.errors import USER_CODE_ERRORS, DefinitionError, ModelError, Place, quantity
+from pipeline.core.errors import DefinitionError, quantity
 
 if TYPE_CHECKING:
     from ml.models.definition import Model
+    from ml.models.tuning.search import Trial
 
-SEED = 0
 _ROWS = ("training_rows", "holdout_rows", "unlabelled_rows", "undated_rows")
 """The metrics that together count the rows of a training set."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The metrics of a model and of its baseline on the holdout, and what is wrong with it."""
+
+    metrics: Mapping[str, float]
+    baseline: Mapping[str, float]
+    segments: list[Segment]
+    importance: Mapping[str, float]
+    faults: tuple[str, ...]
+    predictions: str
+    """The digest of the predictions."""
 
 
 def verdict(model: Model, context: BuildContext) -> Verdict | None:
@@ -30,6 +48,9 @@ def verdict(model: Model, context: BuildContext) -> Verdict | None:
     origin, store = _origin(model, context), Registry(context.store)
     if store.origin(model.name) == origin:
         return Verdict(accepted=True, reason="up to date", version=store.champion_version(model.name))
+    kept = store.kept_back(model.name, origin)
+    if kept is not None:
+        return Verdict(accepted=True, reason=f"version {kept[0]} {kept[1]}", version=kept[0])
     refused = store.refused_verdict(model.name, origin)
     return None if refused is None else replace(refused, rows=int(sum(refused.metrics.get(name, 0) for name in _ROWS)))
 
@@ -38,28 +59,39 @@ def build(model: Model, context: BuildContext) -> Verdict:
     """Train, evaluate and log a model; it becomes the champion if it passes its gate. See `Model.build`."""
     store = Registry(context.store)
     store.require()  # fail before minutes of training
-    _set_passive_openmp_wait()
     examples = training_set_of(model, context)
     origin = _origin(model, context)  # read before the rows: if they change in between, the next run trains again
     parts = split(context.table(examples.name), examples, model.evaluation, model.place)
-    estimator = fitted(model, parts.train)
-    metrics, baseline = _evaluated(model, estimator, parts)
-    accepted, reason = gate(model.evaluation, metrics, baseline)
-    reason += _excluded(parts, model.evaluation.label)
-    figures = {**metrics, **{f"baseline_{name}": value for name, value in baseline.items()}, **_shares(parts)}
+    values, trials = _tuned(model, parts, origin, context)
+    fitted = fit(model, parts, values)
+    found = evaluated(model, fitted, parts)
+    segments = {each.name: each.metric for each in found.segments if each.metric is not None}
+    judgement = gate(model.evaluation, found.metrics, found.baseline, segments=segments, faults=found.faults)
+    reason = judgement.reason + _excluded(parts, model.evaluation.label)
+    figures = {
+        **found.metrics,
+        **{f"baseline_{name}": value for name, value in found.baseline.items()},
+        **_shares(parts),
+    }
+    params = {**model.trainer.hyperparameters, **values}
+    card = Card(model, params, parts, found, judgement.accepted, reason, origin, context.run_id, trials)
     trained = Trained(
         name=model.name,
         run_id=context.run_id,
         origin=origin,
-        estimator=estimator,
-        task=parts.task,
-        features=parts.kinds,
-        params={"training_set": examples.name, "seed": SEED, **asdict(model.evaluation)},
+        fitted=fitted,
+        params={**_options(model.evaluation), **params, "training_set": examples.name, "seed": SEED},
         metrics=figures,
-        verdict=f"{'accepted: ' if accepted else REFUSED}{reason}",
+        verdict=f"{'accepted: ' if judgement.accepted else REFUSED}{reason}",
+        documents={"card.md": markdown_card(card), "card.html": html_card(card)},
+        trials=trials,
+        values=values,
+        predictions=found.predictions,
     )
-    uri, version = store.log(trained, register=accepted)
-    return Verdict(accepted, reason, figures, uri, version, parts.rows)
+    uri, version = store.log(trained, register=judgement.accepted, awaits_approval=model.approval == "manual")
+    if version and model.approval == "manual":
+        reason += f"; it waits for approval: headwater model promote {model.name} {version}"
+    return Verdict(judgement.accepted, reason, figures, uri, version, parts.rows)
 
 
 def training_set_of(model: Model, context: BuildContext) -> TrainingSet:
@@ -75,44 +107,80 @@ def training_set_of(model: Model, context: BuildContext) -> TrainingSet:
     )
 
 
-def fitted(model: Model, train: LabelledRows) -> Any:
-    """Return the estimator that the model's function fits to the training rows.
+def fit(model: Model, parts: TrainTestSplit, values: Mapping[str, object]) -> FittedModel:
+    """Return the model that is fitted to the training rows with values of hyperparameters.
 
-    Raises `ModelError` if the function raises, or returns an object that does not have the method of its task.
+    If probabilities are calibrated or a threshold is chosen, a fifth of the training rows is for that, and the others are for the
+    estimator. Raises `ModelError` if the estimator cannot be fitted.
     """
-    rows = train.features.assign(**{model.evaluation.label: train.label})
-    with _seeded():
-        try:
-            estimator = model.function(rows)
-        except USER_CODE_ERRORS as error:
-            place = _line(error, model.function) or model.place
-            problem = f"model {model.name!r} could not be trained: {type(error).__name__}"
-            raise ModelError(problem, got=str(error) or None, place=place) from error
-    method = model.evaluation.kind.method
-    if not callable(getattr(estimator, method, None)):
-        raise ModelError(
-            f"model {model.name!r} did not return a {'regressor' if method == 'predict' else 'classifier'}",
-            got=type(estimator).__name__,
-            do=f"return a fitted estimator that has {method}",
-            place=model.place,
-        )
-    return estimator
+    evaluation = model.evaluation
+    if evaluation.calibrate is None and evaluation.costs is None:
+        return FittedModel(model.trainer.fit(request_of(model, parts, parts.train, values)), parts.task, parts.kinds)
+    aside = evaluation.holdout.validation(parts.train)
+    others, rest = parts.train.where(~aside), parts.train.where(aside)
+    plain = FittedModel(model.trainer.fit(request_of(model, parts, others, values)), parts.task, parts.kinds)
+    label, scores = rest.label.to_numpy(), plain.predictions(rest.features, model.place)
+    if evaluation.calibrate is not None:
+        plain = replace(plain, calibration=Calibration.fitted(evaluation.calibrate, label, scores))
+    if evaluation.costs is None:
+        return plain
+    threshold = evaluation.costs.best_threshold(label, plain.predictions(rest.features, model.place))
+    return replace(plain, threshold=threshold)
 
 
-def _evaluated(model: Model, estimator: Any, parts: TrainTestSplit) -> tuple[dict[str, float], dict[str, float]]:
-    train, holdout = parts.train, parts.holdout
-    task, label = parts.task, holdout.label.to_numpy()
-    simple = task.baseline(train.features, train.label, holdout.features, model.evaluation.baseline)
-    return (
-        task.measure(label, task.predictions(estimator, holdout.features, model.place)),
-        task.measure(label, simple),
+def request_of(model: Model, parts: TrainTestSplit, rows: LabelledRows, values: Mapping[str, object]) -> FitRequest:
+    """Return what a trainer fits to rows."""
+    return FitRequest(model.name, rows, model.evaluation.label, parts.task, parts.kinds, values, model.place)
+
+
+def evaluated(model: Model, fitted: FittedModel, parts: TrainTestSplit) -> Evaluated:
+    """Return the metrics on the holdout."""
+    evaluation, holdout = model.evaluation, parts.holdout
+    label, predictions = holdout.label.to_numpy(), fitted.predictions(holdout.features, model.place)
+    return Evaluated(
+        fitted.measure(label, predictions, evaluation.costs),
+        _baseline(evaluation, parts),
+        segments_of(fitted, holdout, predictions, evaluation),
+        permutation_importance(fitted, holdout, evaluation),
+        leaks(parts.train, parts.kinds, parts.task, evaluation.leaks),
+        hashlib.sha256(predictions.tobytes()).hexdigest(),
     )
+
+
+def _tuned(
+    model: Model, parts: TrainTestSplit, origin: Origin, context: BuildContext
+) -> tuple[dict[str, object], tuple[Trial, ...]]:
+    if model.tuning is None:
+        return {}, ()
+    from ml.models.tuning.search import folder_of, search  # noqa: PLC0415 - importing Ray Tune takes seconds
+
+    return search(model, model.tuning, parts, folder_of(model, origin.tags(), context.state))
+
+
+def _baseline(evaluation: Evaluation, parts: TrainTestSplit) -> dict[str, float]:
+    train, holdout = parts.train, parts.holdout
+    by = evaluation.baseline
+    columns = [rows.features.assign(**rows.others) for rows in (train, holdout)]
+    simple = parts.task.baseline(columns[0], train.label, columns[1], by)
+    threshold = HALF if evaluation.costs is None else evaluation.costs.threshold
+    return measured(parts.task, holdout.label.to_numpy(), simple, threshold, evaluation.costs)
 
 
 def _origin(model: Model, context: BuildContext) -> Origin:
     examples = context.definition(model.training_set)
     views = examples.views if isinstance(examples, TrainingSet) else {}
     return Origin(model.fingerprint, {model.training_set: context.version(model.training_set)}, views)
+
+
+def _options(evaluation: Evaluation) -> dict[str, object]:
+    return {
+        "label": evaluation.label,
+        "task": evaluation.task,
+        "holdout": f"rows {evaluation.holdout.words}",
+        "metric": evaluation.metric,
+        "at_least": evaluation.at_least,
+        "baseline": ", ".join(evaluation.baseline),
+    }
 
 
 def _shares(parts: TrainTestSplit) -> dict[str, float]:
@@ -127,8 +195,8 @@ def _shares(parts: TrainTestSplit) -> dict[str, float]:
     )
     return {
         **means,
-        "training_rows": float(len(parts.train.label)),
-        "holdout_rows": float(len(parts.holdout.label)),
+        "training_rows": float(len(parts.train)),
+        "holdout_rows": float(len(parts.holdout)),
         "unlabelled_rows": float(parts.unlabelled),
         "undated_rows": float(parts.undated),
     }
@@ -139,36 +207,3 @@ def _excluded(parts: TrainTestSplit, label: str) -> str:
     return "".join(
         f"; {quantity(rows, 'row')} {why} {'was' if rows == 1 else 'were'} excluded" for rows, why in excluded if rows
     )
-
-
-def _line(error: BaseException, function: Callable[..., Any]) -> Place | None:
-    """Return the innermost line of the function's own file in an error's traceback."""
-    file, place, step = function.__code__.co_filename, None, error.__traceback__
-    while step is not None:
-        if step.tb_frame.f_code.co_filename == file:
-            place = Place(file, step.tb_lineno)
-        step = step.tb_next
-    return place
-
-
-def _set_passive_openmp_wait() -> None:
-    """Make OpenMP threads sleep while they wait, if scikit-learn is not loaded yet.
-
-    By default they spin: next to other work on two cores, fitting the flights model took 41 s instead of 5 s.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
-@contextmanager
-def _seeded() -> Iterator[None]:
-    """Seed the global random generators inside the context, for functions that do not set `random_state`."""
-    import numpy as np  # noqa: PLC0415 - needed only for training
-
-    before, before_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - used by estimators
-    random.seed(SEED)
-    np.random.seed(SEED)  # noqa: NPY002 - see above
-    try:
-        yield
-    finally:
-        random.setstate(before)
-        np.random.set_state(before_numpy)  # noqa: NPY002 - see above

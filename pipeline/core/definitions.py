@@ -362,6 +362,10 @@ class BuildContext(Protocol):
     def run_id(self) -> str:
         """The id of the run that builds it."""
 
+    @property
+    def state(self) -> Path:
+        """The folder for local files that can be recreated."""
+
     def definition(self, name: str) -> Definition:
         """Return the definition of an input."""
 

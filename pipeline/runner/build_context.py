@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 
 from pipeline.core.definitions import Artifact, Definition
@@ -28,6 +30,11 @@ class RunBuildContext:
     def run_id(self) -> str:
         """The run that builds it."""
         return self._run_id
+
+    @property
+    def state(self) -> Path:
+        """The folder for local files that can be recreated."""
+        return self._workspace.settings.state
 
     def definition(self, name: str) -> Definition:
         """Return the definition of an input."""

@@ -6,6 +6,7 @@ import pytest
 
 from ml import model
 from ml.models import Evaluation
+from ml.models.holdout import Holdout
 from pipeline.core.errors import DefinitionError
 
 
@@ -28,7 +29,7 @@ def test_a_model_is_named_after_its_function_and_reads_its_parameter():
         "How likely a trip is late.",
     )
     split_at = datetime(2024, 1, 8, tzinfo=UTC)
-    assert definition.evaluation == Evaluation("late", split_at, "auc", 0.6, ("carrier",), 1000)
+    assert definition.evaluation == Evaluation("late", Holdout(at=split_at), "auc", 0.6, ("carrier",), 1000)
     assert definition.place.file == __file__
 
 
@@ -60,10 +61,10 @@ def test_fingerprint_depends_on_everything_that_affects_the_model(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"function": lambda: None}, r"model '<lambda>' takes one training set: got no parameter.*definition.py:\d+"),
+        ({"function": lambda: None}, r"model '<lambda>' takes no training set; use the name .*definition.py:\d+"),
         (
             {"function": lambda trips, planes: (trips, planes)},
-            r"takes one training set: got trips, planes; use the name of the training set",
+            r"takes one training set: got also 'planes', which has no default; give hyperparameters a default",
         ),
         ({"metric": "acc"}, r"unknown metric 'acc' of a binary task; did you mean"),
         ({"split_at": "October"}, r"split_at is not a date or time: got 'October'; write a date such as 2013-10-01"),

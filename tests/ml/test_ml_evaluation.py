@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from ml.models.evaluation import Evaluation, gate
+from ml.models.holdout import Holdout
 from ml.models.tasks import task_of
 
 BINARY = task_of("binary", (0, 1))
@@ -18,7 +19,8 @@ BINARY = task_of("binary", (0, 1))
 def test_metrics_of_four_rows_equal_manual_results():
     metrics = BINARY.measure(np.array([1, 0, 1, 0]), np.array([0.9, 0.6, 0.4, 0.1]))
 
-    assert set(metrics) == set(BINARY.metrics)
+    assert {*metrics, "cost"} == set(BINARY.metrics)  # errors have no costs here
+    assert (metrics["precision"], metrics["recall"], metrics["f1"]) == (0.5, 0.5, 0.5)
     assert metrics["accuracy"] == 0.5
     assert metrics["auc"] == 0.75  # of the four pairs of a late and a punctual row, three are in order
     assert metrics["average_precision"] == pytest.approx((1 / 1 + 2 / 3) / 2)
@@ -51,9 +53,9 @@ def test_the_baseline_is_the_mean_label_of_equal_values():
 )
 def test_the_gate(metric, at_least, figures, accepted, reason):
     model, baseline = figures
-    evaluation = Evaluation("late", datetime(2024, 1, 1, tzinfo=UTC), metric, at_least)
+    evaluation = Evaluation("late", Holdout(at=datetime(2024, 1, 1, tzinfo=UTC)), metric, at_least)
 
-    verdict, words = gate(evaluation, {metric: model}, {metric: baseline})
+    judgement = gate(evaluation, {metric: model}, {metric: baseline})
 
-    assert verdict is accepted
-    assert words.startswith(reason)
+    assert judgement.accepted is accepted
+    assert judgement.reason.startswith(reason)

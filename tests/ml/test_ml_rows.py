@@ -10,6 +10,7 @@ import pytest
 
 from ml import training_set
 from ml.models.evaluation import Evaluation
+from ml.models.holdout import Holdout
 from ml.models.rows import split
 from pipeline.core.errors import DefinitionError, ModelError, Place
 
@@ -24,7 +25,7 @@ def days(*numbers):
 
 
 def divided(table, **changes):
-    options = {"label": "late", "split_at": datetime(2024, 1, 5, tzinfo=UTC), "min_rows": 1, **changes}
+    options = {"label": "late", "holdout": Holdout(at=datetime(2024, 1, 5, tzinfo=UTC)), "min_rows": 1, **changes}
     return split(table, VIEW, Evaluation(metric="auc", at_least=0.5, **options), PLACE)
 
 
@@ -114,10 +115,16 @@ def test_boolean_label_is_converted_to_0_and_1():
             [1, 0, 0, 1, 0, 0, 0, 0],
             {},
             ModelError,
-            r"all 4 training rows have the same label: got late = 0; move",
+            r"all 4 training rows have the same label: got late = 0; hold out",
         ),
         ("late", [1, 1, 1, 1, 0, 1, 0, 0], {}, ModelError, r"all 4 holdout rows have the same label: got late = 1"),
-        ("late", pa.nulls(8, pa.int64()), {}, ModelError, r"too few training rows.*: got 0, not 1; move split_at"),
+        (
+            "late",
+            pa.nulls(8, pa.int64()),
+            {},
+            ModelError,
+            r"too few training rows.*: got 0, not 1; hold out other rows",
+        ),
         (
             "x",
             [[1]] * 8,
@@ -126,7 +133,13 @@ def test_boolean_label_is_converted_to_0_and_1():
             r"the feature 'x' of 'rides' has an unsupported type: got list<.*; convert it to a number",
         ),
         ("at", list(range(8)), {}, DefinitionError, r"the event time 'at' is not a date or timestamp: got int64"),
-        ("x", [1] * 8, {"min_rows": 5}, ModelError, r"too few training rows: .* before 2024-01-05 00:00: got 3, not 5"),
+        (
+            "x",
+            [1] * 8,
+            {"min_rows": 5},
+            ModelError,
+            r"too few training rows: .* not from 2024-01-05 00:00 on: got 3, not 5",
+        ),
         (
             "x",
             [1] * 8,
@@ -134,7 +147,13 @@ def test_boolean_label_is_converted_to_0_and_1():
             DefinitionError,
             r"label 'lat' is not a column of 'rides'; did you mean 'late'",
         ),
-        ("x", [1] * 8, {"baseline": ("z",)}, DefinitionError, r"baseline 'z' is not a column of 'rides'; known: 'x'"),
+        (
+            "x",
+            [1] * 8,
+            {"baseline": ("z",)},
+            DefinitionError,
+            r"baseline 'z' is not a column of 'rides'; known: 'id', 'x'",
+        ),
     ],
 )
 def test_rows_unfit_for_training_or_evaluation_are_reported(column, values, changes, kind, message):

@@ -103,10 +103,10 @@ def test_missing_champion_is_an_error_with_advice(trained, tmp_path):
 
 def test_champion_with_missing_files_is_a_storage_error(project):
     project.run()
-    for file in (project.root / ".headwater" / "mlflow").rglob("model.pkl"):
+    for file in (project.root / ".headwater" / "mlflow").rglob("model.skops"):
         file.unlink()
 
-    with pytest.raises(StorageError, match=r"the model store .* cannot be used"):
+    with pytest.raises(StorageError, match=r"the files of model lateness 1 are not those that were registered"):
         load_champion(project.store, "lateness")
 
 

@@ -78,8 +78,8 @@ def test_run_records_how_the_model_was_trained(project):
 
     (run,) = logged(project)
     assert run.info.status == "FINISHED"
-    assert run.data.params["split_at"] == "2024-01-08 00:00:00+00:00"
-    assert run.data.params["baseline"] == "('carrier',)"
+    assert run.data.params["holdout"] == "rows from 2024-01-08 00:00 on"
+    assert run.data.params["baseline"] == "carrier"
     trips = Workspace(load(project.root)).require("trips")
     assert run.data.tags["headwater.inputs"] == f'{{"trips": {trips.manifest_id}}}'
     assert run.data.tags["headwater.run"] == runner.run_id
@@ -197,7 +197,7 @@ def lateness(trips):
     ("old", "new", "kind", "message"),
     [
         ("min_rows=100", "min_rows=5000", ModelError, r"too few training rows.*got 605, not 5,000"),
-        ("2024-01-08", "2024-01-15", ModelError, r"too few holdout rows.*from 2024-01-15 00:00: got 50, not 100"),
+        ("2024-01-08", "2024-01-15", ModelError, r"too few holdout rows.*from 2024-01-15 00:00 on: got 50, not 100"),
         (
             'label="late"',
             'label="lat"',

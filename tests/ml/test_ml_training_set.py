@@ -22,10 +22,17 @@ def test_the_package_exports_what_definitions_need():
         ml.__all__
         == sorted(ml.__all__)
         == [
+            "LightGBM",
+            "XGBoost",
             "alarms",
+            "choice",
+            "experiment",
             "feature_service",
             "feature_view",
             "features",
+            "integers",
+            "loguniform",
+            "metric",
             "model",
             "monitor",
             "on_demand",
@@ -35,6 +42,8 @@ def test_the_package_exports_what_definitions_need():
             "trailing",
             "training",
             "training_set",
+            "tune",
+            "uniform",
         ]
     )
 

@@ -34,7 +34,7 @@ examples = training_set(
 )
 
 
-@model(label="returned", split_at="2026-01-10", at_least=0.1, min_rows=50)
+@model(label="returned", split_at="2026-01-10", at_least=0.1, min_rows=50, leaks=["amount", "ratio"])
 def returns(examples):
     "How likely an order is returned."
     from sklearn.impute import SimpleImputer

@@ -31,7 +31,7 @@ class ArtifactHandler:
         verdict = None if options.full else definition.verdict(RunBuildContext(workspace, definition, ""))
         if verdict is None:
             return PlannedStep(definition, _build_decision(workspace, definition, "not evaluated yet"))
-        reason = "up to date" if verdict.accepted else still_refused(verdict)
+        reason = verdict.reason if verdict.accepted else still_refused(verdict)
         return PlannedStep(definition, Decision(DecisionKind.SKIP, reason))
 
     def run(self, run: RunContext, definition: Artifact) -> StepRecord:
@@ -88,7 +88,7 @@ def _build(run: RunContext, definition: Artifact) -> StepRecord:
     if verdict is not None:
         _hold_inputs(run.workspace, definition, verdict, context.versions)  # the run that built it may have been killed
         refused = replace(step, decision="refused", reason=still_refused(verdict), verdict=verdict)
-        return step if verdict.accepted else refused
+        return replace(step, reason=verdict.reason) if verdict.accepted else refused
     verdict = definition.build(context)
     _hold_inputs(run.workspace, definition, verdict, context.versions)
     run.notify(Moment.COMMITTED, definition.name)

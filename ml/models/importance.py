@@ -1,0 +1,47 @@
+"""Which features a model uses: by how much its metric gets worse if the values of one feature are exchanged between rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ml.models.evaluation import Evaluation
+from ml.models.fitted import FittedModel
+from ml.models.rows import LabelledRows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_ROWS, _REPEATS, _SEED = 2000, 3, 0
+
+
+def permutation_importance(fitted: FittedModel, rows: LabelledRows, evaluation: Evaluation) -> dict[str, float]:
+    """Return for each feature by how much the metric gets worse without it, the most important first.
+
+    It is measured on at most 2,000 rows; the mean of three permutations. A feature that is not used has 0.
+    """
+    import numpy as np  # noqa: PLC0415 - needed only for training
+
+    draw = np.random.default_rng(_SEED)
+    chosen = draw.choice(len(rows), size=min(_ROWS, len(rows)), replace=False)
+    sample = rows.where(np.isin(np.arange(len(rows)), chosen))
+    label = sample.label.to_numpy()
+    if fitted.task.name == "binary" and len(set(label.tolist())) == 1:
+        return {}
+    base = _metric(fitted, label, fitted.predictions(sample.features), evaluation)
+    losses: dict[str, float] = {}
+    for name in fitted.kinds:
+        total = 0.0
+        for _ in range(_REPEATS):
+            mixed = sample.features.assign(
+                **{name: sample.features[name].iloc[draw.permutation(len(sample))].to_numpy()}
+            )
+            got = _metric(fitted, label, fitted.predictions(mixed.astype(sample.features.dtypes)), evaluation)
+            total += (base - got) if evaluation.higher_is_better else (got - base)
+        losses[name] = total / _REPEATS
+    return dict(sorted(losses.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _metric(
+    fitted: FittedModel, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], evaluation: Evaluation
+) -> float:
+    return fitted.measure(label, predictions, evaluation.costs)[evaluation.metric]

@@ -1,0 +1,44 @@
+"""The changes of a model's champion, recorded with the model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+ALIAS = "champion"
+_HISTORY = "headwater.promotions"
+_MOST_CHARACTERS, _MOST_REASON = 4900, 200
+"""A tag of MLflow has at most 5,000 characters."""
+
+
+@dataclass(frozen=True)
+class ChampionChange:
+    """A change of the champion."""
+
+    at: str
+    version: int
+    replaced: int | None
+    reason: str
+
+
+def promotions_of(client: Any, name: str) -> list[ChampionChange]:
+    """Return the changes of the champion of a model, the newest first."""
+    (found,) = client.search_registered_models(f"name='{name}'") or (None,)
+    text = None if found is None else found.tags.get(_HISTORY)
+    return [ChampionChange(**each) for each in json.loads(text)] if text else []
+
+
+def record_promotion(client: Any, name: str, number: int, reason: str) -> None:
+    """Record that a version becomes the champion, and which one it replaces."""
+    (found,) = client.search_registered_models(f"name='{name}'")
+    replaced = found.aliases.get(ALIAS)
+    if replaced is not None and int(replaced) == number:
+        return
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    promotion = ChampionChange(at, number, None if replaced is None else int(replaced), reason[:_MOST_REASON])
+    entries = [promotion, *promotions_of(client, name)]
+    while len(text := json.dumps([asdict(each) for each in entries])) > _MOST_CHARACTERS:
+        entries = entries[:-1]
+    client.set_registered_model_tag(name, _HISTORY, text)

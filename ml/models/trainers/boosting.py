@@ -1,0 +1,160 @@
+"""Gradient boosting by LightGBM and XGBoost: in this process, or by several workers of Ray Train."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ml.models.tasks import TaskName
+from ml.models.trainers.boosted_trees import BoostedTrees
+from ml.models.trainers.encoding import FeatureEncoding
+from ml.models.trainers.rounds import AfterRound, BoostingRows, Library, Rounds
+from ml.models.trainers.trainer import SEED, FitRequest, Trainer, set_passive_openmp_wait
+from pipeline.core.definitions import caller
+from pipeline.core.errors import DefinitionError, HeadwaterError, ModelError
+from pipeline.core.extras import imports_of
+from pipeline.core.fingerprint import fingerprint
+
+STOPPING_SHARE = 0.1
+"""The share of the newest training rows that decides when to stop early."""
+
+
+@dataclass(frozen=True, init=False)
+class Boosting(Trainer):
+    """Fits boosted trees to features of all kinds. Texts become codes, nulls are missing values."""
+
+    library: ClassVar[Library]
+    objectives: ClassVar[Mapping[TaskName, str]]
+    """The objective of each task."""
+
+    rounds: int
+    workers: int
+    stop_after: int
+    balanced: bool
+    params: Mapping[str, object]
+
+    def __init__(
+        self,
+        *,
+        rounds: int = 200,
+        workers: int = 0,
+        stop_after: int = 0,
+        balanced: bool = False,
+        **params: object,
+    ) -> None:
+        """Take the number of trees and options, of which `params` are those of the library, such as `learning_rate`.
+
+        `stop_after` stops earlier if so many rounds bring no progress on the newest tenth of the training rows. `balanced`
+        weighs rows so that all classes count the same. With `workers`, so many workers of Ray Train fit together, each on its
+        share of the rows; with 0, this process fits.
+
+        Raises `DefinitionError` for numbers that are too small, and for params that are not numbers, texts, booleans or lists.
+        """
+        _require_options(rounds, workers, stop_after, params)
+        values = {
+            "rounds": rounds,
+            "workers": workers,
+            "stop_after": stop_after,
+            "balanced": balanced,
+            "params": params,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def hyperparameters(self) -> Mapping[str, object]:
+        """The number of rounds, and the parameters of the library."""
+        return {"rounds": self.rounds, **self.params}
+
+    @property
+    def takes_any(self) -> bool:
+        """The library knows its parameters."""
+        return True
+
+    @property
+    def tasks(self) -> Collection[TaskName]:
+        """The tasks that have an objective."""
+        return self.objectives
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with all options. Trees of two workers differ from those of one, so the number of workers is one of them."""
+        options = (self.rounds, self.workers, self.stop_after, self.balanced, sorted(self.params.items()))
+        return fingerprint(self.library, options)
+
+    @abstractmethod
+    def grow(self, rows: BoostingRows, newest: BoostingRows | None, rounds: Rounds, after: AfterRound | None) -> bytes:
+        """Return the trees that the library fits to rows, in its own format."""
+
+    def fit(self, request: FitRequest) -> BoostedTrees:
+        """Return the fitted trees. Raises `ModelError` if the library fails, for example for an unknown parameter's value."""
+        set_passive_openmp_wait()
+        with imports_of("boosting", f"model {request.model!r}"):
+            __import__(self.library)
+        encoding = FeatureEncoding.learned(request.rows.features, request.kinds)
+        rows = _encoded(request, encoding, balanced=self.balanced)
+        values = {**self.params, **request.values}
+        count = values.pop("rounds", self.rounds)
+        rounds = Rounds(int(str(count)), {**_objective(self, request), **values}, self.stop_after)
+        newest = None
+        if self.stop_after:
+            cut = len(rows.label) - max(1, int(len(rows.label) * STOPPING_SHARE))
+            rows, newest = rows.part(slice(0, cut)), rows.part(slice(cut, None))
+
+        def trees(grown: bytes) -> BoostedTrees:
+            return BoostedTrees(self.library, grown, encoding, request.task.name, request.task.classes)
+
+        progress = request.progress
+        after = None if progress is None else lambda number, grown: progress(number, lambda: trees(grown()))
+        try:
+            if self.workers:
+                from ml.models.trainers.distributed import grow_on_ray  # noqa: PLC0415 - importing Ray takes seconds
+
+                return trees(grow_on_ray(self, rows, newest, rounds, request.model))
+            return trees(self.grow(rows, newest, rounds, after))
+        except HeadwaterError:
+            raise
+        except Exception as error:
+            problem = f"model {request.model!r} could not be trained: {type(error).__name__}"
+            raise ModelError(problem, got=str(error).strip().partition("\n")[0], place=request.place) from error
+
+
+def seed_of(values: Mapping[str, object]) -> object:
+    """Return the seed of parameters, or the default."""
+    return values.get("seed", SEED)
+
+
+def _require_options(rounds: int, workers: int, stop_after: int, params: Mapping[str, object]) -> None:
+    """Raise `DefinitionError` for invalid options of boosting."""
+    for name, number, least in (("rounds", rounds, 1), ("workers", workers, 0), ("stop_after", stop_after, 0)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            problem = f"{name}= must be a whole number, at least {least}"
+            raise DefinitionError(problem, got=repr(number), place=caller())
+    for option, value in params.items():
+        if not isinstance(value, str | int | float | bool | list | tuple):
+            problem = f"{option}= must be a number, a text, a boolean or a list"
+            raise DefinitionError(problem, got=type(value).__name__, place=caller())
+
+
+def _objective(trainer: Boosting, request: FitRequest) -> dict[str, object]:
+    task = request.task
+    classes = {"num_class": len(task.classes)} if task.name == "multiclass" else {}
+    return {"objective": trainer.objectives[task.name], **classes}
+
+
+def _encoded(request: FitRequest, encoding: FeatureEncoding, *, balanced: bool) -> BoostingRows:
+    import numpy as np  # noqa: PLC0415 - needed only for training
+
+    classes = request.task.classes
+    label = request.rows.label.to_numpy()
+    if request.task.name == "multiclass":
+        codes = {value: number for number, value in enumerate(classes)}
+        label = np.fromiter((codes[value] for value in label.tolist()), dtype=np.int64, count=len(label))
+    weight = None
+    if balanced and classes:
+        _, inverse, counts = np.unique(label, return_inverse=True, return_counts=True)
+        weight = (len(label) / (len(counts) * counts))[inverse]
+    features = encoding.matrix(request.rows.features)
+    return BoostingRows(features, label.astype(float), weight, tuple(encoding.kinds), tuple(encoding.categorical))

@@ -1,0 +1,71 @@
+"""LightGBM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from ml.models.tasks import TaskName
+from ml.models.trainers.boosting import Boosting, seed_of
+from ml.models.trainers.rounds import AfterRound, BoostingRows, Library, Rounds
+
+_ADDRESSES = ("[machines:", "[local_listen_port:")
+
+
+@dataclass(frozen=True, init=False)
+class LightGBM(Boosting):
+    """Gradient boosting by LightGBM; needs `headwater[boosting]`.
+
+    Further options are [parameters of LightGBM](https://lightgbm.readthedocs.io/en/stable/Parameters.html) such as `learning_rate`.
+    """
+
+    library: ClassVar[Library] = "lightgbm"
+    objectives: ClassVar[Mapping[TaskName, str]] = MappingProxyType(
+        {"binary": "binary", "multiclass": "multiclass", "regression": "regression"}
+    )
+
+    def grow(self, rows: BoostingRows, newest: BoostingRows | None, rounds: Rounds, after: AfterRound | None) -> bytes:
+        """Return the trees as LightGBM's text. The same rows and parameters give the same text."""
+        import lightgbm  # noqa: PLC0415 - an extra
+
+        params = {
+            "verbosity": -1,
+            "deterministic": True,
+            "force_row_wise": True,
+            "seed": seed_of(rounds.params),
+            **rounds.params,
+        }
+        dataset = _dataset(rows, params)
+        callbacks: list[Any] = []
+        if newest is not None and rounds.stop_after:
+            callbacks.append(lightgbm.early_stopping(rounds.stop_after, verbose=False))
+        if after is not None:
+            callbacks.append(lambda env: after(env.iteration + 1, lambda: env.model.model_to_string().encode()))
+        booster = lightgbm.train(
+            params,
+            dataset,
+            rounds.count,
+            valid_sets=[] if newest is None else [_dataset(newest, params, dataset)],
+            init_model=None if rounds.start is None else lightgbm.Booster(model_str=rounds.start.decode()),
+            callbacks=callbacks,
+        )
+        text = str(booster.model_to_string(num_iteration=booster.best_iteration if newest is not None else None))
+        # the addresses of workers differ in each run, and do not matter to the trees
+        return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(_ADDRESSES)).encode()
+
+
+def _dataset(rows: BoostingRows, params: dict[str, object], reference: Any = None) -> Any:
+    import lightgbm  # noqa: PLC0415 - an extra
+
+    return lightgbm.Dataset(
+        rows.features,
+        label=rows.label,
+        weight=rows.weight,
+        feature_name=[f"f{number}" for number in range(len(rows.names))],  # names may have characters that it refuses
+        categorical_feature=list(rows.categorical),
+        reference=reference,
+        params=dict(params),
+        free_raw_data=True,
+    )

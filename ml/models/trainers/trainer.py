@@ -1,0 +1,76 @@
+"""What fits estimators: a function of the project, or a library of boosted trees."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml.models.rows import Kind, LabelledRows
+from ml.models.tasks import TASKS, Task, TaskName
+from pipeline.core.errors import Place
+
+SEED = 0
+Progress = Callable[[int, Callable[[], Any]], None]
+"""Is called with a number of rounds, from 1, and a function that returns the estimator that these rounds have fitted."""
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What to fit an estimator to."""
+
+    model: str
+    """The name of the model, for messages."""
+    rows: LabelledRows
+    label: str
+    task: Task
+    kinds: Mapping[str, Kind]
+    """The kind of each feature, in the order of the columns."""
+    values: Mapping[str, object]
+    """The values of hyperparameters that differ from those of the trainer."""
+    place: Place
+    progress: Progress | None = None
+    """Is called from time to time by trainers that fit in rounds."""
+
+
+class Trainer(ABC):
+    """Fits estimators. The same rows and hyperparameters produce the same estimator."""
+
+    @property
+    @abstractmethod
+    def hyperparameters(self) -> Mapping[str, object]:
+        """The hyperparameters that can be tuned, with their values."""
+
+    @property
+    def words(self) -> str:
+        """What fits, for readers."""
+        return type(self).__name__
+
+    @property
+    def takes_any(self) -> bool:
+        """Whether it has further hyperparameters than those with values, which its library knows."""
+        return False
+
+    @property
+    def tasks(self) -> Collection[TaskName]:
+        """The tasks that it fits."""
+        return TASKS
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes with everything that determines the estimator, apart from rows and tuned values."""
+
+    @abstractmethod
+    def fit(self, request: FitRequest) -> Any:
+        """Return the fitted estimator. Raises `ModelError` if it cannot be fitted."""
+
+
+def set_passive_openmp_wait() -> None:
+    """Make OpenMP threads sleep while they wait, if the libraries that use them are not loaded yet.
+
+    By default they spin: next to other work on two cores, fitting the flights model took 41 s instead of 5 s.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -1,0 +1,66 @@
+"""XGBoost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from ml.models.tasks import TaskName
+from ml.models.trainers.boosting import Boosting, seed_of
+from ml.models.trainers.rounds import AfterRound, BoostingRows, Library, Rounds
+
+
+@dataclass(frozen=True, init=False)
+class XGBoost(Boosting):
+    """Gradient boosting by XGBoost; needs `headwater[boosting]`.
+
+    Further options are [parameters of XGBoost](https://xgboost.readthedocs.io/en/stable/parameter.html) such as `learning_rate`.
+    """
+
+    library: ClassVar[Library] = "xgboost"
+    objectives: ClassVar[Mapping[TaskName, str]] = MappingProxyType(
+        {
+            "binary": "binary:logistic",
+            "multiclass": "multi:softprob",
+            "regression": "reg:squarederror",
+        }
+    )
+
+    def grow(self, rows: BoostingRows, newest: BoostingRows | None, rounds: Rounds, after: AfterRound | None) -> bytes:
+        """Return the trees as XGBoost's UBJSON. The same rows and parameters give the same trees."""
+        import xgboost  # noqa: PLC0415 - an extra
+
+        params = {"verbosity": 0, "seed": seed_of(rounds.params), "tree_method": "hist", **rounds.params}
+
+        class _After(xgboost.callback.TrainingCallback):
+            def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+                del evals_log
+                if after is not None:
+                    after(epoch + 1, lambda: bytes(model.save_raw("ubj")))
+                return False
+
+        stops = newest is not None and bool(rounds.stop_after)
+        booster = xgboost.train(
+            params,
+            _matrix(rows),
+            rounds.count,
+            evals=[] if newest is None else [(_matrix(newest), "newest")],
+            early_stopping_rounds=rounds.stop_after if stops else None,
+            xgb_model=None if rounds.start is None else bytearray(rounds.start),
+            callbacks=[] if after is None else [_After()],
+            verbose_eval=False,
+        )
+        best = booster[: booster.best_iteration + 1] if stops else booster
+        return bytes(best.save_raw("ubj"))
+
+
+def _matrix(rows: BoostingRows) -> Any:
+    import xgboost  # noqa: PLC0415 - an extra
+
+    coded = set(rows.categorical)
+    types = ["c" if number in coded else "q" for number in range(len(rows.names))]
+    return xgboost.DMatrix(
+        rows.features, label=rows.label, weight=rows.weight, feature_types=types, enable_categorical=True
+    )

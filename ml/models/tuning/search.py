@@ -1,0 +1,158 @@
+"""The search for the best hyperparameters: trials on Ray Tune, compared on training rows that they did not fit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+import ray
+import ray.tune
+
+from ml.models.rows import TrainTestSplit
+from ml.models.trainers.trainer import SEED
+from ml.models.tuning.definition import Choice, Space, Tuning
+from ml.models.tuning.trial import METRIC, REPORTS, STEP, TrialJob, run_trial
+from pipeline.batch.ray_cluster import join
+from pipeline.core.errors import ModelError
+from pipeline.core.extras import imports_of
+from pipeline.core.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from ml.models.definition import Model
+
+_REDUCTION = 3
+"""Of the trials that have come as far, one in three goes on."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Values of hyperparameters, and how good they are on validation rows."""
+
+    values: Mapping[str, object]
+    metric: float | None
+    """`None` if the trial failed."""
+    steps: int
+    """How far it came before it ended or was stopped: the number of reports."""
+    error: str = ""
+    seconds: float = 0.0
+
+
+def search(
+    model: Model, tuning: Tuning, parts: TrainTestSplit, folder: Path
+) -> tuple[dict[str, object], tuple[Trial, ...]]:
+    """Return the best values of the hyperparameters that a model tunes, and all trials.
+
+    A search that was interrupted goes on where it was, if rows and definition are the same: `folder` is for exactly these.
+    Raises `ModelError` if all trials fail, and `UnavailableError` if Ray cannot be started.
+    """
+    join()
+    evaluation = model.evaluation
+    job = TrialJob(
+        model.name, model.trainer, evaluation, parts.train, parts.kinds, parts.task, tuning.folds, model.place
+    )
+    shipped = ray.put(cloudpickle.dumps(job))
+    trainable = ray.tune.with_resources(
+        ray.tune.with_parameters(run_trial, shipped=[shipped]), {"cpu": min(tuning.cpus, _cores())}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Tune warns about its own settings
+        results = _tuner(tuning, trainable, folder, _defaults(model, tuning), higher=evaluation.higher_is_better).fit()
+    trials = tuple(_trial(result, tuning) for result in (results[number] for number in range(len(results))))
+    finished = [trial for trial in trials if trial.metric is not None]
+    if not finished:
+        reason = next((trial.error for trial in trials if trial.error), "no trial ended in time")
+        raise ModelError(f"all trials of model {model.name!r} failed", got=reason, place=model.place)
+    furthest = max(trial.steps for trial in finished)
+    # a trial that was stopped early has seen less: only those that came to the end are compared
+    ended = [trial for trial in finished if trial.steps == furthest]
+    best = (max if evaluation.higher_is_better else min)(ended, key=lambda trial: trial.metric or 0.0)
+    shutil.rmtree(folder, ignore_errors=True)
+    return dict(best.values), trials
+
+
+def folder_of(model: Model, rows: object, state: Path) -> Path:
+    """Return the folder of the search for a model on rows of an origin."""
+    return state / "tune" / f"{model.name}-{fingerprint(model.fingerprint, rows)}"
+
+
+def _tuner(
+    tuning: Tuning, trainable: Any, folder: Path, defaults: Mapping[str, object], *, higher: bool
+) -> ray.tune.Tuner:
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    if (folder / "tuner.pkl").exists():
+        with suppress(Exception):  # what was interrupted very early cannot be read, and starts anew
+            return ray.tune.Tuner.restore(str(folder), trainable=trainable, restart_errored=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    mode = "max" if higher else "min"
+    return ray.tune.Tuner(
+        trainable,
+        param_space={name: _domain(space) for name, space in tuning.space.items()},
+        tune_config=ray.tune.TuneConfig(
+            metric=METRIC,
+            mode=mode,
+            num_samples=tuning.trials,
+            search_alg=_algorithm(tuning, defaults, mode),
+            scheduler=_scheduler(tuning),
+            max_concurrent_trials=tuning.concurrent,
+            time_budget_s=None if tuning.budget is None else tuning.budget.total_seconds(),
+            reuse_actors=True,
+        ),
+        run_config=ray.tune.RunConfig(name=folder.name, storage_path=str(folder.parent.absolute()), verbose=0),
+    )
+
+
+def _algorithm(tuning: Tuning, defaults: Mapping[str, object], mode: str) -> Any:
+    first = [dict(defaults)] if defaults else None
+    if tuning.algorithm == "random":
+        from ray.tune.search.basic_variant import BasicVariantGenerator  # noqa: PLC0415 - one of two
+
+        return BasicVariantGenerator(points_to_evaluate=first, random_state=SEED)
+    with imports_of("optuna", "the algorithm 'optuna'"):
+        import optuna  # noqa: PLC0415 - an extra
+    from ray.tune.search.optuna import OptunaSearch  # noqa: PLC0415 - one of two
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.TPESampler(seed=SEED)
+    return OptunaSearch(points_to_evaluate=first, sampler=sampler, metric=METRIC, mode=mode)
+
+
+def _scheduler(tuning: Tuning) -> Any:
+    if tuning.scheduler == "all":
+        return None
+    from ray.tune.schedulers import ASHAScheduler  # noqa: PLC0415 - importing Ray Tune takes seconds
+
+    reports = REPORTS if tuning.folds == 1 else tuning.folds
+    return ASHAScheduler(time_attr=STEP, max_t=reports, grace_period=1, reduction_factor=_REDUCTION)
+
+
+def _defaults(model: Model, tuning: Tuning) -> dict[str, object]:
+    """Return the values without tuning, which the first trial has; none unless all are known."""
+    known = model.trainer.hyperparameters
+    return {name: known[name] for name in tuning.space} if all(name in known for name in tuning.space) else {}
+
+
+def _domain(space: Space) -> Any:
+    if isinstance(space, Choice):
+        return ray.tune.choice(list(space.values))
+    if space.scale == "integer":
+        return ray.tune.randint(int(space.low), int(space.high) + 1)
+    return (ray.tune.loguniform if space.scale == "log" else ray.tune.uniform)(space.low, space.high)
+
+
+def _trial(result: Any, tuning: Tuning) -> Trial:
+    metrics = result.metrics or {}
+    values = {name: metrics.get("config", {}).get(name) for name in tuning.space}
+    error = "" if result.error is None else str(result.error).strip().splitlines()[-1]
+    metric = None if result.error is not None else metrics.get(METRIC)
+    return Trial(values, metric, int(metrics.get(STEP, 0)), error, float(metrics.get("time_total_s", 0.0)))
+
+
+def _cores() -> float:
+    return max(float(ray.cluster_resources().get("CPU", 1.0)), 1.0)  # type: ignore[no-untyped-call]  # Ray is untyped

@@ -1,0 +1,159 @@
+"""The registered versions of models: what they are, which is used for what, and how that changes.
+
+A version has roles, which are MLflow's aliases: the `champion` is served, a `challenger` is compared with it on part of the traffic, a
+`shadow` only beside it. Each change of the champion is recorded, so that it can be taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+from ml.models.model_store import ModelStore
+from ml.models.promotions import ALIAS, ChampionChange, promotions_of, record_promotion
+from ml.models.registry import FORMAT, STATE, VERDICT, Origin
+from pipeline.core.errors import RequestError, did_you_mean
+
+Role = Literal["champion", "challenger", "shadow"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A registered version of a model."""
+
+    name: str
+    number: int
+    roles: tuple[str, ...]
+    created: datetime
+    metrics: Mapping[str, float]
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    run_id: str
+
+    @property
+    def origin(self) -> Origin | None:
+        """What it was trained from."""
+        return Origin.of(self.tags)
+
+    @property
+    def format(self) -> str:
+        """How it is stored: `trees` and `skops` run no code when they are loaded, `cloudpickle` does."""
+        return self.tags.get(FORMAT, "cloudpickle")
+
+    @property
+    def state(self) -> str:
+        """Why it is not the champion, if somebody or an option of the model decided that."""
+        return self.tags.get(STATE, "")
+
+
+class ModelVersions:
+    """The registered versions of the models in a store."""
+
+    def __init__(self, store: str) -> None:
+        """Create it without opening the store."""
+        self._store = ModelStore(store)
+
+    def names(self) -> list[str]:
+        """Return the names of all registered models."""
+        with self._store.translating():
+            return sorted(str(each.name) for each in self._store.client().search_registered_models())
+
+    def of(self, name: str) -> list[ModelVersion]:
+        """Return the versions of a model, the newest first; none for a model that is not registered."""
+        with self._store.translating():
+            client = self._store.client()
+            aliases: dict[int, list[str]] = {}
+            for each in client.search_registered_models(f"name='{name}'"):
+                for alias, number in each.aliases.items():
+                    aliases.setdefault(int(number), []).append(alias)
+            found = [_version(client, each, aliases) for each in client.search_model_versions(f"name='{name}'")]
+            return sorted(found, key=lambda each: -each.number)
+
+    def require(self, name: str, number: int | None = None, role: str = ALIAS) -> ModelVersion:
+        """Return a version, by default the one with a role; raise `RequestError` if there is none."""
+        versions = self.of(name)
+        if not versions:
+            known = self.names()
+            do = did_you_mean(name, known) if known else "train one: headwater run"
+            raise RequestError(f"no model {name!r} is registered", do=do)
+        for each in versions:
+            if each.number == number or (number is None and role in each.roles):
+                return each
+        wanted = f"version {number}" if number is not None else role
+        numbers = ", ".join(str(each.number) for each in versions[:10])
+        raise RequestError(f"model {name!r} has no {wanted}", do=f"its versions are {numbers}")
+
+    def promotions(self, name: str) -> list[ChampionChange]:
+        """Return the changes of the champion, the newest first."""
+        with self._store.translating():
+            return promotions_of(self._store.client(), name)
+
+    def promote(self, name: str, number: int, role: Role = "champion", reason: str = "by hand") -> ModelVersion:
+        """Give a version a role, which its previous holder loses; return the version.
+
+        Raises `RequestError` if there is no such version.
+        """
+        version = self.require(name, number)
+        with self._store.translating():
+            client = self._store.client()
+            if role == ALIAS:
+                record_promotion(client, name, number, reason)
+                client.delete_model_version_tag(name, str(number), STATE)
+                for other in (each for each in version.roles if each != ALIAS):
+                    client.delete_registered_model_alias(name, other)
+            client.set_registered_model_alias(name, role, str(number))
+        return self.require(name, number)
+
+    def rollback(self, name: str, reason: str = "by hand") -> tuple[ModelVersion, ModelVersion]:
+        """Make the version that the champion replaced the champion again; return both, the new champion first.
+
+        The next run does not train the withdrawn version again, unless its rows or its definition change. Raises `RequestError` if
+        the champion replaced none, or the version is no longer registered.
+        """
+        champion = self.require(name)
+        last = next((each for each in self.promotions(name) if each.version == champion.number), None)
+        if last is None or last.replaced is None:
+            problem = f"version {champion.number} of model {name!r} replaced no version"
+            raise RequestError(problem, do=f"promote another one: headwater model promote {name} VERSION")
+        before = self.require(name, last.replaced)
+        with self._store.translating():
+            client = self._store.client()
+            client.set_model_version_tag(name, str(champion.number), STATE, f"withdrawn: {reason}")
+            record_promotion(client, name, before.number, f"rollback of version {champion.number}: {reason}")
+            client.set_registered_model_alias(name, ALIAS, str(before.number))
+        return self.require(name, before.number), champion
+
+    def require_unused(self, name: str, number: int) -> None:
+        """Raise `RequestError` if there is no such version, or if it has a role."""
+        version = self.require(name, number)
+        if version.roles:
+            problem = f"version {number} of model {name!r} is in use as {' and '.join(version.roles)}"
+            raise RequestError(problem, do="promote another version first")
+
+    def retire(self, name: str, number: int) -> None:
+        """Delete a version, so that the rows it was trained from are no longer held.
+
+        Raises `RequestError` if there is no such version, or if it is in use.
+        """
+        self.require_unused(name, number)
+        with self._store.translating():
+            self._store.client().delete_model_version(name, str(number))
+
+
+def _version(client: Any, found: Any, aliases: Mapping[int, Sequence[str]]) -> ModelVersion:
+    data = client.get_run(found.run_id).data if found.run_id else None
+    number = int(found.version)
+    roles = sorted(aliases.get(number, ()), key=lambda each: ROLES.index(each) if each in ROLES else len(ROLES))
+    return ModelVersion(
+        name=str(found.name),
+        number=number,
+        roles=tuple(roles),
+        created=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
+        metrics={} if data is None else dict(data.metrics),
+        params={} if data is None else dict(data.params),
+        tags={**({VERDICT: data.tags[VERDICT]} if data is not None and VERDICT in data.tags else {}), **found.tags},
+        run_id=str(found.run_id or ""),
+    )

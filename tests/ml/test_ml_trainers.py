@@ -1,0 +1,135 @@
+"""Boosted trees of both libraries: the same trees each time, from all kinds of features, and through their own format."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ml import LightGBM, XGBoost
+from ml.models.tasks import task_of
+from ml.models.trainers import BoostedTrees, FitRequest
+from ml.models.trainers.encoding import MOST_CATEGORIES, FeatureEncoding
+from pipeline.core.errors import DefinitionError, ModelError, Place, StorageError
+from tests.ml.rows import CLASSES, KINDS, labelled
+
+LIBRARIES = [LightGBM, XGBoost]
+
+
+def fit(trainer, task="binary", rows=None, **values):
+    rows = labelled(task=task) if rows is None else rows
+    return trainer.fit(FitRequest("m", rows, "y", task_of(task, CLASSES[task]), KINDS, values, Place("here.py", 1)))
+
+
+def predicted(trees, task, rows):
+    return trees.predict(rows.features) if task == "regression" else trees.predict_proba(rows.features)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("task", CLASSES)
+def test_trees_learn_are_equal_each_time_and_survive_storage(library, task, tmp_path):
+    trees = fit(library(rounds=20), task)
+    assert fit(library(rounds=20), task).trees == trees.trees
+    fresh = labelled(seed=1, task=task)
+    predictions = predicted(trees, task, fresh)
+    metrics = task_of(task, CLASSES[task]).measure(
+        fresh.label.to_numpy(), predictions[:, 1] if task == "binary" else predictions
+    )
+    assert {"binary": metrics.get("auc", 0), "multiclass": metrics.get("accuracy", 0)}.get(
+        task, metrics.get("r2", 0)
+    ) > 0.7
+    assert max(trees.importances, key=trees.importances.get) in {"x", "city"}
+    assert sum(trees.importances.values()) == pytest.approx(1)
+    trees.save(tmp_path)
+    for again in (BoostedTrees.load(tmp_path), pickle.loads(pickle.dumps(trees))):  # noqa: S301 - our own
+        assert np.array_equal(predicted(again, task, fresh), predictions)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_options_matter(library):
+    plain = fit(library(rounds=10)).trees
+    for other in (library(rounds=11), library(rounds=10, learning_rate=0.02), library(rounds=10, balanced=True)):
+        assert fit(other).trees != plain
+    assert fit(library(rounds=10), learning_rate=0.02).trees == fit(library(rounds=10, learning_rate=0.02)).trees
+    assert fit(library(rounds=10), rounds=11).trees == fit(library(rounds=11)).trees
+    assert len(fit(library(rounds=400, stop_after=5)).trees) < len(fit(library(rounds=400)).trees) / 2
+
+
+def test_fingerprints_differ_where_trees_do():
+    options = [{}, {"rounds": 5}, {"workers": 2}, {"stop_after": 3}, {"balanced": True}, {"learning_rate": 0.5}]
+    prints = {library(**each).fingerprint for library in LIBRARIES for each in options}
+    assert len(prints) == len(LIBRARIES) * len(options)
+    assert LightGBM(learning_rate=0.5).fingerprint == LightGBM(learning_rate=0.5).fingerprint
+
+
+def test_encoding_of_unknown_texts_nulls_and_times():
+    rows = pd.DataFrame(
+        {
+            "x": [1.0, np.nan],
+            "city": pd.Series(["Ulm", None], dtype="str"),
+            "at": pd.to_datetime(["1970-01-02", None], utc=True),
+            "noise": [0.0, 1.0],
+        }
+    )
+    encoding = FeatureEncoding.learned(rows, KINDS)
+    assert encoding.categories == {"city": ("Ulm",)}
+    assert encoding.categorical == [1]
+    other = rows.assign(city=pd.Series(["Bonn", "Ulm"], dtype="str"))
+    for value, wanted in zip(
+        encoding.matrix(other).tolist(), [[1, np.nan, 86400, 0], [np.nan, 0, np.nan, 1]], strict=True
+    ):
+        assert value == pytest.approx(wanted, nan_ok=True)
+
+
+def test_encoding_keeps_the_most_frequent_texts_in_any_order_of_rows():
+    texts = [f"t{number}" for number in range(MOST_CATEGORIES + 10)] + ["t5"]
+    rows = pd.DataFrame({"city": pd.Series(texts, dtype="str")})
+    known = FeatureEncoding.learned(rows, {"city": "text"}).categories["city"]
+    assert len(known) == MOST_CATEGORIES
+    assert "t5" in known
+    backwards = rows[::-1].reset_index(drop=True)
+    assert FeatureEncoding.learned(backwards, {"city": "text"}).categories["city"] == known
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"rounds": 0}, "rounds= must be a whole number, at least 1: got 0"),
+        ({"rounds": True}, "rounds= must be a whole number, at least 1: got True"),
+        ({"workers": -1}, "workers= must be a whole number, at least 0: got -1"),
+        ({"stop_after": 1.5}, r"stop_after= must be a whole number, at least 0: got 1\.5"),
+        ({"learning_rate": None}, "learning_rate= must be a number, a text, a boolean or a list: got NoneType"),
+    ],
+)
+def test_invalid_options_are_errors_of_the_definition(library, options, problem):
+    with pytest.raises(DefinitionError, match=problem):
+        library(**options)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_the_library_refuses_names_the_model_and_its_place(library):
+    with pytest.raises(ModelError, match=r"model 'm' could not be trained: \w+: got .*here\.py:1"):
+        fit(library(rounds=2, objective="nonsense"))
+
+
+def test_damaged_trees_are_an_error(tmp_path):
+    fit(LightGBM(rounds=2)).save(tmp_path)
+    (tmp_path / "trees.json").write_text("{")
+    with pytest.raises(StorageError, match="the boosted trees of a model are damaged"):
+        BoostedTrees.load(tmp_path)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_workers_of_ray_train_fit_together_all_rows_and_equal_trees_each_time(library):
+    rows = labelled(1001)
+    trees = fit(library(rounds=20, workers=2), rows=rows)
+    assert fit(library(rounds=20, workers=2), rows=rows).trees == trees.trees
+    fresh = labelled(seed=1)
+    auc = task_of("binary", (0, 1)).measure(fresh.label.to_numpy(), trees.predict_proba(fresh.features)[:, 1])["auc"]
+    assert auc > 0.9
+    if library is LightGBM:  # the first tree knows how many rows there were
+        assert "internal_count=1001 " in trees.trees.decode()

@@ -1,0 +1,188 @@
+"""Registered versions: roles and their history, the way back, approval, tampering, and training a version again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.cli.commands import load as command
+from cluster.cli.models import app
+from ml.models import load_champion
+from ml.models.promotions import record_promotion
+from ml.models.reproduction import reproduce
+from ml.models.versions import ModelVersions
+from pipeline.core.errors import HeadwaterError, RequestError, StorageError
+from pipeline.lake.holds import holds
+from pipeline.project import Workspace, load
+from pipeline.project.holds import release_holds
+
+OTHER = {"LogisticRegression(max_iter=1000)": "LogisticRegression(max_iter=1000, C=0.1)"}
+MANUAL = {"min_rows=100": 'min_rows=100, approval="manual"'}
+
+
+def two_versions(project):
+    project.run()
+    project.define(**OTHER)
+    project.run()
+    return ModelVersions(project.store)
+
+
+def numbers(store):
+    return {each.number: (*each.roles, each.state) for each in store.of("lateness")}
+
+
+def cli(project, *arguments):
+    return CliRunner().invoke(command("model") and app, [*arguments, "--project", str(project.root)])
+
+
+def test_the_champion_can_be_taken_back_and_a_run_respects_that(project):
+    store = two_versions(project)
+    assert numbers(store) == {1: ("",), 2: ("champion", "")}
+    champion, withdrawn = store.rollback("lateness", "worse on Mondays")
+    assert (champion.number, withdrawn.number) == (1, 2)
+    assert numbers(store) == {1: ("champion", ""), 2: ("withdrawn: worse on Mondays",)}
+    assert load_champion(project.store, "lateness").version == "1"
+
+    step = project.run()  # rows and definition are those of version 2, which is not trained again
+    assert (step.decision, step.reason) == ("skip", "version 2 withdrawn: worse on Mondays")
+    assert numbers(store)[1] == ("champion", "")
+
+    store.promote("lateness", 2, reason="Mondays are fine")
+    assert numbers(store) == {1: ("",), 2: ("champion", "")}
+    assert project.run().reason == "up to date"
+    history = [(each.version, each.replaced, each.reason.partition(":")[0]) for each in store.promotions("lateness")]
+    assert history == [
+        (2, 1, "Mondays are fine"),
+        (1, 2, "rollback of version 2"),
+        (2, 1, "accepted"),
+        (1, None, "accepted"),
+    ]
+
+
+def test_a_model_waits_for_approval(project):
+    project.define(**MANUAL)
+    step = project.run()
+    assert step.decision == "accepted"
+    assert step.verdict.reason.endswith("; it waits for approval: headwater model promote lateness 1")
+    store = ModelVersions(project.store)
+    assert numbers(store) == {1: ("challenger", "waits for approval")}
+    with pytest.raises(HeadwaterError, match="model 'lateness' has no champion yet"):
+        load_champion(project.store, "lateness")
+    assert project.run().reason == "version 1 waits for approval"
+    store.promote("lateness", 1)
+    assert numbers(store) == {1: ("champion", "")}
+    assert project.run().reason == "up to date"
+
+
+def test_a_version_in_use_is_not_deleted_and_a_deleted_one_holds_no_rows(project):
+    store = two_versions(project)
+    store.promote("lateness", 1, "shadow")
+    for number, role in ((1, "shadow"), (2, "champion")):
+        with pytest.raises(RequestError, match=f"version {number} of model 'lateness' is in use as {role}; promote"):
+            store.retire("lateness", number)
+    store.promote("lateness", 1)
+    store.retire("lateness", 2)
+    assert numbers(store) == {1: ("champion", "")}
+    workspace = Workspace(load(project.root))
+    release_holds(workspace, "trips")
+    assert [hold.id for hold in holds(workspace.table("trips").storage)] == ["model-lateness-1"]
+    with pytest.raises(RequestError, match=r"replaced no version|has no version 2"):
+        store.rollback("lateness")
+
+
+def test_a_version_is_trained_again_from_its_own_rows(project):
+    project.run()
+    project.add("february", first=1400)
+    project.run()  # a second version, of more rows
+    workspace = Workspace(load(project.root))
+    store, model = ModelVersions(project.store), workspace.definition("lateness")
+    for number in (1, 2):
+        found = reproduce(workspace, model, store.require("lateness", number))
+        assert found.is_equal, number
+    first, second = (store.require("lateness", number).metrics["training_rows"] for number in (1, 2))
+    assert first == second  # the split is by a date: the holdout has the new rows
+    project.define(**OTHER)
+    changed = Workspace(load(project.root)).definition("lateness")
+    with pytest.raises(
+        RequestError, match="the definition of model 'lateness' has changed since version 2 was trained"
+    ):
+        reproduce(workspace, changed, store.require("lateness", 2))
+
+
+@pytest.mark.parametrize("file", ["model.skops", "MLmodel"])
+def test_files_that_somebody_changed_are_not_loaded(project, file):
+    project.run()
+    (path,) = (project.root / ".headwater" / "mlflow").rglob(file)
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(StorageError, match="the files of model lateness 1 are not those that were registered"):
+        load_champion(project.store, "lateness")
+
+
+def test_the_commands(project):
+    two_versions(project)
+    listed = cli(project, "ls")
+    assert listed.exit_code == 0
+    assert listed.stdout.split()[:6] == ["model", "task", "champion", "metric", "trained", "others"]
+    assert "lateness  binary         2  auc 0." in listed.stdout
+    assert [each["version"] for each in json.loads(cli(project, "ls", "lateness", "--json").stdout)] == [2, 1]
+    shown = cli(project, "show", "lateness@1").stdout
+    assert "skops" in shown
+    assert "runs code" not in shown
+    assert "2 champion" in cli(project, "compare", "lateness").stdout
+    assert (
+        cli(project, "retire", "lateness", "1").stdout
+        == "nothing was changed; delete version 1 of 'lateness' with --yes\n"
+    )
+    assert (
+        cli(project, "rollback", "lateness").stdout == "version 1 of 'lateness' is the champion again, instead of 2\n"
+    )
+    assert cli(project, "promote", "lateness", "2", "--to", "challenger").exit_code == 0
+    assert "2 challenger, withdrawn: by hand" in cli(project, "ls").stdout
+    reproduced = cli(project, "reproduce", "lateness@2")
+    assert (reproduced.exit_code, reproduced.stdout.splitlines()[-1]) == (0, "the same model")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("show", "nope"), "no model 'nope' is registered; known: 'lateness'"),
+        (("ls", "latenes"), "no model 'latenes' is registered; did you mean 'lateness'?"),
+        (("show", "lateness@7"), "model 'lateness' has no version 7; its versions are 1"),
+        (("show", "@"), "this is not the name of a version: got '@'; write NAME or NAME@VERSION"),
+        (("promote", "lateness", "1", "--to", "king"), "there is no role 'king'"),
+        (("rollback", "lateness"), "version 1 of model 'lateness' replaced no version; promote another one"),
+        (("compare", "lateness"), "model 'lateness' has only version 1; train another one"),
+        (("reproduce", "trips"), "no model 'trips' is registered"),
+    ],
+)
+def test_wrong_arguments(trained, arguments, problem):
+    with pytest.raises(RequestError) as raised:
+        CliRunner().invoke(app, [*arguments, "--project", str(trained.root)], catch_exceptions=False)
+    assert problem in str(raised.value)
+
+
+class _Client:
+    """The parts of MLflow's client that a history needs."""
+
+    def __init__(self):
+        self.tags, self.aliases = {}, {}
+
+    def search_registered_models(self, _):
+        return [self]
+
+    def set_registered_model_tag(self, _, key, value):
+        assert len(value) <= 5000
+        self.tags[key] = value
+
+
+def test_a_long_history_loses_its_oldest_entries():
+    client = _Client()
+    for number in range(1, 200):
+        record_promotion(client, "m", number, "x" * 300)
+        client.aliases["champion"] = str(number)
+    (text,) = client.tags.values()
+    kept = json.loads(text)
+    assert 10 < len(kept) < 199
+    assert [each["version"] for each in kept] == list(range(199, 199 - len(kept), -1))
