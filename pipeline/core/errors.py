@@ -22,8 +22,8 @@
     ├── ConflictError         another writer committed first: reload and retry
     └── OutcomeUnknownError   a commit was sent and not answered: reload and compare
 
-A message has four parts, of which only the first is required: the problem, the value received, what to do, and the
-place. Errors keep these parts when they are pickled, because Ray sends them between processes.
+A message has four parts, of which only the first is required: the problem with its cause, the value received (a noun, not a
+sentence, because it follows "got"), what to do, and the place. Errors keep these parts when they are pickled, because Ray sends them between processes.
 """
 
 from __future__ import annotations

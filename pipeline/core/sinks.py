@@ -169,7 +169,7 @@ def is_delivered(delivery: Delivery, reached: SinkPosition | None) -> bool:
     if reached != delivery.since:
         raise ConflictError(
             "another process has written to this target",
-            got=f"it is at {_words(reached)}, not at {_words(delivery.since)}",
+            got=f"{_words(reached)} instead of {_words(delivery.since)}",
             do="run one sender; it delivers what is outstanding",
         )
     return False

@@ -138,7 +138,7 @@ class LakeTable:
             do = f"read a later version, or raise history= in its lake_policy: {others}"
             raise StorageError(
                 f"version {number} of table {self.name!r} can no longer be read",
-                got=None if nearest is None else f"the nearest before it is {nearest}",
+                got=None if nearest is None else f"{nearest} as the nearest before it",
                 do=do,
             )
         return self.version(number, lenient=True)
@@ -157,9 +157,9 @@ class LakeTable:
         oldest = min(times)
         raise StorageError(
             f"table {self.name!r} cannot be read as of {time.isoformat(timespec='seconds')}",
-            got=f"its first version is of {times[0].isoformat(timespec='milliseconds')}"
+            got=f"a first version of {times[0].isoformat(timespec='milliseconds')}"
             if oldest == 0
-            else f"the oldest version that can be read is {oldest}, of {times[oldest].isoformat(timespec='milliseconds')}",
+            else f"{oldest} as the oldest version that can be read, of {times[oldest].isoformat(timespec='milliseconds')}",
             do="choose a later time",
         )
 

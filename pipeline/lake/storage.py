@@ -144,9 +144,10 @@ class Storage:
                     return False
                 problem, advice = f"cannot write {name!r} below {self.uri}", "check its space and permissions"
                 raise self.failed(problem, error, advice) from error
+            failure = self.failed(f"{name!r} below {self.uri} was written and cannot be read again", error)
             raise OutcomeUnknownError(
-                f"{name!r} below {self.uri} was written and cannot be read again",
-                got=self.failed("", error).got,
+                failure.problem,
+                got=failure.got,
                 do="try again when the store answers, to determine the outcome",
             ) from unreadable
 
@@ -160,7 +161,7 @@ class Storage:
             return kind(problem, got=message_of(error), do=do)
         cause, advice = refusal
         return kind(
-            problem, got=f"{cause} ({message_of(error)})" if kind is StorageUnavailableError else cause, do=advice
+            f"{problem}: {cause}", got=message_of(error) if kind is StorageUnavailableError else None, do=advice
         )
 
     def copy(self, source: Storage, name: str, target: str | None = None) -> None:

@@ -220,8 +220,7 @@ def _require_files(table: LakeTable, target: Version, manifest: Manifest) -> Non
 
 def _refused(name: str, target: Version, reason: str) -> StorageError:
     return StorageError(
-        f"table {name!r} cannot be restored to version {target.number}",
-        got=reason,
+        f"table {name!r} cannot be restored to version {target.number}: {reason}",
         do="restore a later version, or recompute the table",
     )
 

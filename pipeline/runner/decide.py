@@ -173,7 +173,7 @@ def reread(manifest: Manifest, since: ReadPlan, reason: str) -> Decision:
     if since.lost:
         raise SourceError(
             f"the source of {manifest.table!r} must be read again ({reason}), which would lose rows",
-            got=f"{len(since.lost)} source objects no longer exist, the first {since.lost[0]}",
+            got=f"{quantity(len(since.lost), 'missing source object')}, the first {since.lost[0]}",
             do="restore them, or accept the loss with --full",
         )
     return Decision(DecisionKind.REBUILD, reason)

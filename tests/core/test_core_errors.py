@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +88,44 @@ def test_change_of_many_columns_is_short_and_shows_case():
 
     assert str(compare(before, Schema.of({"A": "", "gone": ""}))) == "column 'a' is now 'A', which differs only in case"
     assert str(compare(before, wide)).endswith("new column 'new4' and 2,996 more")
+
+
+SENTENCE = re.compile(
+    r"^(it|its|there|the|\{\}|nothing|some|all|no)(?!\w)(?:(?!\b(?:that|whose|which|who)\b)[^,;:()])*?\b(is|are|was|were|has|have|had|does|do|did|cannot|may|could)\b(?! as\b)"
+)
+"""A text that begins with a subject and has a verb, other than in a relative clause."""
+TOPS = ("pipeline", "ml", "serve", "cluster")
+
+
+def texts_of(node: ast.expr) -> Iterator[str]:
+    """Yield the texts that an expression may be, with `{}` for each value in them."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.JoinedStr):
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    elif isinstance(node, ast.IfExp):
+        yield from (*texts_of(node.body), *texts_of(node.orelse))
+    elif isinstance(node, ast.BoolOp):
+        for value in node.values:
+            yield from texts_of(value)
+
+
+@pytest.mark.parametrize("text", ["it was removed", "its type is {}", "{} is true", "the bucket does not exist"])
+def test_a_sentence_is_recognized(text):
+    assert SENTENCE.match(text)
+
+
+@pytest.mark.parametrize("top", TOPS)
+def test_what_was_got_is_no_sentence(top):
+    """A message reads "problem: got …", which a sentence must not follow; a cause belongs to the problem."""
+    sentences = [
+        f"{path.name}:{call.lineno}: {text}"
+        for path in (Path(__file__).parents[2] / top).rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call)
+        for keyword in call.keywords
+        if keyword.arg == "got"
+        for text in texts_of(keyword.value)
+        if SENTENCE.match(text)
+    ]
+    assert sentences == []

@@ -139,7 +139,7 @@ def test_an_unknown_profile_is_named(environment):
 
 def test_no_credentials_are_named_and_a_public_bucket_needs_none(environment, refusing):
     (environment / "credentials").write_text("")
-    with pytest.raises(StorageError, match=r"got there are no credentials; set AWS_ACCESS_KEY_ID and"):
+    with pytest.raises(StorageError, match=r"there are no credentials; set AWS_ACCESS_KEY_ID and"):
         at(refusing).read_bytes("a")
     assert identities(refusing, at(refusing, skip_signature="true")) == {SignedRequest("", "", None)}
 
@@ -200,21 +200,21 @@ def test_every_object_is_encrypted(aws, options, expected):
 # -- refusals
 
 
-DENIED = r"got the credentials do not permit (this|s3:\w+); allow s3:ListBucket on the bucket, and s3:GetObject"
-REGION = r"got the bucket is in another region.*; set `region` of"
+DENIED = r"the credentials do not permit (this|s3:\w+); allow s3:ListBucket on the bucket, and s3:GetObject"
+REGION = r"the bucket is in another region.*; set `region` of"
 REFUSALS = [
-    (Refusal(404, "NoSuchBucket", "The specified bucket does not exist"), r"got the bucket does not exist; create it"),
+    (Refusal(404, "NoSuchBucket", "The specified bucket does not exist"), r"the bucket does not exist; create it"),
     (Refusal(403, "AccessDenied", "Access Denied"), DENIED),
     (Refusal(301, "PermanentRedirect", "must be addressed using the specified endpoint."), REGION),
     (Refusal(400, "AuthorizationHeaderMalformed", "the region 'a' is wrong; expecting 'eu-central-1'"), REGION),
-    (Refusal(403, "RequestTimeTooSkewed"), r"got the clock of this machine is wrong; set the clock"),
+    (Refusal(403, "RequestTimeTooSkewed"), r"the clock of this machine is wrong; set the clock"),
     (
         Refusal(400, "ExpiredToken", "The provided token has expired."),
-        r"got the session token has expired; get new cred",
+        r"the session token has expired; get new cred",
     ),
-    (Refusal(403, "InvalidAccessKeyId"), r"got the store does not accept the credentials; correct the access key"),
-    (Refusal(403, "SignatureDoesNotMatch"), r"got the store does not accept the credentials; correct the access key"),
-    (Refusal(400, "KMS.NotFoundException"), r"got the KMS key cannot be used; correct aws_sse_kms_key_id"),
+    (Refusal(403, "InvalidAccessKeyId"), r"the store does not accept the credentials; correct the access key"),
+    (Refusal(403, "SignatureDoesNotMatch"), r"the store does not accept the credentials; correct the access key"),
+    (Refusal(400, "KMS.NotFoundException"), r"the KMS key cannot be used; correct aws_sse_kms_key_id"),
 ]
 
 
@@ -243,15 +243,13 @@ def test_the_cause_of_a_refusal_is_named(refusing, refusal, message):
 
 def test_a_refused_creation_is_named(refusing):
     refusing.refusal = Refusal(403, "AccessDenied", "Access Denied")
-    with pytest.raises(
-        OutcomeUnknownError, match=r"cannot be read again: got the credentials do not permit s3:PutObject"
-    ):
+    with pytest.raises(OutcomeUnknownError, match=r"cannot be read again: the credentials do not permit s3:PutObject"):
         at(refusing, **KEY).create("a", b"")
 
 
 def test_the_region_of_the_bucket_is_named(refusing):
     refusing.refusal = REFUSALS[3][0]
-    with pytest.raises(StorageError, match="got the bucket is in another region: eu-central-1; set"):
+    with pytest.raises(StorageError, match="the bucket is in another region: eu-central-1; set"):
         Lake(at(refusing, **KEY)).table("silver", "t").version()
 
 
@@ -259,7 +257,7 @@ def test_an_endpoint_that_does_not_answer_is_unavailable():
     storage = Storage("s3://acme/lake", {**QUICK, **KEY, "endpoint_url": "http://127.0.0.1:1"})
     for operation in (lambda: Lake(storage).table("silver", "t").version(), lambda: storage.write_bytes("a", b"")):
         with pytest.raises(
-            StorageUnavailableError, match=r"got the endpoint does not answer \(.*check endpoint_url and"
+            StorageUnavailableError, match=r": the endpoint does not answer: got .*check endpoint_url and"
         ):
             operation()
 

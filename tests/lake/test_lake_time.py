@@ -53,7 +53,7 @@ def test_a_time_is_the_newest_version_until_then(writer):
     assert w.table.version_as_of(AsOf(at(0).time, {"t": 2})).number == 2
     assert w.table.version_as_of(AsOf(versions={"other": 2})).number == 3
     with pytest.raises(
-        StorageError, match=r"'t' cannot be read as of 2025-12-31T23:.*its first version is of 2026-01-01"
+        StorageError, match=r"'t' cannot be read as of 2025-12-31T23:.*got a first version of 2026-01-01"
     ):
         w.table.version_as_of(at(-1))
     with pytest.raises(RequestError, match="'t' has no version 4; the newest is 3"):
@@ -83,7 +83,7 @@ def test_versions_that_left_the_log_are_refused_with_the_oldest(writer):
     tidy(w.table.place, versions=5, history=dt.timedelta())
     assert LogFiles.of(w.table.storage).readable() == tuple(range(19, 30))
     with pytest.raises(
-        StorageError, match=r"'t' cannot be read as of .* the oldest version that can be read is 19, of"
+        StorageError, match=r"'t' cannot be read as of .* got 19 as the oldest version that can be read, of"
     ):
         w.table.version_as_of(at(18))
     with pytest.raises(
@@ -118,7 +118,7 @@ def test_checkpoints_within_history_and_of_holds_stay(writer):
     manifests = [name for name in w.table.storage.names("_headwater/") if name.count("/") == 1 and name != KEPT]
     assert sorted(manifests) == sorted(manifest_name(w.table.version(number).manifest_id) for number in readable)
     with pytest.raises(
-        StorageError, match=r"version 25 .* got the nearest before it is 19; .* the oldest that can be read is 3"
+        StorageError, match=r"version 25 .* got 19 as the nearest before it; .* the oldest that can be read is 3"
     ):
         w.table.version_as_of(AsOf(versions={"t": 25}))
 

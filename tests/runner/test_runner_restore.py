@@ -239,13 +239,13 @@ def test_what_cannot_be_restored_is_refused(folder):
     manifest = manifest_name(table.version(0).manifest_id)
     text = table.storage.read_text(manifest)
     table.storage.remove([manifest])
-    with pytest.raises(StorageError, match="'current' cannot be restored to version 0: got its manifest is no longer"):
+    with pytest.raises(StorageError, match="'current' cannot be restored to version 0: its manifest is no longer"):
         plan(0)
     table.storage.write_text(manifest, text)
     gone = table.version(0).files[0].uri.removeprefix(f"{table.storage.uri}/")
     table.storage.remove([gone])
     with pytest.raises(
-        StorageError, match=r"got 1 of its files are no longer there, the first .*; restore a later version"
+        StorageError, match=r"1 of its files are no longer there, the first .*; restore a later version"
     ):
         plan(0)
 

@@ -197,7 +197,9 @@ def _download(client: RemoteClient, connection: Any, wanted: Wanted, target: str
     if current is None or current.stamp != (listed.stamp or current.stamp):
         raise SourceError(
             "the file changed after it was listed",
-            got="it was removed" if current is None else f"{current.size_bytes} bytes, previously {listed.size_bytes}",
+            got="no file any more"
+            if current is None
+            else f"{current.size_bytes} bytes, previously {listed.size_bytes}",
             do="upload files under another name, rename them when they are complete, and do not change them afterwards",
             place=Place(listed.uri),
         )

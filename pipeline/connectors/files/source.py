@@ -427,7 +427,7 @@ class Files:
         if size != listed and is_known:
             raise SourceError(
                 "the file changed after it was listed",
-                got="it was removed" if size is None else f"{size} bytes, previously {listed}",
+                got="no file any more" if size is None else f"{size} bytes, previously {listed}",
                 do="move files into the folder when they are complete, and do not change them afterwards",
                 place=place,
             )

@@ -16,7 +16,7 @@ from pipeline.connectors.rest.pages import (
     SinglePage,
     linked,
 )
-from pipeline.core.errors import SourceError
+from pipeline.core.errors import SourceError, quantity
 
 _URLS: tuple[str, ...] = (
     "$.next",
@@ -62,7 +62,7 @@ def detect(page: ApiPage) -> Pages:
     if has_more or (isinstance(count, int) and 0 < page.rows < count):
         raise SourceError(
             "the response is one of several pages, but how to get the others is not clear",
-            got=f"{more} is true" if has_more else f"{total} is {count}, and it has {page.rows} rows",
+            got=f"{more}: true" if has_more else f"{total}: {count}, with {quantity(page.rows, 'row')}",
             do="pass pages=, for example pages=PageNumber('page') or Offset('offset')",
             place=page.body.place,
         )

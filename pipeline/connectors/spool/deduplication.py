@@ -180,7 +180,7 @@ class PageDeduplicator:
         if with_zone not in {0, count}:
             raise SourceError(
                 f"some values of the cursor column {self.column.name!r} have a time zone, others have none",
-                got=f"{with_zone} of {count} values of a response have one",
+                got=f"a time zone in {with_zone} of {count} values of a response",
                 do="use another column",
             )
         return "instant" if with_zone else "timestamp"

@@ -351,7 +351,7 @@ def test_what_cannot_be_read_by_transaction(orders):
     with pytest.raises(SourceError, match="no column 'att' to be the cursor; did you mean 'at'"):
         read_postgres(orders.url, "public.orders", cursor="att").plan(None)
     orders.run("create table u (a uuid)")
-    with pytest.raises(SourceError, match="'a' cannot be the cursor: got its type is uuid"):
+    with pytest.raises(SourceError, match="'a' cannot be the cursor: got the type uuid"):
         read_postgres(orders.url, "public.u", cursor="a").plan(None)
     with pytest.raises(DefinitionError, match="a cursor that is a time must be a duration"):
         read_postgres(orders.url, "public.orders", cursor="at", lag=5).plan(None)

@@ -57,7 +57,8 @@ def test_values_are_compared_by_their_type(values, kind, key, text):
 
 def test_values_with_and_without_a_zone_cannot_be_compared():
     with pytest.raises(
-        SourceError, match="some values of the cursor column 'at' have a time zone, others have none: got 1 of 2"
+        SourceError,
+        match="some values of the cursor column 'at' have a time zone, others have none: got a time zone in 1 of 2",
     ):
         mark("2024-01-01T00:00:00Z", "2024-01-01T00:00:00")
 

@@ -173,7 +173,7 @@ def test_a_second_sender_is_refused(shop):
     late = delivery(first, None)
     shop.run(b="id,k,v,at\n3,a,1,2026-01-01\n")
 
-    with pytest.raises(ConflictError, match="another process has written to this target: got it is at version 1"):
+    with pytest.raises(ConflictError, match="another process has written to this target: got version 1"):
         target(shop).write(late)
 
 

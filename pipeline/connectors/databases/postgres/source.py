@@ -152,7 +152,7 @@ class Postgres(DatabaseReader):
         if kind not in CURSOR_KINDS:
             raise SourceError(
                 f"the column {self.cursor!r} cannot be the cursor",
-                got=f"its type is {kind}",
+                got=f"the type {kind}",
                 do="choose a number, a time or a text",
                 place=self.place,
             )
