@@ -22,6 +22,7 @@ NAMES = (
     "join",
     "lake",
     "merge",
+    "online",
     "raydata",
     "scale",
     "sources",

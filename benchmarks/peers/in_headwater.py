@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from benchmarks.peers.dashboard import ask
+from benchmarks.peers.online_reads import ASKED, FEATURES, for_seconds, timed, together
 from benchmarks.peers.timings import Clock
+from ml import feature_view, features
+from ml.features.online.opening import open_store
+from ml.features.online.reading import FeatureReader
+from ml.features.online.target import FeatureTarget
+from ml.features.point_in_time import Join
 from pipeline import sql
+from pipeline.core.sinks import Delivery, SinkPosition
 from pipeline.project import Workspace, load
 from pipeline.warehouse.duckdb import DuckDBWarehouse
 
@@ -52,12 +62,42 @@ def queries_open(clock: Clock, project: str, of: str, to: str) -> None:
         ask(clock, of, lambda text: con.sql(text).to_arrow_table(), to)
 
 
+def online(clock: Clock, url: str, data: str, to: str) -> None:
+    """Load a feature view into an online store and read it."""
+    columns = [f"f{n}" for n in range(FEATURES)]
+    view = feature_view(f"select e, t, {', '.join(columns)} from rows", entity="e", event_time="t").named("view")
+    files = pa.dataset.dataset(data)
+    with clock.part("load"), closing(open_store(url, "bench.dev")) as store:
+        rows = files.scanner().to_reader()
+        none = files.schema.empty_table()
+        delivery = Delivery(SinkPosition(0), None, rows, none, view.key, is_whole=True)
+        FeatureTarget(store, view).write(delivery)
+    count = files.count_rows()
+    read = _online_reader(url)
+    answer = read(ASKED).append_column("e", pa.array(ASKED))
+    pq.write_table(answer.select(["e", "f0", "f99"]), f"{to}/rows.parquet")
+    timed(clock, read, count)
+    together(clock, partial(_online_reads, url), count)
+
+
+def _online_reader(url: str) -> Callable[[Sequence[int]], pa.Table]:
+    columns = ", ".join(f"f{n}" for n in range(FEATURES))
+    view = feature_view(f"select e, t, {columns} from rows", entity="e", event_time="t").named("view")
+    reader, joins = FeatureReader(open_store(url, "bench.dev")), [Join(view, features("view"), "f0")]
+    return lambda keys: reader.read(joins, pa.table({"e": pa.array(keys)})).values
+
+
+def _online_reads(url: str, seconds: float, entities: int) -> int:
+    return for_seconds(_online_reader(url), seconds, entities)
+
+
 def _query(project: str, text: str, at: dict[str, int] | None = None) -> pa.Table:
     return Workspace(load(Path(project))).query(text, at=at)
 
 
 JOBS: dict[str, Callable[..., None]] = {
     "groupby": groupby,
+    "online": online,
     "point": point,
     "travel": travel,
     "queries": queries,

