@@ -1,7 +1,8 @@
-"""Latency from the creation of an event to its committed row, and to the state that it changed.
+"""Latency from the creation of an event to its committed row, to the state that it changed, and to its features online.
 
 Events are produced at a constant rate and contain their creation time. The latency of a row ends when the table's log
-names its file; the latency of the state ends when a polling reader sees the event in its window. All times are from the
+names its file; the latency of the state ends when a polling reader sees the event in its window, and that of features when it
+reads them from the online store (up to 10,000 events per second, each of them another entity). All times are from the
 clock of one machine. Events of the first seconds, while engines warm up, are excluded.
 """
 
@@ -24,7 +25,7 @@ from benchmarks.interleaved_runs import Figures, UnableError
 from benchmarks.kafka import Cluster
 from benchmarks.peer import Script, interpreter, require
 from benchmarks.project import Project, written
-from benchmarks.stream import landed, state_probe
+from benchmarks.stream import landed, online_probe, state_probe
 from benchmarks.stream.events import PARTITIONS, Events
 from benchmarks.stream.follow import followed
 from benchmarks.stream.jobs import FORMS, HEADWATER, HOMES, ROWS, source
@@ -54,6 +55,9 @@ def measured(scale: float, folder: Path, only: Sequence[str] = (), peers: Sequen
                     "row": _told(partial(_ours, load, folder)),
                     "state": _told(partial(_state, states, folder)),
                 }
+                if rate <= PEER_RATE:
+                    load = _Load(cluster, f"online-{rate}", rate, seconds)
+                    results[str(rate)]["online"] = _told(partial(_online, load, folder))
         for name in peers:
             load = _Load(cluster, f"{name}-rows", PEER_RATE, seconds)
             theirs[name] = {str(PEER_RATE): {"row": _told(partial(_theirs, name, load, folder))}}
@@ -119,18 +123,40 @@ def _state(load: _Load, folder: Path) -> Latency:
     """Return the latencies from creation to state; the process that runs the stream polls the state."""
     definitions = source(load.brokers, load.topic) + f"{state_probe.NAME} = sql({state_probe.STATEMENT!r})\n"
     project = Project(written(folder / f"project-state-{load.topic}", definitions))
-    log = project.folder / "said.txt"
-    command = [sys.executable, "-m", "benchmarks.stream.state_probe", str(project.folder)]
-    environ = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with _probed("state_probe", project.folder, project.folder) as (process, looks):
+        load.run(process, lambda: max((count for _, _, count in looks()), default=0))
+        return _seen(looks(), load.warm.count)
+
+
+def _online(load: _Load, folder: Path) -> Latency:
+    """Return the latencies from creation to features; another process than that of the stream reads them."""
+    definitions = source(load.brokers, load.topic) + online_probe.DEFINITION
+    project = Project(written(folder / f"project-{load.topic}", definitions))
+    place = folder / f"probe-{load.topic}"
+    place.mkdir()
+    with (
+        _running(project.streaming(online_probe.NAME), project.folder) as process,
+        _probed("online_probe", project.folder, place) as (_, looks),
+    ):
+        load.run(process, lambda: max((count for _, _, count in looks()), default=0))
+        return _seen(looks(), load.warm.count)
+
+
+@contextmanager
+def _probed(
+    module: str, project: Path, place: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], list[tuple[int, int, int]]]]]:
+    """Run a probe of a project; give its process, and what returns the lines that it has printed."""
+    log = place / "said.txt"
+    command = [sys.executable, "-m", f"benchmarks.stream.{module}", str(project)]
 
     def looks() -> list[tuple[int, int, int]]:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         matches = (LOOKED.fullmatch(line) for line in lines)
         return [(int(match[1]), int(match[2]), int(match[3])) for match in matches if match is not None]
 
-    with _running(command, project.folder, environ) as process:
-        load.run(process, lambda: max((count for _, _, count in looks()), default=0))
-        return _seen(looks(), load.warm.count)
+    with _running(command, place, {"PYTHONPATH": str(Path(__file__).parents[2])}) as process:
+        yield process, looks
 
 
 def _seen(looks: Sequence[tuple[int, int, int]], warm: int) -> Latency:
