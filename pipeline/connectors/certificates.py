@@ -30,9 +30,8 @@ def untrusted(error: BaseException, place: Place, option: str = "ca='ca.pem'") -
         # aiohttp has an error of this type without a message, around the one with it
         message = getattr(each, "verify_message", "").rstrip(".")
         if isinstance(each, ssl.SSLCertVerificationError) and message:
-            return SourceError(
-                "the certificate of the server is not trusted", got=message, do=_way_out(message, option), place=place
-            )
+            problem, do = "the certificate of the server is not trusted", way_out(message, option)
+            return SourceError(problem, got=message, do=do, place=place)
     return None
 
 
@@ -46,11 +45,13 @@ def _reasons(error: object, most: int) -> Iterator[BaseException]:
         yield from _reasons(each, most - 1)
 
 
-def _way_out(message: str, option: str) -> str:
+def way_out(message: str, option: str, address: str = "the address") -> str:
+    """Return what to do about the reason for which a certificate is not trusted.
+
+    `option` is how a definition passes the authorities, and `address` where it names the server.
+    """
     if "expired" in message or "not yet valid" in message:
         return "renew the certificate of the server"
-    return (
-        "use a host of its certificate in the address"
-        if "mismatch" in message
-        else f"pass the authority that issued it: {option}"
-    )
+    if "mismatch" in message:
+        return f"use a host of its certificate in {address}"
+    return f"pass the authority that issued it: {option}"

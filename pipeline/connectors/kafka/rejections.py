@@ -14,6 +14,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
+from pipeline.connectors.certificates import way_out
 from pipeline.core.errors import Place, SourceError
 
 _LOG = logging.getLogger("headwater.kafka")
@@ -103,17 +104,9 @@ def certificate_problem(options: Mapping[str, object]) -> Rejection | None:
             ):
                 continue
         except ssl.SSLCertVerificationError as error:
-            return Rejection(
-                f"the certificate of {server}: {error.verify_message.rstrip('.')}", _way_out(error.verify_message)
-            )
+            message = error.verify_message.rstrip(".")
+            do = way_out(message, "security=Tls(ca='ca.pem')", "servers=")
+            return Rejection(f"the certificate of {server}: {message}", do)
         except (OSError, ValueError):
             continue
     return None
-
-
-def _way_out(message: str) -> str:
-    if "expired" in message or "not yet valid" in message:
-        return "renew the certificate of the brokers"
-    if "mismatch" in message:
-        return "use the names of the certificate in servers="
-    return "pass the authority that issued it: security=Tls(ca='ca.pem')"

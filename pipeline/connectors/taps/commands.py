@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,10 +18,14 @@ from pipeline.core import scratch
 from pipeline.core.clients import message_of
 from pipeline.core.credentials import is_reference, secret
 from pipeline.core.errors import Place, SourceError
+from pipeline.core.event_time import format_duration
 
+IDLE = timedelta(minutes=30)
+"""How long a program may write nothing by default."""
 _END_S = 10.0
 _SHOWN, _SEARCHED = 400, 1 << 16
 _LEAST_SECRET = 4
+_READ_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,8 @@ class Program:
 
     command: tuple[str, ...]
     config: Mapping[str, Any]
+    idle: timedelta = IDLE
+    """How long it may write nothing, neither messages nor logs."""
 
     @contextmanager
     def running(self, arguments: Sequence[str], files: Mapping[str, Any]) -> Iterator[Iterator[bytes]]:
@@ -35,7 +43,7 @@ class Program:
 
         Each of `files` is an option and a JSON value, which the program gets as a file that only this user can read; so
         does `--config`. The program is ended if the context ends earlier. Raises `SourceError` if it cannot be started,
-        and when its output ends if it fails. An error in the context is raised without the credentials of the program,
+        if it writes nothing for too long, and when its output ends if it fails. An error in the context is raised without the credentials of the program,
         because it may quote what the program wrote.
         """
         config = self.resolved()
@@ -72,17 +80,42 @@ class Program:
 
     def _lines(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> Iterator[bytes]:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
-        yield from process.stdout
-        if process.wait() != 0:
-            errors.seek(0, os.SEEK_END)
-            errors.seek(max(0, errors.tell() - _SEARCHED))
-            # whole credentials, also of several lines, are replaced before anything is cut
-            text = " ".join(self.hidden(errors.read().decode("utf-8", "replace")).split())[-_SHOWN:]
-            raise SourceError(
-                f"{self.command[0]!r} failed with status {process.returncode}",
-                got=text or None,
-                place=Place(self.command[0]),
-            )
+        started: list[bytes] = []
+        while data := self._read(process.stdout, errors):
+            first, *lines = data.split(b"\n")
+            started.append(first)
+            for line in lines:
+                yield b"".join(started) + b"\n"
+                started = [line]
+        if any(started):
+            yield b"".join(started)
+        try:
+            status = process.wait(self.idle.total_seconds())
+        except subprocess.TimeoutExpired as error:
+            raise self._failed("has closed its output and does not end", errors) from error
+        if status != 0:
+            raise self._failed(f"failed with status {status}", errors)
+
+    def _read(self, output: IO[bytes], errors: IO[bytes]) -> bytes:
+        """Return the next bytes of the output, none at its end; raise `SourceError` if nothing is written for too long."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(output, selectors.EVENT_READ)
+            logged = -1
+            while logged < (size := os.fstat(errors.fileno()).st_size):
+                logged = size
+                if selector.select(self.idle.total_seconds()):
+                    return os.read(output.fileno(), _READ_BYTES)
+        do = "see why it hangs, or give it more time: idle_timeout="
+        raise self._failed(f"has written nothing for {format_duration(self.idle)}", errors, do)
+
+    def _failed(self, problem: str, errors: IO[bytes], do: str | None = None) -> SourceError:
+        """Return an error with the end of what the program has logged."""
+        errors.seek(0, os.SEEK_END)
+        errors.seek(max(0, errors.tell() - _SEARCHED))
+        # whole credentials, also of several lines, are replaced before anything is cut
+        text = " ".join(self.hidden(errors.read().decode("utf-8", "replace")).split())[-_SHOWN:]
+        program = self.command[0]
+        return SourceError(f"{program!r} {problem}", got=text or None, do=do, place=Place(program))
 
     def hidden(self, text: str) -> str:
         """Return a text without the values of references in the configuration."""

@@ -21,9 +21,10 @@ from pipeline.connectors.rest.api import Repeated, cursor_column
 from pipeline.connectors.spool.high_water import CursorColumn, Nulls
 from pipeline.connectors.spool.progress import FetchedPage, PagedSource, Progress
 from pipeline.connectors.spool.reader import SpooledReader
-from pipeline.connectors.taps.commands import Program
+from pipeline.connectors.taps.commands import IDLE, Program
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.errors import DefinitionError, Place, SourceError, did_you_mean
+from pipeline.core.event_time import parse_duration
 from pipeline.core.extras import imports_of
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
@@ -46,6 +47,8 @@ class TapReader(SpooledReader):
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     full: bool = False
     column: CursorColumn | None = None
+    idle: timedelta = field(default=IDLE, compare=False)
+    """How long the program may write nothing."""
 
     @property
     def fingerprint(self) -> str:
@@ -70,7 +73,7 @@ class TapReader(SpooledReader):
     @property
     def program(self) -> Program:
         """The program with its configuration."""
-        return Program(self.command, self.config)
+        return Program(self.command, self.config, self.idle)
 
     def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> ReadPlan:
         """Run the program from the state of the cursor; a limit ends it after a state.
@@ -187,6 +190,13 @@ def _command(command: str | Sequence[str]) -> tuple[str, ...]:
     return parts
 
 
+def _idle(text: str | timedelta) -> timedelta:
+    duration = parse_duration(text, "idle_timeout")
+    if not duration:
+        raise DefinitionError("idle_timeout= must be positive", got=repr(text), do="write for example '30 minutes'")
+    return duration
+
+
 def singer(
     command: str | Sequence[str],
     stream: str,
@@ -198,13 +208,15 @@ def singer(
     lag: str | timedelta | int = 0,
     null_cursors: Nulls = "include",
     repeated: Repeated = "drop",
+    idle_timeout: str | timedelta = IDLE,
     spool: str | None = None,
 ) -> SingerTap:
     """Read a stream of a Singer tap, a program that writes `RECORD`, `STATE` and `SCHEMA` messages.
 
     The tap gets `config` (whose values may be references such as `env:NAME`), `catalog` and its last state as files. Its
     states are the cursor. Many taps write the records of the last bookmark again: with `cursor`, the field of the bookmark,
-    those are dropped. With `full=True` no state is used, and the table is computed again if the records are others.
+    those are dropped. With `full=True` no state is used, and the table is computed again if the records are others. A tap that
+    writes neither messages nor logs for `idle_timeout` is ended, and the run fails.
 
     Raises `DefinitionError` for invalid options.
     """
@@ -216,6 +228,7 @@ def singer(
         catalog=catalog,
         full=full,
         column=None if full else column,
+        idle=_idle(idle_timeout),
         spool=spool,
     )
 
@@ -231,6 +244,7 @@ def airbyte_messages(
     lag: str | timedelta | int = 0,
     null_cursors: Nulls = "include",
     repeated: Repeated = "drop",
+    idle_timeout: str | timedelta = IDLE,
     spool: str | None = None,
 ) -> AirbyteConnector:
     """Read a stream of an Airbyte connector, a program with the commands `discover` and `read`.
@@ -254,5 +268,6 @@ def airbyte_messages(
         sync_mode=sync_mode,
         full=full,
         column=None if full else column,
+        idle=_idle(idle_timeout),
         spool=spool,
     )

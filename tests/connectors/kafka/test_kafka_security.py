@@ -44,12 +44,12 @@ REJECTED = {
     "expired": (
         "EXPIRED",
         lambda files: Tls(ca=files.ca),
-        "certificate has expired; renew the certificate of the brok",
+        "certificate has expired; renew the certificate of the server",
     ),
     "other host": (
         "OTHERHOST",
         lambda files: Tls(ca=files.ca),
-        "not valid for '127.0.0.1'; use the names of the certificate in servers=",
+        "not valid for '127.0.0.1'; use a host of its certificate in servers=",
     ),
     "no client certificate": ("MTLS", lambda files: Tls(ca=files.ca), CERTIFICATE),
     "unknown client": (

@@ -6,12 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.connectors.json_schema import columns_of
@@ -21,6 +23,7 @@ from pipeline.connectors.taps.source import airbyte_messages, singer
 from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import DefinitionError, SourceError
 from pipeline.core.processes import is_running
+from tests.rigs.proofs import examples
 
 PROGRAM = [sys.executable, str(Path(__file__).parents[2] / "rigs" / "tap_program.py")]
 KINDS = [singer, airbyte_messages]
@@ -163,6 +166,63 @@ def test_a_program_is_ended_with_the_plan():
         patch.setattr("pipeline.connectors.taps.commands._END_S", 0.2)
         with Program((sys.executable, "-c", deaf), {}).running((), {}) as lines:
             next(lines)
+
+
+def python(text: str, idle_s: float = 30.0) -> Program:
+    return Program((sys.executable, "-c", text), {}, timedelta(seconds=idle_s))
+
+
+def test_a_program_that_hangs_is_ended():
+    hangs = "import sys, time\nprint('{}', flush=True)\nsys.stderr.write('waiting for a lock')\nsys.stderr.flush()\ntime.sleep(60)"
+    begun = time.monotonic()
+
+    with (
+        pytest.raises(
+            SourceError,
+            match=r"has written nothing for 500 milliseconds: got waiting for a lock; see why it hangs, .* idle_timeout=",
+        ),
+        python(hangs, 0.5).running((), {}) as lines,
+    ):
+        assert list(lines) == [b"{}\n"]
+
+    assert time.monotonic() - begun < 20
+
+
+def test_a_program_that_logs_does_not_hang():
+    logs = (
+        "import sys, time\nfor _ in range(8):\n sys.stderr.write('.'); sys.stderr.flush(); time.sleep(0.2)\nprint('{}')"
+    )
+    with python(logs, 0.8).running((), {}) as lines:
+        assert list(lines) == [b"{}\n"]
+
+
+def test_a_program_that_closes_its_output_and_stays_is_ended():
+    stays = "import os, time\nos.close(1)\ntime.sleep(60)"
+    with (
+        pytest.raises(SourceError, match="has closed its output and does not end"),
+        python(stays, 0.3).running((), {}) as lines,
+    ):
+        list(lines)
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"b" * 70_000, b"\r", b"\xc3\xa9 "]), max_size=12), st.booleans())
+@settings(max_examples=examples(5, 100), deadline=None)
+def test_lines_are_those_that_the_program_wrote(lines, has_end):
+    content = b"\n".join(lines) + (b"\n" if has_end else b"")
+    *whole, rest = content.split(b"\n")
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).write_bytes(content)
+        with Program(("bash", "-c", f"cat {file.name}"), {}).running((), {}) as read:
+            assert list(read) == [*(line + b"\n" for line in whole), *([rest] if rest else [])]
+
+
+@pytest.mark.parametrize("create", [singer, airbyte_messages])
+def test_the_limit_is_declared(create):
+    reader = create("tap", "s", idle_timeout="2 hours")
+    assert reader.program.idle == timedelta(hours=2)
+    assert reader.fingerprint == create("tap", "s").fingerprint
+    with pytest.raises(DefinitionError, match="idle_timeout= must be positive"):
+        create("tap", "s", idle_timeout="0 s")
 
 
 def test_children_of_a_program_end_with_it(tmp_path):
