@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from cluster.cli.console import as_objects, grid, open_workspace, out, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
@@ -59,8 +60,8 @@ def status(
         print_json({"name": name, "must_stop": bool(stop), "results": as_objects(table)})
     else:
         ratio = next(row for row in rows if row["metric"] is None)
-        out.print(f"[bold]{name}[/]  {experiment.description}")
-        out.print(f"{ratio['units']:,} units: {ratio['reason']}; p-value of the ratio {ratio['p_value']:.3g}")
+        out.print(f"[bold]{name}[/]  {escape(experiment.description)}")
+        out.print(f"{ratio['units']:,} units: {escape(ratio['reason'])}; p-value of the ratio {ratio['p_value']:.3g}")
         columns = (
             "metric",
             "variant",
@@ -77,7 +78,8 @@ def status(
         right = "mean, control_mean, relative, low, high, p_value"
         grid(None, columns, shown, right=right)
         if stop:
-            out.print(f"stop: {', '.join(sorted({row['metric'] or 'the ratio of the variants' for row in stop}))}")
+            names = sorted({row["metric"] or "the ratio of the variants" for row in stop})
+            out.print(f"stop: {escape(', '.join(names))}")
     if check and stop:
         raise typer.Exit(1)
 
@@ -95,7 +97,7 @@ def variant(
     if as_json:
         print_json({"unit": unit, "variant": found})
     else:
-        out.print(found or "none: it does not take part")
+        out.print(escape(found) if found else "none: it does not take part")
 
 
 def _named(workspace: Workspace, name: str) -> Experiment:

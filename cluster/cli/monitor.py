@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from cluster.cli.console import grid, open_workspace, out, print_json, print_rows
+from cluster.cli.monitor_reports import SAMPLED, newest_window, window_report
 from cluster.cli.options import HERE, Env, Folder, Json
 from ml.monitoring import Monitor, PerformanceMonitor
-from ml.monitoring.evidently_report import FILES, reference_query, sample_query, write_evidently_report
+from ml.monitoring.evidently_report import FILES
 from ml.monitoring.incidents import Incident, incidents
-from ml.monitoring.references import Fixed
 from pipeline.core.errors import RequestError, did_you_mean, quantity
 from pipeline.kernel.sql_text import quoted
 
@@ -66,7 +67,7 @@ def show(
     if as_json:
         print_json({"name": name, "of": monitor.of, "newest_window": newest, "open_alarms": [asdict(i) for i in found]})
         return
-    out.print(f"[bold]{name}[/]  {monitor.description}")
+    out.print(f"[bold]{name}[/]  {escape(monitor.description)}")
     out.print(f"{quantity(len(found), 'open alarm')}; newest window {newest or 'none'}")
     if found:
         grid(None, _INCIDENT, [tuple(_shown(incident).values()) for incident in found])
@@ -94,7 +95,7 @@ def report(
     ] = None,
     rows: Annotated[
         int, typer.Option(help="Rows of the samples of window and reference.", min=100, max=100_000)
-    ] = 10_000,
+    ] = SAMPLED,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if one of Evidently's tests fails.")] = False,
     env: Env = None,
     as_json: Json = False,
@@ -107,18 +108,20 @@ def report(
         raise RequestError(
             f"{name!r} measures performance, and has no features to report", do="name a monitor of features"
         )
-    start = _window(workspace, monitor, window)
-    reference = monitor.monitored.reference
-    examples = workspace.definition(reference.rows.table) if isinstance(reference, Fixed) else None
-    current = workspace.query(sample_query(monitor, start, rows))
-    compared = workspace.query(reference_query(monitor, start, rows, examples))
-    tests = write_evidently_report(monitor, current, compared, into)
+    start = newest_window(workspace, monitor) if window is None else _time(window)
+    samples, tests = window_report(workspace, monitor, start, rows, into)
     failed = [test for test in tests if not test.has_passed]
     if as_json:
-        samples = {"rows": current.num_rows, "reference_rows": compared.num_rows}
-        print_json({"window": start, **samples, "tests": [asdict(test) for test in tests]})
+        print_json(
+            {
+                "window": start,
+                "rows": samples[0],
+                "reference_rows": samples[1],
+                "tests": [asdict(test) for test in tests],
+            }
+        )
     else:
-        out.print(f"window {start:%Y-%m-%d %H:%M}, {current.num_rows:,} rows against {compared.num_rows:,}")
+        out.print(f"window {start:%Y-%m-%d %H:%M}, {samples[0]:,} rows against {samples[1]:,}")
         out.print(f"{len(tests) - len(failed)} of {quantity(len(tests), 'test')} passed")
         if failed:
             grid(None, ("failed test", "description"), [(test.name, test.description) for test in failed])
@@ -127,16 +130,8 @@ def report(
         raise typer.Exit(1)
 
 
-def _window(workspace: Workspace, monitor: Monitor, text: str | None) -> datetime:
-    """Return the start of a window; raise `RequestError` if it is not a time, or if there is no window."""
-    if text is None:
-        newest: datetime | None = None
-        if workspace.version(monitor.name) is not None:
-            query = f"select max(window_start)::timestamp as newest from {quoted(monitor.name)}"
-            newest = workspace.query(query)["newest"][0].as_py()
-        if newest is None:
-            raise RequestError(f"monitor {monitor.name!r} has no windows yet", do="headwater run")
-        return newest.replace(tzinfo=UTC)
+def _time(text: str) -> datetime:
+    """Return the start of a window; raise `RequestError` if it is not a time."""
     try:
         start = datetime.fromisoformat(text)
     except ValueError as error:

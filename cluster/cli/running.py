@@ -141,6 +141,10 @@ def _watched(
             try_update_report(project, Workspace(project).catalog, quiet=quiet, known=str(error))
             raise
     update_report(project, workspace.catalog)
+    if any(project.graph[step.name].kind == "monitor" for step in record.steps):
+        from cluster.cli.monitor_reports import update_monitor_reports  # noqa: PLC0415 - only for monitors
+
+        update_monitor_reports(Workspace(project), record)
     return record, runner.errors
 
 

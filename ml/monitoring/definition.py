@@ -61,6 +61,8 @@ class Monitor(Table):
     of: str
     time: str
     segment: str
+    has_report: bool
+    """Whether a run that computes it writes Evidently's report of its newest window."""
 
     @property
     def monitored(self) -> Monitored:
@@ -125,6 +127,7 @@ def monitor(  # noqa: PLR0913 - options of a definition, all keyword-only
     alarms: Alarms | None = None,
     bins: int = 20,
     categories: int = 30,
+    report: bool = False,
     layer: Layer = "gold",
     description: str = "",
 ) -> Monitor:
@@ -133,7 +136,8 @@ def monitor(  # noqa: PLR0913 - options of a definition, all keyword-only
     `of` is the table, and `time` its column with the time that decides the window of a row. `numerical` and `categorical`
     are the columns to compare, or SQL expressions by name. Windows of `window` are cut at other values of the columns `by`,
     for example the version of a model; `segment`, a column or SQL expression, divides them further, besides all rows. The
-    column `prediction` is suspected of a fault of its own if it drifts alone.
+    column `prediction` is suspected of a fault of its own if it drifts alone. With `report`, each run that computes the monitor
+    writes Evidently's report of its newest window.
 
     Raises `DefinitionError` for a monitor without columns, a name that occurs twice, and a window that does not fit the
     reference.
@@ -169,6 +173,7 @@ def monitor(  # noqa: PLR0913 - options of a definition, all keyword-only
         of=of,
         time=quoted(time),
         segment=segment,
+        has_report=report,
     )
 
 

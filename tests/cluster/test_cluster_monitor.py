@@ -42,3 +42,32 @@ def test_monitors_and_their_open_alarms(folder, headwater_command):
     unknown = run("monitor", "show", "drft")
     assert unknown.returncode == 1
     assert "'drft' is not a monitor; did you mean 'drift'?" in unknown.stderr
+
+
+def test_a_report_that_cannot_be_written_does_not_fail_the_run(folder, headwater_command):
+    project = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text(project.replace('numerical=["x"]', 'numerical=["x"], report=True'))
+    (folder / "evidently.py").write_text("raise ImportError(\"No module named 'evidently'\")\n")
+    ended = headwater_command.run("run", cwd=folder, env=environment(), timeout=60)
+    assert ended.returncode == 0
+    assert "no report of monitor drift: Evidently could not write the report" in ended.stderr
+    assert "pip install 'headwater[monitoring]'" in ended.stderr
+
+
+@pytest.mark.proof
+def test_the_report_is_beside_that_of_the_run(folder, headwater_command):
+    project = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text(project.replace('numerical=["x"]', 'numerical=["x"], report=True'))
+    assert headwater_command.run("run", cwd=folder, env=environment(), timeout=120).returncode == 0
+    report = folder / ".headwater" / "monitors" / "drift" / "report.json"
+    written = report.stat().st_mtime_ns
+    again = headwater_command.run("run", cwd=folder, env=environment(), timeout=120)
+    assert again.returncode == 0
+    assert report.stat().st_mtime_ns == written  # nothing was computed
+
+    words = ("monitor", "report", "drift", "--out", str(folder / "out"), "--check", "--json")
+    checked = headwater_command.run(*words, cwd=folder, env=environment(), timeout=120)
+    assert checked.returncode == 1
+    shown = json.loads(checked.stdout)
+    assert (shown["rows"], shown["reference_rows"]) == (1500, 1500)
+    assert not next(t for t in shown["tests"] if t["name"] == "Value Drift for column x")["has_passed"]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 
+from pipeline.batch.planning import strategy
 from pipeline.core.errors import DefinitionError
 from pipeline.project import Workspace, load
 from pipeline.runner.dry_run import RunOptions
@@ -123,3 +124,28 @@ def test_training_needs_a_training_set(project):
     )
     with pytest.raises(DefinitionError, match="needs the training set of a model, but 'requests' is a source"):
         load(folder)
+
+
+def test_new_rows_are_added_to_the_counts_of_the_others(project):
+    """From 100,000 rows on, their aggregates are kept, and only new files are read."""
+    folder = project('reference=trailing("3 days")')
+    for day in range(3):
+        put(folder, day, rows=35_000)
+    run(folder)
+    put(folder, 3, rows=35_000)
+    again = run(folder)
+    assert (again["drift_bins"], again["drift_counts"]) == ("skip", "refresh")
+    refreshed = rows(folder, "drift_counts", ["window_start", "segment", "feature", "bin", "rows", "low", "high"])
+    assert sum(row[4] for row in refreshed if row[2] == "x") == 4 * 35_000
+
+    graph = load(folder).graph
+    assert strategy(graph["drift_counts"]).strategy == strategy(graph["drift_bins"]).strategy == "partial"
+    workspace = Workspace(load(folder))
+    inputs = {name: workspace.lake.rows(workspace.table(name)) for name in ("requests", "drift_bins")}
+    at_once = (
+        graph["drift_counts"]
+        .transform(**inputs)
+        .select(["window_start", "segment", "feature", "bin", "rows", "low", "high"])
+    )
+    expected = sorted((tuple(row.values()) for row in at_once.to_pylist()), key=repr)
+    assert [row[1:] for row in refreshed] == [row[1:] for row in expected]
