@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from ml.features.online.keys import entity_keys
 from ml.features.online.steps import FeatureStep, step_at
-from ml.features.online.store import FeatureStore, StoredValues, ViewState, now_us
+from ml.features.online.store import FeatureStore, ViewState, now_us
 from ml.features.point_in_time import Join
 from pipeline.core.errors import RequestError, StorageError, did_you_mean
 
 _DAY_US = 86_400_000_000
+_LOAD = "run `headwater features materialize {}`"
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,15 @@ class ReadFeatures:
     event_times: Mapping[str, pa.Array]
 
 
-@dataclass(frozen=True)
 class FeatureReader:
     """Features of an online store. Thread-safe."""
 
-    store: FeatureStore
-    clock: Callable[[], int] = now_us
-    """Returns microseconds since 1970."""
+    def __init__(self, store: FeatureStore, clock: Callable[[], int] = now_us) -> None:
+        """Create the reader; `clock` returns microseconds since 1970."""
+        self._store = store
+        self._clock = clock
+        self._known: Mapping[str, ViewState] = {}
+        """The views when they were last read, for the types of their entities."""
 
     def read(self, joins: Sequence[Join], rows: pa.Table, at: datetime | None = None) -> ReadFeatures:
         """Return the features of rows, in their order, with the names and types that the joins have.
@@ -43,53 +46,64 @@ class FeatureReader:
         Raises `RequestError` for rows without an entity column, a value of another type, and a time for which the store no
         longer has the values; `StorageError` if a view is not in the store as it is defined now, or it cannot be read.
         """
-        known = self.store.states()
-        keys = {number: _keys(join, rows, _state(join, known)) for number, join in enumerate(joins)}
-        stored = self._stored(joins, keys)
+        now = self._clock()
+        keys, stored = self._stored(joins, rows)
         columns: dict[str, pa.Array] = {}
         times: dict[str, pa.Array] = {}
-        for number, join in enumerate(joins):
-            state = _state(join, {join.view.name: stored[join.view.name][0]})
-            values = stored[join.view.name][1]
-            time = _time(state, self.clock(), at)
-            steps = [None if key is None else _shown(values.get(key), time, join) for key in keys[number]]
+        for join, keys_of_rows in zip(joins, keys, strict=True):
+            state, values = stored[join.view.name]
+            time = _time(state, now, at)
+            steps = [None if key is None else _shown(values[key], time, join) for key in keys_of_rows]
             columns |= _columns(join, state, steps)
             times |= dict.fromkeys(join.names, _event_times(pa.timestamp("us", "UTC"), steps))
         return ReadFeatures(pa.table(columns), times)
 
     def _stored(
-        self, joins: Sequence[Join], keys: Mapping[int, Sequence[bytes | None]]
-    ) -> dict[str, tuple[ViewState | None, dict[bytes, bytes | None]]]:
-        """Return the state of each view with the values of the keys, in one round trip."""
-        wanted: dict[str, dict[bytes, None]] = {}
-        for number, join in enumerate(joins):
-            wanted.setdefault(join.view.name, {}).update((key, None) for key in keys[number] if key is not None)
-        answers = self.store.read({view: list(each) for view, each in wanted.items()})
-        return {view: _by_key(wanted[view], answer) for view, answer in answers.items()}
+        self, joins: Sequence[Join], rows: pa.Table
+    ) -> tuple[list[list[bytes | None]], dict[str, tuple[ViewState, dict[bytes, bytes | None]]]]:
+        """Return the keys of the rows for each join, and by view its state and the values of these keys.
+
+        This is one round trip, unless a view has not been read before or its entity has other types now.
+        """
+        while True:
+            known = self._known if all(join.view.name in self._known for join in joins) else self._store.states()
+            keys = [_keys(join, rows, _present(join, known).entities) for join in joins]
+            wanted: dict[str, dict[bytes, None]] = {join.view.name: {} for join in joins}
+            for join, each in zip(joins, keys, strict=True):
+                wanted[join.view.name].update((key, None) for key in each if key is not None)
+            answers = self._store.read({view: list(each) for view, each in wanted.items()})
+            states = {join.view.name: _current(join, answers[join.view.name].state) for join in joins}
+            self._known = {**self._known, **states}
+            if all(states[view].entities == known[view].entities for view in states):
+                values = {view: dict(zip(wanted[view], answers[view].values, strict=True)) for view in wanted}
+                return keys, {view: (states[view], values[view]) for view in wanted}
 
 
-def _by_key(keys: Mapping[bytes, None], answer: StoredValues) -> tuple[ViewState | None, dict[bytes, bytes | None]]:
-    return answer.state, dict(zip(keys, answer.values, strict=True))
+def _present(join: Join, states: Mapping[str, ViewState]) -> ViewState:
+    """Return the state of a view; raise `StorageError` if the store does not have it."""
+    view = join.view
+    if view.name in states:
+        return states[view.name]
+    do = _LOAD if view.online else "pass online=True to its feature_view(…), and run the project"
+    raise StorageError(
+        f"feature view {view.name!r} is not in the online store", do=do.format(view.name), place=view.place
+    )
 
 
-def _state(join: Join, states: Mapping[str, ViewState | None]) -> ViewState:
+def _current(join: Join, state: ViewState | None) -> ViewState:
     """Return the state of a view; raise `StorageError` if the store does not have it as it is defined now."""
-    view, state = join.view, states.get(join.view.name)
-    do = f"run `headwater features materialize {view.name}`"
-    if state is None:
-        if not view.online:
-            do = "pass online=True to its feature_view(…), and run the project"
-        raise StorageError(f"feature view {view.name!r} is not in the online store", do=do, place=view.place)
-    if state.fingerprint != view.online_fingerprint:
+    view = join.view
+    current = _present(join, {} if state is None else {view.name: state})
+    if current.fingerprint != view.online_fingerprint:
         problem = f"the online store has feature view {view.name!r} of another definition"
-        raise StorageError(problem, do=do, place=view.place)
-    return state
+        raise StorageError(problem, do=_LOAD.format(view.name), place=view.place)
+    return current
 
 
-def _keys(join: Join, rows: pa.Table, state: ViewState) -> list[bytes | None]:
+def _keys(join: Join, rows: pa.Table, entities: pa.Schema) -> list[bytes | None]:
     """Return the key of each row; `None` for one without an entity."""
     on, columns = dict(join.selected.on), []
-    for column in state.entities:
+    for column in entities:
         name = on.get(column.name, column.name)
         if name not in rows.column_names:
             raise RequestError(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
-from ml.features.online.store import StoredValues, ViewState
+from ml.features.online.store import StoredValue, StoredValues, ViewState
 from pipeline.core.clients import message_of
 from pipeline.core.errors import ConflictError, SettingsError, StorageError, StorageUnavailableError
 from pipeline.core.extras import imports_of
@@ -31,6 +31,8 @@ MOST_KEYS = 10_000
 """The number of keys that one transaction writes; a larger change is marked as incomplete until its end."""
 _TIMEOUT_S = 10
 _PAGE = 1_000
+_MARGIN_MS = 60_000
+"""How much longer than its time to live a value is kept: clocks of servers differ."""
 
 
 class RedisStore:
@@ -112,7 +114,7 @@ class RedisStore:
         self,
         view: str,
         generation: str,
-        values: Mapping[bytes, bytes | None],
+        values: Mapping[bytes, StoredValue | None],
         states: tuple[ViewState | None, ViewState | None],
     ) -> None:
         """Write values, and the second of the states if it is one, in one transaction.
@@ -120,21 +122,25 @@ class RedisStore:
         Raises `ConflictError` unless the view still has the first state.
         """
         expected, state = states
-        present = {self._name(view, generation, key): value for key, value in values.items() if value is not None}
-        gone = [self._name(view, generation, key) for key, value in values.items() if value is None]
+        names = {self._name(view, generation, key): value for key, value in values.items()}
+        present = {name: each.value for name, each in names.items() if each is not None and each.life is None}
+        gone = [name for name, each in names.items() if each is None]
         with _translated(), self._redis.pipeline(transaction=True) as request:
-            name = self._state_names([view])[0]
-            request.watch(name)  # type: ignore[no-untyped-call]
-            text = cast("bytes | None", request.get(name))
+            state_name = self._state_names([view])[0]
+            request.watch(state_name)  # type: ignore[no-untyped-call]
+            text = cast("bytes | None", request.get(state_name))
             if (None if text is None else ViewState.from_json(text)) != expected:
                 raise ConflictError("another process has written this view to the online store", do="run one writer")
             request.multi()
             if present:
                 request.mset(cast("Any", present))
+            for name, each in names.items():
+                if each is not None and each.life is not None:
+                    request.set(name, each.value, px=each.life // 1_000 + _MARGIN_MS)
             if gone:
                 request.delete(*gone)
             if state is not None:
-                request.set(name, state.to_json())
+                request.set(state_name, state.to_json())
                 request.sadd(self._views, view)
             request.execute()
 
@@ -168,7 +174,7 @@ class RedisWriter:
         self._store, self._view, self._generation = store, view, generation
         self._current = based_on
         self._is_new = based_on is None or based_on.generation != generation
-        self._values: dict[bytes, bytes | None] = {}
+        self._values: dict[bytes, StoredValue | None] = {}
         if self._is_new:
             store.remove(view, but="" if based_on is None else based_on.generation)
 
@@ -176,11 +182,12 @@ class RedisWriter:
         """See `Writer.get`."""
         other = [key for key in keys if key not in self._values]
         stored = dict(zip(other, self._store.get(self._view, self._generation, other), strict=True)) if other else {}
-        return [self._values[key] if key in self._values else stored[key] for key in keys]
+        put = {key: None if each is None else each.value for key, each in self._values.items()}
+        return [put[key] if key in put else stored[key] for key in keys]
 
-    def put(self, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
+    def put(self, values: Mapping[bytes, StoredValue | None]) -> None:
         """See `Writer.put`."""
-        self._values.update(zip(keys, values, strict=True))
+        self._values.update(values)
         if len(self._values) >= MOST_KEYS:
             self._flush()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from ml.features.online.store import StoredValues, ViewState
+from ml.features.online.store import StoredValue, StoredValues, ViewState
 from pipeline.core.errors import ConflictError, SinkError, StorageError
 from pipeline.kernel.sql_text import quoted
 
@@ -107,13 +107,17 @@ class SqliteWriter:
         self._file, self._namespace, self._view = file, namespace, view
         self._based_on = based_on
         self._table = _table(namespace, view, generation)
+        self._index = quoted(f"expires {_name(namespace, view, generation)}")
         self._is_new = based_on is None or based_on.generation != generation
         with self._translated():
             self._con = _opened(file)
             self._con.execute("begin immediate")
             if self._is_new:
                 _drop_unused(self._con, namespace, view)
-                self._con.execute(f"create table {self._table} (key blob primary key, value blob) without rowid")
+                self._con.execute(
+                    f"create table {self._table} (key blob primary key, value blob, expires integer) without rowid"
+                )
+                self._con.execute(f"create index {self._index} on {self._table} (expires) where expires is not null")
                 self._con.execute("commit")
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -121,14 +125,14 @@ class SqliteWriter:
         with self._translated():
             return _select(self._con, self._table, keys)
 
-    def put(self, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
+    def put(self, values: Mapping[bytes, StoredValue | None]) -> None:
         """See `Writer.put`."""
-        pairs = [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
-        gone = [(key,) for key, value in zip(keys, values, strict=True) if value is None]
+        present = [(key, each.value, each.expires) for key, each in values.items() if each is not None]
+        gone = [(key,) for key, each in values.items() if each is None]
         with self._translated():
             if self._is_new:  # nobody reads it yet
                 self._con.execute("begin immediate")
-            self._con.executemany(f"insert or replace into {self._table} values (?, ?)", pairs)
+            self._con.executemany(f"insert or replace into {self._table} values (?, ?, ?)", present)
             self._con.executemany(f"delete from {self._table} where key = ?", gone)
             if self._is_new:
                 self._con.execute("commit")
@@ -144,6 +148,7 @@ class SqliteWriter:
             self._con.execute(
                 "insert or replace into views values (?, ?, ?)", [self._namespace, self._view, state.to_json()]
             )
+            self._con.execute(f"delete from {self._table} where expires < ?", [state.horizon])
             if self._is_new:
                 _drop_unused(self._con, self._namespace, self._view)
             self._con.execute("commit")

@@ -65,8 +65,17 @@ def step_at(value: bytes, time: int, *, strict: bool) -> FeatureStep | None:
     return FeatureStep(available, event_time, known, bool(deleted), value[at : at + size])
 
 
-def pack(steps: pa.Table) -> tuple[list[bytes], list[bytes]]:
-    """Return the keys, and the value of each; the steps are in the order of their key and of availability."""
+@dataclass(frozen=True)
+class PackedSteps:
+    """Entities in the store: their keys, the value of each, and the event time of the newest row of each."""
+
+    keys: list[bytes]
+    values: list[bytes]
+    newest: list[int]
+
+
+def pack(steps: pa.Table) -> PackedSteps:
+    """Return the steps as the store has them; they are in the order of their key and of availability."""
     table = steps.combine_chunks()
     rows = _column(table, "row").fill_null(b"")
     head = np.zeros(len(rows), _DTYPE)
@@ -76,10 +85,11 @@ def pack(steps: pa.Table) -> tuple[list[bytes], list[bytes]]:
     head["deleted"] = np.asarray(_column(table, "deleted").cast(pa.uint8()))
     heads = pa.Array.from_buffers(pa.binary(_HEAD.size), len(rows), [None, pa.py_buffer(head)]).cast(pa.binary())
     packed = pc.binary_join_element_wise(heads, rows, b"")
-    keys = _column(table, "key")
-    runs = pc.run_end_encode(keys)
-    offsets = pa.array([0, *runs.run_ends.to_pylist()], pa.int32())
-    return runs.values.to_pylist(), pc.binary_join(pa.ListArray.from_arrays(offsets, packed), b"").to_pylist()
+    runs = pc.run_end_encode(_column(table, "key"))
+    ends = np.asarray(runs.run_ends)
+    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
+    values = pc.binary_join(pa.ListArray.from_arrays(offsets, packed), b"").to_pylist()
+    return PackedSteps(runs.values.to_pylist(), values, head["time"][ends - 1].tolist())
 
 
 def unpack(keys: Sequence[bytes], values: Sequence[bytes | None]) -> pa.Table:
@@ -101,16 +111,15 @@ def unpack(keys: Sequence[bytes], values: Sequence[bytes | None]) -> pa.Table:
     return pa.concat_tables(parts) if parts else STEPS.empty_table()
 
 
-def merged(con: duckdb.DuckDBPyConnection, stored: pa.Table, new: pa.Table, now: int, expired: int | None) -> pa.Table:
+def merged(con: duckdb.DuckDBPyConnection, stored: pa.Table, new: pa.Table, now: int) -> pa.Table:
     """Return the steps of entities after new rows have come, in the order of `pack`.
 
-    A new row replaces the stored one of the same times. `now` is the horizon. Entities whose newest row has an event time
-    before `expired` are omitted.
+    A new row replaces the stored one of the same times. `now` is the horizon.
     """
     con.register("_stored", stored)
     con.register("_new", new)
     try:
-        return con.sql(_MERGE, params={"now": now, "expired": expired}).to_arrow_table()
+        return con.sql(_MERGE, params={"now": now}).to_arrow_table()
     finally:
         con.unregister("_stored")
         con.unregister("_new")
@@ -129,13 +138,11 @@ _MERGE = """
         from corrected
     ),
     steps as (
-        select * exclude before, lead(available) over (partition by key order by available, time, known) as following,
-               max(time) over (partition by key) as newest
+        select * exclude before, lead(available) over (partition by key order by available, time, known) as following
         from compared where before is null or (time, known) > before
     )
     select key, available, time, known, deleted, row from steps
-    where (following is null or (following <> available and following >= $now))
-      and ($expired::bigint is null or newest >= $expired)
+    where following is null or (following <> available and following >= $now)
     order by key, available
 """
 

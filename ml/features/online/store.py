@@ -62,8 +62,7 @@ class ViewState:
     @property
     def entities(self) -> pa.Schema:
         """The entity columns."""
-        columns = self.columns
-        return pa.schema([columns.field(name) for name in self.entity])
+        return _entities(self.schema, self.entity)
 
     @property
     def rows(self) -> RowFormat:
@@ -100,8 +99,25 @@ def _schema(text: str) -> pa.Schema:
 
 
 @lru_cache(maxsize=1024)
+def _entities(text: str, entity: tuple[str, ...]) -> pa.Schema:
+    columns = _schema(text)
+    return pa.schema([columns.field(name) for name in entity])
+
+
+@lru_cache(maxsize=1024)
 def _row_format(text: str, entity: tuple[str, ...], event_time: str) -> RowFormat:
     return RowFormat(pa.schema([each for each in _schema(text) if each.name not in {*entity, event_time}]))
+
+
+@dataclass(frozen=True)
+class StoredValue:
+    """What a store has of an entity."""
+
+    value: bytes
+    expires: int | None = None
+    """The time after which it is never shown again, in microseconds since 1970."""
+    life: int | None = None
+    """How long after it was written it may still be shown, at most, in microseconds."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +134,8 @@ class Writer(Protocol):
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of keys in this generation, including those that this writer has put."""
 
-    def put(self, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
-        """Set the values of keys; `None` removes a key."""
+    def put(self, values: Mapping[bytes, StoredValue | None]) -> None:
+        """Set the values of keys; `None` removes a key. A value may be removed once it has expired."""
 
     def commit(self, state: ViewState) -> None:
         """Show what was written, together with the state of the view.

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from ml.features.online.keys import entity_keys, entity_types
 from ml.features.online.opening import open_store
 from ml.features.online.steps import STEPS, merged, pack, unpack
-from ml.features.online.store import FeatureStore, ViewState, Writer, now_us, schema_text
+from ml.features.online.store import FeatureStore, StoredValue, ViewState, Writer, now_us, schema_text
 from ml.features.online.values import RowFormat
 from ml.features.point_in_time import dated
 from pipeline.core.errors import SchemaError
@@ -183,35 +183,39 @@ class _Update:
             changed.update(of)
         if changed:
             left = self.load(delivery.current(pa.concat_tables(among)))
-            without = sorted(changed - left)
-            self._writer.put(without, [None] * len(without))
+            self._writer.put(dict.fromkeys(changed - left))
 
     def state(self, position: SinkPosition) -> ViewState:
         """Return the state of the view after these changes."""
-        horizon = self._state.horizon if self._newest is None else min(self._now, self._newest + 1)
         return replace(
             self._state,
             position=position.to_json(),
             newest=self._newest,
-            horizon=max(self._state.horizon, horizon),
+            horizon=self._horizon,
             written_at=self._now,
         )
 
     def _put(self, stored: pa.Table, new: pa.Table) -> list[bytes]:
-        steps = merged(self._merging, stored, new, self._now, self._expired)
+        steps = merged(self._merging, stored, new, self._now)
         newest = pc.max(steps["available"]).as_py()
         if newest is not None:
             self._newest = newest if self._newest is None else max(newest, self._newest)
-        keys, values = pack(steps)
-        without = sorted({*stored["key"].to_pylist()}.difference(keys))
-        self._writer.put([*keys, *without], [*values, *[None] * len(without)])
-        return keys
+        packed, ttl = pack(steps), self._view.ttl
+        if ttl is None:
+            values = [StoredValue(value) for value in packed.values]
+        else:
+            horizon, us = self._horizon, ttl // timedelta(microseconds=1)
+            expires = [time + us for time in packed.newest]
+            lives = [max(0, time - horizon) for time in expires]
+            values = list(map(StoredValue, packed.values, expires, lives))
+        self._writer.put(dict(zip(packed.keys, values, strict=True)))
+        return packed.keys
 
     @property
-    def _expired(self) -> int | None:
-        """The event time before which rows are never shown again."""
-        ttl = self._view.ttl
-        return None if ttl is None else self._state.horizon - ttl // timedelta(microseconds=1)
+    def _horizon(self) -> int:
+        """The earliest time for which the store answers after what was written so far."""
+        known = self._state.horizon
+        return known if self._newest is None else max(known, min(self._now, self._newest + 1))
 
     def _steps(self, keys: pa.Array, times: dict[str, Any], values: list[Any]) -> pa.Table:
         rows = self._rows.encode(pa.RecordBatch.from_arrays(values, names=list(self._view.columns)))

@@ -6,6 +6,7 @@ The table is loaded when the clock is before the first question, so rows that be
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
@@ -194,3 +195,44 @@ def test_an_entity_of_several_columns(address):
         asked = pa.table({"f": pa.array([2, 1, 3, None], pa.int8()), "e": ["a", "a", "a", "a"]})
         read = FeatureReader(store).read([Join(view, features("shown"), "f0")], asked).values
     assert read["x"].to_pylist() == [6, 5, None, None]
+
+
+class Counting:
+    """A store that counts the requests of readers."""
+
+    def __init__(self, store):
+        self._store, self.requests = store, []
+
+    def states(self):
+        self.requests.append("states")
+        return self._store.states()
+
+    def read(self, keys):
+        self.requests.append("read")
+        return self._store.read(keys)
+
+
+def test_many_views_and_entities_are_one_request_and_views_may_be_loaded_anew(address):
+    views = [
+        feature_view("select e, t, x from rows", entity="e", event_time="t").named(name) for name in ("one", "two")
+    ]
+    rows = rows_of([("a", 0, 0, 1), ("b", 1, 1, 2)]).select(["e", "t", "x"])
+    numbers = rows.set_column(0, "e", pa.array([1, 2]))
+
+    def load(table, number):
+        for view in views:
+            whole = Delivery(SinkPosition(number), None, table.to_reader(), table.slice(0, 0), view.key, is_whole=True)
+            since = None if number == 0 else SinkPosition(number - 1)
+            FeatureTarget(store, view, lambda: us(9)).write(replace(whole, since=since))
+
+    with closing(address.open()) as store:
+        load(rows, 0)
+        counting = Counting(store)
+        reader, joins = FeatureReader(counting), [Join(v, features(v.name, prefix=v.name), "f") for v in views]
+        for _ in range(3):
+            assert reader.read(joins, pa.table({"e": ["b", "a"]})).values["twox"].to_pylist() == [2, 1]
+        assert counting.requests == ["states", "read", "read", "read"]
+        load(rows.slice(0, 1), 1)
+        assert reader.read(joins, pa.table({"e": ["b", "a"]})).values["twox"].to_pylist() == [None, 1]
+        load(numbers, 2)
+        assert reader.read(joins, pa.table({"e": ["2", "1"]})).values["twox"].to_pylist() == [2, 1]

@@ -10,7 +10,7 @@ import pytest
 
 from ml.features.online import redis_store
 from ml.features.online.opening import open_store
-from ml.features.online.store import ViewState, schema_text
+from ml.features.online.store import StoredValue, ViewState, schema_text
 from pipeline.core.errors import ConflictError, SettingsError, SinkError, StorageError, StorageUnavailableError
 
 SCHEMA = schema_text(pa.schema({"e": pa.string(), "t": pa.timestamp("us"), "x": pa.int64()}))
@@ -23,9 +23,13 @@ def store(address):
         yield opened
 
 
+def of(values):
+    return {key: None if value is None else StoredValue(value) for key, value in values.items()}
+
+
 def write(store, state, values, based_on=None, view="v"):
     with closing(store.begin(view, based_on, state.generation)) as writer:
-        writer.put(list(values), list(values.values()))
+        writer.put(of(values))
         writer.commit(state)
 
 
@@ -42,7 +46,7 @@ def test_an_empty_store_has_nothing(store):
 
 def test_values_are_shown_by_the_commit_with_the_state(store):
     with closing(store.begin("v", None, "g1")) as writer:
-        writer.put([b"a", b"b"], [b"1", b"\x00\xff"])
+        writer.put(of({b"a": b"1", b"b": b"\x00\xff"}))
         assert writer.get([b"b", b"c"]) == [b"\x00\xff", None]
         assert read(store, b"a") == (None, [None])
         writer.commit(FIRST)
@@ -53,9 +57,9 @@ def test_values_are_shown_by_the_commit_with_the_state(store):
 def test_what_is_not_committed_changes_nothing(store, address):
     write(store, FIRST, {b"a": b"1", b"b": b"2"})
     with closing(store.begin("v", FIRST, "g1")) as writer:
-        writer.put([b"a", b"b"], [b"3", None])
+        writer.put(of({b"a": b"3", b"b": None}))
     with closing(store.begin("v", FIRST, "g2")) as writer:
-        writer.put([b"a"], [b"4"])
+        writer.put(of({b"a": b"4"}))
     with closing(address.open()) as other:
         assert read(other, b"a", b"b") == (FIRST, [b"1", b"2"])
 
@@ -73,7 +77,7 @@ def test_a_new_generation_replaces_the_other_in_one_step(store, address):
         assert read(other, b"a")[1] == [b"1"]
         second = replace(FIRST, generation="g2", fingerprint="f2")
         with closing(store.begin("v", FIRST, "g2")) as writer:
-            writer.put([b"a"], [b"9"])
+            writer.put(of({b"a": b"9"}))
             assert read(other, b"a", b"b") == (FIRST, [b"1", b"2"])
             writer.commit(second)
         assert read(other, b"a", b"b") == (second, [b"9", None])
@@ -81,10 +85,32 @@ def test_a_new_generation_replaces_the_other_in_one_step(store, address):
 
 def test_a_killed_load_leaves_nothing_behind(store):
     with closing(store.begin("v", None, "g0")) as writer:
-        writer.put([b"a"], [b"1"])
+        writer.put(of({b"a": b"1"}))
     write(store, FIRST, {b"b": b"2"})
     with closing(store.begin("v", None, "g0")) as writer:
         assert writer.get([b"a"]) == [None]
+
+
+def test_values_are_removed_when_they_are_never_shown_again(store, address):
+    """In Redis by the server, one minute later."""
+    with closing(store.begin("v", None, "g1")) as writer:
+        writer.put(
+            {
+                b"a": StoredValue(b"1", 5, 0),
+                b"b": StoredValue(b"2", 6, 0),
+                b"c": StoredValue(b"3", 9_000_006, 9_000_000),
+                b"d": StoredValue(b"4"),
+            }
+        )
+        writer.commit(FIRST)
+    if address.url.startswith("sqlite"):
+        assert read(store, b"a", b"b", b"c", b"d")[1] == [None, b"2", b"3", b"4"]
+        return
+    assert read(store, b"a", b"b", b"c", b"d")[1] == [b"1", b"2", b"3", b"4"]
+    server = store._redis  # noqa: SLF001 - what remains is no part of a store
+    left = [server.pttl(store._name("v", "g1", key)) for key in (b"a", b"c", b"d")]  # noqa: SLF001 - likewise
+    assert 50_000 < left[0] <= 60_000 < left[1] <= 69_000
+    assert left[2] == -1
 
 
 def test_the_second_of_two_writers_fails(store, address):
@@ -134,12 +160,12 @@ def test_a_large_change_in_redis_is_incomplete_until_its_commit(address, monkeyp
         assert store.states()["v"].reached is not None
         second = replace(FIRST, written_at=9)
         with closing(store.begin("v", FIRST, "g1")) as writer:
-            writer.put([bytes([n]) for n in range(4)], [b"2"] * 4)
+            writer.put(of({bytes([n]): b"2" for n in range(4)}))
         assert store.states()["v"].reached is None
         marked = store.states()["v"]
         with closing(store.begin("v", marked, "g1")) as writer:
-            writer.put([bytes([n]) for n in range(4)], [b"3"] * 4)
-            writer.put([b"\x05"], [b"3"])
+            writer.put(of({bytes([n]): b"3" for n in range(4)}))
+            writer.put(of({b"\x05": b"3"}))
             writer.commit(second)
         assert read(store, b"\x00", b"\x05", b"\x09") == (second, [b"3", b"3", b"1"])
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from cluster.cli.app import app
 from ml.features.materialization import store_of
 from ml.features.online.steps import pack, unpack
+from ml.features.online.store import StoredValue
 from ml.features.verification import verify
 from pipeline.core.errors import RequestError, StorageError
 from pipeline.project import Workspace, load
@@ -64,7 +65,7 @@ def change(workspace, key, steps):
     with closing(store), closing(store.begin("shown", state, state.generation)) as writer:
         stored = unpack([key], writer.get([key]))
         changed = steps(stored)
-        writer.put([key], pack(changed)[1] if changed is not None else [None])
+        writer.put({key: None if changed is None else StoredValue(pack(changed).values[0])})
         writer.commit(replace(state, written_at=state.written_at + 1))
 
 
