@@ -14,6 +14,7 @@ from pipeline.core.errors import Place
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class FittedModel:
     def answers(self, features: pd.DataFrame) -> list[dict[str, object]]:
         """Return the predictions for rows as objects of JSON."""
         return self.task.answers(self.predictions(features), self.threshold)
+
+    def columns(self, features: pd.DataFrame) -> dict[str, pa.Array]:
+        """Return the predictions for rows as columns: what is predicted and, for classes, its probability."""
+        return self.task.columns(self.predictions(features), self.threshold)
 
     def measure(
         self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], costs: Costs | None

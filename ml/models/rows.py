@@ -138,7 +138,7 @@ def _kinds(schema: pa.Schema, examples: TrainingSet, evaluation: Evaluation, pla
             if name not in allowed:
                 problem = f"the {word} {name!r} is not a column of {examples.name!r}"
                 raise DefinitionError(problem, do=did_you_mean(name, allowed), place=place)
-    kinds = {name: _kind(schema.field(name).type) for name in features}
+    kinds = {name: kind_of(schema.field(name).type) for name in features}
     for name, kind in kinds.items():
         if kind is None:
             raise DefinitionError(
@@ -154,7 +154,8 @@ def _with(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
     return table.set_column(table.schema.get_field_index(name), name, column)
 
 
-def _kind(type_: pa.DataType) -> Kind | None:
+def kind_of(type_: pa.DataType) -> Kind | None:
+    """Return the kind of a type, `None` for types that no estimator takes."""
     if pa.types.is_boolean(type_):
         return "boolean"
     if pa.types.is_integer(type_):
@@ -170,7 +171,7 @@ def _kind(type_: pa.DataType) -> Kind | None:
 
 def _time(table: pa.Table, name: str, place: Place) -> pa.ChunkedArray:
     column = table[name]
-    if _kind(column.type) != "timestamp":
+    if kind_of(column.type) != "timestamp":
         raise DefinitionError(f"the event time {name!r} is not a date or timestamp", got=str(column.type), place=place)
     return _cast(column, UTC_US)
 

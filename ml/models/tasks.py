@@ -77,9 +77,15 @@ class Task(ABC):
     def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
         """Return predictions as objects of JSON."""
 
+    @abstractmethod
+    def columns(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> dict[str, pa.Array]:
+        """Return predictions as columns: `predicted` and, for classes, its `probability`."""
+
     def _called(self, estimator: Any, features: pd.DataFrame, place: Place | None) -> np.ndarray[Any, Any]:
         import numpy as np  # noqa: PLC0415 - needed only for training and serving
 
+        if not len(features):  # estimators of scikit-learn refuse no rows
+            return np.empty((0, len(self.classes) or 2) if self.method == "predict_proba" else 0)
         try:
             return np.asarray(getattr(estimator, self.method)(features), dtype=float)
         except Exception as error:
@@ -160,6 +166,10 @@ class Binary(Task):
     def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
         """Return the probability, and whether it is above the threshold."""
         return [{"probability": p, "label": p > threshold} for p in predictions.tolist()]
+
+    def columns(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> dict[str, pa.Array]:
+        """Return whether the probability of 1 is above the threshold, and that probability."""
+        return {"predicted": pa.array(predictions > threshold), "probability": pa.array(predictions)}
 
 
 class Multiclass(Task):
@@ -256,6 +266,13 @@ class Multiclass(Task):
             for top, row in zip(best, predictions.tolist(), strict=True)
         ]
 
+    def columns(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> dict[str, pa.Array]:
+        """Return the most probable class as text, and its probability."""
+        del threshold
+        names = [str(each) for each in self.classes]
+        predicted = pa.array([names[top] for top in predictions.argmax(axis=1)], pa.string())
+        return {"predicted": predicted, "probability": pa.array(predictions.max(axis=1, initial=0.0))}
+
 
 class Regression(Task):
     """A number."""
@@ -319,6 +336,11 @@ class Regression(Task):
         """Return the number."""
         del threshold
         return [{"value": value} for value in predictions.tolist()]
+
+    def columns(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> dict[str, pa.Array]:
+        """Return the number."""
+        del threshold
+        return {"predicted": pa.array(predictions, pa.float64())}
 
 
 _KINDS: Mapping[str, type[Task]] = MappingProxyType({each.name: each for each in (Binary, Multiclass, Regression)})

@@ -122,6 +122,14 @@ class DependsOnDefinitions(Protocol):
 
 
 @runtime_checkable
+class UsesArtifact(Protocol):
+    """A transform that uses a registered artifact, for example the champion of a model."""
+
+    def loaded(self, store: str) -> Transform:
+        """Return the transform with the artifact of a store at a URI; raise `ModelError` if there is none yet."""
+
+
+@runtime_checkable
 class LogTransform(Protocol):
     """A transform that processes rows in log order, using the position of each row in the log."""
 
@@ -151,6 +159,11 @@ class Definition(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """A hash of everything that determines the rows. If it changes, the definition is recomputed."""
+
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """The artifacts that it uses, which are built before it."""
+        return ()
 
     @property
     def selected_with(self) -> str:
@@ -316,12 +329,13 @@ class Table(StoredDefinition):
     @property
     def may_be_streamed(self) -> bool:
         """Whether a stream may compute it; other kinds are computed by runs."""
-        return self.role in {"table", "feature view"}
+        return self.role in {"table", "feature view", "predictions"}
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The transform's inputs, excluding the table itself if it reads its previous version."""
-        return tuple(name for name in self.transform.inputs if name != self.name or not self.remembers)
+        """The transform's inputs, excluding the table itself if it reads its previous version; and the artifacts that it uses."""
+        tables = (name for name in self.transform.inputs if name != self.name or not self.remembers)
+        return (*tables, *self.artifacts)
 
     @property
     def fingerprint(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-from pipeline.core.definitions import Definition, Feed, SourceDefinition, StoredDefinition, Table
+from pipeline.core.definitions import Artifact, Definition, Feed, SourceDefinition, StoredDefinition, Table
 from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
 from pipeline.core.sinks import Sink
 
@@ -127,6 +127,10 @@ def _check_inputs(definition: Definition, by_name: dict[str, Definition]) -> Non
         if isinstance(upstream, Feed):
             if upstream.event_time is None or isinstance(definition, Sink):  # streamed inputs are read row by row
                 _check_feed(definition, name)
+        elif name in definition.artifacts:
+            if not isinstance(upstream, Artifact):
+                problem = f"{definition.kind} {definition.name!r} uses {name!r}, which is not a model"
+                raise DefinitionError(problem, got=f"a {upstream.kind}", do="name a model", place=definition.place)
         elif not isinstance(upstream, StoredDefinition):
             raise DefinitionError(
                 f"{definition.kind} {definition.name!r} reads {name!r}, which is not a table",

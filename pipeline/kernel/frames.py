@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.core.errors import USER_CODE_ERRORS, DefinitionError, Place
+from pipeline.core.errors import USER_CODE_ERRORS, DefinitionError, HeadwaterError, Place
 from pipeline.core.functions import FunctionTransform
 
 
@@ -22,6 +22,8 @@ def call(transform: FunctionTransform, tables: dict[str, pa.Table], place: Place
     name = transform.function.__name__
     try:
         result = transform.function(**{key: to_frame(value) for key, value in tables.items()})
+    except HeadwaterError:
+        raise
     except USER_CODE_ERRORS as error:
         raise DefinitionError(
             f"table {name!r} raised {type(error).__name__}", got=str(error), place=raised_at(error, place)

@@ -6,6 +6,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -13,7 +14,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from pipeline.core.as_of import AsOf, At
-from pipeline.core.definitions import Definition, StoredDefinition
+from pipeline.core.definitions import Definition, StoredDefinition, Table, UsesArtifact
 from pipeline.core.errors import DefinitionError, RequestError, StorageError, did_you_mean
 from pipeline.governance import Catalog
 from pipeline.kernel.budget import budget_here
@@ -51,6 +52,13 @@ class Workspace:
         if not isinstance(definition, StoredDefinition):
             raise RequestError(f"{name!r} is not a table", do=did_you_mean(name, self.table_names))
         return definition
+
+    def with_artifacts(self, definition: Table) -> Table:
+        """Return the definition with the registered artifacts that its transform uses; raise `ModelError` if one is missing."""
+        transform = definition.transform
+        if not isinstance(transform, UsesArtifact):
+            return definition
+        return replace(definition, transform=transform.loaded(self.settings.models))
 
     @property
     def table_names(self) -> tuple[str, ...]:

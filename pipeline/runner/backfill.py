@@ -40,7 +40,7 @@ from pipeline.lake import Version, files_for, tombstones_without
 from pipeline.project.workspace import Workspace
 from pipeline.runner.contracts import require_same
 from pipeline.runner.decide import Decision, DecisionKind
-from pipeline.runner.facts import execution_plan_of, feed_of, is_computed_by
+from pipeline.runner.facts import execution_plan_of, feed_of, is_computed_by, stored_inputs
 from pipeline.runner.partitions import PartitionColumn, PartitionProducer, column_of, every_partition, within
 from pipeline.runner.schedule import BlockedStep, Schedule
 
@@ -95,7 +95,7 @@ def plan_backfill(workspace: Workspace, name: str, options: BackfillOptions) -> 
     if version.manifest is None:
         raise RequestError(f"table {name!r} was not computed by a run", do="run the project first")
     field = fields_of(definition.partition_by)[0]
-    inputs = {n: _consumed(workspace, name, n, version.manifest) for n in definition.inputs}
+    inputs = {n: _consumed(workspace, name, n, version.manifest) for n in stored_inputs(workspace, definition)}
     draft = Backfill(definition, version, inputs, PartitionColumn(field, ""), (), (), (), options.parallel)
     same = version.manifest.backfill == draft.id and not options.restart
     work, split = _work(workspace, draft, "", "")
@@ -399,7 +399,7 @@ def parallelism(plan: Backfill) -> int:
 
 def _spec(workspace: Workspace, plan: Backfill, run_id: str, at: str) -> StepSpec:
     scans = {name: version.scan() for name, version in plan.inputs.items()}
-    definition = cast("Table", definition_to_validate(plan.definition))
+    definition = cast("Table", definition_to_validate(workspace.with_artifacts(plan.definition)))
     return StepSpec(definition, execution_plan_of(workspace, plan.definition, scans), scans, run_id, at)
 
 

@@ -171,7 +171,7 @@ def feed_of(workspace: Workspace, definition: Definition) -> Feed | None:
 
 def stored_inputs(workspace: Workspace, definition: Definition) -> tuple[str, ...]:
     """Return the inputs that are tables in the lake."""
-    return tuple(name for name in definition.inputs if not isinstance(workspace.definition(name), Feed))
+    return tuple(name for name in definition.inputs if isinstance(workspace.definition(name), StoredDefinition))
 
 
 def keeps_rows(workspace: Workspace, name: str) -> bool:

@@ -37,6 +37,7 @@ def test_the_package_exports_what_definitions_need():
             "monitor",
             "on_demand",
             "performance",
+            "predictions",
             "rows_of",
             "same_weekday",
             "trailing",

@@ -65,7 +65,7 @@ class TableHandler:
         execution_plan = execution_plan_of(workspace, definition, scans, source_splits)
         schema = None if feed is None else feed_contract(workspace, feed, source_splits)
         return StepSpec(
-            definition,
+            workspace.with_artifacts(definition),
             execution_plan,
             scans,
             trial_id(),
@@ -97,7 +97,7 @@ def _compute(run: RunContext, basis: StepBasis) -> StepRecord:
     if decision.takes_new and feed is None:
         driving = execution_plan_of(workspace, definition, scans).driving
         scans[driving] = replace(scans[driving], files=decision.added)
-    computed, scans = _with_last_version(run, definition, version, scans)
+    computed, scans = _with_last_version(run, workspace.with_artifacts(definition), version, scans)
     spec = StepSpec(
         definition=definition_to_validate(computed),
         execution_plan=execution_plan_of(workspace, definition, scans, decision.source_splits),

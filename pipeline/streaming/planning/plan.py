@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property, partial
+from typing import cast
 
 import duckdb
 import pyarrow as pa
@@ -321,6 +322,7 @@ def _plan_table(planner: Planner, definition: Table) -> StreamPlan | Refusal:
     lookups = tuple(name for name in transform.inputs if name != driving)
     base = StreamPlan(definition, (stream_input,), lookups)
     if isinstance(transform, FunctionTransform):
+        transform = cast("FunctionTransform", planner.workspace.with_artifacts(definition).transform)
         stream_plan = replace(
             base, function=transform, reason="a function of blocks", statement=f"from {quoted(driving)}"
         )
