@@ -140,7 +140,7 @@ def _add_webhooks(app: FastAPI, backend: Backend) -> None:
 def _add_pages(app: FastAPI, backend: Backend) -> None:
     @app.get("/health")
     def tell_health() -> Response:
-        report = health(backend.project.settings, backend.tables, backend.models)
+        report = health(backend.project.settings, backend.tables, backend.models, backend.features)
         return JSONResponse(report, 503 if report["status"] == "down" else 200)
 
     @app.get("/openapi.json")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ml.features import TrainingSet
+from ml.features import FeatureView, TrainingSet
 from ml.features.online_features import ChosenFeatures, OnlineFeatures
 from ml.models import Predictor
 from pipeline.core.definitions import Artifact
@@ -42,6 +42,11 @@ class FeatureLookup:
     def close(self) -> None:
         """Close the connections."""
         self._online.close()
+
+    def require(self) -> None:
+        """Raise `StorageError` if a view of the project is online and the store cannot be read."""
+        if any(isinstance(view, FeatureView) and view.online for view in self._graph.definitions):
+            self._online.require()
 
     def names(self, model: str) -> frozenset[str]:
         """Return the features of a model that need not be in a request."""

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import StorageError
 from pipeline.core.settings import Settings
+from serve.features import FeatureLookup
 from serve.models import Champions
 from serve.tables import Tables
 
@@ -31,10 +32,10 @@ def describe(definition: StoredDefinition, tables: Tables) -> dict[str, Any]:
     }
 
 
-def health(settings: Settings, tables: Tables, models: Champions) -> dict[str, Any]:
+def health(settings: Settings, tables: Tables, models: Champions, lookup: FeatureLookup) -> dict[str, Any]:
     """Return the versions of tables and models, and the reasons why some cannot be read.
 
-    `status` is `ok`, `degraded` if the model store cannot be used, or `down` if the lake cannot be read.
+    `status` is `ok`, `degraded` if the model store or the online store cannot be used, or `down` if the lake cannot be read.
     """
     reasons: list[str] = []
     if "://" not in settings.lake and not Path(settings.lake).is_dir():
@@ -56,6 +57,10 @@ def health(settings: Settings, tables: Tables, models: Champions) -> dict[str, A
         except StorageError as error:
             champions[artifact.name] = None
             reasons.append(_reason(error, settings))
+    try:
+        lookup.require()
+    except StorageError as error:
+        reasons.append(_reason(error, settings))
     return {
         "status": "down" if is_down else "degraded" if reasons else "ok",
         "project": settings.name,

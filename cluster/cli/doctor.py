@@ -23,7 +23,7 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.packages import PACKAGE, install_command, problems_of, requirements
 from pipeline.batch.ray_address import require_reachable
 from pipeline.core import scratch
-from pipeline.core.definitions import SourceDefinition
+from pipeline.core.definitions import SourceDefinition, Table
 from pipeline.core.errors import HeadwaterError, SettingsError, StorageError, few, quantity
 from pipeline.core.findings import Finding, FindingState
 from pipeline.core.s3_access import s3_access
@@ -107,6 +107,7 @@ def _project(folder: Path, env: str | None) -> Iterator[Finding]:
     for name, check in checks.items():
         yield from _until_error(name, check(workspace))
     yield from _until_error("models", _models(settings))
+    yield from _until_error("online store", _online(workspace))
     for source in project.graph.definitions:
         if isinstance(source, SourceDefinition) and isinstance(source.reader, Checkable):
             yield from _until_error(f"source {source.name}", _source(source.name, source.reader))
@@ -238,6 +239,19 @@ def _models(settings: Settings) -> Iterator[Finding]:
             text = str(error).partition("\n")[0]
             raise StorageError("the model store cannot be opened", got=text, do="check `models`") from error
         yield Finding("models", OK, "can be opened")
+
+
+def _online(workspace: Workspace) -> Iterator[Finding]:
+    if not any(table.implied for table in workspace.project.graph.all_of(Table)):
+        return
+    from ml.features.materialization import UP_TO_DATE, statuses  # noqa: PLC0415 - only for features
+
+    views = [each for each in statuses(workspace) if each.state]
+    late = [f"{each.view}: {each.state}" for each in views if each.state != UP_TO_DATE]
+    if late:
+        yield Finding("online store", NOTE, f"{few(late)}; run `headwater features materialize`")
+    else:
+        yield Finding("online store", OK, f"{quantity(len(views), 'feature view')} up to date")
 
 
 def _tables(workspace: Workspace) -> Iterator[Finding]:

@@ -18,6 +18,8 @@ from pipeline.core.sinks import Sink
 from pipeline.project.workspace import Workspace
 from pipeline.runner.facts import is_computed_by
 
+UP_TO_DATE = "up to date"
+
 
 @dataclass(frozen=True)
 class ViewStatus:
@@ -79,7 +81,7 @@ def statuses(workspace: Workspace) -> list[ViewStatus]:
         elif state.fingerprint != view.online_fingerprint:
             word = "loaded as defined before"
         else:
-            word = "up to date" if reached.version == number else "behind"
+            word = UP_TO_DATE if reached.version == number else "behind"
         result.append(
             ViewStatus(
                 view.name,

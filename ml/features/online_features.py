@@ -108,6 +108,10 @@ class OnlineFeatures:
         """Return the features of a training set; raises as `get` does."""
         return self._chosen(training_set)
 
+    def require(self) -> None:
+        """Raise `StorageError` if the store cannot be read."""
+        self._store.states()
+
     def close(self) -> None:
         """Close the connections."""
         self._store.close()

@@ -185,6 +185,17 @@ def test_a_model_of_other_views_is_refused_until_it_is_trained_again(tmp_path, a
     assert missing.json()["error"]["do"] == "run `headwater features materialize buyers`"
 
 
+def test_an_online_store_that_cannot_be_read_degrades_health(shop, monkeypatch):
+    with shop.client() as client:
+        assert client.get("/health").json()["status"] == "ok"
+    monkeypatch.setenv("HEADWATER_ONLINE", "redis://127.0.0.1:1/0")
+    with shop.client() as client:
+        health = client.get("/health").json()
+        answer = predict(client, {"payer": 3, "amount": 1})
+    assert (health["status"], "the online store does not answer" in health["reasons"][-1]) == ("degraded", True)
+    assert (answer.status_code, answer.json()["error"]["problem"]) == (503, "the online store does not answer")
+
+
 def test_features_of_views_that_are_not_online_are_part_of_the_request(tmp_path, at):
     (tmp_path / "headwater.toml").write_text(TOML)
     (tmp_path / "orders").mkdir()

@@ -210,3 +210,10 @@ def test_a_stream_keeps_the_online_store_at_its_newest_epoch(tmp_path, streams):
     ]
     assert statuses(Workspace(load(tmp_path)))[0].state == "up to date"
     assert run(tmp_path)["weather.online"].reason == "delivered by `headwater stream`"
+
+
+def test_the_doctor_tells_whether_the_store_is_behind(shop):
+    run(shop)
+    assert "2 feature views up to date" in CliRunner().invoke(app, ["doctor", "-C", str(shop)]).output
+    (shop / ".headwater" / "features.db").unlink()
+    assert "customer_orders: not loaded" in CliRunner().invoke(app, ["doctor", "-C", str(shop)]).output
