@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
+
+import pytest
 
 import pipeline
 from pipeline.connectors.built_in import BUILT_IN
@@ -30,3 +33,17 @@ def test_every_page_says_what_it_delivers_and_what_it_was_tested_against():
     texts = {page.name: page.read_text() for page in PAGES.glob("*.md") if page.name != "README.md"}
     assert [name for name, text in texts.items() if "elivery" not in text] == []
     assert [name for name, text in texts.items() if "ested against" not in text] == []
+
+
+@pytest.mark.parametrize("connector", [each for each in BUILT_IN if each.page], ids=lambda each: each.name)
+def test_the_page_has_every_option(connector):
+    """A page may say that the other options are those of another page."""
+    page = (PAGES / connector.page).read_text()
+    others = [line for line in page.splitlines() if "ther options" in line or "| as for" in line]
+    linked = {link for line in others for link in re.findall(r"\]\(([\w.-]+\.md)(?:#[^)]*)?\)", line)}
+    texts = [page, *((PAGES / link).read_text() for link in linked)]
+
+    parameters = inspect.signature(getattr(pipeline, connector.name)).parameters
+
+    named = {name for text in texts for name in re.findall(r"\w+", text)}
+    assert parameters.keys() <= named
