@@ -13,9 +13,9 @@ from cluster.cli.console import open_settings, out, text
 from cluster.cli.discover import URI_HELP, Options, Password, Table, address_of
 from cluster.cli.options import HERE, Env, Folder
 from pipeline.connectors.built_in import BUILT_IN
-from pipeline.connectors.lookup.system import SystemAddress, discoverable
+from pipeline.connectors.lookup.system import FOUND, SystemAddress, discoverable
 from pipeline.core.credentials import is_reference
-from pipeline.core.discovery import Discoverable, DiscoveryLimits, ReaderCall, matching_names
+from pipeline.core.discovery import DiscoveryLimits, ReaderCall, matching_names
 from pipeline.core.errors import RequestError, SourceError, did_you_mean, few
 from pipeline.core.settings import Settings
 from pipeline.discovery.definitions import definition
@@ -45,6 +45,10 @@ def add(
 ) -> None:
     """Add a source to the project: look at its system, write the definition, and check that the project loads."""
     connector, location = _named(source, uri)
+    if connector is not None and connector not in FOUND:
+        raise RequestError(
+            f"{connector}(…) cannot be added, because what it reads cannot be looked at", do=_written(connector)
+        )
     settings = open_settings(folder, env)
     looked_at = _only(connector, address_of(location, table, password, option))
     variable = name or looked_at.variable()
@@ -83,12 +87,16 @@ def _named(first: str, second: str | None) -> tuple[str | None, str]:
 
 def _page(source: str) -> str:
     page = next(connector.page for connector in BUILT_IN if connector.name == source)
-    return os.path.normpath(f"docs/connectors/{page}")
+    return os.path.normpath(f"docs/connectors/{page or 'README.md'}")
+
+
+def _written(source: str) -> str:
+    return f"write its definition, as {_page(source)} shows"
 
 
 def _only(source: str | None, address: SystemAddress) -> ProfiledObject:
     """Return the object that was asked for, with a profile; raise `RequestError` if there are several."""
-    system, limits = _system(source, address), DiscoveryLimits(objects=_MOST_OBJECTS)
+    system, limits = discoverable(address), DiscoveryLimits(objects=_MOST_OBJECTS)
     wanted = address.options.get("table", "")
     objects = system.objects(limits)
     readers = sorted({each.reader.function for each in objects})
@@ -115,18 +123,6 @@ def _only(source: str | None, address: SystemAddress) -> ProfiledObject:
     if profiled.sample is None:
         raise SourceError(f"{fit[0].name!r} cannot be looked at", got=profiled.problem, do="write its definition")
     return profiled
-
-
-def _system(source: str | None, address: SystemAddress) -> Discoverable:
-    try:
-        return discoverable(address)
-    except RequestError as error:  # for example of a queue, whose messages would be taken from it
-        if source is None:
-            raise
-        raise RequestError(
-            f"{source}(…) cannot be added, because no connector can look at {address.scheme}://",
-            do=f"{error.do}; or write its definition, as {_page(source)} shows",
-        ) from error
 
 
 def _require_column(each: ProfiledObject, cursor: str) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from pipeline.connectors.built_in import BUILT_IN
+from pipeline.connectors.lookup import system
 from pipeline.core.errors import RequestError
 from pipeline.core.settings import load as load_settings
 from pipeline.project.additions import add_definition
@@ -117,13 +121,19 @@ def test_a_table_of_a_server_is_added_with_its_password_by_reference(headwater, 
 
 WRONG = (
     (("sqlit", "../shop.db"), "there is no connector 'sqlit'; did you mean 'sqlite'?"),
+    (("sqlite", "sqlite:///../shop.db"), "there are 2 objects at sqlite://"),
     (("kafka", "../shop.db"), "kafka(…) reads nothing that is at sqlite://"),
     (("sqlite", "../shop.db"), "there are 2 objects at sqlite://"),
     (("sqlite", "../shop.db", "--table", "orders", "--name", "a b"), "'a b' is not a name of a definition"),
     (("sqlite", "../shop.db", "--table", "orders", "--cursor", "at"), "there is no column 'at'"),
     (("files", "../empty.ndjson"), "'empty.ndjson' cannot be looked at"),
     (("postgres", "postgresql://u:hunter2@127.0.0.1/x"), "contains a password"),
-    (("mqtt", "mqtt://127.0.0.1:1883"), "or write its definition, as docs/connectors/mqtt.md shows"),
+    (("mqtt", "mqtt://127.0.0.1:1883"), "cannot be looked at; write its definition, as docs/connectors/mqtt.md shows"),
+    (("singer", "tap-github"), "cannot be looked at; write its definition, as docs/connectors/taps.md shows"),
+    (
+        ("postgres_changes", "postgresql://u@127.0.0.1:1/x"),
+        "write its definition, as docs/connectors/postgres-changes.md",
+    ),
 )
 
 
@@ -161,3 +171,14 @@ def test_a_definition_that_cannot_be_loaded_is_not_kept(teashop):
     with pytest.raises(Exception, match="cannot be imported"):
         add_definition(settings, "x", ("source",), "x = source(undefined_name)\n")
     assert settings.definitions.read_text() == before
+
+
+def test_connectors_that_a_look_finds():
+    """Those that the modules of looks import or name in quotes."""
+    texts = [path.read_text() for path in Path(system.__file__).parent.glob("*.py") if path.name != "system.py"]
+    named = {name for text in texts for name in re.findall(r'"(\w+)"', text)}
+    imported = {
+        name for text in texts for line in re.findall(r" import (.*)", text) for name in re.findall(r"\w+", line)
+    }
+
+    assert {connector.name for connector in BUILT_IN} & (named | imported) == system.FOUND

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -111,11 +112,17 @@ def discoverable(address: SystemAddress) -> DatabaseLookup:
     """Return what looks at a database, or at the table that the option `table` names."""
     only = address.options.get("table", "")
     if address.scheme in _FILES:
-        return file_lookup(address.uri.partition("://")[2], address.scheme, only)
+        return file_lookup(_path(address.uri.partition("://")[2]), address.scheme, only)
     password = address.options.get("password")
     given: tuple[tuple[str, object], ...] = () if password is None else (("password", password),)
     database, listing, function = _server(address.scheme, DatabaseAddress(_standard(address.uri), password))
     return DatabaseLookup(database, listing, function, _standard(address.uri), given, only)
+
+
+def _path(path: str) -> str:
+    """Return the path of a file in a URI: `sqlite:///shop.db` is relative for SQLAlchemy, if there is such a file."""
+    relative = path.removeprefix("/")
+    return relative if not Path(path).exists() and Path(relative).exists() else path
 
 
 def file_lookup(path: str, system: str, only: str = "") -> DatabaseLookup:
