@@ -166,6 +166,19 @@ def test_the_model_passes_its_gate_and_beats_a_computed_baseline(first):
     assert verdict.accepted, verdict.reason
     assert verdict.metrics["auc"] >= 0.65
     assert verdict.metrics["auc"] > verdict.metrics["baseline_auc"] > 0.5
+    assert verdict.metrics["cost"] < verdict.metrics["baseline_cost"]
+    regression = first["arrival_delay"].verdict
+    assert regression.accepted, regression.reason
+    assert regression.metrics["mae"] < 23
+
+
+def test_every_flight_has_a_prediction(workspace):
+    [row] = workspace.query(
+        "select count(*) as n, avg(probability) filter (where f.late) as late, avg(probability) filter (where not f.late) as not_late "
+        "from late_risk join flight_features f using (flight_id)"
+    ).to_pylist()
+    assert row["n"] == 336_776
+    assert row["late"] > row["not_late"] + 0.1
 
 
 def test_second_run_has_nothing_to_do(folder, first):
