@@ -202,7 +202,7 @@ def test_out_of_order_delivery_is_rejected(world, target):
 def test_recreated_table_is_distinguished(target):
     target.write(delivery(V0, None, rows(1)))
 
-    with pytest.raises(ConflictError, match="not at version 0"):
+    with pytest.raises(ConflictError, match="instead of version 0"):
         target.write(delivery(V1, SinkPosition(0, 555), rows(2)))
 
 
