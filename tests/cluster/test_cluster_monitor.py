@@ -44,6 +44,14 @@ def test_monitors_and_their_open_alarms(folder, headwater_command):
     assert "'drft' is not a monitor; did you mean 'drift'?" in unknown.stderr
 
 
+def test_a_reference_of_few_rows_is_said(folder, headwater_command):
+    (folder / "values.csv").write_text("at,x\n2026-01-01 10:00,1\n")
+    assert headwater_command.run("run", cwd=folder, env=environment(), timeout=60).returncode == 0
+    shown = headwater_command.run("monitor", "show", "drift", cwd=folder, env=environment(), timeout=60)
+    assert "0 open alarms; newest window none" in shown.stdout
+    assert "The reference has fewer than 200 rows" in shown.stdout
+
+
 def test_a_report_that_cannot_be_written_does_not_fail_the_run(folder, headwater_command):
     project = (folder / "shop.py").read_text()
     (folder / "shop.py").write_text(project.replace('numerical=["x"]', 'numerical=["x"], report=True'))

@@ -115,12 +115,26 @@ def _timed(statement: _GroupedStatement) -> str | None:
     time = exp.column(statement.event_time) if statement.window is None else statement.window.time
     straight = statement.select.copy()
     straight.set("expressions", [exp.alias_(time.copy(), "_time")])
-    if not isinstance(time, exp.Column) or passed_through(straight, statement.name, (statement.event_time,)) is None:
+    if not isinstance(time, exp.Column) or not _is_unchanged(straight, "_time", statement):
         return (
             f"{what} does not use the event time {statement.event_time!r} of {statement.name!r} unchanged: "
             "group directly from the input, by that column"
         )
     return None
+
+
+def _is_unchanged(select: exp.Select, column: str, statement: _GroupedStatement) -> bool:
+    """Return whether a column of a SELECT is the event time of the input, directly or through subqueries of single rows."""
+    first = relation(select)
+    if not isinstance(first, exp.Subquery) or not isinstance(first.this, exp.Select):
+        names = passed_through(select, statement.name, (statement.event_time or "",))
+        return names is not None and column in {name.lower() for name in names}
+    projected = next((each.unalias() for each in select.selects if each.alias_or_name.lower() == column), None)
+    alias = first.alias_or_name.lower()
+    if not isinstance(projected, exp.Column) or projected.table.lower() not in {"", alias}:
+        return False
+    is_by_row = not has_groups(first.this) and choose_strategy(first.this).strategy in {"blockwise", "broadcast"}
+    return is_by_row and _is_unchanged(first.this, projected.name.lower(), statement)
 
 
 def _mergeable(tree: exp.Select, name: str) -> str | None:
