@@ -42,7 +42,9 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
 @app.command()
 def show(
     subject: Subject,
-    version: Annotated[int | None, typer.Option(help="A version; the newest one by default.", min=1)] = None,
+    version: Annotated[
+        int | None, typer.Argument(help="A version (default: the newest).", min=1, show_default=False)
+    ] = None,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
@@ -72,15 +74,25 @@ def history(subject: Subject, env: Env = None, as_json: Json = False, folder: Fo
 @app.command()
 def diff(
     subject: Subject,
-    old: Annotated[int, typer.Argument(help="The earlier version.", min=1)],
-    new: Annotated[int, typer.Argument(help="The later version.", min=1)],
+    old: Annotated[
+        int | None, typer.Argument(help="The earlier version (default: the one before).", min=1, show_default=False)
+    ] = None,
+    new: Annotated[
+        int | None, typer.Argument(help="The later version (default: the newest).", min=1, show_default=False)
+    ] = None,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
     """Compare two versions of a subject."""
     registry = _registry(folder, env)
-    before, after = (registry.version(subject, number, is_deleted=True) for number in (old, new))
+    after = registry.version(subject, new or "latest", is_deleted=new is not None)
+    if old is None:
+        earlier = [each.version for each in registry.versions(subject) if each.version < after.version]
+        if not earlier:
+            raise RequestError(f"subject {subject!r} has no version before {after.version}", do="show it: schema show")
+        old = earlier[-1]
+    before, new = registry.version(subject, old, is_deleted=True), after.version
     lines = list(difflib.unified_diff(_lines(before), _lines(after), f"version {old}", f"version {new}", lineterm=""))
     change = _compared(registry, before, after)
     if as_json:

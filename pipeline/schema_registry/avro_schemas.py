@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,8 +52,17 @@ class AvroSchema:
         checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]  # it lacks annotations
         found = checker.get_compatibility(self.parsed, earlier.parsed)
         if found.compatibility is not SchemaCompatibilityType.compatible:
-            return sorted(found.messages) or ["the schemas do not resolve"]
+            return sorted(map(_in_words, found.messages)) or ["the schemas do not resolve"]
         return list(_changed_meanings(self.parsed.to_json(), earlier.parsed.to_json(), "/"))
+
+
+def _in_words(message: str) -> str:
+    """Return a message of the library, which is only a name for a field without a default, and a set for symbols."""
+    if message.isidentifier():
+        return f"field {message!r} is new and has no default"
+    return (
+        f"symbols are missing: {', '.join(sorted(re.findall(r"[^{}, ']+", message)))}" if message[0] == "{" else message
+    )
 
 
 def _made(document: Any, names: Names) -> Schema:

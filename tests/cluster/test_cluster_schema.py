@@ -34,7 +34,7 @@ def test_schemas_are_registered_checked_and_compared(headwater, files):
     assert "✓ the schema is compatible with orders-value (BACKWARD)" in run("check", "orders-value", "two.avsc").stdout
     run("register", "orders-value", "two.avsc")
     bad = run("check", "orders-value", "bad.avsc", code=3).stderr
-    assert "✗ reading version 2: " in bad
+    assert "✗ reading version 2: reader type: string not compatible with writer type: long" in bad
     assert "incompatible with an earlier schema" in run("register", "orders-value", "bad.avsc", code=1).stderr
     listed = json.loads(run("ls", "--json").stdout)
     assert [(each["subject"], each["version"], each["compatibility"]) for each in listed] == [
@@ -45,12 +45,13 @@ def test_schemas_are_registered_checked_and_compared(headwater, files):
     assert [each["change"] for each in changes] == ["first version", "backward and forward compatible"]
     assert "backward and forward compatible" in run("history", "orders-value").stdout
     diff = run("diff", "orders-value", "1", "2").stdout
+    assert run("diff", "orders-value").stdout == diff
     assert '+      "name": "note",' in diff
     assert (
         json.loads(run("diff", "orders-value", "1", "2", "--json").stdout)["change"]
         == "backward and forward compatible"
     )
-    assert '"name": "id"' in run("show", "orders-value", "--version", "1").stdout
+    assert '"name": "id"' in run("show", "orders-value", "1").stdout
     assert json.loads(run("show", "orders-value", "--json").stdout)["version"] == 2
     assert json.loads(run("check", "orders-value", "bad.avsc", "--json", code=3).stdout)["problems"]
 
@@ -63,6 +64,7 @@ def test_schemas_are_registered_checked_and_compared(headwater, files):
             ["check", "a", "note.txt"],
             "error: the type of 'note.txt' is unknown; name it NAME.avsc, NAME.json, NAME.proto",
         ),
+        (["diff", "none"], "error: Subject 'none' not found."),
         (["check", "a", "none.avsc"], "error: the schema 'none.avsc' cannot be read"),
     ],
 )

@@ -448,3 +448,11 @@ def test_references_that_double_in_each_version_are_followed_once():
     assert len(parse(resolve(Reference("", "s", 60)), resolve).references) == 118
     with pytest.raises(RegistryError, match="more than 100 times"):
         parse(resolve(Reference("", "s", 200)), resolve)
+
+
+def test_problems_of_avro_are_said_in_words():
+    field, enum = {"name": "v", "type": "double"}, {"type": "enum", "name": "E", "symbols": ["a", "b", "c"]}
+    old = {"type": "record", "name": "P", "fields": [{"name": "e", "type": enum}]}
+    new = {**old, "fields": [{"name": "e", "type": {**enum, "symbols": ["a"]}}, field]}
+
+    assert parsed(new).problems(parsed(old)) == ["field 'v' is new and has no default", "symbols are missing: b, c"]

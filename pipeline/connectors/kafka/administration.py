@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.errors import Place, SourceError, quantity
+from pipeline.core.errors import Place, SourceError, SourceUnavailableError, quantity
 from pipeline.core.extras import imports_of
 from pipeline.core.findings import Finding, FindingState
 
@@ -132,10 +132,13 @@ def _admin(kafka: Kafka) -> Iterator[KafkaAdminClient]:
 
 @contextmanager
 def admin_client(options: Mapping[str, Any], place: Place) -> Iterator[KafkaAdminClient]:
-    """Connect a client with options by their names in librdkafka; raise `SourceError` if a request fails."""
+    """Connect a client with options by their names in librdkafka.
+
+    Raises `SourceError` if a request fails, and `SourceUnavailableError` if no broker answers.
+    """
     with imports_of("kafka", "a Kafka topic"):
         from kafka import KafkaAdminClient  # noqa: PLC0415 - optional dependency
-        from kafka.errors import KafkaError  # noqa: PLC0415 - optional dependency
+        from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError  # noqa: PLC0415 - optional dependency
 
         from pipeline.connectors.kafka.rejections import probe  # noqa: PLC0415 - needs the other client
     rejection = probe(options) if "security.protocol" in options else None
@@ -148,7 +151,10 @@ def admin_client(options: Mapping[str, Any], place: Place) -> Iterator[KafkaAdmi
             yield client
         finally:
             client.close()
-    except (KafkaError, OSError) as error:
+    except (KafkaConnectionError, KafkaTimeoutError, OSError) as error:
+        do = "check servers=, or wait until Kafka is available"
+        raise SourceUnavailableError("Kafka does not answer", got=str(error), do=do, place=place) from error
+    except KafkaError as error:
         raise SourceError(
             "the Kafka brokers rejected the request",
             got=str(error),
