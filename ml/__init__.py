@@ -4,6 +4,7 @@ from ml.experiments.definition import experiment, metric
 from ml.features import feature_service, feature_view, features, on_demand, training_set
 from ml.models.definition import model
 from ml.models.predictions import predictions
+from ml.models.retraining import retrain
 from ml.models.trainers import LightGBM, XGBoost
 from ml.models.tuning.definition import choice, integers, loguniform, tune, uniform
 from ml.monitoring import alarms, monitor, performance, rows_of, same_weekday, trailing, training
@@ -25,6 +26,7 @@ __all__ = [
     "on_demand",
     "performance",
     "predictions",
+    "retrain",
     "rows_of",
     "same_weekday",
     "trailing",

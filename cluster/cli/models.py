@@ -149,6 +149,20 @@ def rollback(
 
 
 @app.command()
+def freeze(name: Name, reason: Reason = "by hand", env: Env = None, folder: Folder = HERE) -> None:
+    """Keep the champion of a model as it is: runs do not train it again until it is unfrozen."""
+    ModelVersions(open_workspace(folder, env).settings.models).freeze(name, reason)
+    out.print(f"{name!r} is frozen; let runs train it again: headwater model unfreeze {name}")
+
+
+@app.command()
+def unfreeze(name: Name, env: Env = None, folder: Folder = HERE) -> None:
+    """Let runs train a frozen model again."""
+    ModelVersions(open_workspace(folder, env).settings.models).unfreeze(name)
+    out.print(f"{name!r} is trained again when it is due")
+
+
+@app.command()
 def retire(
     name: Name, number: Number, yes: Execute = False, env: Env = None, as_json: Json = False, folder: Folder = HERE
 ) -> None:

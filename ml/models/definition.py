@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, overload
 from ml.models.calibration import METHODS, CalibrationMethod, costs_of
 from ml.models.evaluation import Evaluation
 from ml.models.holdout import holdout_of
+from ml.models.retraining import Retraining
 from ml.models.tasks import TASKS, TaskName, task_of
 from ml.models.trainers.function import FunctionTrainer
 from ml.models.trainers.trainer import Trainer
@@ -31,6 +32,8 @@ class Model(Artifact):
     training_set: str
     evaluation: Evaluation
     tuning: Tuning | None = None
+    retraining: Retraining | None = None
+    """When it is trained again on other rows; `None`: whenever they change."""
     owner: str = ""
     approval: Approval = "automatic"
     """Whether an accepted model becomes the champion at once, or after somebody has promoted it."""
@@ -42,8 +45,8 @@ class Model(Artifact):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The training set."""
-        return (self.training_set,)
+        """The training set, and the monitors whose alarms train it again."""
+        return (self.training_set, *(() if self.retraining is None else self.retraining.on))
 
     @property
     def fingerprint(self) -> str:
@@ -105,7 +108,9 @@ def model(
     segment_at_least: float | None = ...,
     calibrate: CalibrationMethod | None = ...,
     costs: Mapping[str, float] | None = ...,
+    min_gain: float | None = ...,
     leaks: str | Sequence[str] = ...,
+    retrain: Retraining | None = ...,
     owner: str = ...,
     approval: Approval = ...,
     description: str = ...,
@@ -130,7 +135,9 @@ def model(
     segment_at_least: float | None = ...,
     calibrate: CalibrationMethod | None = ...,
     costs: Mapping[str, float] | None = ...,
+    min_gain: float | None = ...,
     leaks: str | Sequence[str] = ...,
+    retrain: Retraining | None = ...,
     owner: str = ...,
     approval: Approval = ...,
     description: str = ...,
@@ -157,7 +164,9 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
     segment_at_least: float | None = None,
     calibrate: CalibrationMethod | None = None,
     costs: Mapping[str, float] | None = None,
+    min_gain: float | None = None,
     leaks: str | Sequence[str] = (),
+    retrain: Retraining | None = None,
     owner: str = "",
     approval: Approval = "automatic",
     description: str = "",
@@ -202,6 +211,7 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
         calibrate,
         costs_of(costs, place),
         names(leaks),
+        min_gain,
     )
     _require_fit(evaluation, place)
     if trainer is not None:
@@ -214,6 +224,7 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
             training_set=training_set,
             evaluation=evaluation,
             tuning=tuning,
+            retraining=retrain,
             owner=owner,
             approval=approval,
         )
@@ -231,6 +242,7 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
             training_set=next(iter(inspect.signature(function).parameters)),
             evaluation=evaluation,
             tuning=tuning,
+            retraining=retrain,
             owner=owner,
             approval=approval,
         )

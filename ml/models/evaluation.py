@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ml.models.calibration import CalibrationMethod, Costs
 from ml.models.holdout import Holdout
@@ -29,8 +29,10 @@ class Evaluation:
     """The metric that each segment must reach."""
     calibrate: CalibrationMethod | None = None
     costs: Costs | None = None
-    leaks: tuple[str, ...] = field(default=())
+    leaks: tuple[str, ...] = ()
     """Features that are known to be no leaks."""
+    min_gain: float | None = None
+    """By how much the metric must be better than that of the champion on the same rows."""
 
     @property
     def kind(self) -> Task:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import sqlalchemy as sa
 from ml.models.fitted import FittedModel
 from ml.models.model_store import ModelStore
 from ml.models.promotions import ALIAS, record_promotion
+from ml.models.retraining import LastTraining
 from ml.models.stored_models import digest, load, quiet_mlflow, save
 from pipeline.core import scratch
 from pipeline.core.definitions import Verdict
@@ -28,8 +30,11 @@ if TYPE_CHECKING:
 _INPUTS, _FINGERPRINT, _RUN = "headwater.inputs", "headwater.fingerprint", "headwater.run"
 VERDICT, _VIEWS = "headwater.verdict", "headwater.views"
 PREDICTIONS, VALUES = "headwater.predictions", "headwater.values"
+FROZEN = "headwater.frozen"
 STATE = "headwater.state"
 """The tag of a version that is not the champion although it is the newest: it waits for approval, or was withdrawn."""
+ROW_METRICS = ("training_rows", "holdout_rows", "unlabelled_rows", "undated_rows")
+"""The metrics that together count the rows of a training set."""
 REFUSED = "refused: "
 """The prefix of the verdict on a refused model."""
 FORMAT, _DIGEST, _ERROR = "headwater.format", "headwater.digest", "headwater.error"
@@ -129,6 +134,34 @@ class Registry:
                     uri = f"runs:/{run}/{_FOLDER}"
                     return Verdict(accepted=False, reason=reason, metrics=self._metrics(run), uri=uri)
         return None
+
+    def frozen(self, name: str) -> str:
+        """Return why a model is frozen, empty if it is not. Writes nothing."""
+        with self._store.translating():
+            if self._store.is_database:
+                found = dict(self._store.rows("registered_model_tags", _MODEL_TAGS, {"name": name}))
+            else:
+                models = self._store.client().search_registered_models(f"name='{name}'")
+                found = dict(models[0].tags) if models else {}
+            return str(found.get(FROZEN, ""))
+
+    def last_training(self, name: str, fingerprint: str) -> LastTraining | None:
+        """Return the newest training of a definition, whether it was accepted or not. Writes nothing."""
+        with self._store.translating():
+            if self._store.is_database:
+                for run, tags in self._finished_runs(name):
+                    if tags.get(_FINGERPRINT) == fingerprint:
+                        ((ended,),) = self._store.rows("runs", _RUN_END, {"run": run})
+                        return _last_training(float(ended), self._metrics(run))
+                return None
+            client = self._store.client()
+            experiment = client.get_experiment_by_name(name)
+            condition = f"attributes.status = 'FINISHED' and tags.`{_FINGERPRINT}` = '{fingerprint}'"
+            order = ["attributes.start_time DESC"]
+            known = (
+                () if experiment is None else client.search_runs([experiment.experiment_id], condition, order_by=order)
+            )
+            return _last_training(float(known[0].info.end_time), dict(known[0].data.metrics)) if known else None
 
     def kept_back(self, name: str, origin: Origin) -> tuple[str, str] | None:
         """Return the newest version of exactly this origin that waits for approval or was withdrawn, and why. Writes nothing."""
@@ -254,6 +287,10 @@ _RUN_TAGS = sa.text(
     "and r.lifecycle_stage = 'active' order by r.start_time desc, r.run_uuid"
 )
 
+_RUN_END = sa.text("select end_time from runs where run_uuid = :run")
+
+_MODEL_TAGS = sa.text("select key, value from registered_model_tags where name = :name")
+
 _RUN_METRICS = sa.text("select key, value from latest_metrics where run_uuid = :run order by key")
 
 
@@ -267,6 +304,11 @@ def _champion(client: Any, name: str) -> Any:
         if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
             return None
         raise
+
+
+def _last_training(ended_ms: float, metrics: Mapping[str, float]) -> LastTraining:
+    rows = sum(int(metrics.get(name, 0)) for name in ROW_METRICS)
+    return LastTraining(datetime.fromtimestamp(ended_ms / 1000, UTC), rows)
 
 
 def _describe(client: Any, run: str, trained: Trained, stored: Mapping[str, str]) -> None:

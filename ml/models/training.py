@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ml.features import TrainingSet
@@ -12,9 +13,11 @@ from ml.models.calibration import Calibration
 from ml.models.card import Card, html_card, markdown_card
 from ml.models.evaluation import Evaluation, gate
 from ml.models.fitted import FittedModel, measured
+from ml.models.gain import bootstrapped_gains
 from ml.models.importance import permutation_importance
 from ml.models.leakage import leaks
-from ml.models.registry import REFUSED, Origin, Registry, Trained
+from ml.models.registry import REFUSED, ROW_METRICS, Origin, Registry, Trained
+from ml.models.retraining import alarms_of, decision
 from ml.models.rows import LabelledRows, TrainTestSplit, split
 from ml.models.segments import Segment, segments_of
 from ml.models.tasks import HALF, Multiclass
@@ -25,9 +28,6 @@ from pipeline.core.errors import DefinitionError, quantity
 if TYPE_CHECKING:
     from ml.models.definition import Model
     from ml.models.tuning.search import Trial
-
-_ROWS = ("training_rows", "holdout_rows", "unlabelled_rows", "undated_rows")
-"""The metrics that together count the rows of a training set."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Evaluated:
     faults: tuple[str, ...]
     predictions: str
     """The digest of the predictions."""
+    gain: str = ""
+    """How much better it is than the champion on the same rows."""
 
 
 def verdict(model: Model, context: BuildContext) -> Verdict | None:
@@ -51,23 +53,36 @@ def verdict(model: Model, context: BuildContext) -> Verdict | None:
     kept = store.kept_back(model.name, origin)
     if kept is not None:
         return Verdict(accepted=True, reason=f"version {kept[0]} {kept[1]}", version=kept[0])
+    frozen = store.frozen(model.name)
+    if frozen and store.champion_version(model.name):
+        return Verdict(accepted=True, reason=f"frozen: {frozen}", version=store.champion_version(model.name))
+    is_due, why = occasion(model, context, store)
+    if not is_due:
+        return Verdict(accepted=True, reason=why, version=store.champion_version(model.name))
     refused = store.refused_verdict(model.name, origin)
-    return None if refused is None else replace(refused, rows=int(sum(refused.metrics.get(name, 0) for name in _ROWS)))
+    return (
+        None
+        if refused is None
+        else replace(refused, rows=int(sum(refused.metrics.get(name, 0) for name in ROW_METRICS)))
+    )
 
 
 def build(model: Model, context: BuildContext) -> Verdict:
     """Train, evaluate and log a model; it becomes the champion if it passes its gate. See `Model.build`."""
     store = Registry(context.store)
     store.require()  # fail before minutes of training
+    why = occasion(model, context, store)[1]
     examples = training_set_of(model, context)
     origin = _origin(model, context)  # read before the rows: if they change in between, the next run trains again
     parts = split(context.table(examples.name), examples, model.evaluation, model.place)
     values, trials = _tuned(model, parts, origin, context)
     fitted = fit(model, parts, values)
-    found = evaluated(model, fitted, parts)
+    found = against_champion(model, evaluated(model, fitted, parts), fitted, parts, store)
     segments = {each.name: each.metric for each in found.segments if each.metric is not None}
     judgement = gate(model.evaluation, found.metrics, found.baseline, segments=segments, faults=found.faults)
-    reason = judgement.reason + _excluded(parts, model.evaluation.label)
+    reason = f"{judgement.reason}; {found.gain}" if found.gain else judgement.reason
+    reason += f"; trained again because of {why}" if why else ""
+    reason += _excluded(parts, model.evaluation.label)
     figures = {
         **found.metrics,
         **{f"baseline_{name}": value for name, value in found.baseline.items()},
@@ -92,6 +107,18 @@ def build(model: Model, context: BuildContext) -> Verdict:
     if version and model.approval == "manual":
         reason += f"; it waits for approval: headwater model promote {model.name} {version}"
     return Verdict(judgement.accepted, reason, figures, uri, version, parts.rows)
+
+
+def occasion(model: Model, context: BuildContext, store: Registry) -> tuple[bool, str]:
+    """Return whether a model is due to be trained, and why or why not; without `retrain`, it is due whenever rows change."""
+    champion = store.origin(model.name)
+    if model.retraining is None or champion is None or champion.fingerprint != model.fingerprint:
+        return True, ""
+    last = store.last_training(model.name, model.fingerprint)
+    if last is None:
+        return True, ""
+    alarms = alarms_of(context, model.retraining.on)
+    return decision(model.retraining, last, datetime.now(UTC), context.row_count(model.training_set), alarms)
 
 
 def training_set_of(model: Model, context: BuildContext) -> TrainingSet:
@@ -131,6 +158,33 @@ def fit(model: Model, parts: TrainTestSplit, values: Mapping[str, object]) -> Fi
 def request_of(model: Model, parts: TrainTestSplit, rows: LabelledRows, values: Mapping[str, object]) -> FitRequest:
     """Return what a trainer fits to rows."""
     return FitRequest(model.name, rows, model.evaluation.label, parts.task, parts.kinds, values, model.place)
+
+
+def against_champion(
+    model: Model, found: Evaluated, fitted: FittedModel, parts: TrainTestSplit, store: Registry
+) -> Evaluated:
+    """Compare a model with the champion on the holdout, if it must be better by `min_gain`; a fault says by how much it is not."""
+    least, evaluation = model.evaluation.min_gain, model.evaluation
+    if least is None:
+        return found
+    champion = store.champion(model.name)
+    if champion is None:
+        return found
+    missing = [name for name in champion.fitted.kinds if name not in parts.holdout.features]
+    if missing or champion.fitted.task != parts.task:
+        return replace(
+            found, gain=f"not compared with champion {champion.version}, which has other features or classes"
+        )
+    rows = parts.holdout
+    predictions = [each.predictions(rows.features[list(each.kinds)], model.place) for each in (fitted, champion.fitted)]
+    gains = bootstrapped_gains((fitted, champion.fitted), rows.label.to_numpy(), predictions, evaluation)
+    low, gain, high = gains
+    words = (
+        f"{gain:+.4f} against champion {champion.version} on the same rows (90 % interval {low:+.4f} to {high:+.4f})"
+    )
+    if gain >= least:
+        return replace(found, gain=words)
+    return replace(found, faults=(*found.faults, f"{words} is below the minimum gain of {least:g}"))
 
 
 def evaluated(model: Model, fitted: FittedModel, parts: TrainTestSplit) -> Evaluated:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from ml.models.model_store import ModelStore
 from ml.models.promotions import ALIAS, ChampionChange, promotions_of, record_promotion
-from ml.models.registry import FORMAT, STATE, VERDICT, Origin
+from ml.models.registry import FORMAT, FROZEN, STATE, VERDICT, Origin
 from pipeline.core.errors import RequestError, did_you_mean
 
 Role = Literal["champion", "challenger", "shadow"]
@@ -125,6 +125,24 @@ class ModelVersions:
             record_promotion(client, name, before.number, f"rollback of version {champion.number}: {reason}")
             client.set_registered_model_alias(name, ALIAS, str(before.number))
         return self.require(name, before.number), champion
+
+    def freeze(self, name: str, reason: str) -> None:
+        """Keep the champion of a model as it is: runs do not train it until `unfreeze`."""
+        self._tag(name, reason)
+
+    def unfreeze(self, name: str) -> None:
+        """Let runs train a model again."""
+        self._tag(name, "")
+
+    def _tag(self, name: str, reason: str) -> None:
+        if not self.of(name):
+            self.require(name)  # says which models there are
+        with self._store.translating():
+            client = self._store.client()
+            if reason:
+                client.set_registered_model_tag(name, FROZEN, reason)
+            else:
+                client.delete_registered_model_tag(name, FROZEN)
 
     def require_unused(self, name: str, number: int) -> None:
         """Raise `RequestError` if there is no such version, or if it has a role."""

@@ -386,6 +386,9 @@ class BuildContext(Protocol):
     def table(self, name: str) -> pa.Table:
         """Return all rows of an input."""
 
+    def row_count(self, name: str) -> int:
+        """Return the number of rows of an input."""
+
     def version(self, name: str) -> int:
         """Return a number that identifies the rows that `table` returns; it differs if the rows differ."""
 

@@ -44,6 +44,10 @@ class RunBuildContext:
         """Return all rows of an input."""
         return self._workspace.lake.rows(self._workspace.table(name))
 
+    def row_count(self, name: str) -> int:
+        """Return the number of rows of an input, without reading them."""
+        return self._workspace.require(name, self._artifact.name).rows
+
     def version(self, name: str) -> int:
         """Return the manifest id of the version that `table` returns; version numbers can recur, ids cannot."""
         version = self._workspace.require(name, self._artifact.name)

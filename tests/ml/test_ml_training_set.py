@@ -38,6 +38,7 @@ def test_the_package_exports_what_definitions_need():
             "on_demand",
             "performance",
             "predictions",
+            "retrain",
             "rows_of",
             "same_weekday",
             "trailing",
