@@ -60,9 +60,10 @@ def _in_words(message: str) -> str:
     """Return a message of the library, which is only a name for a field without a default, and a set for symbols."""
     if message.isidentifier():
         return f"field {message!r} is new and has no default"
-    return (
-        f"symbols are missing: {', '.join(sorted(re.findall(r"[^{}, ']+", message)))}" if message[0] == "{" else message
-    )
+    if message[0] != "{":
+        return message
+    symbols = re.findall(r"[^{}, ']+", message)
+    return f"symbols are missing: {', '.join(sorted(symbols))}"
 
 
 def _made(document: Any, names: Names) -> Schema:
