@@ -292,10 +292,7 @@ def _as_of(name: str, text: str) -> AsOf:
     """Return what a version, a time or a duration means for a table."""
     if text.isdecimal():
         return AsOf(versions={name: int(text)})
-    try:
-        as_of = AsOf.of(text)
-    except RequestError:
-        as_of = AsOf.of(f"-{text}")
+    as_of = AsOf.of(text)
     if as_of.versions.keys() - {name}:
         do = "write its number, a time, or a duration"
         raise RequestError(f"this is not a version of {name!r}", got=repr(text), do=do)

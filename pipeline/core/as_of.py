@@ -13,9 +13,9 @@ from pipeline.core.event_time import parse_duration
 
 At = str | datetime | timedelta | Mapping[str, int] | Sequence[str]
 """What `at=` accepts: a time, how long ago, versions by table, or texts such as those of `--at`."""
-_AGO = re.compile(r"-\s*(.+)|(.+?)\s+ago", re.IGNORECASE)
+_AGO = re.compile(r"-?\s*(.+?)(\s+ago)?", re.IGNORECASE)
 _VERSION = re.compile(r"([^=\s]+)\s*=\s*(\d+)")
-_HOW = "use a time like 2026-05-01T12:00, a duration like '2 hours ago' or -2h, or TABLE=VERSION"
+_HOW = "use a time like 2026-05-01T12:00, a duration like '2 hours ago' or 2h, or TABLE=VERSION"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class AsOf:
     def of(cls, at: AsOf | At | None, clock: Clock = now) -> AsOf:
         """Parse `at=` or the values of `--at`: at most one time, and a version for any number of tables.
 
-        A time is ISO 8601, in UTC without an offset, or a duration before now: `-2h`, `2 hours ago`. Raises
+        A time is ISO 8601, in UTC without an offset, or a duration before now: `2h`, `-2h`, `2 hours ago`. Raises
         `RequestError` for a value that is neither, and for two times or two versions of a table.
         """
         if at is None or isinstance(at, AsOf):
@@ -54,11 +54,12 @@ def _moment(at: str | datetime | timedelta, clock: Clock) -> datetime:
         return clock() - abs(at)
     if isinstance(at, str):
         text = at.strip()
-        ago = _AGO.fullmatch(text)
         try:
-            if ago is not None:
-                return clock() - parse_duration(ago[1] or ago[2], "at")
             at = datetime.fromisoformat(text)
-        except (ValueError, DefinitionError, OverflowError) as error:
-            raise RequestError("the time or version to read cannot be parsed", got=repr(text), do=_HOW) from error
+        except ValueError:
+            ago = _AGO.fullmatch(text)
+            try:
+                return clock() - parse_duration("" if ago is None else ago[1], "at")
+            except (DefinitionError, OverflowError) as error:
+                raise RequestError("the time or version to read cannot be parsed", got=repr(text), do=_HOW) from error
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

@@ -29,7 +29,7 @@ from pipeline.core.definitions import (
     names,
     streaming_of,
 )
-from pipeline.core.errors import DefinitionError, Place
+from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.merge_options import MergeOptions, merge_of
 from pipeline.core.partition_fields import partitioning
@@ -222,8 +222,23 @@ def sql_table(
         raise DefinitionError("the SELECT reads no table", do="name a source or a table after FROM", place=place)
     for expectation in expect:
         check_condition(expectation, place)
+    if fields.get("chart") is not None and fields.get("merge") is None:
+        _require_charted(fields["chart"], tree.named_selects, place)
     fields["description"] = fields.get("description") or _comment(tree)
     return kind(place=place, transform=transform, expect=checks(expect, place), **fields)
+
+
+def _require_charted(chart: Chart, columns: Sequence[str], place: Place) -> None:
+    """Raise `DefinitionError` for a chart of a column that the SELECT does not have; those of a star are not known yet."""
+    if "*" in columns or "" in columns:
+        return
+    for option, name in {"x": chart.x, "y": chart.y, "by": chart.by}.items():
+        if name is not None and name not in columns:
+            raise DefinitionError(
+                f"Chart({option}={name!r}) names a column that the SELECT does not have",
+                do=did_you_mean(name, columns),
+                place=place,
+            )
 
 
 def check_condition(expectation: Expectation, place: Place) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from pipeline import Chart, mart
 from pipeline.core.definitions import Action, Expectation
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.kernel.sql import SqlTransform, parse, sql
@@ -92,3 +93,18 @@ def test_a_statement_is_a_function_of_its_tables():
     assert joined.inputs == ("t", "u")
     assert joined(t, u).to_pylist() == [{"x": 2, "n": 1, "y": "b"}]
     assert joined(u=u, t=t) == joined(t, u=u)
+
+
+@pytest.mark.parametrize(
+    ("chart", "problem"),
+    [
+        (Chart("bar", x="day", y="sale"), r"Chart\(y='sale'\) names a column .*; did you mean 'sales'"),
+        (Chart("line", x="at", y="sales"), r"Chart\(x='at'\) names a column"),
+        (Chart("line", x="day", y="sales", by="shop"), r"Chart\(by='shop'\) names a column"),
+    ],
+)
+def test_a_chart_of_a_column_that_does_not_exist_is_refused(chart, problem):
+    with pytest.raises(DefinitionError, match=problem):
+        mart("select day, sum(x) as sales from t group by day", chart=chart)
+    assert mart("select * from t", chart=chart).chart == chart
+    assert mart("select day, sales, sale, at, shop from t", chart=chart).chart == chart

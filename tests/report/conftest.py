@@ -47,7 +47,7 @@ sales_by_product = mart(
 refunds = mart(
     "select day, amount from orders", expect=[drop("is_refund", "amount < 0")], chart=Chart("bar", x="day", y="amount")
 )
-misdrawn = mart("select day, count(*) as orders from orders group by day", chart=Chart("line", x="days", y="orders"))
+misdrawn = mart("from (select day, count(*) as orders from orders group by day)", chart=Chart("line", x="days", y="orders"))
 
 
 @dataclass(frozen=True, kw_only=True)
