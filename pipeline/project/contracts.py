@@ -27,13 +27,27 @@ def feed_contract(workspace: Workspace, feed: Feed, splits: Sequence[SourceSplit
 
 
 def inferred(workspace: Workspace, source: Source | Feed, splits: Sequence[SourceSplit]) -> Schema:
-    """Return the contract inferred from the first split of a source; raise `SourceError` if there are none."""
+    """Return the contract inferred from the first split of a source that can be read; raise `SourceError` if there are none.
+
+    Only a source that quarantines what is unreadable may have others before it.
+    """
     if not splits:
         raise SourceError(
             f"source {source.name!r} has no data to infer its columns from", do="set schema=", place=source.place
         )
-    columns = stored(reader_of(workspace, source).schema(splits[0].source_object)).inferred()
+    columns = stored(_first_readable(reader_of(workspace, source), source, splits)).inferred()
     return columns if source.event_time is None else source.event_time.in_rows(columns, source.place)
+
+
+def _first_readable(reader: Reader, source: Source | Feed, splits: Sequence[SourceSplit]) -> Schema:
+    for split in splits[:-1] if source.unreadable == "quarantine" else ():
+        try:
+            return reader.schema(split.source_object)
+        except SourceUnavailableError:
+            raise
+        except SourceError:
+            continue  # reading the split quarantines it
+    return reader.schema(splits[-1 if source.unreadable == "quarantine" else 0].source_object)
 
 
 def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogReader) -> Schema:

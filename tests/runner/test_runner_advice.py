@@ -136,6 +136,7 @@ CASES = [
     Case("remove the file, wait for files to be complete", files={**ONE, "e.csv": ""}, put={"e.csv": None}),
     Case("remove the file, wait for files to be complete", files={**ONE, "e.csv": ""}, put={"e.csv": "id\n2\n"}),
     Case('wait for files to be complete with files(…, settled="1 minute")', raw(ID), {"e.csv": ""}, raw(ID, reader=', settled="1 minute"')),
+    Case("set such files aside with", RAW, {"a.csv": "", **ONE}, raw('unreadable="quarantine"')),
     Case("set such files aside with", raw(ID), {**ONE, "e.csv": ""}, raw(ID, 'unreadable="quarantine"')),
     Case("check that it is complete, and compressed as its name says", raw(pattern="data/*.csv.gz"), {"a.csv.gz": "id\n1\n"}, put={"a.csv.gz": gzip.compress(b"id\n1\n")}),
     Case("write SQL over `i` and `p`", 'raw = source(generate({"id": "nope"}, count=3), schema={"id": "bigint"})', fix='raw = source(generate({"id": "i * p"}, count=3), schema={"id": "bigint"})'),
