@@ -5,10 +5,13 @@ The expressions are computed by DuckDB from the same text in training, as part o
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import duckdb
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
@@ -16,6 +19,7 @@ from sqlglot.errors import SqlglotError
 from pipeline.core.definitions import caller
 from pipeline.core.errors import DefinitionError, Place, RequestError, did_you_mean
 from pipeline.kernel.engine import arrow, connect, first_line
+from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.syntax.function_calls import is_volatile, needs_more_than_a_row
 
@@ -127,23 +131,42 @@ def with_on_demand(select: str, computed: Collection[OnDemand]) -> str:
     return f"select *, {added} from ({select}) as {_JOINED}"
 
 
-def compute(rows: pa.Table, computed: Collection[OnDemand], types: Mapping[str, str]) -> pa.Table:
-    """Return rows with their on-demand features.
+class OnDemandEngine:
+    """Computes on-demand features of requests, with a connection for each thread. Thread-safe."""
 
-    Columns that `types` names are converted to its SQL types, which are those in training. Raises `RequestError` for a value of
-    another type, and for one that makes an expression fail.
-    """
-    if not computed:
-        return rows
-    import duckdb  # noqa: PLC0415 - not needed to define features
+    def __init__(self) -> None:
+        """Create the engine; connections are opened when they are used."""
+        self._local = threading.local()
+        self._open = ExitStack()
+        self._lock = threading.Lock()
 
-    with connect() as con:
+    def compute(self, rows: pa.Table, computed: Collection[OnDemand], types: Mapping[str, str]) -> pa.Table:
+        """Return rows with their on-demand features.
+
+        Columns that `types` names are converted to its SQL types, which are those in training. Raises `RequestError` for a
+        value of another type, and for one that makes an expression fail.
+        """
+        con = self._connection()
         con.register("_rows", rows)
+        typed = ", ".join(
+            f"{quoted(name)}::{types[name]} as {quoted(name)}" if name in types else quoted(name)
+            for name in rows.column_names
+        )
         try:
-            typed = ", ".join(
-                f"{quoted(name)}::{types[name]} as {quoted(name)}" if name in types else quoted(name)
-                for name in rows.column_names
-            )
             return arrow(con, with_on_demand(f"select {typed} from _rows", computed))
         except duckdb.Error as error:
             raise RequestError("an on-demand feature cannot be computed", got=first_line(error)) from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._lock:
+            self._open.close()
+            self._local = threading.local()
+
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        con: duckdb.DuckDBPyConnection | None = getattr(self._local, "con", None)
+        if con is None:
+            with self._lock:
+                con = self._open.enter_context(connect(Limits(threads=1), keep=False))
+            self._local.con = con
+        return con

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ml.features.materialization import store_of
-from ml.features.on_demand import OnDemand, compute
+from ml.features.on_demand import OnDemand, OnDemandEngine
 from ml.features.online.reading import FeatureReader, ReadFeatures
 from ml.features.point_in_time import Join
 from ml.features.service import Features, FeatureService, features, service_of
@@ -68,6 +68,7 @@ class OnlineFeatures:
         self._project = project
         self._store = store_of(project.settings)
         self._reader = FeatureReader(self._store)
+        self._engine = OnDemandEngine()
         self._by_name: dict[str, ChosenFeatures] = {}
 
     def get(
@@ -101,7 +102,8 @@ class OnlineFeatures:
         values = _replaced(read.values, given or {})
         if chosen.computed:
             names = [*values.column_names, *chosen.computed_names]
-            values = compute(_with_request(chosen, values, rows, at), chosen.computed, chosen.types).select(names)
+            made = _with_request(chosen, values, rows, at)
+            values = self._engine.compute(made, chosen.computed, chosen.types).select(names)
         return ReadFeatures(_replaced(values, given or {}), read.event_times)
 
     def chosen(self, training_set: str) -> ChosenFeatures:
@@ -115,6 +117,7 @@ class OnlineFeatures:
     def close(self) -> None:
         """Close the connections."""
         self._store.close()
+        self._engine.close()
 
     def _chosen(self, service: str | FeatureService | Sequence[Features | OnDemand]) -> ChosenFeatures:
         if not isinstance(service, str):

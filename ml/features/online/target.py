@@ -8,6 +8,7 @@ the first part is marked as incomplete, so after a crash the view is loaded anew
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -83,7 +84,7 @@ class FeatureTarget:
             update = _Update((con, merging), writer, self._view, started, self._clock())
             if is_load:
                 rows = delivery.rows if delivery.is_whole or delivery.current is None else delivery.current(None)
-                update.load(rows)
+                deque(update.load(rows), maxlen=0)
             else:
                 update.add(delivery.rows)
                 update.remove(delivery)
@@ -144,9 +145,8 @@ class _Update:
         self._newest = state.newest
         self._rows = state.rows
 
-    def load(self, rows: pa.RecordBatchReader | pa.Table) -> set[bytes]:
-        """Write entities with all their rows; return their keys."""
-        written: set[bytes] = set()
+    def load(self, rows: pa.RecordBatchReader) -> Iterator[list[bytes]]:
+        """Write entities with all their rows; yield their keys, block by block."""
         for block in self._blocks(rows, self._histories()):
             steps = block.column("_steps")
             flat = steps.flatten()
@@ -154,8 +154,7 @@ class _Update:
             keys = entity_keys([block.column(name) for name in self._view.entity]).take(owner)
             fields = {name: flat.field(number) for number, name in enumerate([*_HIDDEN, "_row"])}
             values = fields.pop("_row").flatten()
-            written.update(self._put(STEPS.empty_table(), self._steps(keys, fields, values)))
-        return written
+            yield self._put(STEPS.empty_table(), self._steps(keys, fields, values))
 
     def add(self, rows: pa.RecordBatchReader) -> None:
         """Add rows to what is stored."""
@@ -182,8 +181,9 @@ class _Update:
             among.append(entity.filter(pc.is_in(keys, pa.array(of, pa.binary()))))
             changed.update(of)
         if changed:
-            left = self.load(delivery.current(pa.concat_tables(among)))
-            self._writer.put(dict.fromkeys(changed - left))
+            for keys in self.load(delivery.current(pa.concat_tables(among))):
+                changed.difference_update(keys)
+            self._writer.put(dict.fromkeys(changed))
 
     def state(self, position: SinkPosition) -> ViewState:
         """Return the state of the view after these changes."""
