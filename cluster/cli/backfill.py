@@ -10,11 +10,11 @@ import typer
 
 from cluster.cli.console import err, open_workspace, out, print_json, text
 from cluster.cli.interrupts import interrupts, leave
+from cluster.cli.leasing import leased
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.running import REFUSED
 from pipeline.core.errors import RequestError, quantity
 from pipeline.governance import BackfillRecord
-from pipeline.governance.run_leases import RunLease, holding
 from pipeline.runner.backfill import Backfill, BackfillOptions, parallelism, plan_backfill
 from pipeline.runner.backfill import backfill as fill
 
@@ -49,8 +49,7 @@ def backfill(
     shown = _Shown(len(plan.left), quiet=as_json)
     with interrupts() as interrupt:
         try:
-            lease = RunLease(f"backfill-{name}-{os.getpid()}", workspace.settings.lake, [name])
-            with holding(workspace.catalog, lease):
+            with leased(workspace, "backfill", [name]):
                 report = fill(workspace, plan, on_partition=shown)
         except KeyboardInterrupt:
             err.print("interrupted; completed partitions are committed, and the same command resumes after them")

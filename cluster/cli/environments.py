@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from cluster.cli.console import err, grid, open_workspace, out, print_json
+from cluster.cli.leasing import leased
 from cluster.cli.options import HERE, Execute, Folder, Json
 from pipeline.core.errors import HeadwaterError, quantity
 from pipeline.core.settings import environments, find
@@ -58,9 +60,10 @@ def promote_(
 ) -> None:
     """Take over tables that another environment has built by changed definitions, without computing them again."""
     built, target = open_workspace(folder, name), open_workspace(folder, to)
-    plan = plan_promotion(built, target)
-    if yes:
-        promote(built, target, plan)
+    with leased(target, "promote", target.table_names) if yes else nullcontext():
+        plan = plan_promotion(built, target)
+        if yes:
+            promote(built, target, plan)
     if as_json:
         names = ("table", "action", "reason", "rows", "size_bytes")
         print_json([{name: getattr(each, name) for name in names} for each in plan])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Annotated, Any, TypeVar
 
@@ -10,6 +11,7 @@ import typer
 
 from cluster.cli import bucket
 from cluster.cli.console import as_objects, err, grid, open_workspace, out, print_json, print_rows, text
+from cluster.cli.leasing import leased
 from cluster.cli.options import HERE, Env, Execute, Folder, Json
 from pipeline.commit.commit_plan import row_key
 from pipeline.core.as_of import AsOf
@@ -266,9 +268,10 @@ def restore_(
 ) -> None:
     """Restore a table to an earlier version, in a new commit from which runs and its stream go on exactly once."""
     workspace = open_workspace(folder, env)
-    plan = plan_restore(workspace, name, _as_of(name, to))
-    changes = _diff(workspace, name, (plan.before, plan.target), 0)
-    number = restore(workspace, plan).number if yes else None
+    with leased(workspace, "restore", [name]) if yes else nullcontext():
+        plan = plan_restore(workspace, name, _as_of(name, to))
+        changes = _diff(workspace, name, (plan.before, plan.target), 0)
+        number = restore(workspace, plan).number if yes else None
     facts = {"table": name, "restored_to": plan.target.number, "version": number, "redefined": plan.redefined}
     if as_json:
         print_json({**facts, "read_by": plan.read_by, "diff": _diff_json(changes)})

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cluster.cli.console import grid, open_workspace, out, print_json, print_rows
+from cluster.cli.leasing import leased
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.reprocessing.dead_letters import replay_letters
 from pipeline.reprocessing.quarantine import quarantined_rows, replay
@@ -59,7 +60,11 @@ def replay_(name: Name, env: Env = None, as_json: Json = False, folder: Folder =
     Existing rows of the table do not change, and the next `headwater run` keeps the added rows.
     """
     workspace = open_workspace(folder, env)
-    flow = replay_letters(workspace, name) if Planner(workspace).is_streamed(name) else replay(workspace, name)
+    if Planner(workspace).is_streamed(name):
+        flow = replay_letters(workspace, name)
+    else:
+        with leased(workspace, "replay", [name]):
+            flow = replay(workspace, name)
     if as_json:
         print_json(flow)
     else:
