@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 
 from ml import alarms, monitor, rows_of, same_weekday
-from ml.monitoring.alarms import Alarms
+from ml.monitoring.alarm_rules import Alarms
 from ml.monitoring.references import Reference
 from pipeline.core.definitions import Transform
 

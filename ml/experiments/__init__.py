@@ -3,7 +3,7 @@
 from ml.experiments.assignment import Assignment
 from ml.experiments.definition import Experiment, OutcomeMetric, experiment, metric
 from ml.experiments.moments import Difference, Moments, cuped, difference, ratio_difference
-from ml.experiments.power import minimum_detectable_effect, power, share_deviation, units_needed
+from ml.experiments.planning import minimum_detectable_effect, power, share_deviation, units_needed
 from ml.experiments.sequential import (
     Interval,
     always_valid,

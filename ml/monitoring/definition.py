@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from ml.companions import CompanionTable
-from ml.monitoring.alarms import Alarms
+from ml.monitoring.alarm_rules import Alarms
 from ml.monitoring.counts import NONE, Binning, CountTransform, Feature, RowSource, window_key
 from ml.monitoring.monitored import Monitored
 from ml.monitoring.references import Fixed, Reference

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ml.monitoring.alarms import Alarms
+from ml.monitoring.alarm_rules import Alarms
 
 Flags = npt.NDArray[np.bool_]
 

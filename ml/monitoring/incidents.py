@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from ml.monitoring.alarms import ALARM
+from ml.monitoring.alarm_rules import ALARM
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ml.monitoring.alarms import Alarms
+from ml.monitoring.alarm_rules import Alarms
 from ml.monitoring.counts import Binning
 from ml.monitoring.references import Reference
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-from ml.monitoring.alarms import Alarms
+from ml.monitoring.alarm_rules import Alarms
 
 PerformanceTask = Literal["binary", "regression"]
 METRICS: dict[PerformanceTask, dict[str, bool]] = {

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ml.monitoring import estimates
-from ml.monitoring.alarms import NO_DATA, NOT_JUDGED, STATES
+from ml.monitoring.alarm_rules import NO_DATA, NOT_JUDGED, STATES
 from ml.monitoring.divergence import Array
 from ml.monitoring.hysteresis import states
 from ml.monitoring.performance_options import INVALID, METRICS, SCORE_BINS, PerformanceOptions

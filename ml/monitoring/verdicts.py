@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.monitoring import divergence as d
-from ml.monitoring.alarms import ALARM, NO_DATA, NOT_JUDGED, QUIET, STATES, Alarms
+from ml.monitoring.alarm_rules import ALARM, NO_DATA, NOT_JUDGED, QUIET, STATES, Alarms
 from ml.monitoring.counts import NAN, NULL, Feature
 from ml.monitoring.divergence import Array
 from ml.monitoring.hysteresis import states

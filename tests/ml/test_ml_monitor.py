@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ml import alarms, monitor, rows_of, same_weekday, trailing
-from ml.monitoring.alarms import Alarms
+from ml.monitoring.alarm_rules import Alarms
 from ml.monitoring.hysteresis import states
 from pipeline.core.errors import DefinitionError, ModelError
 

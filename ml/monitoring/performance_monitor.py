@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from ml.companions import CompanionTable, StatementTransform
-from ml.monitoring.alarms import Alarms
+from ml.monitoring.alarm_rules import Alarms
 from ml.monitoring.counts import NONE, window_key
 from ml.monitoring.performance_options import INVALID, METRICS, SCORE_BINS, PerformanceOptions, PerformanceTask
 from pipeline.core.definitions import Chart, Definition, Layer, Table, caller, names
