@@ -86,7 +86,9 @@ def _acquire(catalog: Catalog, run: RunLease, me: LeaseHolder, now: float) -> No
     """Add a lease, unless a living one has one of the tables; remove those of runs that have ended without doing so."""
     facts = {"lake": run.lake, "tables": list(run.tables)}
     with catalog.transaction() as connection:
-        # writing first makes others on SQLite wait until this transaction ends
+        # others wait until this transaction ends: on SQLite because it writes first, on PostgreSQL because of the lock
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.text("lock table leases in share row exclusive mode"))
         connection.execute(LEASES.insert().values({**row_of(_name(run), me, now), "facts_json": json.dumps(facts)}))
         others = [lease for lease in _leases(connection) if lease.name != _name(run)]
         dead = [lease.name for lease in others if not lease.is_living(now)]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 import pytest
@@ -19,15 +19,22 @@ from pipeline.governance.leases import LASTS_S
 from pipeline.governance.run_leases import RunLease, holding
 from pipeline.project.project import load
 from tests.rigs.command import environment
+from tests.rigs.postgres import PostgresDatabase
+from tests.rigs.postgres import postgres as postgres  # noqa: PLC0414 - the fixture
 from tests.rigs.proofs import some
 
 FIRST = RunLease("a", "s3://lake", ["raw", "orders"])
 SECOND = RunLease("b", "s3://lake", ["orders", "sales"])
 
 
-@pytest.fixture
-def catalog(tmp_path):
-    return Catalog(f"sqlite:///{tmp_path}/catalog.db")
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.proof)])
+def catalog(request, tmp_path):
+    url = f"sqlite:///{tmp_path}/catalog.db"
+    if request.param != "sqlite":
+        database = PostgresDatabase(request.getfixturevalue("postgres"))
+        url = database.url.replace("postgresql:", "postgresql+psycopg:")
+    with closing(Catalog(url)) as catalog:
+        yield catalog
 
 
 def test_a_second_run_of_a_table_says_who_computes_it(catalog):
