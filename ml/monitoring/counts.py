@@ -19,6 +19,7 @@ from datetime import timedelta
 
 from ml.companions import StatementTransform
 from ml.features.training_set import TrainingSet
+from ml.monitoring.columns import require_columns_of
 from pipeline.core.definitions import Definition
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.kernel.sql_text import literal, quoted
@@ -162,6 +163,11 @@ class CountTransform(StatementTransform):
     def over(self, inputs: Mapping[str, Definition]) -> CountTransform:
         """Return the transform over these definitions of its inputs; raise `DefinitionError` if they do not fit."""
         return self.read_from(inputs.get(self.rows.table))
+
+    def check_inputs(self, inputs: Mapping[str, Definition], place: Place) -> None:
+        """Raise `DefinitionError` if the table of the rows is known to lack a column."""
+        keys = (sql for _, sql in self.keys)
+        require_columns_of(inputs[self.rows.table], (*keys, *(each.sql for each in self.binning.features)), place)
 
     def read_from(self, table: Definition | None) -> CountTransform:
         """Return the transform over this definition of the table of its rows; `None` if that is not known yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ml.companions import CompanionTable, StatementTransform
 from ml.monitoring.alarm_rules import Alarms
+from ml.monitoring.columns import require_columns_of
 from ml.monitoring.counts import NONE, window_key
 from ml.monitoring.performance_options import INVALID, METRICS, SCORE_BINS, PerformanceOptions, PerformanceTask
 from pipeline.core.definitions import Chart, Definition, Layer, Table, caller, names
@@ -47,6 +48,17 @@ class PerformanceTransform:
         return performance_verdicts(given[self.inputs[0]], self.options)
 
 
+@dataclass(frozen=True)
+class PerformanceCountTransform(StatementTransform):
+    """The SELECT of counts, and the expressions of columns that it reads."""
+
+    expressions: tuple[str, ...] = ()
+
+    def check_inputs(self, inputs: Mapping[str, Definition], place: Place) -> None:
+        """Raise `DefinitionError` if the table is known to lack a column."""
+        require_columns_of(inputs[self.reads[0]], self.expressions, place)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PerformanceMonitor(Table):
     """The performance of predictions: a row for each window and segment."""
@@ -71,7 +83,7 @@ class PerformanceMonitor(Table):
             place=self.place,
             name=f"{self.name}_counts",
             description=f"Counts of the monitor {self.name}.",
-            transform=StatementTransform(text, (self.of,)),
+            transform=PerformanceCountTransform(text, (self.of,), (*columns, *keys.values())),
             layer="silver",
             role="monitor counts",
             belongs_to=self.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -149,3 +150,41 @@ def test_new_rows_are_added_to_the_counts_of_the_others(project):
     )
     expected = sorted((tuple(row.values()) for row in at_once.to_pylist()), key=repr)
     assert [row[1:] for row in refreshed] == [row[1:] for row in expected]
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ('numerical=["y"]', "the monitored table 'requests' has no column 'y'"),
+        ('numerical={"z": "x + lage"}', "has no column 'lage'; did you mean 'late'"),
+        ('numerical={"z": "x +"}', "invalid SQL"),
+        ('segment="plaze"', "has no column 'plaze'; did you mean 'place'"),
+        ('by="version"', "has no column 'version'"),
+        ('time="time"', "has no column 'time'"),
+    ],
+)
+def test_a_column_that_does_not_exist_is_found_before_any_data_moves(project, changed, problem):
+    folder = project('reference=trailing("3 days")')
+    text = (folder / "shop.py").read_text()
+    option = changed.partition("=")[0]
+    kept = re.sub(rf"{option}=(\[.*?\]|\".*?\")", changed, text) if f"{option}=" in text.partition("drift =")[2] else ""
+    (folder / "shop.py").write_text(kept or text.replace("of=", f"{changed}, of="))
+    with pytest.raises(DefinitionError, match=re.escape(problem)):
+        load(folder)
+
+
+def test_columns_that_exist_are_no_mistake(project):
+    folder = project("reference=trailing('3 days')")
+    text = (folder / "shop.py").read_text()
+    (folder / "shop.py").write_text(
+        text.replace('numerical=["x"]', 'numerical={"X": "X", "hour": "hour(at)", "line": "_position"}')
+    )
+    assert "drift" in load(folder).graph.names
+
+
+def test_performance_names_columns_that_exist(project):
+    folder = project("reference=trailing('3 days')")
+    more = 'p = performance(of="requests", time="at", prediction="score", label="late", at_least=0.5)\n'
+    (folder / "shop.py").write_text("from ml import performance\n" + (folder / "shop.py").read_text() + more)
+    with pytest.raises(DefinitionError, match="has no column 'score'"):
+        load(folder)
