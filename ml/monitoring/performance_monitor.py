@@ -98,11 +98,19 @@ class PerformanceMonitor(Table):
 
 def counted(task: PerformanceTask, of: str, columns: tuple[str, str], keys: dict[str, str]) -> str:
     """Return the SELECT of sums per key and, for a binary task, bin of the score; `columns` are prediction and label."""
-    prediction, label = (f"({column})::double" for column in columns)
+    kind = "varchar" if task == "multiclass" else "double"
+    prediction, label = (f"({column})::{kind}" for column in columns)
     inner = "".join(f"{sql} as {quoted(name)}, " for name, sql in keys.items())
     listed = "".join(f"{quoted(name)}, " for name in keys)
     rows = f"(select {inner}{prediction} as p, {label} as y from {quoted(of)}) as each_row"
     known = "filter (where y is not null)"
+    if task == "multiclass":
+        valid = f"case when p is null then {INVALID} else 0 end"
+        return f"""
+            select {listed}{valid} as bin, count(*) as rows, count(*) {known} as labelled,
+                   count(*) filter (where p = y) as correct
+            from {rows} group by {listed}{valid}
+        """
     if task == "regression":
         valid = "p is not null and not isnan(p)"
         values = f"""count(*) {known} as labelled, sum(abs(p - y)) as absolute, sum((p - y) * (p - y)) as squared,
@@ -146,13 +154,14 @@ def performance(  # noqa: PLR0913 - options of a definition, all keyword-only
     """Measure predictions against labels by the window of their time; see `docs/monitoring.md`.
 
     `of` is a table of predictions, joined to labels as far as these are known: `prediction` is the probability of a binary
-    task or the number of a regression, `label` is null until it is known. A window is judged once the share `maturity` of its
+    task, the class of a multi-class one or the number of a regression, `label` is null until it is known. A window is judged once the share `maturity` of its
     rows has labels, and `min_rows` of them. `at_least`, or `at_most` for a metric of which lower values are better, is the
     limit of `metric`. `threshold` is the probability from which on the prediction is positive, for the accuracy.
 
     | task | metrics, the default first |
     | --- | --- |
     | binary | auc, accuracy, brier, log_loss; auc and accuracy are also estimated before labels are known |
+    | multiclass | accuracy |
     | regression | mae, rmse, bias |
 
     Raises `DefinitionError` for an unknown task or metric, and for a limit on the wrong side.

@@ -8,9 +8,10 @@ from typing import Literal
 
 from ml.monitoring.alarm_rules import Alarms
 
-PerformanceTask = Literal["binary", "regression"]
+PerformanceTask = Literal["binary", "multiclass", "regression"]
 METRICS: dict[PerformanceTask, dict[str, bool]] = {
     "binary": {"auc": True, "accuracy": True, "brier": False, "log_loss": False},
+    "multiclass": {"accuracy": True},
     "regression": {"mae": False, "rmse": False, "bias": False},
 }
 """The metrics of each task, the default first, and whether higher values are better."""

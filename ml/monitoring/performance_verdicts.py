@@ -21,6 +21,7 @@ _CONFIDENT = 1.6448536269514722
 """The 95 % quantile of the normal distribution: the side of a limit is certain from so many standard errors on."""
 _SUMS: dict[str, tuple[str, ...]] = {
     "binary": ("rows", "labelled", "actual", "predicted", "predicted_labelled", "squared", "loss"),
+    "multiclass": ("rows", "labelled", "correct"),
     "regression": ("rows", "labelled", "absolute", "squared", "difference"),
 }
 
@@ -98,7 +99,7 @@ def _rows(series: PerformanceSeries, start: int, options: PerformanceOptions) ->
     rows = series.sums["rows"].sum(-1)
     labelled = series.sums["labelled"].sum(-1)
     share = np.divide(labelled, rows, out=np.zeros(rows.shape), where=rows > 0)
-    measured, error = _binary(series, share, options) if options.task == "binary" else _regression(series, options)
+    measured, error = _measured(series, share, options)
     value = measured[options.metric]
     judged = (share >= options.maturity) & (labelled >= options.min_rows) & np.isfinite(value)
     worse = options.limit - value if options.is_higher_better else np.abs(value) - options.limit
@@ -145,6 +146,17 @@ def _words(w: int, facts: tuple[Array, ...], state: str, judged: bool, options: 
     if state == STATES[0]:
         return state, ""
     return state, f"{options.metric} {figure(value)}, limit {figure(options.limit)}"
+
+
+def _measured(series: PerformanceSeries, share: Array, options: PerformanceOptions) -> tuple[dict[str, Array], Array]:
+    """Return the metrics of each window, and the standard error of the one that is judged."""
+    if options.task == "binary":
+        return _binary(series, share, options)
+    if options.task == "regression":
+        return _regression(series, options)
+    count = series.sums["labelled"].sum(-1)
+    accuracy = _mean(series.sums["correct"], count)
+    return {"accuracy": accuracy}, estimates.share_error(accuracy, count)
 
 
 def _binary(series: PerformanceSeries, share: Array, options: PerformanceOptions) -> tuple[dict[str, Array], Array]:

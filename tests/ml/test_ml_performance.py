@@ -60,6 +60,17 @@ def test_metrics_equal_those_of_the_rows(rng):
     assert found["bias"] == pytest.approx((guess - truth).mean())
 
 
+def test_classes_are_right_or_wrong():
+    at = pa.array([START] * 1000, pa.timestamp("us"))
+    label = [None if i % 10 == 0 else "abc"[i % 3] for i in range(1000)]
+    score = [None if i == 999 else "abc"[i % 3 if i % 4 else 0] for i in range(1000)]
+    (found,) = measured(pa.table({"at": at, "score": score, "label": label}), task="multiclass", at_least=0.95)
+    right = [x == y for x, y in zip(score[:999], label, strict=False) if y is not None]
+    assert found["accuracy"] == pytest.approx(sum(right) / len(right))
+    assert (found["rows"], found["invalid_rows"], found["labelled"]) == (999, 1, len(right))
+    assert found["state"] == "suspected"
+
+
 def test_the_calibration_is_the_isotonic_regression(rng):
     for _ in range(50):
         rows = rng.integers(0, 30, 20).astype(float)
