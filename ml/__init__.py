@@ -3,6 +3,7 @@
 from ml.experiments.definition import experiment, metric
 from ml.features import feature_service, feature_view, features, on_demand, training_set
 from ml.models.definition import model
+from ml.models.prediction_log import prediction_log
 from ml.models.predictions import predictions
 from ml.models.retraining import retrain
 from ml.models.trainers import LightGBM, XGBoost
@@ -25,6 +26,7 @@ __all__ = [
     "monitor",
     "on_demand",
     "performance",
+    "prediction_log",
     "predictions",
     "retrain",
     "rows_of",

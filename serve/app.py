@@ -25,8 +25,9 @@ from serve.answers import answer_errors
 from serve.engine import Engine
 from serve.features import FeatureLookup
 from serve.http_errors import OverloadError, UnknownError
-from serve.models import Champions, predict, request_of
+from serve.models import ServedModels, request_of
 from serve.openapi import document
+from serve.predictions import Predictions
 from serve.request_body import read_body
 from serve.rows import read_rows
 from serve.status import describe, health
@@ -36,6 +37,8 @@ _LOG = logging.getLogger("headwater.serve")
 GOLD: tuple[Layer, ...] = ("gold",)
 PATIENCE = timedelta(seconds=30)
 MOST_BODY_BYTES = 8 << 20
+_MOST_ID = 200
+"""The most characters of an id that a client gives its request."""
 _DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
@@ -45,8 +48,9 @@ class Backend:
 
     project: Project
     tables: Tables
-    models: Champions
+    models: ServedModels
     features: FeatureLookup
+    predictions: Predictions
     engine: Engine
 
 
@@ -71,6 +75,7 @@ def create_app(
         warming.start()
         yield
         await run_in_threadpool(warming.join)
+        await run_in_threadpool(backend.predictions.close)
         backend.features.close()
         backend.engine.close()
 
@@ -86,12 +91,14 @@ def create_app(
 
 def _backend(project: Project, layers: Collection[Layer], limits: Limits | None, patience: timedelta) -> Backend:
     workspace, settings = Workspace(project), project.settings
+    models, features = ServedModels(settings.models, project.graph.all_of(Artifact)), FeatureLookup(project)
     bounds = limits or Limits(settings.memory_bytes or 1 << 30, threads=2)
     return Backend(
         project=project,
         tables=Tables(workspace, layers),
-        models=Champions(settings.models, project.graph.all_of(Artifact)),
-        features=FeatureLookup(project),
+        models=models,
+        features=features,
+        predictions=Predictions(project, models, features),
         engine=Engine(workspace.lake.storage, bounds, patience),
     )
 
@@ -110,8 +117,9 @@ def _add_models(app: FastAPI, backend: Backend) -> None:
     @app.post("/models/{name}/predict")
     async def predict_rows(name: str, request: Request) -> Response:
         body = await read_body(request, MOST_BODY_BYTES, do="send fewer rows per request")
+        request_id = request.headers.get("x-request-id", "")[:_MOST_ID]
         return await run_in_threadpool(
-            lambda: JSONResponse(predict(backend.models, backend.features, name, request_of(body)))
+            lambda: JSONResponse(backend.predictions.answer(name, request_of(body), request_id))
         )
 
 
@@ -141,6 +149,7 @@ def _add_pages(app: FastAPI, backend: Backend) -> None:
     @app.get("/health")
     def tell_health() -> Response:
         report = health(backend.project.settings, backend.tables, backend.models, backend.features)
+        report |= {"not_logged": backend.predictions.dropped, "not_mirrored": backend.predictions.not_mirrored}
         return JSONResponse(report, 503 if report["status"] == "down" else 200)
 
     @app.get("/openapi.json")

@@ -1,76 +1,103 @@
-"""The champions that are served, and predictions for request bodies."""
+"""The versions of models that are served, and the bodies of requests."""
 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ml.models import Predictor, load_champion
+from ml.experiments.assignment import share_of
+from ml.models import Model, Predictor
 from pipeline.core.definitions import Artifact
-from pipeline.core.errors import ModelError, RequestError, StorageError, did_you_mean
-from serve.features import FeatureLookup
+from pipeline.core.errors import ModelError, StorageError, did_you_mean
 from serve.http_errors import RowsError, TooLargeError, UnknownError
 from serve.query import shown
 
 if TYPE_CHECKING:
-    from ml.models.registry import Origin
+    from ml.models.registry import Origin, Registry, Roles
 
+_LOG = logging.getLogger(__name__)
+ALIAS, CHALLENGER, SHADOW = "champion", "challenger", "shadow"
 FRESH_S = 3.0
 """How long a champion is used before the store is checked for a new one."""
 MOST_ROWS = 10_000
 
 
 @dataclass(frozen=True)
-class _Known:
-    predictor: Predictor | ModelError
-    """The champion, or the error that explains why there is none."""
+class ServedModel:
+    """The versions of a model that are in use."""
+
+    champion: Predictor
     origin: Origin | None
+    """What the champion was trained from."""
+    challenger: Predictor | None = None
+    traffic: float = 0.0
+    """The share of units that the challenger predicts."""
+    shadow: Predictor | None = None
+
+    def arm(self, unit: str) -> str:
+        """Return which of them predicts the rows of a unit: it stays the same when the traffic of a challenger grows."""
+        if self.challenger is None or not self.traffic:
+            return ALIAS
+        key = f"model:{self.champion.name}:{self.challenger.version}"
+        return CHALLENGER if share_of(key, "arm", unit) < self.traffic else ALIAS
+
+
+@dataclass(frozen=True)
+class _Known:
+    served: ServedModel | ModelError
+    """The versions in use, or the error that explains why there is no champion."""
+    roles: Roles | None
     at: float
 
 
-class Champions:
-    """The champion of each model of a project. It is loaded once, and again when it has changed.
+class ServedModels:
+    """The versions of each model of a project that are in use. They are loaded once, and again when others are in use.
 
-    While the store does not answer, the loaded champion stays in use. Thread-safe.
+    While the store does not answer, the loaded ones stay in use. Thread-safe.
     """
 
     def __init__(self, store: str, artifacts: Iterable[Artifact], clock: Callable[[], float] = time.monotonic) -> None:
         """Create the collection without reading anything. `clock` returns seconds."""
         self._store = store
-        self._models = {artifact.name: artifact for artifact in artifacts if artifact.kind == "model"}
+        self._models = {artifact.name: artifact for artifact in artifacts if isinstance(artifact, Model)}
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._locks = {name: threading.Lock() for name in self._models}
 
     @property
-    def definitions(self) -> tuple[Artifact, ...]:
+    def definitions(self) -> tuple[Model, ...]:
         """The models' definitions."""
         return tuple(self._models.values())
 
-    def predictor(self, name: str) -> Predictor:
-        """Return a champion.
+    def definition(self, name: str) -> Model:
+        """Return a model's definition; raise `UnknownError` if no model has this name."""
+        if name not in self._models:
+            raise UnknownError(f"there is no model {shown(name)}", do=did_you_mean(name[:200], self._models))
+        return self._models[name]
+
+    def served(self, name: str) -> ServedModel:
+        """Return the versions of a model that are in use.
 
         Raises `UnknownError` if no model has this name, `ModelError` if the model has no champion yet, and
         `StorageError` if the store cannot be used and no champion is loaded.
         """
-        if name not in self._models:
-            raise UnknownError(f"there is no model {shown(name)}", do=did_you_mean(name[:200], self._models))
+        self.definition(name)
         with self._locks[name]:
             known = self._known.get(name)
             if known is None or self._clock() - known.at > FRESH_S:
                 known = self._known[name] = self._refreshed(name, known)
-        if isinstance(known.predictor, ModelError):
-            raise ModelError(known.predictor.problem, do=known.predictor.do)
-        return known.predictor
+        if isinstance(known.served, ModelError):
+            raise ModelError(known.served.problem, do=known.served.do)
+        return known.served
 
-    def trained_on(self, name: str) -> Mapping[str, str]:
-        """Return the feature views that the loaded champion was trained on, with what determines their values."""
-        known = self._known.get(name)
-        return known.origin.views if known is not None and known.origin is not None else {}
+    def predictor(self, name: str) -> Predictor:
+        """Return a champion; see `served`."""
+        return self.served(name).champion
 
     def predictor_or_none(self, name: str) -> Predictor | None:
         """Return a champion, or `None` if there is none yet."""
@@ -80,7 +107,7 @@ class Champions:
             return None
 
     def warm(self) -> None:
-        """Load all champions, which takes seconds. Failures are ignored here and reported by the first request."""
+        """Load all versions in use, which takes seconds. Failures are ignored here and reported by the first request."""
         for name in self._models:
             try:
                 self.predictor(name)
@@ -90,19 +117,49 @@ class Champions:
     def _refreshed(self, name: str, known: _Known | None) -> _Known:
         from ml.models.registry import Registry  # noqa: PLC0415 - imports MLflow, which is slow
 
-        now = self._clock()
+        now, registry = self._clock(), Registry(self._store)
         try:
-            origin = Registry(self._store).origin(name)
-            # equal origins mean equal models; a model without an origin was registered elsewhere and is reloaded
-            if known is not None and origin is not None and origin == known.origin:
+            roles = registry.roles(name)
+            if known is not None and roles == known.roles:
                 return replace(known, at=now)
-            return _Known(load_champion(self._store, name), origin, now)
+            loaded = {} if known is None or isinstance(known.served, ModelError) else _loaded(known.served)
+            return _Known(self._loading(registry, name, roles, loaded), roles, now)
         except ModelError as none:
-            return _Known(none, None, now)
+            return _Known(none, roles, now)
         except StorageError:
-            if known is None or isinstance(known.predictor, ModelError):
+            if known is None or isinstance(known.served, ModelError):
                 raise
             return replace(known, at=now)
+
+    def _loading(self, registry: Registry, name: str, roles: Roles, loaded: Mapping[str, Predictor]) -> ServedModel:
+        def predictor(role: str) -> Predictor | None:
+            number = roles.versions.get(role)
+            if number is None:
+                return None
+            if number in loaded:
+                return loaded[number]
+            return Predictor(name, number, registry.load(name, number).fitted)
+
+        champion = predictor(ALIAS)
+        if champion is None:
+            raise ModelError(f"model {name!r} has no champion yet", do=f"train one: headwater run --select +{name}")
+        others = {role: _or_none(predictor, role, name) for role in (CHALLENGER, SHADOW)}
+        origin = registry.origin(name)
+        return ServedModel(champion, origin, others[CHALLENGER], roles.traffic, others[SHADOW])
+
+
+def _or_none(predictor: Callable[[str], Predictor | None], role: str, name: str) -> Predictor | None:
+    """Return the version of a role, or `None` if it cannot be loaded: the champion is served all the same."""
+    try:
+        return predictor(role)
+    except (ModelError, StorageError) as error:
+        _LOG.warning("the %s of model %s cannot be loaded: %s", role, name, error)
+        return None
+
+
+def _loaded(served: ServedModel) -> dict[str, Predictor]:
+    every = (served.champion, served.challenger, served.shadow)
+    return {each.version: each for each in every if each is not None}
 
 
 @dataclass(frozen=True)
@@ -133,18 +190,3 @@ def request_of(body: bytes) -> PredictionRequest:
     if wrong is not None:
         raise RowsError(f"row {wrong} is not an object", got=shown(json.dumps(rows[wrong])), do=example)
     return PredictionRequest(rows, returns)
-
-
-def predict(champions: Champions, lookup: FeatureLookup, name: str, request: PredictionRequest) -> Mapping[str, object]:
-    """Return the predictions for rows, whose features are looked up if they lack them.
-
-    Raises `RowsError` with the row and the feature that the model rejects, and the errors of `FeatureLookup.complete`.
-    """
-    predictor = champions.predictor(name)
-    completed = lookup.complete(predictor, champions.trained_on(name), request.rows)
-    try:
-        predictions = predictor.predict(completed.rows)
-    except RequestError as error:
-        raise RowsError(error.problem, got=error.got, do=error.do) from error
-    answer = {"model": predictor.name, "version": predictor.version, "predictions": predictions}
-    return answer | ({"features": completed.looked_up} if request.return_features else {})

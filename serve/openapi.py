@@ -12,7 +12,7 @@ from pipeline.core.schema import Column, Schema
 from serve.features import FeatureLookup
 from serve.formats import ARROW, CSV, JSON
 from serve.models import MOST_ROWS as MOST_PREDICTED
-from serve.models import Champions
+from serve.models import ServedModels
 from serve.shapes import REASONS, SCHEMAS, WORDS
 from serve.tables import Tables
 
@@ -46,7 +46,7 @@ _FILTERS = (
 )
 
 
-def document(project: str, tables: Tables, models: Champions, lookup: FeatureLookup) -> dict[str, Any]:
+def document(project: str, tables: Tables, models: ServedModels, lookup: FeatureLookup) -> dict[str, Any]:
     """Return the document. A table or champion that cannot be read now is described without columns or features."""
     paths: dict[str, Any] = {
         "/health": {
@@ -107,7 +107,7 @@ def _table(definition: StoredDefinition, schema: Schema | None) -> dict[str, Any
     return operation
 
 
-def _model(artifact: Artifact, models: Champions, lookup: FeatureLookup) -> dict[str, Any]:
+def _model(artifact: Artifact, models: ServedModels, lookup: FeatureLookup) -> dict[str, Any]:
     try:
         predictor = models.predictor_or_none(artifact.name)
     except StorageError:

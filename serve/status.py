@@ -9,7 +9,7 @@ from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import StorageError
 from pipeline.core.settings import Settings
 from serve.features import FeatureLookup
-from serve.models import Champions
+from serve.models import ServedModels
 from serve.tables import Tables
 
 
@@ -32,7 +32,7 @@ def describe(definition: StoredDefinition, tables: Tables) -> dict[str, Any]:
     }
 
 
-def health(settings: Settings, tables: Tables, models: Champions, lookup: FeatureLookup) -> dict[str, Any]:
+def health(settings: Settings, tables: Tables, models: ServedModels, lookup: FeatureLookup) -> dict[str, Any]:
     """Return the versions of tables and models, and the reasons why some cannot be read.
 
     `status` is `ok`, `degraded` if the model store or the online store cannot be used, or `down` if the lake cannot be read.

@@ -122,6 +122,7 @@ def promote(
     name: Name,
     number: Number,
     to: Annotated[str, typer.Option(help="The role: champion, challenger or shadow.")] = "champion",
+    traffic: Annotated[float, typer.Option(help="Share of the traffic that a challenger gets, from 0 to 1.")] = 0.0,
     reason: Reason = "by hand",
     env: Env = None,
     as_json: Json = False,
@@ -129,11 +130,12 @@ def promote(
 ) -> None:
     """Make a version the champion, or the challenger or shadow. Servers use it within seconds."""
     store = ModelVersions(open_workspace(folder, env).settings.models)
-    version = store.promote(name, number, _role_of(to), reason)
+    version = store.promote(name, number, _role_of(to), reason, traffic)
     if as_json:
         print_json({"name": name, "version": version.number, "roles": version.roles})
     else:
-        out.print(f"version {version.number} of {name!r} is the {to}")
+        share = f" and predicts {traffic:.0%} of the units" if to == "challenger" else ""
+        out.print(f"version {version.number} of {name!r} is the {to}{share}")
 
 
 @app.command()

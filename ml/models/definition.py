@@ -34,6 +34,8 @@ class Model(Artifact):
     tuning: Tuning | None = None
     retraining: Retraining | None = None
     """When it is trained again on other rows; `None`: whenever they change."""
+    unit: str = ""
+    """The column of a request that identifies who is concerned: all rows of a unit are predicted by the same version."""
     owner: str = ""
     approval: Approval = "automatic"
     """Whether an accepted model becomes the champion at once, or after somebody has promoted it."""
@@ -111,6 +113,7 @@ def model(
     min_gain: float | None = ...,
     leaks: str | Sequence[str] = ...,
     retrain: Retraining | None = ...,
+    unit: str = ...,
     owner: str = ...,
     approval: Approval = ...,
     description: str = ...,
@@ -138,6 +141,7 @@ def model(
     min_gain: float | None = ...,
     leaks: str | Sequence[str] = ...,
     retrain: Retraining | None = ...,
+    unit: str = ...,
     owner: str = ...,
     approval: Approval = ...,
     description: str = ...,
@@ -167,6 +171,7 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
     min_gain: float | None = None,
     leaks: str | Sequence[str] = (),
     retrain: Retraining | None = None,
+    unit: str = "",
     owner: str = "",
     approval: Approval = "automatic",
     description: str = "",
@@ -225,6 +230,7 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
             evaluation=evaluation,
             tuning=tuning,
             retraining=retrain,
+            unit=unit,
             owner=owner,
             approval=approval,
         )
@@ -243,6 +249,7 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
             evaluation=evaluation,
             tuning=tuning,
             retraining=retrain,
+            unit=unit,
             owner=owner,
             approval=approval,
         )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _INPUTS, _FINGERPRINT, _RUN = "headwater.inputs", "headwater.fingerprint", "headwater.run"
 VERDICT, _VIEWS = "headwater.verdict", "headwater.views"
 PREDICTIONS, VALUES = "headwater.predictions", "headwater.values"
-FROZEN = "headwater.frozen"
+FROZEN, TRAFFIC = "headwater.frozen", "headwater.traffic"
 STATE = "headwater.state"
 """The tag of a version that is not the champion although it is the newest: it waits for approval, or was withdrawn."""
 ROW_METRICS = ("training_rows", "holdout_rows", "unlabelled_rows", "undated_rows")
@@ -93,6 +93,16 @@ class Champion:
 
     version: str
     fitted: FittedModel
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The versions of a model that are in use."""
+
+    versions: Mapping[str, str]
+    """The version of each role."""
+    traffic: float
+    """The share of units that the challenger predicts."""
 
 
 class Registry:
@@ -225,13 +235,27 @@ class Registry:
                 client.set_registered_model_alias(trained.name, ALIAS, number)
             return f"models:/{trained.name}/{number}", number
 
+    def roles(self, name: str) -> Roles:
+        """Return the versions that have a role, and the share of the traffic that the challenger gets. Writes nothing."""
+        with self._store.translating():
+            if self._store.is_database:
+                versions = dict(self._store.rows("registered_model_aliases", _ALIASES, {"name": name}))
+                tags = dict(self._store.rows("registered_model_tags", _MODEL_TAGS, {"name": name}))
+            else:
+                found = self._store.client().search_registered_models(f"name='{name}'")
+                versions, tags = (dict(found[0].aliases), dict(found[0].tags)) if found else ({}, {})
+            return Roles({str(role): str(number) for role, number in versions.items()}, float(tags.get(TRAFFIC, 0)))
+
     def champion(self, name: str) -> Champion | None:
         """Load and return the champion, or `None` if Headwater has trained none."""
         if self.origin(name) is None:
             return None
+        return self.load(name, self.champion_version(name))
+
+    def load(self, name: str, number: str) -> Champion:
+        """Load and return a registered version."""
         with self._store.translating(), scratch.folder("model") as folder:
             client, mlflow = self._store.client(), quiet_mlflow()
-            number = str(client.get_model_version_by_alias(name, ALIAS).version)
             uri = client.get_model_version_download_uri(name, number)
             path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=self._store.url)
             _require_digest(client.get_model_version(name, number).tags.get(_DIGEST), Path(path), f"{name} {number}")
@@ -288,6 +312,8 @@ _RUN_TAGS = sa.text(
 )
 
 _RUN_END = sa.text("select end_time from runs where run_uuid = :run")
+
+_ALIASES = sa.text("select alias, version from registered_model_aliases where name = :name")
 
 _MODEL_TAGS = sa.text("select key, value from registered_model_tags where name = :name")
 

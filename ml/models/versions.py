@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from ml.models.model_store import ModelStore
 from ml.models.promotions import ALIAS, ChampionChange, promotions_of, record_promotion
-from ml.models.registry import FORMAT, FROZEN, STATE, VERDICT, Origin
+from ml.models.registry import FORMAT, FROZEN, STATE, TRAFFIC, VERDICT, Origin
 from pipeline.core.errors import RequestError, did_you_mean
 
 Role = Literal["champion", "challenger", "shadow"]
@@ -91,14 +91,29 @@ class ModelVersions:
         with self._store.translating():
             return promotions_of(self._store.client(), name)
 
-    def promote(self, name: str, number: int, role: Role = "champion", reason: str = "by hand") -> ModelVersion:
+    def promote(
+        self, name: str, number: int, role: Role = "champion", reason: str = "by hand", traffic: float = 0.0
+    ) -> ModelVersion:
         """Give a version a role, which its previous holder loses; return the version.
 
-        Raises `RequestError` if there is no such version.
+        A challenger gets a share of the `traffic`. Raises `RequestError` if there is no such version, if the champion would be its own
+        challenger, and for a share that is none.
         """
         version = self.require(name, number)
+        if not 0 <= traffic <= 1 or (traffic and role != "challenger"):
+            problem = (
+                "only a challenger gets a share of the traffic"
+                if 0 <= traffic <= 1
+                else "this is no share of the traffic"
+            )
+            raise RequestError(problem, got=f"{traffic:g}", do="pass a share from 0 to 1 with --to challenger")
+        if role != ALIAS and ALIAS in version.roles:
+            problem = f"version {number} of model {name!r} is the champion"
+            raise RequestError(problem, do="choose another version, or promote another champion first")
         with self._store.translating():
             client = self._store.client()
+            if role == "challenger":
+                client.set_registered_model_tag(name, TRAFFIC, f"{traffic:g}")
             if role == ALIAS:
                 record_promotion(client, name, number, reason)
                 client.delete_model_version_tag(name, str(number), STATE)

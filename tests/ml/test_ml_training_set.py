@@ -37,6 +37,7 @@ def test_the_package_exports_what_definitions_need():
             "monitor",
             "on_demand",
             "performance",
+            "prediction_log",
             "predictions",
             "retrain",
             "rows_of",

@@ -17,7 +17,7 @@ from pipeline.runner.runner import Runner
 from serve import create_app
 from serve.check import check
 from serve.http_errors import RowsError
-from serve.models import FRESH_S, Champions, request_of
+from serve.models import FRESH_S, ServedModels, request_of
 
 TOML = '[project]\nname = "bar"\ndefinitions = "bar.py"\n'
 BAR = """\
@@ -91,9 +91,9 @@ def client(bar):
         yield client
 
 
-def champions(bar, clock) -> Champions:
+def champions(bar, clock) -> ServedModels:
     settings, graph = bar.project().settings, bar.project().graph
-    return Champions(settings.models, [graph["mood"], graph["genius"]], clock)
+    return ServedModels(settings.models, [graph["mood"], graph["genius"]], clock)
 
 
 def test_rows_get_a_probability_and_a_label(client):
@@ -192,13 +192,13 @@ def test_loaded_champion_predicts_without_its_store(tmp_path, bar):
     source.backup(copy)
     source.close()
     copy.close()
-    models = Champions(f"sqlite:///{store}", [bar.project().graph["mood"]], lambda: now[0])
+    models = ServedModels(f"sqlite:///{store}", [bar.project().graph["mood"]], lambda: now[0])
     first = models.predictor("mood")
     store.write_bytes(b"not a database" * 1000)
     now[0] = FRESH_S + 0.1
     assert models.predictor("mood") is first
     with pytest.raises(StorageError, match="cannot be used"):
-        Champions(f"sqlite:///{store}", [bar.project().graph["mood"]]).predictor("mood")
+        ServedModels(f"sqlite:///{store}", [bar.project().graph["mood"]]).predictor("mood")
 
 
 def test_failed_model_store_degrades_health_and_tables_are_still_served(bar, tmp_path, monkeypatch):

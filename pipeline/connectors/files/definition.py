@@ -69,6 +69,7 @@ def files(
     changed: OnChange = "reread",
     vanished: OnVanish = "keep",
     order: Order = "location",
+    required: bool = True,
     sheet: str | int | None = None,
     skip: int = 0,
     rows: str = "",
@@ -93,7 +94,8 @@ def files(
 
     A file that changed less than `settled` ago waits, for example `"1 minute"`. A file that changed after it was read
     makes all files be read again; with `changed="refuse"` it is an error, with `"keep"` its rows are kept. The rows of a
-    file that `vanished` are kept; with `"refuse"` it is an error. New files are read in the order of their locations, or
+    file that `vanished` are kept; with `"refuse"` it is an error. It is an error that there has never been a file, unless `required=False`: then
+    there are no rows until the first file arrives. New files are read in the order of their locations, or
     with `order="time"` of their last changes.
 
     For Excel, `sheet` is the name or the number of the sheet, and `skip` the number of rows above the header. For XML,
@@ -129,7 +131,7 @@ def files(
         raise SourceError("most_expansion= must be positive", got=repr(most_expansion))
     has_header = header is not False and (kind != "fixed width" or bool(header))
     naming = ColumnNames.of(names, tuple((rename or {}).items()))
-    rules = DiscoveryRules(parse_duration(settled, "settled"), changed, vanished, order)
+    rules = DiscoveryRules(parse_duration(settled, "settled"), changed, vanished, order, required)
     _require_choices(rules)
     expansion = Expansion(most_expansion)
     conversions: Mapping[str, Callable[[], FileConversion]] = {

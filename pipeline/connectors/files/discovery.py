@@ -58,6 +58,8 @@ class DiscoveryRules:
     vanished: OnVanish = "keep"
     """Whether the rows of a file that no longer exists are kept, or that is an error."""
     order: Order = "location"
+    required: bool = True
+    """Whether it is an error that there has never been a file."""
 
     def waits(self, source_object: SourceObject, now: datetime) -> bool:
         """Return whether a file may still be written."""
@@ -81,7 +83,10 @@ def plan_files(store: FileStore, cursor: Cursor | None, bound: Bound, rules: Dis
     vanished, if the rules say so, and if there has never been a file.
     """
     known = {} if cursor is None else _known(store, cursor)
-    every = {each.uri: each for each in store.source_objects(may_be_none=bool(known))}
+    every = {
+        each.uri: each
+        for each in store.source_objects(may_be_none=bool(known), is_required=rules.required or bool(known))
+    }
     waiting = {location: source_object for location, source_object in every.items() if rules.waits(source_object, now)}
     listed = {location: every[location] for location in every if location not in waiting}
     same, changed = _compared(store, known, listed)

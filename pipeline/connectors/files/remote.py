@@ -40,7 +40,7 @@ class RemoteFiles:
         """The client of the store."""
         return RemoteClient.of(self.patterns[0], dict(self.options))
 
-    def source_objects(self, *, may_be_none: bool = False) -> tuple[SourceObject, ...]:
+    def source_objects(self, *, may_be_none: bool = False, is_required: bool = True) -> tuple[SourceObject, ...]:
         """Return the files ordered by location; raise `SourceError` if there are none, or if they cannot be listed."""
         client, objects = self.client, {}
         with _translated_errors(self.patterns[0], "the files cannot be listed"), client.connected() as connection:
@@ -48,7 +48,7 @@ class RemoteFiles:
                 for path, details in _details(client, connection, pattern):
                     location = client.location(path)
                     objects[location] = _source_object(client, connection, location, details)
-        if not objects and not may_be_none:
+        if not objects and is_required and not may_be_none:
             raise no_files(self.patterns)
         return tuple(objects[location] for location in sorted(objects))
 

@@ -45,10 +45,10 @@ class FileStore(Protocol):
     The stamp of a source object is `SIZE-TIME` or `SIZE-ETAG-TIME`, with the time of the last change in nanoseconds.
     """
 
-    def source_objects(self, *, may_be_none: bool = False) -> tuple[SourceObject, ...]:
+    def source_objects(self, *, may_be_none: bool = False, is_required: bool = True) -> tuple[SourceObject, ...]:
         """Return the files ordered by location; raise `SourceError` if there are none, or if the store cannot list them.
 
-        With `may_be_none`, there may be none in folders that exist.
+        With `may_be_none`, there may be none in folders that exist; unless it `is_required`, also in others.
         """
 
     def recorded(self, locations: Iterable[str]) -> list[str]:
@@ -81,10 +81,11 @@ class LocalFiles:
     patterns: tuple[str, ...]
     folder: str = "."
 
-    def source_objects(self, *, may_be_none: bool = False) -> tuple[SourceObject, ...]:
+    def source_objects(self, *, may_be_none: bool = False, is_required: bool = True) -> tuple[SourceObject, ...]:
         """Return the files ordered by location; raise `SourceError` if there are none, or if they cannot be listed.
 
-        With `may_be_none`, there may be none in folders that exist: one that is not there may be on a disk that is missing.
+        With `may_be_none`, there may be none in folders that exist: one that is not there may be on a disk that is missing. Unless it
+        `is_required` that there are files, the folders need not exist either.
         """
         real = functools.cache(os.path.realpath)
         objects: dict[str, SourceObject] = {}
@@ -99,8 +100,10 @@ class LocalFiles:
                             location, stamp = self._location(path, real), f"{stat.st_size}-{stat.st_mtime_ns}"
                             objects[location] = SourceObject(location, stat.st_size, stamp)
                 paths += matching
-        if not objects and not (
-            may_be_none and all(Path(self.folder, *_given(_local(each))).is_dir() for each in self.patterns)
+        if (
+            not objects
+            and is_required
+            and not (may_be_none and all(Path(self.folder, *_given(_local(each))).is_dir() for each in self.patterns))
         ):
             raise no_files(self.patterns, few([_kind(path) for path in paths if os.path.lexists(path)], _SHOWN))
         return tuple(objects[location] for location in sorted(objects))

@@ -1,0 +1,154 @@
+"""Writes the predictions that are served to files, beside the requests: a log that cannot be written delays no response."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet
+
+_LOG = logging.getLogger(__name__)
+MOST_WAITING = 100_000
+"""How many rows wait to be written; further ones are dropped and counted."""
+EVERY_S = 5.0
+MOST_ROWS = 20_000
+"""The most rows of a file."""
+_SCHEMA = pa.schema(
+    {
+        "request_id": pa.string(),
+        "row": pa.int32(),
+        "at": pa.timestamp("us", tz="UTC"),
+        "arm": pa.string(),
+        "model_version": pa.int64(),
+        "unit": pa.string(),
+        "predicted": pa.string(),
+        "probability": pa.float64(),
+        "features": pa.string(),
+        "latency_ms": pa.float64(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class ServedPrediction:
+    """A prediction of one row."""
+
+    request_id: str
+    row: int
+    at: datetime
+    arm: str
+    model_version: str
+    unit: str | None
+    prediction: Mapping[str, Any]
+    features: Mapping[str, Any]
+    latency_ms: float
+
+
+class LogWriter:
+    """Writes rows to new files in a folder, from a thread of its own."""
+
+    def __init__(self, folder: str, root: Path, *, every_s: float | None = None) -> None:
+        """Create the writer. Nothing is written until there are rows."""
+        self._folder = folder if "://" in folder else str(root / folder)
+        self._every_s = EVERY_S if every_s is None else every_s
+        self._waiting: queue.Queue[ServedPrediction] = queue.Queue(MOST_WAITING)
+        self._end = threading.Event()
+        self.dropped = 0
+        """How many rows were dropped, because too many waited or their file could not be written."""
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def add(self, rows: Sequence[ServedPrediction]) -> None:
+        """Let rows be written soon. Never waits for that."""
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="prediction log", daemon=True)
+                self._thread.start()
+        for number, row in enumerate(rows):
+            try:
+                self._waiting.put_nowait(row)
+            except queue.Full:
+                self.dropped += len(rows) - number
+                return
+
+    def close(self) -> None:
+        """Write what waits, and end the thread."""
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        is_last = False
+        while not is_last:
+            is_last = self._end.wait(self._every_s)
+            while rows := self._taken():
+                self._write(rows)
+
+    def _taken(self) -> list[ServedPrediction]:
+        rows: list[ServedPrediction] = []
+        while len(rows) < MOST_ROWS:
+            try:
+                rows.append(self._waiting.get_nowait())
+            except queue.Empty:
+                break
+        return rows
+
+    def _write(self, rows: Sequence[ServedPrediction]) -> None:
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.parquet"
+        try:
+            sink = pa.BufferOutputStream()
+            pa.parquet.write_table(_table(rows), sink, compression="zstd")
+            self._put(name, sink.getvalue().to_pybytes())
+        except Exception as error:  # noqa: BLE001 - requests are answered whatever happens to the log
+            self.dropped += len(rows)
+            _LOG.warning("%s predictions could not be logged in %s: %s", len(rows), self._folder, error)
+
+    def _put(self, name: str, content: bytes) -> None:
+        """Write a file so that a reader sees it whole or not at all."""
+        if "://" in self._folder:
+            filesystem, folder = fsspec.core.url_to_fs(self._folder)
+            filesystem.pipe_file(f"{folder.rstrip('/')}/{name}", content)
+            return
+        folder = Path(self._folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f".{name}.part"
+        part.write_bytes(content)
+        part.replace(folder / name)
+
+
+def _table(rows: Sequence[ServedPrediction]) -> pa.Table:
+    def predicted(row: ServedPrediction) -> str:
+        value = row.prediction.get("label", row.prediction.get("value"))
+        return json.dumps(value) if isinstance(value, bool) else str(value)
+
+    def probability(row: ServedPrediction) -> float | None:
+        if "probability" in row.prediction:
+            return float(row.prediction["probability"])
+        known = row.prediction.get("probabilities")
+        return None if known is None else float(known[str(row.prediction["label"])])
+
+    return pa.table(
+        {
+            "request_id": [row.request_id for row in rows],
+            "row": [row.row for row in rows],
+            "at": [row.at for row in rows],
+            "arm": [row.arm for row in rows],
+            "model_version": [int(row.model_version) for row in rows],
+            "unit": [row.unit for row in rows],
+            "predicted": [predicted(row) for row in rows],
+            "probability": [probability(row) for row in rows],
+            "features": [json.dumps(dict(row.features), default=str) for row in rows],
+            "latency_ms": [row.latency_ms for row in rows],
+        },
+        schema=_SCHEMA,
+    )

@@ -1,0 +1,186 @@
+"""Predictions for requests: which version predicts which rows, what the shadow would have said, and the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ml.models import Predictor
+from ml.models.prediction_log import PredictionLog
+from pipeline.core.errors import HeadwaterError, RequestError
+from pipeline.project.project import Project
+from serve.features import FeatureLookup
+from serve.http_errors import RowsError
+from serve.models import ALIAS, CHALLENGER, SHADOW, PredictionRequest, ServedModel, ServedModels
+from serve.prediction_log import LogWriter, ServedPrediction
+
+_LOG = logging.getLogger(__name__)
+_MOST_SHADOWED = 1000
+"""How many requests wait for the shadow; further ones are not mirrored, and counted."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What one version predicts for some rows."""
+
+    predictor: Predictor
+    predictions: list[dict[str, object]]
+    features: list[dict[str, Any]]
+    """The features of each row, for the log."""
+    looked_up: list[dict[str, Any]]
+
+
+class Predictions:
+    """Answers requests with the versions in use. Thread-safe."""
+
+    def __init__(self, project: Project, models: ServedModels, lookup: FeatureLookup) -> None:
+        """Create it; a log that the project declares is written from now on."""
+        self._models, self._lookup = models, lookup
+        logs = project.graph.all_of(PredictionLog)
+        self._logs = {each.model: LogWriter(each.folder, project.settings.root) for each in logs}
+        self._shadowed: queue.Queue[tuple[str, str, ServedModel, list[dict[str, Any]], list[str]] | None]
+        self._shadowed = queue.Queue(_MOST_SHADOWED)
+        self.not_mirrored = 0
+        """How many requests the shadow did not see, because too many waited."""
+        self._mirroring: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def close(self) -> None:
+        """Let the shadow finish, and write the logs."""
+        if self._mirroring is not None:
+            self._shadowed.put(None)
+            self._mirroring.join()
+        for log in self._logs.values():
+            log.close()
+
+    @property
+    def dropped(self) -> int:
+        """How many predictions are not in the logs."""
+        return sum(log.dropped for log in self._logs.values())
+
+    def answer(self, name: str, request: PredictionRequest, request_id: str = "") -> Mapping[str, object]:
+        """Return the predictions for rows, whose features are looked up if they lack them.
+
+        Each row is predicted by the champion, or by the challenger if its unit belongs to that; if the challenger fails, by the champion.
+        Raises `RowsError` with the row and the feature that the model rejects, and the errors of `FeatureLookup.complete`.
+        """
+        started = time.perf_counter()
+        served = self._models.served(name)
+        rows, units = self._units(name, served, request.rows)
+        arms = [served.arm(unit) for unit in units]
+        answers: dict[int, tuple[str, _Answer, int]] = {}
+        for arm in dict.fromkeys(arms or [ALIAS]):
+            chosen = [number for number, each in enumerate(arms) if each == arm]
+            used, found = self._arm(served, arm, [rows[number] for number in chosen])
+            answers |= {number: (used, found, place) for place, number in enumerate(chosen)}
+        request_id = request_id or uuid.uuid4().hex
+        self._record(name, request_id, answers, units, started)
+        if served.shadow is not None:
+            self._offer((name, request_id, served, rows, units))
+        result: dict[str, object] = {
+            "model": name,
+            "version": served.champion.version,
+            "predictions": [answers[number][1].predictions[answers[number][2]] for number in range(len(rows))],
+        }
+        if served.challenger is not None and served.traffic:
+            result["versions"] = [answers[number][1].predictor.version for number in range(len(rows))]
+        if request.return_features:
+            result["features"] = [answers[number][1].looked_up[answers[number][2]] for number in range(len(rows))]
+        return result | ({"request_id": request_id} if name in self._logs else {})
+
+    def _units(
+        self, name: str, served: ServedModel, rows: Sequence[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any]], list[str]]:
+        """Return the rows without a column that only names the unit, and the unit of each; without one, the row itself."""
+        column = self._models.definition(name).unit
+        units = [
+            str(row[column]) if column and row.get(column) is not None else json.dumps(row, sort_keys=True, default=str)
+            for row in rows
+        ]
+        if not column or column in served.champion.inputs or column in self._lookup.request_columns(name):
+            return list(rows), units
+        return [{key: value for key, value in row.items() if key != column} for row in rows], units
+
+    def _arm(self, served: ServedModel, arm: str, rows: list[dict[str, Any]]) -> tuple[str, _Answer]:
+        if arm == CHALLENGER and served.challenger is not None:
+            try:
+                return arm, self._predicted(served, served.challenger, rows)
+            except RowsError:
+                raise
+            except HeadwaterError as error:
+                _LOG.warning(
+                    "the challenger of model %s failed, the champion predicts: %s", served.champion.name, error
+                )
+        return ALIAS, self._predicted(served, served.champion, rows)
+
+    def _predicted(self, served: ServedModel, predictor: Predictor, rows: list[dict[str, Any]]) -> _Answer:
+        trained_on = served.origin.views if served.origin is not None else {}
+        completed = self._lookup.complete(predictor, trained_on, rows)
+        try:
+            return _Answer(predictor, predictor.predict(completed.rows), completed.rows, completed.looked_up)
+        except RequestError as error:
+            raise RowsError(error.problem, got=error.got, do=error.do) from error
+
+    def _record(
+        self,
+        name: str,
+        request_id: str,
+        answers: Mapping[int, tuple[str, _Answer, int]],
+        units: Sequence[str],
+        started: float,
+    ) -> None:
+        log = self._logs.get(name)
+        if log is None:
+            return
+        at, latency, has_unit = (
+            datetime.now(UTC),
+            (time.perf_counter() - started) * 1000,
+            self._models.definition(name).unit,
+        )
+        log.add(
+            [
+                ServedPrediction(
+                    request_id,
+                    number,
+                    at,
+                    arm,
+                    found.predictor.version,
+                    units[number] if has_unit else None,
+                    found.predictions[place],
+                    found.features[place],
+                    latency,
+                )
+                for number, (arm, found, place) in sorted(answers.items())
+            ]
+        )
+
+    def _offer(self, request: tuple[str, str, ServedModel, list[dict[str, Any]], list[str]]) -> None:
+        with self._starting:
+            if self._mirroring is None:
+                self._mirroring = threading.Thread(target=self._mirror, name="shadow", daemon=True)
+                self._mirroring.start()
+        try:
+            self._shadowed.put_nowait(request)
+        except queue.Full:
+            self.not_mirrored += 1
+
+    def _mirror(self) -> None:
+        """Let shadows predict what champions have answered."""
+        while (request := self._shadowed.get()) is not None:
+            name, request_id, served, rows, units = request
+            if served.shadow is None:
+                continue
+            started = time.perf_counter()
+            try:
+                found = self._predicted(served, served.shadow, rows)
+                self._record(name, request_id, {n: (SHADOW, found, n) for n in range(len(rows))}, units, started)
+            except Exception as error:  # noqa: BLE001 - a shadow must not end the thread
+                _LOG.warning("the shadow of model %s failed: %s", name, error)

@@ -1,0 +1,158 @@
+"""Several versions of a model in one server: challengers by unit, shadows beside the answers, and the log of predictions."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import warnings
+from collections import Counter
+
+import pytest
+
+from ml.models.serving import Predictor
+from ml.models.versions import ModelVersions
+from pipeline.core.errors import ModelError
+from pipeline.project import Workspace, load
+from pipeline.runner.runner import Runner
+from serve import models, prediction_log
+from serve.prediction_log import LogWriter, ServedPrediction
+from tests.serve.test_serve_models import BAR, PATH, TOML, drinks
+
+LOGGED = (
+    BAR.replace("min_rows=50)\ndef mood", 'min_rows=50, unit="guest")\ndef mood').replace(
+        "from ml import model, training_set", "from ml import model, prediction_log, training_set"
+    )
+    + '\nserved = prediction_log("mood", "served")\n'
+)
+ROW = {"glasses": 2, "strength": 0.5, "kind": "beer"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A project with two versions of a model."""
+    root = tmp_path_factory.mktemp("bar")
+    (root / "headwater.toml").write_text(TOML)
+    (root / "drinks.csv").write_text(drinks())
+    for scale in ("1.0", "0.01"):
+        (root / "bar.py").write_text(LOGGED.replace("SCALE", scale))
+        run(root)
+    return root
+
+
+@pytest.fixture
+def bar(tmp_path, trained, at, monkeypatch):
+    """A copy of the project, in which servers see at once which version has which role."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(models, "FRESH_S", 0.0)
+    monkeypatch.setattr(prediction_log, "EVERY_S", 0.05)
+    return at(tmp_path)
+
+
+def run(root):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of MLflow and scikit-learn; in tests/ml, warnings are errors
+        return Runner(load(root)).run()
+
+
+def store_of(bar):
+    return ModelVersions(bar.project().settings.models)
+
+
+def versions(client, guests):
+    answer = client.post(PATH, json={"rows": [ROW | {"guest": guest} for guest in guests]})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_challenger_predicts_its_share_of_the_units_and_they_stay_with_it(bar):
+    store = store_of(bar)
+    guests = [f"guest {number}" for number in range(500)]
+    with bar.client() as client:
+        assert "versions" not in versions(client, guests)
+        store.promote("mood", 1, "challenger", traffic=0.2)
+        few = dict(zip(guests, versions(client, guests)["versions"], strict=True))
+        assert 70 <= Counter(few.values())["1"] <= 130
+        alone = {guest: versions(client, [guest])["versions"][0] for guest in guests[:20]}
+        assert alone == {guest: few[guest] for guest in guests[:20]}, "a unit has one version, whatever the request"
+        store.promote("mood", 1, "challenger", traffic=0.6)
+        more = dict(zip(guests, versions(client, guests)["versions"], strict=True))
+        assert 250 <= Counter(more.values())["1"] <= 350
+        assert all(more[guest] == "1" for guest in guests if few[guest] == "1"), (
+            "nobody moves back when the share grows"
+        )
+        answer = versions(client, guests)
+        by_version = {
+            v: {p["probability"] for p, w in zip(answer["predictions"], answer["versions"], strict=True) if v == w}
+            for v in ("1", "2")
+        }
+        assert all(len(each) == 1 for each in by_version.values())
+        assert by_version["1"] != by_version["2"]
+        store.promote("mood", 1)
+        assert "versions" not in versions(client, guests), "the challenger is the champion now"
+
+
+def test_a_challenger_that_fails_is_replaced_by_the_champion(bar, monkeypatch):
+    store_of(bar).promote("mood", 1, "challenger", traffic=1.0)
+    real = Predictor.predict
+
+    def predict(self, rows):
+        if self.version == "1":
+            raise ModelError("the estimator returns NaN")
+        return real(self, rows)
+
+    monkeypatch.setattr(Predictor, "predict", predict)
+    with bar.client() as client:
+        assert versions(client, ["a", "b"])["versions"] == ["2", "2"]
+
+
+def test_what_was_served_becomes_a_table(bar):
+    store = store_of(bar)
+    store.promote("mood", 1, "shadow")
+    with bar.client() as client:
+        answer = client.post(PATH, json={"rows": [ROW | {"guest": "eve"}]}, headers={"X-Request-Id": "r1"}).json()
+        other = versions(client, ["adam", "eve"])
+    assert answer["request_id"] == "r1"
+    assert other["request_id"] not in {"", "r1"}
+    run(bar.root)
+    rows = Workspace(load(bar.root)).query("select * from served order by request_id = 'r1' desc, row, arm").to_pylist()
+    facts = [(row["unit"], row["arm"], row["model_version"]) for row in rows]
+    assert facts == [
+        ("eve", "champion", 2),
+        ("eve", "shadow", 1),
+        ("adam", "champion", 2),
+        ("adam", "shadow", 1),
+        ("eve", "champion", 2),
+        ("eve", "shadow", 1),
+    ]
+    assert rows[0]["probability"] == answer["predictions"][0]["probability"] != rows[1]["probability"]
+    assert (rows[0]["predicted"], rows[0]["features"]) == (
+        str(answer["predictions"][0]["label"]).lower(),
+        '{"glasses": 2, "strength": 0.5, "kind": "beer"}',
+    )
+    assert all(row["latency_ms"] > 0 for row in rows)
+    assert not list((bar.root / "served").glob(".*")), "no unfinished files are left"
+    assert {step.decision for step in run(bar.root).steps if step.name == "served"} == {"skip"}
+
+
+def test_a_log_that_cannot_be_written_loses_rows_and_no_answers(bar):
+    (bar.root / "served").write_text("a file where the folder would be")
+    with bar.client() as client:
+        versions(client, ["a"])
+        predictions = client.app.state.backend.predictions
+        until = time.monotonic() + 10
+        while not predictions.dropped and time.monotonic() < until:
+            time.sleep(0.02)
+        assert predictions.dropped == 1
+        versions(client, ["b"])
+
+
+def test_rows_beyond_the_limit_are_dropped_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction_log, "MOST_WAITING", 5)
+    writer = LogWriter("log", tmp_path, every_s=60)
+    row = ServedPrediction(
+        "r", 0, prediction_log.datetime.now(prediction_log.UTC), "champion", "1", None, {"value": 1.5}, {}, 2.0
+    )
+    writer.add([row] * 8)
+    assert writer.dropped == 3
+    writer.close()
+    assert sum(prediction_log.pa.parquet.read_table(file).num_rows for file in (tmp_path / "log").iterdir()) == 5
