@@ -78,12 +78,14 @@ def test_environment_variables_override_the_file(project, tmp_path):
         HEADWATER_WAREHOUSE="",
         HEADWATER_CATALOG="postgresql://me:plain@db/x",
         HEADWATER_MODELS="sqlite:///:memory:",
+        HEADWATER_ONLINE="redis://host:1/0",
         HEADWATER_EXECUTION="inline",
     )
     assert settings.lake == str(tmp_path / "other")
     assert settings.warehouse == str(tmp_path / ".headwater/warehouse.duckdb")
     assert settings.catalog == "postgresql://me:plain@db/x"  # allowed, because it is not in a file
     assert settings.models == "sqlite:///:memory:"
+    assert settings.online == "redis://host:1/0"
     assert settings.execution == "inline"
 
 

@@ -16,6 +16,10 @@ def open_store(url: str, namespace: str) -> FeatureStore:
 
     Raises `SettingsError` for a URL of another system.
     """
+    if url == f"{_SQLITE}:memory:":
+        raise SettingsError(
+            "the online store cannot be in memory, because other processes read it", do=f"use {_SQLITE}FILE"
+        )
     if url.startswith(_SQLITE):
         return SqliteStore(Path(url.removeprefix(_SQLITE)), namespace)
     if url.startswith(("redis://", "rediss://", "unix://")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
 from dataclasses import replace
 
@@ -113,6 +114,35 @@ def test_values_are_removed_when_they_are_never_shown_again(store, address):
     assert left[2] == -1
 
 
+def test_readers_see_all_of_a_version_or_nothing_while_it_is_written(store, address):
+    """A version has one value for all keys; every third version is a new generation."""
+    keys, wrong, reads, ends = [bytes([n]) for n in range(50)], [], [], threading.Event()
+
+    def follow():
+        with closing(address.open()) as reader:
+            while not ends.is_set():
+                state, values = read(reader, *keys)
+                reads.append(state.written_at)
+                if set(values) != {str(state.written_at).encode()}:
+                    wrong.append((state, values))
+
+    state = replace(FIRST, written_at=0)
+    write(store, state, dict.fromkeys(keys, b"0"))
+    threads = [threading.Thread(target=follow) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(1, 31):
+        generation = f"g{number}" if number % 3 == 0 else state.generation
+        following = replace(state, written_at=number, generation=generation)
+        write(store, following, dict.fromkeys(keys, str(number).encode()), based_on=state)
+        state = following
+    ends.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(set(reads)) > 1
+
+
 def test_the_second_of_two_writers_fails(store, address):
     write(store, FIRST, {b"a": b"1"})
     second = replace(FIRST, position='{"version": 2, "mark": 3}')
@@ -190,6 +220,10 @@ def test_places_that_cannot_be_are_errors(tmp_path):
         SettingsError, match=r"there is no online store of this kind: got online = mysql://…; use sqlite:///FILE"
     ):
         open_store("mysql://me:secret@host/db", "p.dev")
+    with pytest.raises(
+        SettingsError, match=r"cannot be in memory, because other processes read it; use sqlite:///FILE"
+    ):
+        open_store("sqlite:///:memory:", "p.dev")
     with pytest.raises(SettingsError, match=r"`online` is not a URL of Redis"):
         open_store("redis://host:port/0", "p.dev")
     with (
