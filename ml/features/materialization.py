@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -65,11 +66,8 @@ def store_of(settings: Settings) -> FeatureStore:
 
 def statuses(workspace: Workspace) -> list[ViewStatus]:
     """Return the status of each feature view, in topological order."""
-    store = store_of(workspace.settings)
-    try:
+    with closing(store_of(workspace.settings)) as store:
         states = store.states()
-    finally:
-        store.close()
     result = []
     for view in workspace.project.graph.all_of(FeatureView):
         state, number = states.get(view.name), workspace.table(view.name).number()
@@ -102,7 +100,7 @@ def statuses(workspace: Workspace) -> list[ViewStatus]:
 def materialize(workspace: Workspace, names: Sequence[str]) -> list[tuple[str, Materialized]]:
     """Bring the online store to the newest version of feature views, by default of all that are online.
 
-    Raises `RequestError` for a name that is not an online feature view, and `StorageError` for a view whose table does not
+    Without names, views that are no longer online are removed from the store first. Raises `RequestError` for a name that is not an online feature view, and `StorageError` for a view whose table does not
     exist yet or was computed by another definition.
     """
     graph = workspace.project.graph
@@ -111,7 +109,16 @@ def materialize(workspace: Workspace, names: Sequence[str]) -> list[tuple[str, M
         if name not in online:
             do = "pass online=True" if isinstance(graph[name], FeatureView) else did_you_mean(name, online)
             raise RequestError(f"{name!r} is not an online feature view", do=do)
+    if not names:
+        _forget_others(workspace, online)
     return [(name, _materialized(workspace, online[name])) for name in names or online]
+
+
+def _forget_others(workspace: Workspace, online: Collection[str]) -> None:
+    with closing(store_of(workspace.settings)) as store:
+        for view in store.states():
+            if view not in online:
+                store.forget(view)
 
 
 def _materialized(workspace: Workspace, view: FeatureView) -> Materialized:

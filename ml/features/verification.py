@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -73,11 +74,8 @@ def verify(
     defined now.
     """
     joins = _joins(workspace, names)
-    store = store_of(workspace.settings)
-    try:
+    with closing(store_of(workspace.settings)) as store:
         return [_compared(workspace, store, join, sample, clock) for join in joins]
-    finally:
-        store.close()
 
 
 def _joins(workspace: Workspace, names: Sequence[str]) -> list[Join]:

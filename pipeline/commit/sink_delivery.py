@@ -45,8 +45,9 @@ class SinkSender:
         self._table = workspace.table(sink.table)
         self._key = row_key(workspace.stored(sink.table))
         self._limits = Limits(memory_bytes=settings.memory_bytes)
-        context = SinkContext(settings.name, settings.env, sink.name, settings.state, settings.online)
-        self._target = sink.to.open(context)
+        self._target = sink.to.open(
+            SinkContext(settings.name, settings.env, sink.name, settings.state, settings.online, settings.memory_bytes)
+        )
 
     def reached(self) -> SinkPosition | None:
         """Return the sink's version."""

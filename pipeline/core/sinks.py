@@ -91,6 +91,8 @@ class SinkContext:
     state: Path
     online: str = ""
     """The URL of the online store of features."""
+    memory_bytes: int | None = None
+    """The memory of an engine; `None` for its default."""
 
     @property
     def id(self) -> str:

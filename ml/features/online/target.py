@@ -8,7 +8,6 @@ the first part is marked as incomplete, so after a crash the view is loaded anew
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -28,12 +27,14 @@ from ml.features.point_in_time import dated
 from pipeline.core.errors import SchemaError
 from pipeline.core.sinks import Delivery, SinkContext, SinkPosition, is_delivered
 from pipeline.kernel.engine import connect
+from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import listed, quoted
 
 if TYPE_CHECKING:
     from ml.features.view import FeatureView
 
 _BLOCK_ROWS = 10_000
+_UNLIMITED = Limits()
 
 _HIDDEN = ("_available", "_time", "_known", "_deleted")
 
@@ -46,7 +47,8 @@ class ToFeatureStore:
 
     def open(self, context: SinkContext) -> FeatureTarget:
         """Open the store; raises `SettingsError` if its URL is not supported."""
-        return FeatureTarget(open_store(context.online, f"{context.project}.{context.env}"), self.view)
+        store = open_store(context.online, f"{context.project}.{context.env}")
+        return FeatureTarget(store, self.view, limits=Limits(memory_bytes=context.memory_bytes))
 
     def __str__(self) -> str:
         """Return what it is."""
@@ -56,11 +58,14 @@ class ToFeatureStore:
 class FeatureTarget:
     """A feature view in an online store."""
 
-    def __init__(self, store: FeatureStore, view: FeatureView, clock: Callable[[], int] = now_us) -> None:
-        """Create the target. `clock` returns microseconds since 1970."""
+    def __init__(
+        self, store: FeatureStore, view: FeatureView, clock: Callable[[], int] = now_us, limits: Limits = _UNLIMITED
+    ) -> None:
+        """Create the target. `clock` returns microseconds since 1970; `limits` are those of its engine."""
         self._store = store
         self._view = view
         self._clock = clock
+        self._limits = limits
 
     def reached(self) -> SinkPosition | None:
         """Return the version that is loaded; `None` if there is none, or if the view was loaded as defined before."""
@@ -77,14 +82,14 @@ class FeatureTarget:
         generation = secrets.token_hex(4) if is_load or state is None else state.generation
         started = self._started(columns, generation) if is_load or state is None else state
         with (
-            connect() as con,
+            connect(self._limits) as con,
             closing(con.cursor()) as merging,  # results of the other connection are read meanwhile
             closing(self._store.begin(self._view.name, state, generation)) as writer,
         ):
             update = _Update((con, merging), writer, self._view, started, self._clock())
             if is_load:
                 rows = delivery.rows if delivery.is_whole or delivery.current is None else delivery.current(None)
-                deque(update.load(rows), maxlen=0)
+                update.load(rows)
             else:
                 update.add(delivery.rows)
                 update.remove(delivery)
@@ -145,20 +150,16 @@ class _Update:
         self._newest = state.newest
         self._rows = state.rows
 
-    def load(self, rows: pa.RecordBatchReader) -> Iterator[list[bytes]]:
-        """Write entities with all their rows; yield their keys, block by block."""
-        for block in self._blocks(rows, self._histories()):
-            steps = block.column("_steps")
-            flat = steps.flatten()
-            owner = pc.list_parent_indices(steps)
-            keys = entity_keys([block.column(name) for name in self._view.entity]).take(owner)
-            fields = {name: flat.field(number) for number, name in enumerate([*_HIDDEN, "_row"])}
-            values = fields.pop("_row").flatten()
-            yield self._put(STEPS.empty_table(), self._steps(keys, fields, values))
+    def load(self, rows: pa.RecordBatchReader) -> None:
+        """Add rows, which are all rows of their entities, to entities of which nothing is stored."""
+        self._add(rows, self._newest_rows())
 
     def add(self, rows: pa.RecordBatchReader) -> None:
         """Add rows to what is stored."""
-        for block in self._blocks(rows, self._stamped()):
+        self._add(rows, self._stamped())
+
+    def _add(self, rows: pa.RecordBatchReader, query: str) -> None:
+        for block in self._blocks(rows, query):
             keys = entity_keys([block.column(name) for name in self._view.entity])
             values = [block.column(name) for name in self._view.columns]
             steps = self._steps(keys, {name: block.column(name) for name in _HIDDEN}, values)
@@ -181,9 +182,8 @@ class _Update:
             among.append(entity.filter(pc.is_in(keys, pa.array(of, pa.binary()))))
             changed.update(of)
         if changed:
-            for keys in self.load(delivery.current(pa.concat_tables(among))):
-                changed.difference_update(keys)
             self._writer.put(dict.fromkeys(changed))
+            self.load(delivery.current(pa.concat_tables(among)))
 
     def state(self, position: SinkPosition) -> ViewState:
         """Return the state of the view after these changes."""
@@ -195,7 +195,7 @@ class _Update:
             written_at=self._now,
         )
 
-    def _put(self, stored: pa.Table, new: pa.Table) -> list[bytes]:
+    def _put(self, stored: pa.Table, new: pa.Table) -> None:
         steps = merged(self._merging, stored, new, self._now)
         newest = pc.max(steps["available"]).as_py()
         if newest is not None:
@@ -209,7 +209,6 @@ class _Update:
             lives = [max(0, time - horizon) for time in expires]
             values = list(map(StoredValue, packed.values, expires, lives))
         self._writer.put(dict(zip(packed.keys, values, strict=True)))
-        return packed.keys
 
     @property
     def _horizon(self) -> int:
@@ -246,17 +245,7 @@ class _Update:
             f'select {", ".join(columns)} from ({dated(view, "_delivered")}{arrived}) as dated where isfinite("_time")'
         )
 
-    def _histories(self) -> str:
-        """Return a SELECT of entities with their steps: the newest row of those that are available, and all later ones."""
-        view = self._view
-        row = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in view.columns)
-        times = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in _HIDDEN)
-        entity = listed(view.entity)
-        later = f"list(_step) filter (where _step._available >= {self._now})"
-        newest = f"arg_max(_step, (_step._time, _step._known)) filter (where _step._available < {self._now})"
-        return f"""
-            select {entity}, list_filter(list_append(coalesce({later}, []), {newest}), lambda each: each is not null)
-                   as _steps
-            from (select {entity}, struct_pack({times}, _row := struct_pack({row})) as _step from ({self._stamped()}))
-            group by {entity}
-        """
+    def _newest_rows(self) -> str:
+        """Return a SELECT of the newest row of each entity of those that are available, and all that are not."""
+        newest = f"row_number() over (partition by {listed(self._view.entity)}, _available >= {self._now} order by _time desc, _known desc)"
+        return f"select * from ({self._stamped()}) qualify _available >= {self._now} or {newest} = 1"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from datetime import UTC, date, datetime
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ from typer.testing import CliRunner
 
 from cluster.cli.app import app
 from ml import features
-from ml.features.materialization import materialize, statuses
+from ml.features.materialization import materialize, statuses, store_of
 from ml.features.online_features import OnlineFeatures
 from pipeline.core.errors import RequestError, StorageError
 from pipeline.project import Workspace, load
@@ -123,6 +125,17 @@ def test_a_view_that_is_not_online_says_so(shop):
         read(shop)
     with pytest.raises(RequestError, match="'shops' is not an online feature view; pass online=True"):
         materialize(Workspace(load(shop)), ["shops"])
+
+
+def test_views_that_are_no_longer_online_are_removed(shop):
+    run(shop)
+    define(shop, ONLINE="False")
+    assert [name for name, _ in materialize(Workspace(load(shop)), [])] == ["customer_orders"]
+    with closing(store_of(load(shop).settings)) as store:
+        assert set(store.states()) == {"customer_orders"}
+    with closing(sqlite3.connect(shop / ".headwater" / "features.db")) as con:
+        tables = con.execute("select count(*) from sqlite_master where name like 'values %'").fetchone()
+    assert tables == (1,)
 
 
 def test_features_are_selected_by_service_too(shop):
