@@ -22,6 +22,7 @@ NAMES = (
     "join",
     "lake",
     "merge",
+    "models",
     "online",
     "raydata",
     "scale",
