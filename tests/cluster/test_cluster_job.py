@@ -170,7 +170,7 @@ def test_a_missing_token_is_named(headwater, teashop, cluster):
 
 def test_the_command_is_checked_before_it_is_submitted(headwater, teashop):
     for words, message in (
-        (("run", "--wait"), "No such option: --wait"),
+        (("run", "--var"), "No such option: --var"),
         (("show", "a", "b"), "Got unexpected extra argument"),
         (("streams", "savepoint", "clicks", "--nonsense"), "No such option: --nonsense"),
         (("streams", "nonsense"), "No such command 'nonsense'"),
