@@ -24,8 +24,8 @@ def states(high: Flags, low: Flags, judged: Flags, rule: Alarms) -> tuple[npt.ND
         seen = judged[window]
         recent_high = np.where(seen, np.concatenate([recent_high[1:], high[window][None]]), recent_high)
         recent_low = np.where(seen, np.concatenate([recent_low[1:], low[window][None]]), recent_low)
-        begins = (since < 0) & (recent_high.sum(0) >= rule.windows) & seen & high[window]
-        ends = (since >= 0) & (recent_low.sum(0) >= rule.windows) & seen & low[window]
+        begins = (since < 0) & (recent_high.sum(0) >= rule.windows)
+        ends = (since >= 0) & (recent_low.sum(0) >= rule.windows)
         since = np.where(begins, window, np.where(ends, -1, since))
         # what ended an alarm or started it does not count again
         recent_low = np.where(begins, False, recent_low)  # noqa: FBT003 - an array of one value

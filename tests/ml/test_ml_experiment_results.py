@@ -127,8 +127,9 @@ def test_units_of_several_variants_unknown_variants_and_incomplete_exposures_are
     exposures = pa.concat_tables(
         [exposed(variants(400)), exposed(["new"]), table(user=[None, 7], variant=["new", None], at=[START, START])]
     )
-    orders = ordered([1.0] * 400)
+    orders = ordered([1000.0, *([1.0] * 399)])
     rows = found([metric("m", **REVENUE)], exposures, orders)
+    assert (rows["m"]["mean"], rows["m"]["control_mean"]) == (1.0, 1.0)  # without the user who saw both
     assert rows[None]["reason"] == (
         "old 199; new 200; 1 units saw several variants and are excluded; 2 exposures without unit, variant or time"
     )

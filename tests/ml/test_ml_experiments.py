@@ -140,6 +140,9 @@ def test_cuped_has_the_same_difference_and_less_variance(rng):
     assert adjusted.variance / plain.variance == pytest.approx(1 - 0.8**2, rel=0.05)
     assert abs(adjusted.value - 0.02) < 3 * math.sqrt(adjusted.variance)
     assert fixed_horizon(adjusted).p < fixed_horizon(plain).p
+    before = moments(np.arange(100.0), np.arange(100.0)), moments(np.arange(50.0), np.arange(50.0))
+    assert difference(*before).value == 25
+    assert cuped(*before).value == pytest.approx(0, abs=1e-9)  # all of it was there before
     constant = moments(y[:10], np.ones(10))
     assert cuped(constant, constant) == difference(constant, constant)
 

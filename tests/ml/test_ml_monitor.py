@@ -246,6 +246,29 @@ def test_states(highs, lows, expected):
     assert "".join(map(str, state)) == expected
 
 
+def test_windows_that_are_not_judged_neither_count_nor_end_an_alarm():
+    def flags(text):
+        return np.array([c == "1" for c in text])
+
+    #                            high       low        judged: of the last three, two are low only without the gap
+    state, since = states(flags("1100000"), flags("0010001"), flags("1110001"), Alarms())
+    assert "".join(map(str, state)) == "1222220"
+    assert since.tolist() == [-1, 1, 1, 1, 1, 1, -1]
+
+
+def test_a_large_difference_must_be_significant_too(rng, base):
+    rows = days(*numbers(rng, 0.55, 0.55))
+    sure = alarms(significance=1e-250)
+    assert {v["state"] for v in judged(fixed(numerical=["x"], alarms=sure), rows, base=base)} == {"quiet"}
+    assert judged(fixed(numerical=["x"]), rows, base=base)[-1]["state"] == "alarm"
+
+
+def test_a_constant_has_no_spread_to_divide_by():
+    """The variance of 3,000 times 0.1 by sums is not exactly 0."""
+    found = judged(fixed(numerical=["x"]), days([0.1] * 2900 + [0.3] * 100), base=days([0.1] * 3000))
+    assert found[0]["wasserstein"] is None
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

@@ -97,7 +97,8 @@ def test_performance_is_estimated_before_labels_are_known(rng):
     mature = [scored(rng, 20_000, calibration=2.0) for _ in range(3)]
     score, truth = scored(rng, 20_000, skill=0.4, calibration=2.0)
     unlabelled = (score, np.full(20_000, np.nan))
-    found = measured(table([*mature, unlabelled]), at_least=0.7)[-1]
+    partly = (score, np.where((truth == 1) & (rng.random(20_000) < 0.5), 1.0, np.nan))  # only positive labels so far
+    found = measured(table([*mature, partly, unlabelled]), at_least=0.7)[-1]
     assert found["auc"] is None
     assert (found["state"], found["reason"]) == ("not judged", "0 % labelled, needs 80 %")
     assert found["expected_auc"] == pytest.approx(metrics.roc_auc_score(truth, score), abs=0.01)
