@@ -124,6 +124,7 @@ CASES = [
     Case("pass header=False if the first line is a row", raw(reader=', names=["id"]'), fix=raw(reader=', names=["id"], header=False')),
     Case("header=True if the names replace it", raw(reader=', names=["id"]'), fix=raw(reader=', names=["id"], header=True')),
     Case("check the path", files={}, put=ONE),
+    Case("pass required=False if files arrive later", raw(ID), {}, raw(ID, reader=", required=False")),
     Case("remove it from schema=, or rename it in the data", raw('schema={"_source": "varchar"}'), fix=RAW),
     Case("use a name that is not in the file", raw(reader=", rename={'id': 'v'}"), {"a.csv": "id,v\n1,2\n"}, raw(reader=", rename={'id': 'w'}")),
     Case("pass one name per column", raw(reader=", header=False, names=['a']"), {"a.csv": "1,2\n"}, raw(reader=", header=False, names=['a', 'b']")),

@@ -116,7 +116,11 @@ def plan_files(store: FileStore, cursor: Cursor | None, bound: Bound, rules: Dis
                 for new, old in alike.items()
             ),
             *_notes(rules, sorted(accepted), sorted(waiting)),
-            *([] if every else [f"no file is there any more; the rows of {quantity(len(known), 'file')} are kept"]),
+            *(
+                []
+                if every or not known
+                else [f"no file is there any more; the rows of {quantity(len(known), 'file')} are kept"]
+            ),
         ),
     )
 

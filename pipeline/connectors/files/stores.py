@@ -195,7 +195,12 @@ def is_remote(location: str) -> bool:
 def no_files(patterns: Sequence[str], others: str = "") -> SourceError:
     """Return the error for patterns that no file matches; `others` are matches that are not files."""
     shown = few(map(repr, patterns), _SHOWN)
-    return SourceError(f"no file matches {shown}", got=others or None, do="check the path", place=Place(patterns[0]))
+    return SourceError(
+        f"no file matches {shown}",
+        got=others or None,
+        do="check the path, or pass required=False if files arrive later",
+        place=Place(patterns[0]),
+    )
 
 
 def empty_file(location: str) -> SourceError:

@@ -111,6 +111,7 @@ def test_a_folder_that_was_emptied_after_it_was_read_follows_the_rule(tmp_path):
     source, strict = (files("in/*.csv", vanished=rule).within(tmp_path) for rule in ("keep", "refuse"))
     with pytest.raises(SourceError, match="no file matches 'out/"):
         files("out/*.csv").within(tmp_path).plan(None)
+    assert files("out/*.csv", required=False).within(tmp_path).plan(None).notes == ()
     cursor = source.plan(None).cursor
     for name in ("f1.csv", "f2.csv"):
         (tmp_path / "in" / name).rename(tmp_path / name)
