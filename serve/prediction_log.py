@@ -128,12 +128,14 @@ class LogWriter:
 
 def _table(rows: Sequence[ServedPrediction]) -> pa.Table:
     def predicted(row: ServedPrediction) -> str:
-        value = row.prediction.get("label", row.prediction.get("value"))
+        value = next((row.prediction[name] for name in ("label", "value", "score") if name in row.prediction), None)
         return json.dumps(value) if isinstance(value, bool) else str(value)
 
     def probability(row: ServedPrediction) -> float | None:
         if "probability" in row.prediction:
             return float(row.prediction["probability"])
+        if "score" in row.prediction:
+            return float(row.prediction["score"])
         known = row.prediction.get("probabilities")
         return None if known is None else float(known[str(row.prediction["label"])])
 

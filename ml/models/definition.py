@@ -188,6 +188,9 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
     | binary | a boolean, or 0 and 1; the function gets 0 and 1 | predict_proba | auc, accuracy, average_precision, precision, recall, f1, brier, log_loss, cost |
     | multiclass | a text, an integer or a boolean | predict_proba | accuracy, balanced_accuracy, f1_macro, log_loss |
     | regression | a number | predict | mae, rmse, r2, median_absolute_error |
+    | forecasting | a number of a later time; the baseline is a column with the last known value | predict | mae, rmse, smape, bias, r2 |
+    | ranking | a relevance from 0 among the rows of a group (`split_by`) | predict | ndcg, mrr, precision, of the first ten |
+    | anomaly | a condition; the estimator is fitted without it | score_samples | average_precision, auc, precision, recall, f1, accuracy |
 
     The model is evaluated on rows that training does not see: those from `split_at` (a date or time, UTC) on, the newest ones
     (`holdout`: a duration or a share of the rows), or those of a share of the groups that the columns `split_by` form. `metric` must be at
@@ -298,6 +301,12 @@ def _require_fit(evaluation: Evaluation, place: Place) -> None:
     if evaluation.label in evaluation.baseline:
         problem = f"the baseline contains the label {evaluation.label!r}"
         raise DefinitionError(problem, do="remove it from the baseline", place=place)
+    if evaluation.task == "ranking" and not evaluation.holdout.by:
+        do = "pass split_by= with the columns whose rows are ranked together"
+        raise DefinitionError("a ranking has no groups", do=do, place=place)
+    if evaluation.task == "forecasting" and (evaluation.holdout.by or len(evaluation.baseline) > 1):
+        do = "hold out later rows, and pass the column with the last known value as the baseline"
+        raise DefinitionError("a forecast is of later rows, and its baseline is one column", do=do, place=place)
     if evaluation.calibrate not in {None, *METHODS}:
         do = did_you_mean(str(evaluation.calibrate), METHODS)
         raise DefinitionError(f"unknown calibration {evaluation.calibrate!r}", do=do, place=place)

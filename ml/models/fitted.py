@@ -42,19 +42,24 @@ class FittedModel:
         return self.task.columns(self.predictions(features), self.threshold)
 
     def measure(
-        self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], costs: Costs | None
+        self,
+        label: np.ndarray[Any, Any],
+        predictions: np.ndarray[Any, Any],
+        costs: Costs | None,
+        groups: np.ndarray[Any, Any] | None = None,
     ) -> dict[str, float]:
-        """Return every metric of predictions."""
-        return measured(self.task, label, predictions, self.threshold, costs)
+        """Return every metric of predictions; a ranking needs the group of each row."""
+        return measured(self.task, label, predictions, (self.threshold, costs), groups)
 
 
 def measured(
     task: Task,
     label: np.ndarray[Any, Any],
     predictions: np.ndarray[Any, Any],
-    threshold: float,
-    costs: Costs | None,
+    decides: tuple[float, Costs | None],
+    groups: np.ndarray[Any, Any] | None = None,
 ) -> dict[str, float]:
-    """Return every metric of predictions; `cost` is the mean cost of a row, if errors have costs."""
-    metrics = task.measure(label, predictions, threshold)
+    """Return every metric of predictions. `decides` are the threshold and what errors cost; then `cost` is the mean cost of a row."""
+    threshold, costs = decides
+    metrics = task.measure(label, predictions, threshold, groups)
     return metrics if costs is None else {**metrics, "cost": costs.of(label, predictions > threshold)}

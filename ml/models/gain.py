@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml.models.evaluation import Evaluation
 from ml.models.fitted import FittedModel
+from ml.models.rows import LabelledRows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +17,7 @@ _SAMPLES, _MOST_ROWS, _SEED = 100, 20_000, 0
 
 def bootstrapped_gains(
     models: tuple[FittedModel, FittedModel],
-    label: np.ndarray[Any, Any],
+    rows: LabelledRows,
     predictions: Sequence[np.ndarray[Any, Any]],
     evaluation: Evaluation,
 ) -> tuple[float, float, float]:
@@ -26,21 +27,31 @@ def bootstrapped_gains(
     """
     import numpy as np  # noqa: PLC0415 - needed only for training
 
-    def gain(rows: np.ndarray[Any, Any]) -> float:
+    label, groups = rows.label.to_numpy(), rows.group.to_numpy()
+    is_ranking = evaluation.task == "ranking"
+
+    def gain(chosen: np.ndarray[Any, Any], of: np.ndarray[Any, Any]) -> float:
         first, second = (
-            model.measure(label[rows], part[rows], evaluation.costs)[evaluation.metric]
+            model.measure(label[chosen], part[chosen], evaluation.costs, of)[evaluation.metric]
             for model, part in zip(models, predictions, strict=True)
         )
         return first - second if evaluation.higher_is_better else second - first
 
-    draw = np.random.default_rng(_SEED)
-    size = min(len(label), _MOST_ROWS)
-    value, drawn = gain(np.arange(len(label))), []
+    # what is drawn: rows, or for a ranking groups, whose rows are ranked together
+    _, codes = np.unique(groups, return_inverse=True) if is_ranking else (None, np.arange(len(label)))
+    units = (
+        np.split(np.argsort(codes, kind="stable"), np.flatnonzero(np.diff(np.sort(codes))) + 1) if is_ranking else None
+    )
+    count = len(label) if units is None else len(units)
+    draw, size = np.random.default_rng(_SEED), min(count, _MOST_ROWS)
+    value, drawn = gain(np.arange(len(label)), groups), []
     for _ in range(_SAMPLES):
-        rows = draw.integers(0, len(label), size)
-        if evaluation.task != "binary" or len(set(label[rows].tolist())) > 1:
-            drawn.append(gain(rows))
+        picked = draw.integers(0, count, size)
+        chosen = picked if units is None else np.concatenate([units[each] for each in picked])
+        of = groups[chosen] if units is None else np.repeat(np.arange(size), [len(units[each]) for each in picked])
+        if evaluation.task not in {"binary", "anomaly"} or len(set(label[chosen].tolist())) > 1:
+            drawn.append(gain(chosen, of))
     # draws of fewer rows vary more than all rows would
-    spread = (np.asarray(drawn or [value]) - value) * np.sqrt(size / len(label))
+    spread = (np.asarray(drawn or [value]) - value) * np.sqrt(size / count)
     low, high = np.quantile(value + spread, [0.05, 0.95])
     return float(low), value, float(high)

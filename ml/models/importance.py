@@ -24,10 +24,9 @@ def permutation_importance(fitted: FittedModel, rows: LabelledRows, evaluation: 
     draw = np.random.default_rng(_SEED)
     chosen = draw.choice(len(rows), size=min(_ROWS, len(rows)), replace=False)
     sample = rows.where(np.isin(np.arange(len(rows)), chosen))
-    label = sample.label.to_numpy()
-    if fitted.task.name == "binary" and len(set(label.tolist())) == 1:
+    if fitted.task.name in {"binary", "anomaly"} and sample.label.nunique() == 1:
         return {}
-    base = _metric(fitted, label, fitted.predictions(sample.features), evaluation)
+    base = _metric(fitted, sample, fitted.predictions(sample.features), evaluation)
     losses: dict[str, float] = {}
     for name in fitted.kinds:
         total = 0.0
@@ -35,13 +34,14 @@ def permutation_importance(fitted: FittedModel, rows: LabelledRows, evaluation: 
             mixed = sample.features.assign(
                 **{name: sample.features[name].iloc[draw.permutation(len(sample))].to_numpy()}
             )
-            got = _metric(fitted, label, fitted.predictions(mixed.astype(sample.features.dtypes)), evaluation)
+            got = _metric(fitted, sample, fitted.predictions(mixed.astype(sample.features.dtypes)), evaluation)
             total += (base - got) if evaluation.higher_is_better else (got - base)
         losses[name] = total / _REPEATS
     return dict(sorted(losses.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _metric(
-    fitted: FittedModel, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], evaluation: Evaluation
+    fitted: FittedModel, rows: LabelledRows, predictions: np.ndarray[Any, Any], evaluation: Evaluation
 ) -> float:
-    return fitted.measure(label, predictions, evaluation.costs)[evaluation.metric]
+    label, groups = rows.label.to_numpy(), rows.group.to_numpy()
+    return fitted.measure(label, predictions, evaluation.costs, groups)[evaluation.metric]

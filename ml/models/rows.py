@@ -193,7 +193,7 @@ def _require_enough(part: LabelledRows, word: str, evaluation: Evaluation, place
             place=place,
         )
     labels = part.label.unique().tolist()
-    if len(labels) == 1 and (word == "training" or evaluation.task == "binary"):
+    if len(labels) == 1 and (word == "training" or evaluation.task in {"binary", "anomaly"}):
         raise ModelError(
             f"all {rows:,} {word} rows have the same label",
             got=f"{evaluation.label} = {labels[0]}",

@@ -62,11 +62,15 @@ def _of_column(
     ):
         values = pd.qcut(values, _BINS, duplicates="drop").astype(str).where(values.notna())
     texts = values.astype(object).where(values.notna(), "null").astype(str)
-    label = rows.label.to_numpy()
+    label, groups = rows.label.to_numpy(), rows.group.to_numpy()
     for value in texts.value_counts().index.tolist()[:_MOST_VALUES]:
         mask = (texts == value).to_numpy()
         part, count = label[mask], int(mask.sum())
-        is_judged = count >= LEAST_ROWS and (fitted.task.name != "binary" or len(set(part.tolist())) > 1)
-        metric = fitted.measure(part, predictions[mask], evaluation.costs)[evaluation.metric] if is_judged else None
+        is_judged = count >= LEAST_ROWS and (
+            fitted.task.name not in {"binary", "anomaly"} or len(set(part.tolist())) > 1
+        )
+        metric = None
+        if is_judged:
+            metric = fitted.measure(part, predictions[mask], evaluation.costs, groups[mask])[evaluation.metric]
         mean = None if fitted.task.name == "multiclass" else float(part.mean())
         yield Segment(column, value, count, mean, metric)

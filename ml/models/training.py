@@ -142,7 +142,11 @@ def fit(model: Model, parts: TrainTestSplit, values: Mapping[str, object]) -> Fi
     """
     evaluation = model.evaluation
     if evaluation.calibrate is None and evaluation.costs is None:
-        return FittedModel(model.trainer.fit(request_of(model, parts, parts.train, values)), parts.task, parts.kinds)
+        whole = FittedModel(model.trainer.fit(request_of(model, parts, parts.train, values)), parts.task, parts.kinds)
+        seen = whole.predictions(parts.train.features, model.place) if parts.task.name == "anomaly" else None
+        if seen is None:
+            return whole
+        return replace(whole, threshold=parts.task.threshold(parts.train.label.to_numpy(), seen))
     aside = evaluation.holdout.validation(parts.train)
     others, rest = parts.train.where(~aside), parts.train.where(aside)
     plain = FittedModel(model.trainer.fit(request_of(model, parts, others, values)), parts.task, parts.kinds)
@@ -177,7 +181,7 @@ def against_champion(
         )
     rows = parts.holdout
     predictions = [each.predictions(rows.features[list(each.kinds)], model.place) for each in (fitted, champion.fitted)]
-    gains = bootstrapped_gains((fitted, champion.fitted), rows.label.to_numpy(), predictions, evaluation)
+    gains = bootstrapped_gains((fitted, champion.fitted), rows, predictions, evaluation)
     low, gain, high = gains
     words = (
         f"{gain:+.4f} against champion {champion.version} on the same rows (90 % interval {low:+.4f} to {high:+.4f})"
@@ -192,7 +196,7 @@ def evaluated(model: Model, fitted: FittedModel, parts: TrainTestSplit) -> Evalu
     evaluation, holdout = model.evaluation, parts.holdout
     label, predictions = holdout.label.to_numpy(), fitted.predictions(holdout.features, model.place)
     return Evaluated(
-        fitted.measure(label, predictions, evaluation.costs),
+        fitted.measure(label, predictions, evaluation.costs, holdout.group.to_numpy()),
         _baseline(evaluation, parts),
         segments_of(fitted, holdout, predictions, evaluation),
         permutation_importance(fitted, holdout, evaluation),
@@ -217,7 +221,9 @@ def _baseline(evaluation: Evaluation, parts: TrainTestSplit) -> dict[str, float]
     columns = [rows.features.assign(**rows.others) for rows in (train, holdout)]
     simple = parts.task.baseline(columns[0], train.label, columns[1], by)
     threshold = HALF if evaluation.costs is None else evaluation.costs.threshold
-    return measured(parts.task, holdout.label.to_numpy(), simple, threshold, evaluation.costs)
+    return measured(
+        parts.task, holdout.label.to_numpy(), simple, (threshold, evaluation.costs), holdout.group.to_numpy()
+    )
 
 
 def _origin(model: Model, context: BuildContext) -> Origin:

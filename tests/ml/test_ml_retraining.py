@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from ml.models.fitted import FittedModel
 from ml.models.gain import bootstrapped_gains
 from ml.models.holdout import Holdout
 from ml.models.retraining import LastTraining, decision
+from ml.models.rows import LabelledRows
 from ml.models.tasks import task_of
 from ml.models.versions import ModelVersions
 from pipeline.core.errors import DefinitionError
@@ -153,7 +155,11 @@ def test_the_interval_of_a_gain_contains_the_truth_about_as_often_as_it_says():
         draw = np.random.default_rng(seed)
         label = draw.normal(size=400)
         scores = [label + draw.normal(scale=scale, size=400) for scale in (1.0, 1.2)]
-        low, gain, high = bootstrapped_gains(models, label, scores, evaluation)
+        none = pd.Series("", index=range(400))
+        rows = LabelledRows(
+            pd.DataFrame(index=range(400)), pd.Series(label), none, none, pd.DataFrame(index=range(400))
+        )
+        low, gain, high = bootstrapped_gains(models, rows, scores, evaluation)
         assert low <= gain <= high
         hits += low <= truth <= high
     assert 46 <= hits <= 60  # 54 expected

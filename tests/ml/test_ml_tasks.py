@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from sklearn import metrics
 
+from ml import LightGBM, model
 from ml.models import load_champion
 from ml.models.tasks import TASKS, task_of
 from pipeline.core.errors import DefinitionError, ModelError
@@ -203,4 +204,142 @@ def test_every_task_has_a_default_metric():
         "binary": "auc",
         "multiclass": "accuracy",
         "regression": "mae",
+        "forecasting": "mae",
+        "ranking": "ndcg",
+        "anomaly": "average_precision",
     }
+
+
+RANKING, FORECASTING, ANOMALY = task_of("ranking"), task_of("forecasting"), task_of("anomaly", (0, 1))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_ranking_is_measured_within_its_groups(seed):
+    draw = np.random.default_rng(seed)
+    groups, label, scores = draw.integers(0, 8, 100), draw.integers(0, 4, 100), draw.normal(size=100)
+    found = RANKING.measure(label, scores, groups=groups)
+    relevant = [label[groups == g] for g in range(8)]
+    own = [scores[groups == g] for g in range(8)]
+    known = [(r, s) for r, s in zip(relevant, own, strict=True) if len(r) > 1 and r.max() > 0]
+    wanted = np.mean([ndcg(r, s) for r, s in known])
+    assert found["ndcg"] == pytest.approx(wanted)
+    first = [1 / (1 + np.flatnonzero(r[np.argsort(-s)] > 0)[0]) for r, s in known]
+    assert found["mrr"] == pytest.approx(np.mean(first))
+    assert RANKING.measure(label, label.astype(float), groups=groups)["ndcg"] == 1
+    assert RANKING.measure(np.zeros(3, int), np.zeros(3), groups=np.zeros(3)) == {"ndcg": 0, "mrr": 0, "precision": 0}
+
+
+def ndcg(relevance, scores):
+    """The definition, with relevances as gains."""
+    order = np.argsort(-scores)[:10]
+    best = np.sort(relevance)[::-1][:10]
+    discount = 1 / np.log2(np.arange(2, 12))
+    return (relevance[order] * discount[: len(order)]).sum() / (best * discount[: len(best)]).sum()
+
+
+def test_a_forecast_is_compared_with_the_last_known_value():
+    label = np.array([10.0, 0.0, 30.0])
+    found = FORECASTING.measure(label, np.array([12.0, 0.0, 24.0]))
+    assert set(found) == set(FORECASTING.metrics)
+    assert found["mae"] == pytest.approx(8 / 3)
+    assert found["smape"] == pytest.approx((2 * 2 / 22 + 0 + 2 * 6 / 54) / 3)
+    assert found["bias"] == pytest.approx(4 / 3)
+    rows = pd.DataFrame({"before": [9.0, None, 28.0]})
+    assert list(FORECASTING.baseline(rows, pd.Series([1.0, 3.0]), rows, ("before",))) == [9, 2, 28]
+    assert list(FORECASTING.baseline(rows, pd.Series([1.0, 3.0]), rows, ())) == [2, 2, 2]
+
+
+class _Far:
+    def score_samples(self, rows):
+        return -np.abs(rows["x"].to_numpy())
+
+
+def test_an_anomaly_is_unlike_other_rows():
+    rows = pd.DataFrame({"x": [0.1, -9.0, 0.2, 8.0, 0.3]})
+    scores = ANOMALY.predictions(_Far(), rows)
+    assert scores.tolist() == [0.1, 9.0, 0.2, 8.0, 0.3]
+    label = np.array([0, 1, 0, 1, 0])
+    threshold = ANOMALY.threshold(label, scores)
+    assert 0.3 < threshold < 8
+    found = ANOMALY.measure(label, scores, threshold)
+    assert set(found) == set(ANOMALY.metrics)
+    assert found["auc"] == found["f1"] == 1
+    assert ANOMALY.answers(scores[:2], threshold) == [{"score": 0.1, "label": False}, {"score": 9.0, "label": True}]
+    assert ANOMALY.columns(scores, threshold)["predicted"].to_pylist() == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        (pa.chunked_array([[0.5]]), "the label 'y' is no relevance: got double"),
+        (pa.chunked_array([[-1, 3]]), "has relevances outside 0 to 30: got -1 to 3"),
+        (pa.chunked_array([[0, 31]]), "has relevances outside 0 to 30: got 0 to 31"),
+    ],
+)
+def test_labels_that_are_no_relevance(column, problem):
+    with pytest.raises(ModelError, match=problem):
+        RANKING.label(column, "y", None)
+    assert RANKING.label(pa.chunked_array([[True, False]]), "y", None).to_pylist() == [1, 0]
+
+
+MORE_TASKS = """
+from ml import LightGBM, XGBoost
+
+rides = training_set(
+    "select trip_id, started_at, started_at::date as day, hour, load, late from raw_trips where load is not null",
+    key="trip_id", event_time="started_at",
+)
+
+
+@model(label="load", task="forecasting", holdout=0.2, at_least=0.3, baseline="hour", exclude=["day", "late"], min_rows=100)
+def forecast(rides):
+    from sklearn.dummy import DummyRegressor
+
+    return DummyRegressor().fit(rides, rides.pop("load"))
+
+
+@model(label="late", task="anomaly", holdout=0.2, at_least=0.3, exclude="day", min_rows=100)
+def odd(rides):
+    from sklearn.ensemble import IsolationForest
+
+    return IsolationForest(n_estimators=20, random_state=0).fit(rides.drop(columns="late"))
+
+
+order = model(
+    "rides", TRAINER, task="ranking", label="late", split_by="day", holdout=0.3, at_least=0.1, min_rows=100,
+)
+"""
+
+
+@pytest.mark.parametrize("trainer", ["LightGBM(rounds=20)", "XGBoost(rounds=20)"])
+def test_models_of_other_tasks_are_trained(project, trainer):
+    project.define(MORE_TASKS.replace("TRAINER", trainer))
+    steps = {step.name: step for step in project.runner().run().steps}
+    order = steps["order"].verdict
+    assert order.accepted, order.reason
+    assert order.metrics["ndcg"] > order.metrics["baseline_ndcg"]
+    assert steps["forecast"].decision == "accepted", steps["forecast"].reason
+    assert {"smape", "baseline_smape"} <= set(steps["forecast"].verdict.metrics)
+    assert 0 <= steps["odd"].verdict.metrics["average_precision"] <= 1
+    champion = load_champion(project.store, "order")
+    scores = [each["score"] for each in champion.predict([{"hour": 8, "load": load} for load in (0.1, 0.9)])]
+    assert scores[0] < scores[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"task": "ranking", "holdout": 0.2}, "a ranking has no groups; pass split_by="),
+        ({"task": "forecasting", "split_by": "x"}, "a forecast is of later rows"),
+        ({"task": "forecasting", "holdout": 0.2, "baseline": ("x", "z")}, "its baseline is one column"),
+        ({"task": "anomaly", "holdout": 0.2}, "LightGBM does not fit anomaly tasks"),
+        ({"task": "regression", "holdout": 0.2, "calibrate": "isotonic"}, "calibrate= is for binary tasks"),
+        ({"holdout": 0.2, "metric": "cost"}, "the metric is the cost, but errors have no costs"),
+        ({"holdout": 0.2, "segment_at_least": 0.5}, "segment_at_least= needs segments"),
+        ({"holdout": 0.2, "calibrate": "platt"}, "unknown calibration 'platt'"),
+        ({"holdout": 0.2, "approval": "never"}, "unknown approval 'never'"),
+    ],
+)
+def test_options_that_do_not_fit_the_task(options, problem):
+    with pytest.raises(DefinitionError, match=problem):
+        model("rows", LightGBM(), label="y", at_least=0.5, **options)

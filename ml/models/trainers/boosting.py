@@ -93,6 +93,9 @@ class Boosting(Trainer):
         set_passive_openmp_wait()
         with imports_of("boosting", f"model {request.model!r}"):
             __import__(self.library)
+        if request.task.name == "ranking" and (self.workers or self.stop_after):
+            do = "remove workers= and stop_after="
+            raise ModelError("a ranking is fitted to all of its groups at once", do=do, place=request.place)
         encoding = FeatureEncoding.learned(request.rows.features, request.kinds)
         rows = _encoded(request, encoding, balanced=self.balanced)
         values = {**self.params, **request.values}
@@ -157,4 +160,9 @@ def _encoded(request: FitRequest, encoding: FeatureEncoding, *, balanced: bool) 
         _, inverse, counts = np.unique(label, return_inverse=True, return_counts=True)
         weight = (len(label) / (len(counts) * counts))[inverse]
     features = encoding.matrix(request.rows.features)
-    return BoostingRows(features, label.astype(float), weight, tuple(encoding.kinds), tuple(encoding.categorical))
+    names, categorical = tuple(encoding.kinds), tuple(encoding.categorical)
+    if request.task.name != "ranking":
+        return BoostingRows(features, label.astype(float), weight, names, categorical)
+    _, queries = np.unique(request.rows.group.to_numpy(), return_inverse=True)
+    order, sizes = np.argsort(queries, kind="stable"), tuple(np.bincount(queries).tolist())
+    return BoostingRows(features[order], label[order].astype(float), None, names, categorical, sizes)

@@ -13,6 +13,8 @@ from ml.models.trainers.trainer import SEED, FitRequest, Trainer, set_passive_op
 from pipeline.core.errors import USER_CODE_ERRORS, ModelError, Place
 from pipeline.core.fingerprint import of_function
 
+_ESTIMATORS = {"predict": "regressor", "predict_proba": "classifier", "score_samples": "detector of outliers"}
+
 
 @dataclass(frozen=True)
 class FunctionTrainer(Trainer):
@@ -50,7 +52,7 @@ class FunctionTrainer(Trainer):
         method = request.task.method
         if not callable(getattr(estimator, method, None)):
             raise ModelError(
-                f"model {request.model!r} did not return a {'regressor' if method == 'predict' else 'classifier'}",
+                f"model {request.model!r} did not return a {_ESTIMATORS[method]}",
                 got=type(estimator).__name__,
                 do=f"return a fitted estimator that has {method}",
                 place=request.place,

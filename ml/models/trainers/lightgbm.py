@@ -23,7 +23,13 @@ class LightGBM(Boosting):
 
     library: ClassVar[Library] = "lightgbm"
     objectives: ClassVar[Mapping[TaskName, str]] = MappingProxyType(
-        {"binary": "binary", "multiclass": "multiclass", "regression": "regression"}
+        {
+            "binary": "binary",
+            "multiclass": "multiclass",
+            "regression": "regression",
+            "forecasting": "regression",
+            "ranking": "lambdarank",
+        }
     )
 
     def grow(self, rows: BoostingRows, newest: BoostingRows | None, rounds: Rounds, after: AfterRound | None) -> bytes:
@@ -63,6 +69,7 @@ def _dataset(rows: BoostingRows, params: dict[str, object], reference: Any = Non
         rows.features,
         label=rows.label,
         weight=rows.weight,
+        group=list(rows.group_sizes) or None,
         feature_name=[f"f{number}" for number in range(len(rows.names))],  # names may have characters that it refuses
         categorical_feature=list(rows.categorical),
         reference=reference,

@@ -23,6 +23,8 @@ class BoostingRows:
     weight: np.ndarray[Any, Any] | None
     names: tuple[str, ...]
     categorical: tuple[int, ...]
+    group_sizes: tuple[int, ...] = ()
+    """For a ranking: how many of the rows, which are in the order of their groups, each group has."""
 
     def part(self, rows: slice) -> BoostingRows:
         """Return some of the rows."""

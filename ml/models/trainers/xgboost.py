@@ -25,6 +25,8 @@ class XGBoost(Boosting):
             "binary": "binary:logistic",
             "multiclass": "multi:softprob",
             "regression": "reg:squarederror",
+            "forecasting": "reg:squarederror",
+            "ranking": "rank:ndcg",
         }
     )
 
@@ -61,6 +63,9 @@ def _matrix(rows: BoostingRows) -> Any:
 
     coded = set(rows.categorical)
     types = ["c" if number in coded else "q" for number in range(len(rows.names))]
-    return xgboost.DMatrix(
+    matrix = xgboost.DMatrix(
         rows.features, label=rows.label, weight=rows.weight, feature_types=types, enable_categorical=True
     )
+    if rows.group_sizes:
+        matrix.set_group(rows.group_sizes)
+    return matrix

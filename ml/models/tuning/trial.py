@@ -67,7 +67,7 @@ def _fold(
     def metric(estimator: Any) -> float:
         fitted = FittedModel(estimator, job.task, job.kinds, None, _threshold(job.evaluation))
         predictions = fitted.predictions(rest.features, job.place)
-        return fitted.measure(label, predictions, job.evaluation.costs)[job.evaluation.metric]
+        return fitted.measure(label, predictions, job.evaluation.costs, rest.group.to_numpy())[job.evaluation.metric]
 
     request = FitRequest(job.model, job.rows.where(train), job.evaluation.label, job.task, job.kinds, values, job.place)
     if reports:

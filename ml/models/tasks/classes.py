@@ -1,102 +1,28 @@
-"""What kinds of labels models predict: their values, metrics, baselines and predictions. Pure functions of arrays."""
+"""Classes: conditions, one of several values, and rows that are unlike others."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ml.models.tasks.task import HALF, Task, TaskName, mean_by
 from pipeline.core.errors import ModelError, Place, few
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-TaskName = Literal["binary", "multiclass", "regression"]
-TASKS: tuple[TaskName, ...] = get_args(TaskName)
-Class = str | int | bool
-HALF = 0.5
-_LEAST_CLASSES = 2
 _MOST_CLASSES = 1000
-
-
-@dataclass(frozen=True)
-class Task(ABC):
-    """A kind of label.
-
-    Predictions are an array of numbers: the probability of 1, for several classes a column of probabilities for each, and
-    for a number the number itself.
-    """
-
-    name: ClassVar[TaskName]
-    metrics: ClassVar[Mapping[str, bool]]
-    """The metrics, and whether higher values are better; the first is the default."""
-    method: ClassVar[str]
-    """The method of an estimator that predicts."""
-    classes: tuple[Class, ...] = ()
-    """The values of the label, in the order of the columns of predictions; empty for numbers."""
-
-    @property
-    def metric(self) -> str:
-        """The default metric."""
-        return next(iter(self.metrics))
-
-    @abstractmethod
-    def label(self, column: pa.ChunkedArray, name: str, place: Place | None) -> pa.ChunkedArray:
-        """Return the label as estimators take it; raise `ModelError` for values that the task cannot predict."""
-
-    def learned(self, label: pa.ChunkedArray) -> Task:
-        """Return the task with the classes of the training rows."""
-        return type(self)(tuple(sorted(pc.unique(label).to_pylist())))
-
-    @abstractmethod
-    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> np.ndarray[Any, Any]:
-        """Return the predictions for rows; raise `ModelError` if the estimator does not return them."""
-
-    @abstractmethod
-    def measure(
-        self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], threshold: float = HALF
-    ) -> dict[str, float]:
-        """Return every metric of predictions, apart from the cost. Only a binary task has a threshold."""
-
-    def baseline(
-        self, train: pd.DataFrame, label: pd.Series, rows: pd.DataFrame, by: Sequence[str]
-    ) -> np.ndarray[Any, Any]:
-        """Return what the mean of the training labels with the same values of columns predicts; null is a value.
-
-        Values that do not occur in the training rows, and all rows without columns, get the mean of all training rows.
-        """
-        return _mean_by(train, label, rows, by)
-
-    @abstractmethod
-    def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
-        """Return predictions as objects of JSON."""
-
-    @abstractmethod
-    def columns(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> dict[str, pa.Array]:
-        """Return predictions as columns: `predicted` and, for classes, its `probability`."""
-
-    def _called(self, estimator: Any, features: pd.DataFrame, place: Place | None) -> np.ndarray[Any, Any]:
-        import numpy as np  # noqa: PLC0415 - needed only for training and serving
-
-        if not len(features):  # estimators of scikit-learn refuse no rows
-            return np.empty((0, len(self.classes) or 2) if self.method == "predict_proba" else 0)
-        try:
-            return np.asarray(getattr(estimator, self.method)(features), dtype=float)
-        except Exception as error:
-            problem = f"the estimator cannot predict these rows: {type(error).__name__}"
-            raise ModelError(problem, got=str(error) or None, place=place) from error
 
 
 class Binary(Task):
     """A condition: 0 and 1. It is predicted by its probability."""
 
-    name = "binary"
+    name: ClassVar[TaskName] = "binary"
     method = "predict_proba"
     metrics = MappingProxyType(
         {
@@ -140,7 +66,11 @@ class Binary(Task):
         return probabilities[:, 1]
 
     def measure(
-        self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], threshold: float = HALF
+        self,
+        label: np.ndarray[Any, Any],
+        predictions: np.ndarray[Any, Any],
+        threshold: float = HALF,
+        groups: np.ndarray[Any, Any] | None = None,
     ) -> dict[str, float]:
         """Return every metric of predicted probabilities for labels of 0 and 1; both labels must occur.
 
@@ -148,15 +78,11 @@ class Binary(Task):
         prediction, and `precision`, `recall` and `f1` are those of 1. `brier` is the mean squared error of the probability. The
         others are defined as in scikit-learn.
         """
+        del groups
         from sklearn import metrics  # noqa: PLC0415 - takes a second to import; only training needs it
 
-        chosen, positive = predictions > threshold, label == 1
-        right = float((chosen & positive).sum())
         return {
-            "accuracy": float((chosen == positive).mean()),
-            "precision": right / max(float(chosen.sum()), 1.0),
-            "recall": right / max(float(positive.sum()), 1.0),
-            "f1": 2 * right / max(float(chosen.sum() + positive.sum()), 1.0),
+            **chosen_metrics(label, predictions > threshold),
             "auc": float(metrics.roc_auc_score(label, predictions)),
             "average_precision": float(metrics.average_precision_score(label, predictions)),
             "brier": float(((predictions - label) ** 2).mean()),
@@ -175,7 +101,7 @@ class Binary(Task):
 class Multiclass(Task):
     """One of several values: texts, integers or booleans. It is predicted by the probability of each."""
 
-    name = "multiclass"
+    name: ClassVar[TaskName] = "multiclass"
     method = "predict_proba"
     metrics = MappingProxyType({"accuracy": True, "balanced_accuracy": True, "f1_macro": True, "log_loss": False})
 
@@ -224,14 +150,18 @@ class Multiclass(Task):
         return probabilities[:, [known.index(each) for each in self.classes]]
 
     def measure(
-        self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], threshold: float = HALF
+        self,
+        label: np.ndarray[Any, Any],
+        predictions: np.ndarray[Any, Any],
+        threshold: float = HALF,
+        groups: np.ndarray[Any, Any] | None = None,
     ) -> dict[str, float]:
         """Return every metric of predicted probabilities; the classes of the label need not have occurred in training.
 
         They are defined as in scikit-learn. A class that is not known has the probability 0, which `log_loss` takes as
         the smallest number above 0.
         """
-        del threshold
+        del threshold, groups
         import numpy as np  # noqa: PLC0415 - needed only for training
         from sklearn import metrics  # noqa: PLC0415 - likewise
 
@@ -254,7 +184,7 @@ class Multiclass(Task):
         """Return the share of each class."""
         import numpy as np  # noqa: PLC0415 - needed only for training
 
-        return np.column_stack([_mean_by(train, (label == each).astype(float), rows, by) for each in self.classes])
+        return np.column_stack([mean_by(train, (label == each).astype(float), rows, by) for each in self.classes])
 
     def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
         """Return the most probable class, and the probability of each."""
@@ -274,96 +204,70 @@ class Multiclass(Task):
         return {"predicted": predicted, "probability": pa.array(predictions.max(axis=1, initial=0.0))}
 
 
-class Regression(Task):
-    """A number."""
-
-    name = "regression"
-    method = "predict"
-    metrics = MappingProxyType({"mae": False, "rmse": False, "r2": True, "median_absolute_error": False})
-
-    def label(self, column: pa.ChunkedArray, name: str, place: Place | None) -> pa.ChunkedArray:
-        """Return numbers as floats."""
-        kind = column.type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-            do = 'convert it to a number, or use task="binary" or "multiclass"'
-            raise ModelError(f"the label {name!r} is not a number", got=str(kind), do=do, place=place)
-        numbers = column.cast(pa.float64(), safe=False)
-        infinite = pc.sum(pc.invert(pc.is_finite(numbers.drop_null()))).as_py()
-        if infinite:
-            problem = f"the label {name!r} has values that are not finite"
-            raise ModelError(problem, got=f"{infinite:,} rows", do="exclude them in the SELECT", place=place)
-        return numbers
-
-    def learned(self, label: pa.ChunkedArray) -> Task:
-        """Return the task itself."""
-        del label
-        return self
-
-    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> np.ndarray[Any, Any]:
-        """Return the predicted number of each row."""
-        import numpy as np  # noqa: PLC0415 - needed only for training and serving
-
-        numbers = self._called(estimator, features, place)
-        if numbers.shape not in {(len(features),), (len(features), 1)}:
-            got = f"an array of shape {numbers.shape}"
-            raise ModelError(
-                "predict must return a number per row", got=got, do="return a fitted regressor", place=place
-            )
-        if not np.isfinite(numbers).all():
-            got = f"{int((~np.isfinite(numbers)).sum()):,} values that are not finite"
-            raise ModelError(
-                "predict must return a number per row", got=got, do="return a fitted regressor", place=place
-            )
-        return numbers.reshape(-1)
-
-    def measure(
-        self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], threshold: float = HALF
-    ) -> dict[str, float]:
-        """Return every metric of predicted numbers; they are defined as in scikit-learn."""
-        del threshold
-        import numpy as np  # noqa: PLC0415 - needed only for training
-
-        errors = np.abs(predictions - label)
-        spread = float(((label - label.mean()) ** 2).sum())
-        return {
-            "mae": float(errors.mean()),
-            "rmse": float(np.sqrt((errors**2).mean())),
-            "r2": 1 - float((errors**2).sum()) / spread if spread else 0.0,
-            "median_absolute_error": float(np.median(errors)),
-        }
-
-    def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
-        """Return the number."""
-        del threshold
-        return [{"value": value} for value in predictions.tolist()]
-
-    def columns(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> dict[str, pa.Array]:
-        """Return the number."""
-        del threshold
-        return {"predicted": pa.array(predictions, pa.float64())}
-
-
-_KINDS: Mapping[str, type[Task]] = MappingProxyType({each.name: each for each in (Binary, Multiclass, Regression)})
-
-
-def task_of(name: str, classes: Sequence[Class] = ()) -> Task:
-    """Return the task of a name, with the classes that its model has learned."""
-    return _KINDS[name](tuple(classes))
-
-
-def _mean_by(train: pd.DataFrame, label: pd.Series, rows: pd.DataFrame, by: Sequence[str]) -> np.ndarray[Any, Any]:
-    import numpy as np  # noqa: PLC0415 - needed only for training
-
-    overall = float(label.mean())
-    if not by:
-        return np.full(len(rows), overall)
-    columns, mean = list(by), "mean label"
-    means = label.rename(mean).groupby([train[name] for name in columns], dropna=False).mean().reset_index()
-    found = rows[columns].merge(means, on=columns, how="left")[mean]
-    return np.asarray(found.fillna(overall), dtype=float)
-
-
 def _recall_by_class(labels: np.ndarray[Any, Any], chosen: np.ndarray[Any, Any]) -> float:
     """Return the mean over the classes of the share of their rows that are predicted."""
     shares = [float((chosen[labels == each] == each).mean()) for each in dict.fromkeys(labels.tolist())]
     return sum(shares) / len(shares)
+
+
+class Anomaly(Binary):
+    """A condition that is rare, found by what is unlike other rows: estimators need no label, which is only for the evaluation."""
+
+    name: ClassVar[TaskName] = "anomaly"
+    method = "score_samples"
+    metrics = MappingProxyType(
+        {"average_precision": True, "auc": True, "precision": True, "recall": True, "f1": True, "accuracy": True}
+    )
+
+    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> np.ndarray[Any, Any]:
+        """Return how unlike others each row is: the negative of `score_samples`."""
+        import numpy as np  # noqa: PLC0415 - needed only for training and serving
+
+        scores = self._called(estimator, features, place)
+        if scores.shape != (len(features),) or not np.isfinite(scores).all():
+            problem, do = "score_samples must return a number per row", "return a fitted detector of outliers"
+            raise ModelError(problem, got=f"an array of shape {scores.shape}", do=do, place=place)
+        return -scores
+
+    def threshold(self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any]) -> float:
+        """Return the score above which as many training rows are as have the label 1."""
+        import numpy as np  # noqa: PLC0415 - needed only for training
+
+        return float(np.quantile(predictions, 1 - float((label == 1).mean())))
+
+    def measure(
+        self,
+        label: np.ndarray[Any, Any],
+        predictions: np.ndarray[Any, Any],
+        threshold: float = HALF,
+        groups: np.ndarray[Any, Any] | None = None,
+    ) -> dict[str, float]:
+        """Return every metric of scores for labels of 0 and 1; both labels must occur. See `Binary.measure`."""
+        del groups
+        from sklearn import metrics  # noqa: PLC0415 - takes a second to import; only training needs it
+
+        return {
+            **chosen_metrics(label, predictions > threshold),
+            "auc": float(metrics.roc_auc_score(label, predictions)),
+            "average_precision": float(metrics.average_precision_score(label, predictions)),
+        }
+
+    def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
+        """Return the score, and whether it is above the threshold."""
+        return [{"score": score, "label": score > threshold} for score in predictions.tolist()]
+
+    def columns(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> dict[str, pa.Array]:
+        """Return whether the score is above the threshold, and the score."""
+        return {"predicted": pa.array(predictions > threshold), "score": pa.array(predictions)}
+
+
+def chosen_metrics(label: np.ndarray[Any, Any], chosen: np.ndarray[Any, Any]) -> dict[str, float]:
+    """Return the metrics of rows that are predicted as 1, for labels of 0 and 1."""
+    positive = label == 1
+    right = float((chosen & positive).sum())
+    return {
+        "accuracy": float((chosen == positive).mean()),
+        "precision": right / max(float(chosen.sum()), 1.0),
+        "recall": right / max(float(positive.sum()), 1.0),
+        "f1": 2 * right / max(float(chosen.sum() + positive.sum()), 1.0),
+    }
