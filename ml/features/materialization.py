@@ -14,6 +14,7 @@ from ml.features.online.store import FeatureStore
 from ml.features.view import ONLINE, FeatureView
 from pipeline.commit.sink_delivery import SinkSender
 from pipeline.core.errors import RequestError, StorageError, did_you_mean
+from pipeline.core.event_time import format_duration
 from pipeline.core.settings import Settings
 from pipeline.core.sinks import Sink
 from pipeline.project.workspace import Workspace
@@ -85,7 +86,7 @@ def statuses(workspace: Workspace) -> list[ViewStatus]:
                 view.name,
                 view.entity,
                 len(view.columns),
-                "" if view.ttl is None else str(view.ttl),
+                "" if view.ttl is None else format_duration(view.ttl),
                 view.owner,
                 number,
                 None if reached is None else reached.version,
