@@ -27,7 +27,7 @@ from serve.features import FeatureLookup
 from serve.http_errors import OverloadError, UnknownError
 from serve.models import ServedModels, request_of
 from serve.openapi import document
-from serve.predictions import Predictions
+from serve.prediction_service import PredictionService
 from serve.request_body import read_body
 from serve.rows import read_rows
 from serve.status import describe, health
@@ -50,7 +50,7 @@ class Backend:
     tables: Tables
     models: ServedModels
     features: FeatureLookup
-    predictions: Predictions
+    predictions: PredictionService
     engine: Engine
 
 
@@ -98,7 +98,7 @@ def _backend(project: Project, layers: Collection[Layer], limits: Limits | None,
         tables=Tables(workspace, layers),
         models=models,
         features=features,
-        predictions=Predictions(project, models, features),
+        predictions=PredictionService(project, models, features),
         engine=Engine(workspace.lake.storage, bounds, patience),
     )
 

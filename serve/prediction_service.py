@@ -1,4 +1,4 @@
-"""Predictions for requests: which version predicts which rows, what the shadow would have said, and the log."""
+"""PredictionService for requests: which version predicts which rows, what the shadow would have said, and the log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Answer:
     looked_up: list[dict[str, Any]]
 
 
-class Predictions:
+class PredictionService:
     """Answers requests with the versions in use. Thread-safe."""
 
     def __init__(self, project: Project, models: ServedModels, lookup: FeatureLookup) -> None:
