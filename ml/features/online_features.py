@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -122,7 +123,12 @@ class OnlineFeatures:
     def _chosen(self, service: str | FeatureService | Sequence[Features | OnDemand]) -> ChosenFeatures:
         if not isinstance(service, str):
             chosen = service_of(service)
-            return ChosenFeatures(tuple(self._join(each, n) for n, each in enumerate(chosen.features)), chosen.computed)
+            joins = tuple(self._join(each, n) for n, each in enumerate(chosen.features))
+            counts = Counter(name for join in joins for name in join.names)
+            twice = next((name for name, count in counts.items() if count > 1), None)
+            if twice is not None:
+                raise RequestError(f"two features have the name {twice!r}", do="write 'name as other', or pass prefix=")
+            return ChosenFeatures(joins, chosen.computed)
         if service not in self._by_name:
             self._by_name[service] = self._named(service)
         return self._by_name[service]
@@ -145,7 +151,9 @@ class OnlineFeatures:
             raise DefinitionError(
                 f"features(…) names {selected.view!r}, which is not a feature view", place=selected.place
             )
-        return Join(view, selected, f"f{number}")
+        join, on = Join(view, selected, f"f{number}"), dict(selected.on)
+        join.require_fit([on.get(name, name) for name in view.entity])
+        return join
 
 
 def _replaced(values: pa.Table, given: Given) -> pa.Table:
@@ -184,22 +192,23 @@ def _with_request(chosen: ChosenFeatures, stored: pa.Table, rows: pa.Table, at: 
 
     The event time is that of the request, unless the rows have it. Raises `RequestError` for a column that is missing.
     """
+    columns = {name: stored[name] for name in stored.column_names}
     names = {name.lower(): name for name in rows.column_names}
     known = {*(name.lower() for name in stored.column_names), *(name.lower() for name in chosen.computed_names)}
     for column in dict.fromkeys(column for each in chosen.computed for column in each.columns):
         if column.lower() in known:
             continue
         if column.lower() in names:
-            stored = stored.append_column(column, rows[names[column.lower()]])
+            columns[column] = rows[names[column.lower()]]
         elif column == chosen.event_time:
             time = (at or datetime.now(UTC)).astimezone(UTC) if at is None or at.tzinfo else at.replace(tzinfo=UTC)
-            stored = stored.append_column(column, pa.array([time] * rows.num_rows, pa.timestamp("us", "UTC")))
+            columns[column] = pa.array([time] * rows.num_rows, pa.timestamp("us", "UTC"))
         else:
             raise RequestError(
                 f"the rows have no column {column!r}, which an on-demand feature reads",
                 do=did_you_mean(column, rows.column_names),
             )
-    return stored
+    return pa.table(columns)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

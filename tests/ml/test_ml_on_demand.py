@@ -92,6 +92,13 @@ def test_a_training_set_may_have_on_demand_features_only():
     assert rows.to_pylist() == [{"id": 1, "t": 2, "c": 3, "d": 4}]
 
 
+def test_a_service_of_on_demand_features_only_needs_no_store(shop):
+    online = OnlineFeatures(load(shop))
+    read = online.get([on_demand("a + 1 as b", "b * 2 as c")], [{"a": 1}, {"a": None}])
+    online.close()
+    assert read.to_pylist() == [{"b": 2, "c": 4}, {"b": None, "c": None}]
+
+
 def test_large_views_are_still_joined_in_buckets_of_the_entity():
     view = feature_view("select e, t, x from rows", entity="e", event_time="t").named("shown")
     service = feature_service(features("shown"), on_demand("x + n as y"))

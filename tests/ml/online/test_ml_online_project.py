@@ -15,7 +15,7 @@ from cluster.cli.app import app
 from ml import features
 from ml.features.materialization import materialize, statuses, store_of
 from ml.features.online_features import OnlineFeatures
-from pipeline.core.errors import RequestError, StorageError
+from pipeline.core.errors import DefinitionError, RequestError, StorageError
 from pipeline.project import Workspace, load
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
@@ -140,6 +140,15 @@ def test_views_that_are_no_longer_online_are_removed(shop):
 
 def test_features_are_selected_by_service_too(shop):
     run(shop)
+    twice = [features("customer_orders", "orders"), features("customer_orders", "orders", on={"customer": "buyer"})]
+    for wrong, message in [
+        ([features("customer_orders", "oders")], "has no feature 'oders'; did you mean 'orders'"),
+        ([features("customer_orders", on={"custmer": "buyer"})], "on= names 'custmer', which is not an entity column"),
+        ([features("raw_orders")], "names 'raw_orders', which is not a feature view"),
+        (twice, "two features have the name 'orders'; write 'name as other'"),
+    ]:
+        with pytest.raises((DefinitionError, RequestError), match=message):
+            read(shop, wrong, customer=[1], buyer=[1])
     chosen = [features("customer_orders", "last_amount as amount_before", on={"customer": "buyer"})]
     assert read(shop, chosen, buyer=["1", None])["amount_before"].to_pylist()[1] is None
 
