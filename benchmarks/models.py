@@ -102,7 +102,7 @@ def _run(files: Path, table: str, workers: int, tuned: bool, folder: Path) -> Ra
 
 
 def _auc(project: Project) -> float:
-    from ml.models.versions import ModelVersions  # noqa: PLC0415 - imports MLflow
+    from ml.models.registry.versions import ModelVersions  # noqa: PLC0415 - imports MLflow
 
     store = f"sqlite:///{project.folder}/.headwater/mlflow.db"
     return float(ModelVersions(store).require("late").metrics["auc"])

@@ -18,7 +18,7 @@ from serve.http_errors import RowsError, TooLargeError, UnknownError
 from serve.query import shown
 
 if TYPE_CHECKING:
-    from ml.models.registry import Origin, Registry, Roles
+    from ml.models.registry.registry import Origin, Registry, Roles
 
 _LOG = logging.getLogger(__name__)
 ALIAS, CHALLENGER, SHADOW = "champion", "challenger", "shadow"
@@ -115,7 +115,7 @@ class ServedModels:
                 continue
 
     def _refreshed(self, name: str, known: _Known | None) -> _Known:
-        from ml.models.registry import Registry  # noqa: PLC0415 - imports MLflow, which is slow
+        from ml.models.registry.registry import Registry  # noqa: PLC0415 - imports MLflow, which is slow
 
         now, registry = self._clock(), Registry(self._store)
         try:

@@ -11,7 +11,7 @@ import typer
 from cluster.cli.console import grid, open_workspace, out, print_json
 from cluster.cli.options import HERE, Env, Execute, Folder, Json
 from ml.models.definition import Model
-from ml.models.versions import ROLES, ModelVersion, ModelVersions, Role
+from ml.models.registry.versions import ROLES, ModelVersion, ModelVersions, Role
 from pipeline.core.errors import RequestError, did_you_mean
 from pipeline.project.workspace import Workspace
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import jinja2
 
     from ml.models.definition import Model
-    from ml.models.registry import Origin
+    from ml.models.registry.registry import Origin
     from ml.models.training import Evaluated
     from ml.models.tuning.search import Trial
 

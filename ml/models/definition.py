@@ -84,7 +84,7 @@ class Model(Artifact):
 
     def registered(self, store: str, name: str) -> frozenset[str]:
         """Return the registered versions of a model; none for one that is not registered. Writes nothing."""
-        from ml.models.registry import Registry  # noqa: PLC0415 - see above
+        from ml.models.registry.registry import Registry  # noqa: PLC0415 - see above
 
         return Registry(store).versions(name)
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ml.models.definition import Model
-from ml.models.registry import PREDICTIONS, VALUES
+from ml.models.registry.registry import PREDICTIONS, VALUES
+from ml.models.registry.versions import ModelVersion
 from ml.models.rows import split
 from ml.models.training import evaluated, fit, training_set_of
-from ml.models.versions import ModelVersion
 from pipeline.core.errors import RequestError, StorageError
 from pipeline.kernel.engine import connect
 from pipeline.lake import Version

@@ -66,7 +66,7 @@ def load_champion(store: str, name: str) -> Predictor:
 
     Raises `ModelError` if there is none yet, and `StorageError` if the store cannot be used.
     """
-    from ml.models.registry import Registry  # noqa: PLC0415 - imports MLflow, which is slow
+    from ml.models.registry.registry import Registry  # noqa: PLC0415 - imports MLflow, which is slow
 
     champion = Registry(store).champion(name)
     if champion is None:

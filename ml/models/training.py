@@ -16,7 +16,7 @@ from ml.models.fitted import FittedModel, measured
 from ml.models.gain import bootstrapped_gains
 from ml.models.importance import permutation_importance
 from ml.models.leakage import leaks
-from ml.models.registry import REFUSED, ROW_METRICS, Origin, Registry, Trained
+from ml.models.registry.registry import REFUSED, ROW_METRICS, Origin, Registry, Trained
 from ml.models.retraining import alarms_of, decision
 from ml.models.rows import LabelledRows, TrainTestSplit, split
 from ml.models.segments import Segment, segments_of

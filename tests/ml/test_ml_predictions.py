@@ -10,8 +10,8 @@ import pytest
 from ml import predictions
 from ml.models.fitted import FittedModel
 from ml.models.predictions import scored
+from ml.models.registry.versions import ModelVersions
 from ml.models.tasks import task_of
-from ml.models.versions import ModelVersions
 from pipeline.core.errors import DefinitionError, ModelError
 from pipeline.project import Workspace, load
 from pipeline.streaming.runtime.job import catch_up

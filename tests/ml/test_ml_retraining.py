@@ -15,10 +15,10 @@ from ml.models.evaluation import Evaluation
 from ml.models.fitted import FittedModel
 from ml.models.gain import bootstrapped_gains
 from ml.models.holdout import Holdout
+from ml.models.registry.versions import ModelVersions
 from ml.models.retraining import LastTraining, decision
 from ml.models.rows import LabelledRows
 from ml.models.tasks import task_of
-from ml.models.versions import ModelVersions
 from pipeline.core.errors import DefinitionError
 from tests.ml.conftest import MODEL
 

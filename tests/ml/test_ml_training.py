@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlflow
 import pytest
 
-from ml.models.registry import Registry
+from ml.models.registry.registry import Registry
 from pipeline.core.errors import DefinitionError, ModelError, StorageError
 from pipeline.lake.holds import Hold, holds, place_hold, release_hold
 from pipeline.project import Workspace, load

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from cluster.cli.commands import load as command
 from cluster.cli.models import app
 from ml.models import load_champion
-from ml.models.promotions import record_promotion
+from ml.models.registry.promotions import record_promotion
+from ml.models.registry.versions import ModelVersions
 from ml.models.reproduction import reproduce
-from ml.models.versions import ModelVersions
 from pipeline.core.errors import HeadwaterError, RequestError, StorageError
 from pipeline.lake.holds import holds
 from pipeline.project import Workspace, load

@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 
+from ml.models.registry.versions import ModelVersions
 from ml.models.serving import Predictor
-from ml.models.versions import ModelVersions
 from pipeline.core.errors import ModelError
 from pipeline.project import Workspace, load
 from pipeline.runner.runner import Runner

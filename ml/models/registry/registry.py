@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ml.models.fitted import FittedModel
-from ml.models.model_store import ModelStore
-from ml.models.promotions import ALIAS, record_promotion
+from ml.models.registry.model_store import ModelStore
+from ml.models.registry.promotions import ALIAS, record_promotion
+from ml.models.registry.stored_models import digest, load, quiet_mlflow, save
 from ml.models.retraining import LastTraining
-from ml.models.stored_models import digest, load, quiet_mlflow, save
 from pipeline.core import scratch
 from pipeline.core.definitions import Verdict
 from pipeline.core.errors import StorageError

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
-from ml.models.model_store import ModelStore
-from ml.models.promotions import ALIAS, ChampionChange, promotions_of, record_promotion
-from ml.models.registry import FORMAT, FROZEN, STATE, TRAFFIC, VERDICT, Origin
+from ml.models.registry.model_store import ModelStore
+from ml.models.registry.promotions import ALIAS, ChampionChange, promotions_of, record_promotion
+from ml.models.registry.registry import FORMAT, FROZEN, STATE, TRAFFIC, VERDICT, Origin
 from pipeline.core.errors import RequestError, did_you_mean
 
 Role = Literal["champion", "challenger", "shadow"]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
-from ml.models.stored_models import quiet_mlflow
+from ml.models.registry.stored_models import quiet_mlflow
 from pipeline.core.errors import HeadwaterError, StorageError
 
 _TIMEOUT_S = 5
