@@ -31,6 +31,8 @@ def logistic(visits, strength=1.0, kind="l2"):
     assert len(visits) < 1500, "a trial sees only a part of the training rows"
     if kind == "broken":
         raise ValueError("this kind is broken")
+    if kind == "too large":
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory ends
     label = visits.pop("y")
     return _Numbers(LogisticRegression(C=strength).fit(visits[["x", "noise"]].fillna(0), label))
 
@@ -44,7 +46,7 @@ class _Numbers:
 
 
 def define(tuning, function=logistic):
-    return model(label="y", holdout=0.2, at_least=0.5, tuning=tuning)(function)
+    return model(label="y", holdout=0.2, metric="log_loss", at_least=1, tuning=tuning)(function)
 
 
 def search(definition, folder, rows=1500):
@@ -66,7 +68,7 @@ def test_the_best_values_win_and_a_failed_trial_is_known(tmp_path):
     failed = [trial for trial in trials if trial.metric is None]
     assert {trial.values["kind"] for trial in failed} == {"broken"}
     assert all("this kind is broken" in trial.error for trial in failed)
-    best = max(trial.metric for trial in trials if trial.metric is not None)
+    best = min(trial.metric for trial in trials if trial.metric is not None)
     assert next(trial.metric for trial in trials if trial.values == values) == best
     assert not (tmp_path / "one").exists(), "what a search needs to go on is removed at its end"
 
@@ -86,6 +88,16 @@ def test_trials_of_boosting_are_stopped_early(tmp_path):
 def test_all_trials_fail(tmp_path):
     with pytest.raises(ModelError, match=r"all trials of model 'logistic' failed: got .*this kind is broken"):
         search(define(tune({"kind": choice("broken")}, trials=2)), tmp_path / "three")
+
+
+@pytest.mark.proof
+def test_a_trial_whose_process_is_killed_fails_alone(tmp_path):
+    tuning = tune({"kind": choice("l2", "too large")}, trials=4, concurrent=1)
+    values, trials = search(define(tuning), tmp_path / "five")
+    assert values == {"kind": "l2"}
+    killed = [trial for trial in trials if trial.values["kind"] == "too large"]
+    assert killed
+    assert all(trial.metric is None and trial.error for trial in killed)
 
 
 @pytest.mark.proof
@@ -118,8 +130,10 @@ from pathlib import Path
 from ml import tune, uniform
 from tests.ml import test_ml_tuning as here
 
+MARKS = sys.argv[2] if __name__ == "__main__" else ""
+
 def counted(visits, strength=1.0):
-    Path(sys.argv[2], str(strength)).touch()
+    Path(MARKS, str(strength)).touch()
     time.sleep(2)
     return here.logistic(visits, strength)
 

@@ -26,12 +26,20 @@ class Range:
     high: float
     scale: Literal["linear", "log", "integer"]
 
+    def has(self, value: object) -> bool:
+        """Return whether a value is in the range."""
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
 
 @dataclass(frozen=True)
 class Choice:
     """One of several values."""
 
     values: tuple[Value, ...]
+
+    def has(self, value: object) -> bool:
+        """Return whether a value is one of them."""
+        return value in self.values
 
 
 Space = Range | Choice

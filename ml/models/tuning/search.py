@@ -133,9 +133,11 @@ def _scheduler(tuning: Tuning) -> Any:
 
 
 def _defaults(model: Model, tuning: Tuning) -> dict[str, object]:
-    """Return the values without tuning, which the first trial has; none unless all are known."""
+    """Return the values without tuning, which the first trial has; none unless all are known, and in the space."""
     known = model.trainer.hyperparameters
-    return {name: known[name] for name in tuning.space} if all(name in known for name in tuning.space) else {}
+    if any(name not in known or not space.has(known[name]) for name, space in tuning.space.items()):
+        return {}
+    return {name: known[name] for name in tuning.space}
 
 
 def _domain(space: Space) -> Any:
