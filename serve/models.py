@@ -18,7 +18,7 @@ from serve.http_errors import RowsError, TooLargeError, UnknownError
 from serve.query import shown
 
 if TYPE_CHECKING:
-    from ml.models.registry.registry import Origin, Registry, Roles
+    from ml.models.registry.registry import Registry, Roles
 
 _LOG = logging.getLogger(__name__)
 ALIAS, CHALLENGER, SHADOW = "champion", "challenger", "shadow"
@@ -32,8 +32,8 @@ class ServedModel:
     """The versions of a model that are in use."""
 
     champion: Predictor
-    origin: Origin | None
-    """What the champion was trained from."""
+    views: Mapping[str, Mapping[str, str]]
+    """By version: the feature views that it was trained on, with what determines their values."""
     challenger: Predictor | None = None
     traffic: float = 0.0
     """The share of units that the challenger predicts."""
@@ -122,8 +122,12 @@ class ServedModels:
             roles = registry.roles(name)
             if known is not None and roles == known.roles:
                 return replace(known, at=now)
-            loaded = {} if known is None or isinstance(known.served, ModelError) else _loaded(known.served)
-            return _Known(self._loading(registry, name, roles, loaded), roles, now)
+            before = None if known is None or isinstance(known.served, ModelError) else known.served
+            served = self._loading(registry, name, roles, before)
+            missing = (CHALLENGER in roles.versions and served.challenger is None) or (
+                SHADOW in roles.versions and served.shadow is None
+            )
+            return _Known(served, None if missing else roles, now)  # what could not be loaded is tried again
         except ModelError as none:
             return _Known(none, roles, now)
         except StorageError:
@@ -131,21 +135,25 @@ class ServedModels:
                 raise
             return replace(known, at=now)
 
-    def _loading(self, registry: Registry, name: str, roles: Roles, loaded: Mapping[str, Predictor]) -> ServedModel:
+    def _loading(self, registry: Registry, name: str, roles: Roles, known: ServedModel | None) -> ServedModel:
+        loaded = {} if known is None else _loaded(known)
+
         def predictor(role: str) -> Predictor | None:
             number = roles.versions.get(role)
             if number is None:
                 return None
             if number in loaded:
                 return loaded[number]
-            return Predictor(name, number, registry.load(name, number).fitted)
+            version = registry.load(name, number)
+            views[number] = {} if version.origin is None else version.origin.views
+            return Predictor(name, number, version.fitted)
 
+        views: dict[str, Mapping[str, str]] = {} if known is None else dict(known.views)
         champion = predictor(ALIAS)
         if champion is None:
             raise ModelError(f"model {name!r} has no champion yet", do=f"train one: headwater run --select +{name}")
         others = {role: _or_none(predictor, role, name) for role in (CHALLENGER, SHADOW)}
-        origin = registry.origin(name)
-        return ServedModel(champion, origin, others[CHALLENGER], roles.traffic, others[SHADOW])
+        return ServedModel(champion, views, others[CHALLENGER], roles.traffic, others[SHADOW])
 
 
 def _or_none(predictor: Callable[[str], Predictor | None], role: str, name: str) -> Predictor | None:

@@ -26,6 +26,7 @@ MOST_ROWS = 20_000
 _SCHEMA = pa.schema(
     {
         "request_id": pa.string(),
+        "client_request_id": pa.string(),
         "row": pa.int32(),
         "at": pa.timestamp("us", tz="UTC"),
         "arm": pa.string(),
@@ -44,6 +45,7 @@ class ServedPrediction:
     """A prediction of one row."""
 
     request_id: str
+    client_request_id: str
     row: int
     at: datetime
     arm: str
@@ -142,6 +144,7 @@ def _table(rows: Sequence[ServedPrediction]) -> pa.Table:
     return pa.table(
         {
             "request_id": [row.request_id for row in rows],
+            "client_request_id": [row.client_request_id or None for row in rows],
             "row": [row.row for row in rows],
             "at": [row.at for row in rows],
             "arm": [row.arm for row in rows],

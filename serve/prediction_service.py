@@ -1,4 +1,4 @@
-"""PredictionService for requests: which version predicts which rows, what the shadow would have said, and the log."""
+"""Predictions for requests: which version predicts which rows, what the shadow would have said, and the log."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PredictionService:
         self._models, self._lookup = models, lookup
         logs = project.graph.all_of(PredictionLog)
         self._logs = {each.model: LogWriter(each.folder, project.settings.root) for each in logs}
-        self._shadowed: queue.Queue[tuple[str, str, ServedModel, list[dict[str, Any]], list[str]] | None]
+        self._shadowed: queue.Queue[tuple[str, tuple[str, str], ServedModel, list[dict[str, Any]], list[str]] | None]
         self._shadowed = queue.Queue(_MOST_SHADOWED)
         self.not_mirrored = 0
         """How many requests the shadow did not see, because too many waited."""
@@ -66,7 +66,7 @@ class PredictionService:
         """How many predictions are not in the logs."""
         return sum(log.dropped for log in self._logs.values())
 
-    def answer(self, name: str, request: PredictionRequest, request_id: str = "") -> Mapping[str, object]:
+    def answer(self, name: str, request: PredictionRequest, client_id: str = "") -> Mapping[str, object]:
         """Return the predictions for rows, whose features are looked up if they lack them.
 
         Each row is predicted by the champion, or by the challenger if its unit belongs to that; if the challenger fails, by the champion.
@@ -81,10 +81,10 @@ class PredictionService:
             chosen = [number for number, each in enumerate(arms) if each == arm]
             used, found = self._arm(served, arm, [rows[number] for number in chosen])
             answers |= {number: (used, found, place) for place, number in enumerate(chosen)}
-        request_id = request_id or uuid.uuid4().hex
-        self._record(name, request_id, answers, units, started)
+        ids = (uuid.uuid4().hex, client_id)
+        self._record(name, ids, answers, units, started)
         if served.shadow is not None:
-            self._offer((name, request_id, served, rows, units))
+            self._offer((name, ids, served, rows, units))
         result: dict[str, object] = {
             "model": name,
             "version": served.champion.version,
@@ -94,7 +94,7 @@ class PredictionService:
             result["versions"] = [answers[number][1].predictor.version for number in range(len(rows))]
         if request.return_features:
             result["features"] = [answers[number][1].looked_up[answers[number][2]] for number in range(len(rows))]
-        return result | ({"request_id": request_id} if name in self._logs else {})
+        return result | ({"request_id": ids[0]} if name in self._logs else {})
 
     def _units(
         self, name: str, served: ServedModel, rows: Sequence[dict[str, Any]]
@@ -102,8 +102,10 @@ class PredictionService:
         """Return the rows without a column that only names the unit, and the unit of each; without one, the row itself."""
         column = self._models.definition(name).unit
         units = [
-            str(row[column]) if column and row.get(column) is not None else json.dumps(row, sort_keys=True, default=str)
-            for row in rows
+            _text(row[column], number, column)
+            if column and row.get(column) is not None
+            else json.dumps(row, sort_keys=True, default=str)
+            for number, row in enumerate(rows)
         ]
         if not column or column in served.champion.inputs or column in self._lookup.request_columns(name):
             return list(rows), units
@@ -112,17 +114,21 @@ class PredictionService:
     def _arm(self, served: ServedModel, arm: str, rows: list[dict[str, Any]]) -> tuple[str, _Answer]:
         if arm == CHALLENGER and served.challenger is not None:
             try:
-                return arm, self._predicted(served, served.challenger, rows)
-            except RowsError:
-                raise
-            except HeadwaterError as error:
+                return arm, self._predicted(served, served.challenger, self._known(served, served.challenger, rows))
+            except HeadwaterError as error:  # also rows that it refuses: the champion decides whether they are wrong
                 _LOG.warning(
                     "the challenger of model %s failed, the champion predicts: %s", served.champion.name, error
                 )
         return ALIAS, self._predicted(served, served.champion, rows)
 
+    @staticmethod
+    def _known(served: ServedModel, predictor: Predictor, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return rows without features that the champion has, and another version has not."""
+        others = served.champion.inputs.keys() - predictor.inputs.keys()
+        return [{name: value for name, value in row.items() if name not in others} for row in rows]
+
     def _predicted(self, served: ServedModel, predictor: Predictor, rows: list[dict[str, Any]]) -> _Answer:
-        trained_on = served.origin.views if served.origin is not None else {}
+        trained_on = served.views.get(predictor.version, {})
         completed = self._lookup.complete(predictor, trained_on, rows)
         try:
             return _Answer(predictor, predictor.predict(completed.rows), completed.rows, completed.looked_up)
@@ -132,7 +138,7 @@ class PredictionService:
     def _record(
         self,
         name: str,
-        request_id: str,
+        ids: tuple[str, str],
         answers: Mapping[int, tuple[str, _Answer, int]],
         units: Sequence[str],
         started: float,
@@ -148,7 +154,7 @@ class PredictionService:
         log.add(
             [
                 ServedPrediction(
-                    request_id,
+                    *ids,
                     number,
                     at,
                     arm,
@@ -162,7 +168,7 @@ class PredictionService:
             ]
         )
 
-    def _offer(self, request: tuple[str, str, ServedModel, list[dict[str, Any]], list[str]]) -> None:
+    def _offer(self, request: tuple[str, tuple[str, str], ServedModel, list[dict[str, Any]], list[str]]) -> None:
         with self._starting:
             if self._mirroring is None:
                 self._mirroring = threading.Thread(target=self._mirror, name="shadow", daemon=True)
@@ -175,12 +181,22 @@ class PredictionService:
     def _mirror(self) -> None:
         """Let shadows predict what champions have answered."""
         while (request := self._shadowed.get()) is not None:
-            name, request_id, served, rows, units = request
+            name, ids, served, rows, units = request
             if served.shadow is None:
                 continue
             started = time.perf_counter()
             try:
-                found = self._predicted(served, served.shadow, rows)
-                self._record(name, request_id, {n: (SHADOW, found, n) for n in range(len(rows))}, units, started)
+                found = self._predicted(served, served.shadow, self._known(served, served.shadow, rows))
+                self._record(name, ids, {n: (SHADOW, found, n) for n in range(len(rows))}, units, started)
             except Exception as error:  # noqa: BLE001 - a shadow must not end the thread
                 _LOG.warning("the shadow of model %s failed: %s", name, error)
+
+
+def _text(value: object, number: int, column: str) -> str:
+    """Return a unit as text; raise `RowsError` for one that is no valid text."""
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowsError(f"row {number}: {column!r} is not valid text", got=ascii(text)[:80]) from error
+    return text

@@ -46,7 +46,7 @@ class Costs:
         missed = np.concatenate([[0], np.cumsum(positive)]) * self.false_negative
         alarms = (len(label) - positive.sum()) - np.concatenate([[0], np.cumsum(~positive)])
         costs = missed + alarms * self.false_positive
-        edges = np.concatenate([[0.0], (sorted_p[:-1] + sorted_p[1:]) / 2, [1.0]])
+        edges = np.concatenate([[-1.0], (sorted_p[:-1] + sorted_p[1:]) / 2, [1.0]])
         # positions between equal probabilities are no thresholds
         usable = np.concatenate([[True], sorted_p[:-1] < sorted_p[1:], [True]])
         costs = np.where(usable, costs, np.inf)

@@ -11,6 +11,7 @@ from pipeline.core.definitions import Source
 
 COLUMNS = {
     "request_id": "varchar",
+    "client_request_id": "varchar",
     "row": "integer",
     "at": "timestamptz",
     "arm": "varchar",

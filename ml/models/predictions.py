@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ml.models.fitted import FittedModel
 
 VERSION = "model_version"
-_PREDICTED = ("predicted", "probability", VERSION)
+_PREDICTED = ("predicted", "probability", "score", VERSION)
 
 
 @dataclass(frozen=True)

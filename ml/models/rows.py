@@ -101,6 +101,17 @@ def split(table: pa.Table, examples: TrainingSet, evaluation: Evaluation, place:
     )
 
 
+def require_both_labels(rows: LabelledRows, evaluation: Evaluation, place: Place) -> None:
+    """Raise `ModelError` unless rows that decide about a condition have both labels."""
+    if evaluation.task in {"binary", "anomaly"} and rows.label.nunique() < 2:  # noqa: PLR2004 - 0 and 1
+        raise ModelError(
+            f"all {len(rows):,} validation rows have the same label: the newest fifth of the training rows, or of the groups",
+            got=f"{evaluation.label} = {rows.label.iloc[0] if len(rows) else 'none'}",
+            do="wait for data, or remove calibrate=, costs= and tuning=",
+            place=place,
+        )
+
+
 def _labelled(table: pa.Table, kinds: dict[str, Kind], examples: TrainingSet, evaluation: Evaluation) -> LabelledRows:
     import pandas as pd  # noqa: PLC0415 - needed only for training
 

@@ -104,7 +104,13 @@ def _boolean(value: Any) -> float | None:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    try:
+        value.encode()  # JSON can have halves of characters, which no other format can
+    except UnicodeEncodeError:
+        return None
+    return value
 
 
 def _timestamp(value: Any) -> datetime | None:

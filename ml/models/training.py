@@ -16,14 +16,15 @@ from ml.models.fitted import FittedModel, measured
 from ml.models.gain import bootstrapped_gains
 from ml.models.importance import permutation_importance
 from ml.models.leakage import leaks
-from ml.models.registry.registry import REFUSED, ROW_METRICS, Origin, Registry, Trained
+from ml.models.registry.registry import COMPARED, REFUSED, ROW_METRICS, Champion, Origin, Registry, Trained
 from ml.models.retraining import alarms_of, decision
-from ml.models.rows import LabelledRows, TrainTestSplit, split
+from ml.models.rows import LabelledRows, TrainTestSplit, require_both_labels, split
 from ml.models.segments import Segment, segments_of
 from ml.models.tasks import HALF, Multiclass
 from ml.models.trainers.trainer import SEED, FitRequest
 from pipeline.core.definitions import BuildContext, Verdict
-from pipeline.core.errors import DefinitionError, quantity
+from pipeline.core.errors import DefinitionError, ModelError, StorageError, quantity
+from pipeline.core.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from ml.models.definition import Model
@@ -56,21 +57,20 @@ def verdict(model: Model, context: BuildContext) -> Verdict | None:
     frozen = store.frozen(model.name)
     if frozen and store.champion_version(model.name):
         return Verdict(accepted=True, reason=f"frozen: {frozen}", version=store.champion_version(model.name))
-    is_due, why = occasion(model, context, store)
-    if not is_due:
-        return Verdict(accepted=True, reason=why, version=store.champion_version(model.name))
     refused = store.refused_verdict(model.name, origin)
-    return (
-        None
-        if refused is None
-        else replace(refused, rows=int(sum(refused.metrics.get(name, 0) for name in ROW_METRICS)))
-    )
+    if refused is not None:
+        return replace(refused, rows=int(sum(refused.metrics.get(name, 0) for name in ROW_METRICS)))
+    is_due, why = occasion(model, context, store)
+    return None if is_due else Verdict(accepted=True, reason=why, version=store.champion_version(model.name))
 
 
 def build(model: Model, context: BuildContext) -> Verdict:
     """Train, evaluate and log a model; it becomes the champion if it passes its gate. See `Model.build`."""
     store = Registry(context.store)
     store.require()  # fail before minutes of training
+    frozen = store.frozen(model.name)
+    if frozen and store.champion_version(model.name):
+        return Verdict(accepted=True, reason=f"frozen: {frozen}", version=store.champion_version(model.name))
     why = occasion(model, context, store)[1]
     examples = training_set_of(model, context)
     origin = _origin(model, context)  # read before the rows: if they change in between, the next run trains again
@@ -102,6 +102,7 @@ def build(model: Model, context: BuildContext) -> Verdict:
         trials=trials,
         values=values,
         predictions=found.predictions,
+        compared=comparable(model),
     )
     uri, version = store.log(trained, register=judgement.accepted, awaits_approval=model.approval == "manual")
     if version and model.approval == "manual":
@@ -111,8 +112,7 @@ def build(model: Model, context: BuildContext) -> Verdict:
 
 def occasion(model: Model, context: BuildContext, store: Registry) -> tuple[bool, str]:
     """Return whether a model is due to be trained, and why or why not; without `retrain`, it is due whenever rows change."""
-    champion = store.origin(model.name)
-    if model.retraining is None or champion is None or champion.fingerprint != model.fingerprint:
+    if model.retraining is None:
         return True, ""
     last = store.last_training(model.name, model.fingerprint)
     if last is None:
@@ -149,6 +149,7 @@ def fit(model: Model, parts: TrainTestSplit, values: Mapping[str, object]) -> Fi
         return replace(whole, threshold=parts.task.threshold(parts.train.label.to_numpy(), seen))
     aside = evaluation.holdout.validation(parts.train)
     others, rest = parts.train.where(~aside), parts.train.where(aside)
+    require_both_labels(rest, evaluation, model.place)
     plain = FittedModel(model.trainer.fit(request_of(model, parts, others, values)), parts.task, parts.kinds)
     label, scores = rest.label.to_numpy(), plain.predictions(rest.features, model.place)
     if evaluation.calibrate is not None:
@@ -168,27 +169,43 @@ def against_champion(
     model: Model, found: Evaluated, fitted: FittedModel, parts: TrainTestSplit, store: Registry
 ) -> Evaluated:
     """Compare a model with the champion on the holdout, if it must be better by `min_gain`; a fault says by how much it is not."""
-    least, evaluation = model.evaluation.min_gain, model.evaluation
+    least, evaluation, rows = model.evaluation.min_gain, model.evaluation, parts.holdout
     if least is None:
         return found
-    champion = store.champion(model.name)
-    if champion is None:
-        return found
-    missing = [name for name in champion.fitted.kinds if name not in parts.holdout.features]
-    if missing or champion.fitted.task != parts.task:
-        return replace(
-            found, gain=f"not compared with champion {champion.version}, which has other features or classes"
-        )
-    rows = parts.holdout
-    predictions = [each.predictions(rows.features[list(each.kinds)], model.place) for each in (fitted, champion.fitted)]
-    gains = bootstrapped_gains((fitted, champion.fitted), rows, predictions, evaluation)
-    low, gain, high = gains
+    try:
+        champion = _comparable_champion(model, parts, store)
+        if champion is None:
+            return found
+        models = (fitted, champion.fitted)
+        predictions = [each.predictions(rows.features[list(each.kinds)], model.place) for each in models]
+    except (ModelError, StorageError) as error:
+        return replace(found, gain=f"not compared with the champion: {error.problem}")
+    low, gain, high = bootstrapped_gains(models, rows, predictions, evaluation)
     words = (
         f"{gain:+.4f} against champion {champion.version} on the same rows (90 % interval {low:+.4f} to {high:+.4f})"
     )
     if gain >= least:
         return replace(found, gain=words)
     return replace(found, faults=(*found.faults, f"{words} is below the minimum gain of {least:g}"))
+
+
+def _comparable_champion(model: Model, parts: TrainTestSplit, store: Registry) -> Champion | None:
+    """Return the champion, `None` if there is none; raise `ModelError` if it cannot be compared on the holdout."""
+    champion = store.champion(model.name)
+    if champion is None:
+        return None
+    if store.champion_tag(model.name, COMPARED) != comparable(model):
+        raise ModelError(f"version {champion.version} was trained for another label, holdout or training set")
+    if champion.fitted.task != parts.task or any(name not in parts.holdout.features for name in champion.fitted.kinds):
+        raise ModelError(f"version {champion.version} has other features or classes")
+    return champion
+
+
+def comparable(model: Model) -> str:
+    """Return what must be equal for two models to be compared on the same rows."""
+    evaluation = model.evaluation
+    parts = (evaluation.label, evaluation.task, evaluation.holdout, model.training_set, evaluation.exclude)
+    return fingerprint(*map(repr, parts))
 
 
 def evaluated(model: Model, fitted: FittedModel, parts: TrainTestSplit) -> Evaluated:

@@ -54,6 +54,13 @@ def test_the_best_threshold_costs_no_more_than_any_other(seed):
     assert costs.of(label, scores > best) == pytest.approx(least)
 
 
+def test_everything_can_be_predicted_although_some_probabilities_are_0():
+    label, scores = np.array([1, 0, 0, 0, 0, 1, 1, 0]), np.array([0, 0, 0, 0, 0, 0.6, 0.8, 0.9])
+    costs = Costs(1, 1000)
+    threshold = costs.best_threshold(label, scores)
+    assert costs.of(label, scores > threshold) == 5 / 8
+
+
 def test_the_threshold_of_exact_probabilities_follows_from_the_costs():
     assert Costs(1, 3).threshold == 0.25
     draw = np.random.default_rng(0)

@@ -37,6 +37,7 @@ def log(folder, day, arm, nights):
     table = pa.table(
         {
             "request_id": [f"{day}-{i}" for i in range(ROWS)],
+            "client_request_id": pa.nulls(ROWS, pa.string()),
             "row": pa.array([0] * ROWS, pa.int32()),
             "at": pa.array([start + timedelta(seconds=i) for i in range(ROWS)], pa.timestamp("us", tz="UTC")),
             "arm": [arm] * ROWS,

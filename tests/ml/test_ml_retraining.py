@@ -144,6 +144,31 @@ def test_a_model_must_be_better_than_the_champion_on_the_same_rows(project):
     assert outcome(project)[0] == "accepted"
 
 
+def test_models_of_other_rows_or_labels_are_not_compared(project):
+    define(project, "min_gain=0.0")
+    assert outcome(project)[0] == "accepted"
+    define(project, "min_gain=0.0", model=MODEL.replace("2024-01-08", "2024-01-05"))
+    decided, reason = outcome(project)
+    assert decided == "accepted"
+    assert "not compared with the champion: version 1 was trained for another label, holdout or training set" in reason
+
+
+def test_a_refused_model_is_not_trained_again_before_it_is_due(project):
+    define(project, 'retrain=retrain(new_rows=500, cooldown="30 days")', model=MODEL.replace("0.6,", "0.99,"))
+    assert outcome(project)[0] == "refused"
+    assert "refused before" in outcome(project)[1]
+    project.add("february", first=1400, rows=10)
+    assert outcome(project) == ("skip", "not trained again: 10 of 500 new rows")
+
+
+def test_freezing_holds_also_for_full_runs(project):
+    assert outcome(project)[0] == "accepted"
+    ModelVersions(project.store).freeze("lateness", "audit")
+    step = next(step for step in project.runner(full=True).run().steps if step.name == "lateness")
+    assert step.verdict.reason == "frozen: audit"
+    assert [each.number for each in ModelVersions(project.store).of("lateness")] == [1]
+
+
 def test_the_interval_of_a_gain_contains_the_truth_about_as_often_as_it_says():
     """Two noisy scores of one truth; the gain on very many rows is the truth."""
     task = task_of("regression")

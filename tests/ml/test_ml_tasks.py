@@ -229,6 +229,19 @@ def test_a_ranking_is_measured_within_its_groups(seed):
     assert RANKING.measure(np.zeros(3, int), np.zeros(3), groups=np.zeros(3)) == {"ndcg": 0, "mrr": 0, "precision": 0}
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_rows_of_equal_scores_count_as_the_mean_of_their_orders(seed):
+    draw = np.random.default_rng(seed)
+    label, scores = draw.integers(0, 3, 30), draw.integers(0, 4, 30).astype(float)
+    found = RANKING.measure(label, scores, groups=np.zeros(30))
+    orders = [RANKING.measure(label, scores + 1e-6 * draw.permutation(30), groups=np.zeros(30)) for _ in range(1500)]
+    for name, value in found.items():
+        assert value == pytest.approx(np.mean([each[name] for each in orders]), abs=0.03), name
+    assert found["ndcg"] == pytest.approx(metrics.ndcg_score([label], [scores], k=10))
+    backwards = RANKING.measure(label[::-1], scores[::-1], groups=np.zeros(30))
+    assert backwards == pytest.approx(found), "the order of the rows does not matter"
+
+
 def ndcg(relevance, scores):
     """The definition, with relevances as gains."""
     order = np.argsort(-scores)[:10]

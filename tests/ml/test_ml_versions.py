@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from typer.testing import CliRunner
 
 from cluster.cli.commands import load as command
 from cluster.cli.models import app
 from ml.models import load_champion
 from ml.models.registry.promotions import record_promotion
+from ml.models.registry.registry import Registry, Roles
+from ml.models.registry.stored_models import skops_types
 from ml.models.registry.versions import ModelVersions
 from ml.models.reproduction import reproduce
 from pipeline.core.errors import HeadwaterError, RequestError, StorageError
 from pipeline.lake.holds import holds
 from pipeline.project import Workspace, load
 from pipeline.project.holds import release_holds
+from tests.ml.conftest import MODEL
 
 OTHER = {"LogisticRegression(max_iter=1000)": "LogisticRegression(max_iter=1000, C=0.1)"}
 MANUAL = {"min_rows=100": 'min_rows=100, approval="manual"'}
@@ -67,7 +74,7 @@ def test_a_model_waits_for_approval(project):
     assert step.decision == "accepted"
     assert step.verdict.reason.endswith("; it waits for approval: headwater model promote lateness 1")
     store = ModelVersions(project.store)
-    assert numbers(store) == {1: ("challenger", "waits for approval")}
+    assert numbers(store) == {1: ("waits for approval",)}
     with pytest.raises(HeadwaterError, match="model 'lateness' has no champion yet"):
         load_champion(project.store, "lateness")
     assert project.run().reason == "version 1 waits for approval"
@@ -83,12 +90,15 @@ def test_a_version_in_use_is_not_deleted_and_a_deleted_one_holds_no_rows(project
         with pytest.raises(RequestError, match=f"version {number} of model 'lateness' is in use as {role}; promote"):
             store.retire("lateness", number)
     store.promote("lateness", 1)
-    store.retire("lateness", 2)
-    assert numbers(store) == {1: ("champion", "")}
+    project.define(**{"LogisticRegression(max_iter=1000)": "LogisticRegression(max_iter=1000, C=0.5)"})
+    project.run()
+    store.retire("lateness", 2)  # a run would train another definition
+    store.retire("lateness", 1)
+    assert numbers(store) == {3: ("champion", "")}
     workspace = Workspace(load(project.root))
     release_holds(workspace, "trips")
-    assert [hold.id for hold in holds(workspace.table("trips").storage)] == ["model-lateness-1"]
-    with pytest.raises(RequestError, match=r"replaced no version|has no version 2"):
+    assert [hold.id for hold in holds(workspace.table("trips").storage)] == ["model-lateness-3"]
+    with pytest.raises(RequestError, match="before version 3 of model 'lateness', no version was champion"):
         store.rollback("lateness")
 
 
@@ -109,6 +119,41 @@ def test_a_version_is_trained_again_from_its_own_rows(project):
         RequestError, match="the definition of model 'lateness' has changed since version 2 was trained"
     ):
         reproduce(workspace, changed, store.require("lateness", 2))
+
+
+def test_each_rollback_goes_further_back(project):
+    store = two_versions(project)
+    project.define(**{"LogisticRegression(max_iter=1000)": "LogisticRegression(max_iter=1000, C=0.5)"})
+    project.run()
+    assert [store.rollback("lateness")[0].number for _ in range(2)] == [2, 1]
+    with pytest.raises(RequestError, match="no version was champion that could be used again"):
+        store.rollback("lateness")
+    store.promote("lateness", 3)
+    assert store.rollback("lateness", "again")[1].number == 3
+
+
+def test_going_back_by_hand_lasts(project):
+    store = two_versions(project)
+    store.promote("lateness", 1, reason="2 is odd")
+    step = project.run()
+    assert (step.decision, step.reason) == ("skip", "version 2 replaced by version 1: 2 is odd")
+    with pytest.raises(RequestError, match="version 2 of model 'lateness' is kept back"):
+        store.retire("lateness", 2)  # a run would train it again
+    assert store.require("lateness").number == 1
+
+
+def test_a_version_that_waits_takes_no_traffic(project):
+    store = two_versions(project)
+    store.promote("lateness", 1, "challenger", traffic=0.5)
+    project.define(
+        MODEL.replace("min_rows=100", 'min_rows=100, approval="manual", leaks=()').replace(
+            "max_iter=1000", "max_iter=900"
+        )
+    )
+    assert "waits for approval" in project.run().verdict.reason
+    assert Registry(project.store).roles("lateness") == Roles({"champion": "2", "challenger": "1"}, 0.5)
+    store.promote("lateness", 1)
+    assert Registry(project.store).roles("lateness") == Roles({"champion": "1"}, 0.0)
 
 
 @pytest.mark.parametrize("file", ["model.skops", "MLmodel"])
@@ -152,7 +197,14 @@ def test_the_commands(project):
         (("show", "lateness@7"), "model 'lateness' has no version 7; its versions are 1"),
         (("show", "@"), "this is not the name of a version: got '@'; write NAME or NAME@VERSION"),
         (("promote", "lateness", "1", "--to", "king"), "there is no role 'king'"),
-        (("rollback", "lateness"), "version 1 of model 'lateness' replaced no version; promote another one"),
+        (("rollback", "lateness"), "before version 1 of model 'lateness', no version was champion that could be used"),
+        (("freeze", "lateness", "--reason", " "), "a model is frozen for a reason: got an empty one"),
+        (("promote", "lateness", "1", "--to", "shadow"), "version 1 of model 'lateness' is the champion"),
+        (("promote", "lateness", "1", "--traffic", "0.5"), "only a challenger gets a share of the traffic: got 0.5"),
+        (
+            ("promote", "lateness", "1", "--to", "challenger", "--traffic", "7"),
+            "this is no share of the traffic: got 7",
+        ),
         (("compare", "lateness"), "model 'lateness' has only version 1; train another one"),
         (("reproduce", "trips"), "no model 'trips' is registered"),
     ],
@@ -161,6 +213,12 @@ def test_wrong_arguments(trained, arguments, problem):
     with pytest.raises(RequestError) as raised:
         CliRunner().invoke(app, [*arguments, "--project", str(trained.root)], catch_exceptions=False)
     assert problem in str(raised.value)
+
+
+@pytest.mark.parametrize(("function", "is_safe"), [(abs, False), (np.load, False), (None, True)])
+def test_functions_of_python_are_no_part_of_a_model_that_runs_no_code(function, is_safe):
+    model = make_pipeline(FunctionTransformer(function), LogisticRegression())
+    assert (skops_types(model) is not None) is is_safe
 
 
 class _Client:

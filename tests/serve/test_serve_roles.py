@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from ml.models.registry.registry import Registry
 from ml.models.registry.versions import ModelVersions
 from ml.models.serving import Predictor
-from pipeline.core.errors import ModelError
+from pipeline.core.errors import ModelError, StorageError
 from pipeline.project import Workspace, load
 from pipeline.runner.runner import Runner
 from serve import models, prediction_log
@@ -111,10 +114,11 @@ def test_what_was_served_becomes_a_table(bar):
     with bar.client() as client:
         answer = client.post(PATH, json={"rows": [ROW | {"guest": "eve"}]}, headers={"X-Request-Id": "r1"}).json()
         other = versions(client, ["adam", "eve"])
-    assert answer["request_id"] == "r1"
-    assert other["request_id"] not in {"", "r1"}
+    assert other["request_id"] != answer["request_id"]
     run(bar.root)
-    rows = Workspace(load(bar.root)).query("select * from served order by request_id = 'r1' desc, row, arm").to_pylist()
+    rows = (
+        Workspace(load(bar.root)).query("select * from served order by client_request_id is null, row, arm").to_pylist()
+    )
     facts = [(row["unit"], row["arm"], row["model_version"]) for row in rows]
     assert facts == [
         ("eve", "champion", 2),
@@ -129,6 +133,8 @@ def test_what_was_served_becomes_a_table(bar):
         str(answer["predictions"][0]["label"]).lower(),
         '{"glasses": 2, "strength": 0.5, "kind": "beer"}',
     )
+    assert [row["client_request_id"] for row in rows] == ["r1"] * 2 + [None] * 4
+    assert {row["request_id"] for row in rows} == {answer["request_id"], other["request_id"]}
     assert all(row["latency_ms"] > 0 for row in rows)
     assert not list((bar.root / "served").glob(".*")), "no unfinished files are left"
     assert {step.decision for step in run(bar.root).steps if step.name == "served"} == {"skip"}
@@ -150,9 +156,48 @@ def test_rows_beyond_the_limit_are_dropped_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(prediction_log, "MOST_WAITING", 5)
     writer = LogWriter("log", tmp_path, every_s=60)
     row = ServedPrediction(
-        "r", 0, prediction_log.datetime.now(prediction_log.UTC), "champion", "1", None, {"value": 1.5}, {}, 2.0
+        "r", "", 0, prediction_log.datetime.now(prediction_log.UTC), "champion", "1", None, {"value": 1.5}, {}, 2.0
     )
     writer.add([row] * 8)
     assert writer.dropped == 3
     writer.close()
     assert sum(prediction_log.pa.parquet.read_table(file).num_rows for file in (tmp_path / "log").iterdir()) == 5
+
+
+def test_a_challenger_without_a_feature_of_the_champion_predicts(bar, monkeypatch):
+    store_of(bar).promote("mood", 1, "challenger", traffic=1.0)
+    real = Registry.load
+
+    def load_version(self, name, number):
+        version = real(self, name, number)
+        kinds = {k: v for k, v in version.fitted.kinds.items() if number != "1" or k != "kind"}
+        return replace(version, fitted=replace(version.fitted, kinds=kinds))
+
+    monkeypatch.setattr(Registry, "load", load_version)
+    with bar.client() as client:
+        assert versions(client, ["a"])["versions"] == ["1"]
+        wrong = client.post(PATH, json={"rows": [ROW | {"guest": "a", "glases": 1}]})
+        assert (wrong.status_code, "unknown feature 'glases'" in wrong.text) == (422, True)
+
+
+def test_a_challenger_that_cannot_be_loaded_is_tried_again(bar, monkeypatch):
+    store_of(bar).promote("mood", 1, "challenger", traffic=1.0)
+    real, failures = Registry.load, ["1", "1"]
+
+    def load_version(self, name, number):
+        if number in failures:
+            failures.remove(number)
+            raise StorageError("the store does not answer")
+        return real(self, name, number)
+
+    monkeypatch.setattr(Registry, "load", load_version)
+    with bar.client() as client:
+        served = [versions(client, ["a"]).get("versions", ["2"])[0] for _ in range(4)]
+    assert served[-1] == "1"
+
+
+@pytest.mark.parametrize("row", [{"guest": "HALF"}, {"guest": "a", "kind": "HALF"}])
+def test_halves_of_characters_are_refused(bar, row):
+    body = json.dumps({"rows": [ROW | row]}).replace("HALF", "\\ud800")
+    with bar.client() as client:
+        assert client.post(PATH, content=body).status_code == 422

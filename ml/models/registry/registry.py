@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _INPUTS, _FINGERPRINT, _RUN = "headwater.inputs", "headwater.fingerprint", "headwater.run"
 VERDICT, _VIEWS = "headwater.verdict", "headwater.views"
 PREDICTIONS, VALUES = "headwater.predictions", "headwater.values"
+COMPARED = "headwater.compared"
 FROZEN, TRAFFIC = "headwater.frozen", "headwater.traffic"
 STATE = "headwater.state"
 """The tag of a version that is not the champion although it is the newest: it waits for approval, or was withdrawn."""
@@ -40,7 +41,6 @@ REFUSED = "refused: "
 FORMAT, _DIGEST, _ERROR = "headwater.format", "headwater.digest", "headwater.error"
 _FOLDER = "model"
 AWAITS_APPROVAL = "waits for approval"
-CHALLENGER = "challenger"
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ class Trained:
     """The trials of the search for its hyperparameters."""
     values: Mapping[str, object] = field(default_factory=dict)
     """The values that the search found."""
+    compared: str = ""
+    """What must be equal for two models to be compared."""
     predictions: str = ""
     """The digest of the predictions on the holdout, which show whether another training gives the same model."""
 
@@ -93,6 +95,7 @@ class Champion:
 
     version: str
     fitted: FittedModel
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,14 @@ class Registry:
                 return str(rows[0][0]) if rows else ""
             champion = _champion(self._store.client(), name)
             return "" if champion is None else str(champion.version)
+
+    def champion_tag(self, name: str, key: str) -> str:
+        """Return a tag of the champion, empty if there is none. Writes nothing."""
+        with self._store.translating():
+            if self._store.is_database:
+                return self._tags(name).get(key, "")
+            champion = _champion(self._store.client(), name)
+            return "" if champion is None else str(champion.tags.get(key, ""))
 
     def refused_verdict(self, name: str, origin: Origin) -> Verdict | None:
         """Return the verdict of the newest refused model of exactly this origin, or `None` if there is none. Writes nothing."""
@@ -201,7 +212,7 @@ class Registry:
     def log(self, trained: Trained, *, register: bool, awaits_approval: bool = False) -> tuple[str, str]:
         """Log a model in its own run; with `register`, also as a new version that becomes the champion.
 
-        With `awaits_approval`, it becomes the challenger instead, until somebody promotes it.
+        With `awaits_approval`, it has no role until somebody promotes it.
 
         Returns its URI and its version, which is empty for a model that is not registered. The champion changes in
         the last step; if an earlier step fails, the previous champion stays. Raises `ModelError` if the estimator
@@ -214,6 +225,7 @@ class Registry:
                 FORMAT: save(trained.fitted, path, trained.name),
                 _DIGEST: digest(path),
                 PREDICTIONS: trained.predictions,
+                COMPARED: trained.compared,
                 VALUES: json.dumps(dict(trained.values)),
             }
             for name, text in trained.documents.items():
@@ -229,7 +241,6 @@ class Registry:
             number = _registered(client, trained, f"{run.artifact_uri}/{_FOLDER}", run.run_id, stored)
             if awaits_approval:
                 client.set_model_version_tag(trained.name, number, STATE, AWAITS_APPROVAL)
-                client.set_registered_model_alias(trained.name, CHALLENGER, number)
             else:
                 record_promotion(client, trained.name, int(number), trained.verdict)
                 client.set_registered_model_alias(trained.name, ALIAS, number)
@@ -258,8 +269,9 @@ class Registry:
             client, mlflow = self._store.client(), quiet_mlflow()
             uri = client.get_model_version_download_uri(name, number)
             path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=self._store.url)
-            _require_digest(client.get_model_version(name, number).tags.get(_DIGEST), Path(path), f"{name} {number}")
-            return Champion(number, load(Path(path)))
+            tags = client.get_model_version(name, number).tags
+            _require_digest(tags.get(_DIGEST), Path(path), f"{name} {number}")
+            return Champion(number, load(Path(path)), Origin.of(tags))
 
     def _tags(self, name: str) -> dict[str, str]:
         """Return the champion's tags directly from MLflow's tables, because its client takes four seconds to start."""

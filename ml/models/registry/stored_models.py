@@ -26,8 +26,12 @@ from pipeline.core.errors import ModelError, StorageError
 ModelFormat = Literal["trees", "skops", "cloudpickle"]
 _FEATURES, _TASK, _CLASSES, _FORMAT = "features", "task", "classes", "format"
 _CALIBRATION, _THRESHOLD = "calibration", "threshold"
-_KNOWN = ("sklearn.", "numpy.", "scipy.", "pandas.", "lightgbm.", "xgboost.", "builtins.", "collections.")
-"""Packages whose classes skops may load: they are installed, and an estimator consists of their data."""
+_KNOWN = ("sklearn.", "lightgbm.", "xgboost.")
+"""Packages whose classes skops may load, besides those that it knows itself: an estimator consists of their data.
+
+Functions of Python and NumPy are not among them: a pipeline of such functions runs what its author wants when it predicts.
+"""
+_KNOWN_TYPES = frozenset({"numpy.dtype", "collections.OrderedDict", "collections.defaultdict"})
 _MLFLOW = {"text": "string", "timestamp": "datetime"}
 _SKOPS_FILE = "model.skops"
 
@@ -83,7 +87,7 @@ def _estimator(folder: Path, format_: str) -> Any:
         import skops.io  # noqa: PLC0415 - only for such models
 
         path = folder / _SKOPS_FILE
-        unknown = [each for each in skops.io.get_untrusted_types(file=path) if not each.startswith(_KNOWN)]
+        unknown = [each for each in skops.io.get_untrusted_types(file=path) if not _is_known(each)]
         if unknown:
             problem = "a stored model contains classes that no estimator of Headwater has"
             do = "do not use it: somebody has changed the model store"
@@ -109,7 +113,7 @@ def _save_trees(fitted: FittedModel, trees: BoostedTrees, folder: Path) -> Model
 def _save_estimator(fitted: FittedModel, folder: Path, name: str) -> ModelFormat:
     mlflow = quiet_mlflow()
     estimator = fitted.estimator
-    types = _skops_types(estimator)
+    types = skops_types(estimator)
     format_: ModelFormat = "cloudpickle" if types is None else "skops"
     package = type(estimator).__module__.partition(".")[0]
     try:
@@ -133,14 +137,18 @@ def _save_estimator(fitted: FittedModel, folder: Path, name: str) -> ModelFormat
     return format_
 
 
-def _skops_types(estimator: object) -> list[str] | None:
+def _is_known(name: str) -> bool:
+    return name in _KNOWN_TYPES or name.startswith(_KNOWN)
+
+
+def skops_types(estimator: object) -> list[str] | None:
     """Return the classes that skops has to trust to load an estimator; `None` if skops cannot store it, or some are unknown."""
     import skops.io  # noqa: PLC0415 - only needed to store a model
 
     try:
         data = skops.io.dumps(estimator)
         types = skops.io.get_untrusted_types(data=data)
-        if all(each.startswith(_KNOWN) for each in types):
+        if all(map(_is_known, types)):
             skops.io.loads(data, trusted=types)
             return list(types)
     except Exception:  # noqa: BLE001 - skops raises exceptions of many types for what it does not support

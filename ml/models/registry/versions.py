@@ -110,6 +110,7 @@ class ModelVersions:
         if role != ALIAS and ALIAS in version.roles:
             problem = f"version {number} of model {name!r} is the champion"
             raise RequestError(problem, do="choose another version, or promote another champion first")
+        before = next((each.number for each in self.of(name) if ALIAS in each.roles), None)
         with self._store.translating():
             client = self._store.client()
             if role == "challenger":
@@ -119,21 +120,30 @@ class ModelVersions:
                 client.delete_model_version_tag(name, str(number), STATE)
                 for other in (each for each in version.roles if each != ALIAS):
                     client.delete_registered_model_alias(name, other)
+                if "challenger" in version.roles:
+                    client.set_registered_model_tag(name, TRAFFIC, "0")
+                if before is not None and before > number:  # a run would train its definition and rows again
+                    client.set_model_version_tag(name, str(before), STATE, f"replaced by version {number}: {reason}")
             client.set_registered_model_alias(name, role, str(number))
         return self.require(name, number)
 
     def rollback(self, name: str, reason: str = "by hand") -> tuple[ModelVersion, ModelVersion]:
-        """Make the version that the champion replaced the champion again; return both, the new champion first.
+        """Make the last champion before this one that was not withdrawn the champion again; return both, the new one first.
 
         The next run does not train the withdrawn version again, unless its rows or its definition change. Raises `RequestError` if
         the champion replaced none, or the version is no longer registered.
         """
         champion = self.require(name)
-        last = next((each for each in self.promotions(name) if each.version == champion.number), None)
-        if last is None or last.replaced is None:
-            problem = f"version {champion.number} of model {name!r} replaced no version"
+        versions = {each.number: each for each in self.of(name)}
+        earlier = (each.version for each in self.promotions(name) if each.version != champion.number)
+        usable = (number for number in earlier if number in versions and not versions[number].state)
+        number = next(usable, None)
+        if number is None:
+            problem = (
+                f"before version {champion.number} of model {name!r}, no version was champion that could be used again"
+            )
             raise RequestError(problem, do=f"promote another one: headwater model promote {name} VERSION")
-        before = self.require(name, last.replaced)
+        before = versions[number]
         with self._store.translating():
             client = self._store.client()
             client.set_model_version_tag(name, str(champion.number), STATE, f"withdrawn: {reason}")
@@ -142,7 +152,9 @@ class ModelVersions:
         return self.require(name, before.number), champion
 
     def freeze(self, name: str, reason: str) -> None:
-        """Keep the champion of a model as it is: runs do not train it until `unfreeze`."""
+        """Keep the champion of a model as it is: runs do not train it until `unfreeze`. Raises `RequestError` without a reason."""
+        if not reason.strip():
+            raise RequestError("a model is frozen for a reason", got="an empty one", do="say why: --reason 'audit'")
         self._tag(name, reason)
 
     def unfreeze(self, name: str) -> None:
@@ -165,6 +177,11 @@ class ModelVersions:
         if version.roles:
             problem = f"version {number} of model {name!r} is in use as {' and '.join(version.roles)}"
             raise RequestError(problem, do="promote another version first")
+        if version.state and number == self.of(name)[0].number:
+            problem = (
+                f"version {number} of model {name!r} is kept back, and a run would train it again if it were deleted"
+            )
+            raise RequestError(problem, got=version.state, do="change the definition first, or keep the version")
 
     def retire(self, name: str, number: int) -> None:
         """Delete a version, so that the rows it was trained from are no longer held.

@@ -158,14 +158,14 @@ class Ranking(Regression):
         """Return the means over the groups that have a relevant row.
 
         `ndcg` is that of the first ten rows, as in scikit-learn; `mrr` is one divided by the place of the first relevant row, and
-        `precision` the share of relevant rows among the first ten. Rows of equal scores count in their order.
+        `precision` the share of relevant rows among the first ten. For rows of equal scores, it is the mean over all of their orders.
         """
         import numpy as np  # noqa: PLC0415 - needed only for training
 
         del threshold
         found = [
-            _ranked(relevance)
-            for relevance in _ordered(label, predictions, np.zeros(len(label)) if groups is None else groups)
+            _ranked(relevance, scores)
+            for relevance, scores in _ordered(label, predictions, np.zeros(len(label)) if groups is None else groups)
             if relevance.max() > 0
         ]
         if not found:
@@ -180,25 +180,39 @@ class Ranking(Regression):
 
 def _ordered(
     label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], groups: np.ndarray[Any, Any]
-) -> Iterator[np.ndarray[Any, Any]]:
-    """Yield the relevances of each group, the highest score first."""
+) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Yield the relevances and scores of each group, the highest score first."""
     import numpy as np  # noqa: PLC0415 - needed only for training
 
     _, codes = np.unique(groups, return_inverse=True)
     order = np.lexsort((-predictions, codes))
     ends = np.flatnonzero(np.diff(codes[order])) + 1
-    yield from np.split(label[order], ends)
+    yield from zip(np.split(label[order], ends), np.split(predictions[order], ends), strict=True)
 
 
-def _ranked(relevance: np.ndarray[Any, Any]) -> Mapping[str, float]:
-    """Return the metrics of one group, whose best relevance is above 0."""
+def _ranked(relevance: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> Mapping[str, float]:
+    """Return the expected metrics of one group, whose best relevance is above 0, over all orders of rows with equal scores."""
     import numpy as np  # noqa: PLC0415 - needed only for training
 
-    top = relevance[:_TOP]
-    discounts = 1 / np.log2(np.arange(2, len(top) + 2))
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(scores)) + 1])
+    sizes = np.diff(np.concatenate([starts, [len(scores)]]))
+    gains = np.repeat(np.add.reduceat(relevance, starts) / sizes, sizes)[:_TOP]
+    hits = np.add.reduceat((relevance > 0).astype(int), starts)
+    discounts = 1 / np.log2(np.arange(2, len(gains) + 2))
     best = np.sort(relevance)[::-1][:_TOP]
+    first = int(np.argmax(hits > 0))
     return {
-        "ndcg": float((top * discounts).sum() / (best * discounts[: len(best)]).sum()),
-        "mrr": 1 / (int(np.argmax(relevance > 0)) + 1),
-        "precision": float((top > 0).mean()),
+        "ndcg": float((gains * discounts).sum() / (best * discounts[: len(best)]).sum()),
+        "mrr": _expected_reciprocal(int(starts[first]), int(sizes[first]), int(hits[first])),
+        "precision": float(np.repeat(hits / sizes, sizes)[:_TOP].mean()),
     }
+
+
+def _expected_reciprocal(before: int, size: int, hits: int) -> float:
+    """Return the expectation of one divided by the place of the first hit, among rows in a random order after `before` others."""
+    total, none_yet = 0.0, 1.0
+    for place in range(size - hits + 1):
+        is_hit = hits / (size - place)
+        total += none_yet * is_hit / (before + place + 1)
+        none_yet *= 1 - is_hit
+    return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import warnings
@@ -15,7 +16,7 @@ import cloudpickle
 import ray
 import ray.tune
 
-from ml.models.rows import TrainTestSplit
+from ml.models.rows import TrainTestSplit, require_both_labels
 from ml.models.trainers.trainer import SEED
 from ml.models.tuning.definition import Choice, Space, Tuning
 from ml.models.tuning.trial import METRIC, REPORTS, STEP, TrialJob, run_trial
@@ -52,8 +53,11 @@ def search(
     A search that was interrupted goes on where it was, if rows and definition are the same: `folder` is for exactly these.
     Raises `ModelError` if all trials fail, and `UnavailableError` if Ray cannot be started.
     """
-    join()
     evaluation = model.evaluation
+    if tuning.folds == 1:
+        rest = parts.train.where(evaluation.holdout.validation(parts.train))
+        require_both_labels(rest, evaluation, model.place)
+    join()
     job = TrialJob(
         model.name, model.trainer, evaluation, parts.train, parts.kinds, parts.task, tuning.folds, model.place
     )
@@ -153,6 +157,8 @@ def _trial(result: Any, tuning: Tuning) -> Trial:
     values = {name: metrics.get("config", {}).get(name) for name in tuning.space}
     error = "" if result.error is None else str(result.error).strip().splitlines()[-1]
     metric = None if result.error is not None else metrics.get(METRIC)
+    if metric is not None and math.isnan(metric):
+        metric, error = None, "its metric is no number, for example because all validation rows have one label"
     return Trial(values, metric, int(metrics.get(STEP, 0)), error, float(metrics.get("time_total_s", 0.0)))
 
 

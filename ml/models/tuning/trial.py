@@ -64,12 +64,17 @@ def _fold(
     rest = job.rows.where(validation)
     label = rest.label.to_numpy()
 
+    fitted_to = job.rows.where(train)
+
     def metric(estimator: Any) -> float:
         fitted = FittedModel(estimator, job.task, job.kinds, None, _threshold(job.evaluation))
+        if job.task.name == "anomaly":
+            seen = fitted.predictions(fitted_to.features, job.place)
+            fitted = replace(fitted, threshold=job.task.threshold(fitted_to.label.to_numpy(), seen))
         predictions = fitted.predictions(rest.features, job.place)
         return fitted.measure(label, predictions, job.evaluation.costs, rest.group.to_numpy())[job.evaluation.metric]
 
-    request = FitRequest(job.model, job.rows.where(train), job.evaluation.label, job.task, job.kinds, values, job.place)
+    request = FitRequest(job.model, fitted_to, job.evaluation.label, job.task, job.kinds, values, job.place)
     if reports:
         request = replace(request, progress=_progress(job, values, metric))
     return metric(job.trainer.fit(request))
