@@ -60,7 +60,7 @@ def _join() -> None:
         require_reachable(address)
         _require_token(address)
     try:
-        with _keeping_handler(signal.SIGTERM):
+        with keeping_handler(signal.SIGTERM):
             if address:
                 ray.init(**options)
             else:
@@ -97,7 +97,7 @@ def _in_lasting_thread(start: Callable[[], object]) -> None:
 
 
 @contextmanager
-def _keeping_handler(number: signal.Signals) -> Iterator[None]:
+def keeping_handler(number: signal.Signals) -> Iterator[None]:
     """Keep this process's handler of a signal: Ray installs one of its own, which ends the process with a stack trace.
 
     Python can only set handlers in the main thread, so the handler of the C library is restored too.

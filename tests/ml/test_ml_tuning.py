@@ -62,7 +62,9 @@ def no_ray_afterwards():
 def test_the_best_values_win_and_a_failed_trial_is_known(tmp_path):
     """The first trial has the defaults; a strength of nearly 0 predicts the mean, and one kind raises."""
     tuning = tune({"strength": choice(1e-9, 1.0), "kind": choice("l2", "broken")}, trials=6)
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
     values, trials = search(define(tuning), tmp_path / "one")
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == handlers
     assert trials[0].values == {"strength": 1.0, "kind": "l2"}
     assert values == {"strength": 1.0, "kind": "l2"}
     failed = [trial for trial in trials if trial.metric is None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import uuid
 import warnings
@@ -20,7 +21,7 @@ from ray.train.lightgbm import get_network_params as lightgbm_network
 from ray.train.xgboost import XGBoostTrainer
 
 from ml.models.trainers.rounds import BoostingRows, Grower, Rounds
-from pipeline.batch.ray_cluster import join
+from pipeline.batch.ray_cluster import join, keeping_handler
 from pipeline.core import scratch
 from pipeline.core.errors import ModelError
 
@@ -77,7 +78,8 @@ def grow_on_ray(trainer: Grower, rows: BoostingRows, newest: BoostingRows | None
             dataset_config=AllRows(),
         )
         try:
-            result = fit.fit()
+            with keeping_handler(signal.SIGINT):  # Ray Train's would stay
+                result = fit.fit()
         except ray.train.TrainingFailedError as error:
             problem = f"the workers of model {model!r} could not fit it"
             raise ModelError(problem, got=str(error).strip().splitlines()[-1]) from error

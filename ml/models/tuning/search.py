@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import signal
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,7 +21,7 @@ from ml.models.rows import TrainTestSplit, require_both_labels
 from ml.models.trainers.trainer import SEED
 from ml.models.tuning.definition import Choice, Space, Tuning
 from ml.models.tuning.trial import METRIC, REPORTS, STEP, TrialJob, run_trial
-from pipeline.batch.ray_cluster import join
+from pipeline.batch.ray_cluster import join, keeping_handler
 from pipeline.core.errors import ModelError
 from pipeline.core.extras import imports_of
 from pipeline.core.fingerprint import fingerprint
@@ -65,7 +66,9 @@ def search(
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(run_trial, shipped=[shipped]), {"cpu": min(tuning.cpus, _cores())}
     )
-    with warnings.catch_warnings():
+    # otherwise Tune's handlers stay: the next Ctrl-C would do nothing
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    with warnings.catch_warnings(), keeping_handler(signal.SIGUSR1):
         warnings.simplefilter("ignore")  # Tune warns about its own settings
         results = _tuner(tuning, trainable, folder, _defaults(model, tuning), higher=evaluation.higher_is_better).fit()
     trials = tuple(_trial(result, tuning) for result in (results[number] for number in range(len(results))))
