@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal, get_args, overload
 
 from ml.models.calibration import METHODS, CalibrationMethod, costs_of
@@ -221,7 +222,10 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
         names(leaks),
         min_gain,
     )
+    _require_valid(evaluation, place)
     _require_fit(evaluation, place)
+    _require_made_by("tuning", tuning, Tuning, "tune", place)
+    _require_made_by("retrain", retrain, Retraining, "retrain", place)
     if trainer is not None:
         _require_tunable(tuning, trainer, place)
         _require_task(trainer, task, place)
@@ -294,6 +298,33 @@ def _require_task(trainer: Trainer, task: TaskName, place: Place) -> None:
     if task not in trainer.tasks:
         problem = f"{type(trainer).__name__} does not fit {task} tasks"
         raise DefinitionError(problem, do="decorate a function that fits an estimator", place=place)
+
+
+def _require_made_by(option: str, value: object, kind: type, function: str, place: Place) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise DefinitionError(f"{option}= is not what {function}(…) returns", got=repr(value)[:80], place=place)
+
+
+def _require_valid(evaluation: Evaluation, place: Place) -> None:
+    """Raise `DefinitionError` for values that are no numbers, and columns that cannot be meant."""
+    for name, value in (
+        ("at_least", evaluation.at_least),
+        ("segment_at_least", evaluation.segment_at_least),
+        ("min_gain", evaluation.min_gain),
+    ):
+        number: object = value
+        if number is not None and (
+            isinstance(number, bool) or not isinstance(number, int | float) or not isfinite(number)
+        ):
+            raise DefinitionError(f"{name}= must be a number", got=repr(number), place=place)
+    rows: object = evaluation.min_rows
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+        raise DefinitionError("min_rows= must be a whole number, at least 1", got=repr(rows), place=place)
+    for name, columns in (("baseline", evaluation.baseline), ("segments", evaluation.segments)):
+        if len(set(columns)) < len(columns):
+            raise DefinitionError(f"{name}= names a column twice", got=", ".join(columns), place=place)
+    if evaluation.label in evaluation.segments:
+        raise DefinitionError("the label is no segment", do="remove it from segments=", place=place)
 
 
 def _require_fit(evaluation: Evaluation, place: Place) -> None:

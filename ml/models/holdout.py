@@ -56,11 +56,11 @@ class Holdout:
             return np.asarray(times >= np.datetime64(self.at.astimezone(UTC).replace(tzinfo=None), "us"))
         if self.newest is not None:
             return np.asarray(times > times.max() - np.timedelta64(self.newest))
-        return _newest(len(rows), self.share)
+        return _newest(rows, self.share)
 
     def validation(self, rows: LabelledRows) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Return which training rows validate choices: a share of the newest ones, or of the groups."""
-        return _drawn(rows, SHARE, "validation") if self.by else _newest(len(rows), SHARE)
+        return _drawn(rows, SHARE, "validation") if self.by else _newest(rows, SHARE)
 
     def folds(self, rows: LabelledRows, count: int) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
         """Return masks of training and validation rows, which walk forward in time: each fold validates the next part.
@@ -98,10 +98,16 @@ def holdout_of(split_at: str, holdout: str | float | None, split_by: Sequence[st
     return Holdout(share=float(share), by=tuple(split_by))
 
 
-def _newest(rows: int, share: float) -> np.ndarray[Any, Any]:
+def _newest(rows: LabelledRows, share: float) -> np.ndarray[Any, Any]:
+    """Return the newest share of the rows; rows of one time are on one side."""
     import numpy as np  # noqa: PLC0415 - needed only for training
 
-    return np.arange(rows) >= rows - round(rows * share)
+    count = len(rows)
+    times = rows.time.to_numpy(dtype="datetime64[us]")
+    begin = max(count - round(count * share), 0)
+    if begin >= count:
+        return np.zeros(count, dtype=bool)
+    return np.asarray(times >= times[begin])
 
 
 def _drawn(rows: LabelledRows, share: float, purpose: str) -> np.ndarray[Any, Any]:

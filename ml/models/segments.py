@@ -40,7 +40,7 @@ class Segment:
 def segments_of(
     fitted: FittedModel, rows: LabelledRows, predictions: np.ndarray[Any, Any], evaluation: Evaluation
 ) -> list[Segment]:
-    """Return the segments of each column, the worst first; of texts the 50 most frequent values, of numbers the quarters."""
+    """Return the segments of each column, the worst first; all values of texts and of numbers that have few, of other numbers the quarters."""
     found = [
         each for column in evaluation.segments for each in _of_column(fitted, rows, predictions, evaluation, column)
     ]
@@ -63,7 +63,7 @@ def _of_column(
         values = pd.qcut(values, _BINS, duplicates="drop").astype(str).where(values.notna())
     texts = values.astype(object).where(values.notna(), "null").astype(str)
     label, groups = rows.label.to_numpy(), rows.group.to_numpy()
-    for value in texts.value_counts().index.tolist()[:_MOST_VALUES]:
+    for value in texts.value_counts().index.tolist():
         mask = (texts == value).to_numpy()
         part, count = label[mask], int(mask.sum())
         is_judged = count >= LEAST_ROWS and (

@@ -120,6 +120,18 @@ def test_leaks_are_found_and_honest_features_are_not(task):
     assert leaks(replace(rows, features=features), kinds, task_of(task, CLASSES[task]), ("known", "later")) == ()
 
 
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_a_value_that_is_there_because_of_the_label_is_a_leak(task):
+    rows = labelled(800, task=task)
+    codes = rows.label.map({"high": 0, "middle": 1, "low": 2}) if task == "multiclass" else rows.label
+    refund = pd.Series(np.where(codes == codes.max(), 5.0, np.nan))
+    noisy = codes * 100 + np.random.default_rng(0).normal(size=800)
+    features = rows.features.assign(refund=refund, noisy=noisy, at=rows.time)
+    kinds = {**KINDS, "noisy": "number", **({"refund": "number"} if task == "binary" else {})}
+    found = leaks(replace(rows, features=features), kinds, task_of(task, CLASSES[task]), ())
+    assert [each.partition("'")[2].partition("'")[0] for each in found] == list(kinds)[len(KINDS) :]
+
+
 def test_a_rare_class_is_no_leak():
     rows = labelled(2000, task="multiclass")
     rare = rows.label.where(rows.label.index % 400 == 0, "low")  # one class is 99.7 % of the rows

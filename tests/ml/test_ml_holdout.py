@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -28,6 +29,13 @@ def test_later_rows_are_held_out(holdout, held_out, words):
     assert mask.sum() == held_out
     assert mask[-held_out:].all()
     assert holdout.words == words
+
+
+def test_rows_of_one_time_are_on_one_side():
+    days = replace(ROWS, time=ROWS.time.dt.floor("2h"))
+    for mask in (Holdout(share=0.25).mask(days), Holdout(share=0.25).validation(days)):
+        assert not set(days.time[mask]) & set(days.time[~mask])
+        assert 0.2 < mask.mean() < 0.4
 
 
 def test_rows_of_a_group_are_on_one_side_always_the_same():

@@ -351,8 +351,15 @@ def test_models_of_other_tasks_are_trained(project, trainer):
         ({"holdout": 0.2, "segment_at_least": 0.5}, "segment_at_least= needs segments"),
         ({"holdout": 0.2, "calibrate": "platt"}, "unknown calibration 'platt'"),
         ({"holdout": 0.2, "approval": "never"}, "unknown approval 'never'"),
+        ({"holdout": 0.2, "at_least": "0.7"}, "at_least= must be a number: got '0.7'"),
+        ({"holdout": 0.2, "at_least": float("nan")}, "at_least= must be a number: got nan"),
+        ({"holdout": 0.2, "min_rows": 0}, "min_rows= must be a whole number, at least 1: got 0"),
+        ({"holdout": 0.2, "retrain": "7 days"}, r"retrain= is not what retrain\(…\) returns: got '7 days'"),
+        ({"holdout": 0.2, "tuning": {"a": 1}}, r"tuning= is not what tune\(…\) returns"),
+        ({"holdout": 0.2, "baseline": ["x", "x"]}, "baseline= names a column twice: got x, x"),
+        ({"holdout": 0.2, "segments": "y"}, "the label is no segment"),
     ],
 )
 def test_options_that_do_not_fit_the_task(options, problem):
     with pytest.raises(DefinitionError, match=problem):
-        model("rows", LightGBM(), label="y", at_least=0.5, **options)
+        model("rows", LightGBM(), **{"label": "y", "at_least": 0.5, **options})
