@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from ml.experiments.assignment import share_of
 from ml.models import Model, Predictor
+from ml.models.registry.roles import CHALLENGER, CHAMPION, SHADOW, Roles
 from pipeline.core.definitions import Artifact
 from pipeline.core.errors import ModelError, StorageError, did_you_mean
 from serve.http_errors import RowsError, TooLargeError, UnknownError
 from serve.query import shown
 
 if TYPE_CHECKING:
-    from ml.models.registry.registry import Registry, Roles
+    from ml.models.registry.registry import Registry
 
 _LOG = logging.getLogger(__name__)
-ALIAS, CHALLENGER, SHADOW = "champion", "challenger", "shadow"
 FRESH_S = 3.0
 """How long a champion is used before the store is checked for a new one."""
 MOST_ROWS = 10_000
@@ -42,9 +42,9 @@ class ServedModel:
     def arm(self, unit: str) -> str:
         """Return which of them predicts the rows of a unit: it stays the same when the traffic of a challenger grows."""
         if self.challenger is None or not self.traffic:
-            return ALIAS
+            return CHAMPION
         key = f"model:{self.champion.name}:{self.challenger.version}"
-        return CHALLENGER if share_of(key, "arm", unit) < self.traffic else ALIAS
+        return CHALLENGER if share_of(key, "arm", unit) < self.traffic else CHAMPION
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class ServedModels:
             return Predictor(name, number, version.fitted)
 
         views: dict[str, Mapping[str, str]] = {} if known is None else dict(known.views)
-        champion = predictor(ALIAS)
+        champion = predictor(CHAMPION)
         if champion is None:
             raise ModelError(f"model {name!r} has no champion yet", do=f"train one: headwater run --select +{name}")
         others = {role: _or_none(predictor, role, name) for role in (CHALLENGER, SHADOW)}

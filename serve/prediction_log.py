@@ -17,27 +17,16 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet
 
+from ml.models.prediction_log import COLUMNS
+from pipeline.core.schema import Schema
+from pipeline.kernel.types import arrow_schema
+
 _LOG = logging.getLogger(__name__)
 MOST_WAITING = 100_000
 """How many rows wait to be written; further ones are dropped and counted."""
 EVERY_S = 5.0
 MOST_ROWS = 20_000
 """The most rows of a file."""
-_SCHEMA = pa.schema(
-    {
-        "request_id": pa.string(),
-        "client_request_id": pa.string(),
-        "row": pa.int32(),
-        "at": pa.timestamp("us", tz="UTC"),
-        "arm": pa.string(),
-        "model_version": pa.int64(),
-        "unit": pa.string(),
-        "predicted": pa.string(),
-        "probability": pa.float64(),
-        "features": pa.string(),
-        "latency_ms": pa.float64(),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -155,5 +144,5 @@ def _table(rows: Sequence[ServedPrediction]) -> pa.Table:
             "features": [json.dumps(dict(row.features), default=str) for row in rows],
             "latency_ms": [row.latency_ms for row in rows],
         },
-        schema=_SCHEMA,
+        schema=arrow_schema(Schema.of(COLUMNS)),
     )

@@ -15,11 +15,12 @@ from typing import Any
 
 from ml.models import Predictor
 from ml.models.prediction_log import PredictionLog
+from ml.models.registry.roles import CHALLENGER, CHAMPION, SHADOW
 from pipeline.core.errors import HeadwaterError, RequestError
 from pipeline.project.project import Project
 from serve.features import FeatureLookup
 from serve.http_errors import RowsError
-from serve.models import ALIAS, CHALLENGER, SHADOW, PredictionRequest, ServedModel, ServedModels
+from serve.models import PredictionRequest, ServedModel, ServedModels
 from serve.prediction_log import LogWriter, ServedPrediction
 
 _LOG = logging.getLogger(__name__)
@@ -46,7 +47,9 @@ class PredictionService:
         self._models, self._lookup = models, lookup
         logs = project.graph.all_of(PredictionLog)
         self._logs = {each.model: LogWriter(each.folder, project.settings.root) for each in logs}
-        self._shadowed: queue.Queue[tuple[str, tuple[str, str], ServedModel, list[dict[str, Any]], list[str]] | None]
+        self._shadowed: queue.Queue[
+            tuple[str, tuple[str, str], ServedModel, list[dict[str, Any]], list[str | None]] | None
+        ]
         self._shadowed = queue.Queue(_MOST_SHADOWED)
         self.not_mirrored = 0
         """How many requests the shadow did not see, because too many waited."""
@@ -75,9 +78,9 @@ class PredictionService:
         started = time.perf_counter()
         served = self._models.served(name)
         rows, units = self._units(name, served, request.rows)
-        arms = [served.arm(unit) for unit in units]
+        arms = [self._arm_of(served, *each) for each in zip(rows, units, strict=True)]
         answers: dict[int, tuple[str, _Answer, int]] = {}
-        for arm in dict.fromkeys(arms or [ALIAS]):
+        for arm in dict.fromkeys(arms or [CHAMPION]):
             chosen = [number for number, each in enumerate(arms) if each == arm]
             used, found = self._arm(served, arm, [rows[number] for number in chosen])
             answers |= {number: (used, found, place) for place, number in enumerate(chosen)}
@@ -98,18 +101,22 @@ class PredictionService:
 
     def _units(
         self, name: str, served: ServedModel, rows: Sequence[dict[str, Any]]
-    ) -> tuple[list[dict[str, Any]], list[str]]:
-        """Return the rows without a column that only names the unit, and the unit of each; without one, the row itself."""
+    ) -> tuple[list[dict[str, Any]], list[str | None]]:
+        """Return the rows without a column that only names the unit, and the unit of each."""
         column = self._models.definition(name).unit
-        units = [
-            _text(row[column], number, column)
-            if column and row.get(column) is not None
-            else json.dumps(row, sort_keys=True, default=str)
-            for number, row in enumerate(rows)
-        ]
-        if not column or column in served.champion.inputs or column in self._lookup.request_columns(name):
+        if not column:
+            return list(rows), [None] * len(rows)
+        units = [_text(row.get(column), number, column) for number, row in enumerate(rows)]
+        if column in served.champion.inputs or column in self._lookup.request_columns(name):
             return list(rows), units
         return [{key: value for key, value in row.items() if key != column} for row in rows], units
+
+    @staticmethod
+    def _arm_of(served: ServedModel, row: Mapping[str, Any], unit: str | None) -> str:
+        """Return which version predicts a row: that of its unit, or without one, of the row itself."""
+        if served.challenger is None or not served.traffic:
+            return CHAMPION
+        return served.arm(json.dumps(row, sort_keys=True, default=str) if unit is None else unit)
 
     def _arm(self, served: ServedModel, arm: str, rows: list[dict[str, Any]]) -> tuple[str, _Answer]:
         if arm == CHALLENGER and served.challenger is not None:
@@ -119,7 +126,7 @@ class PredictionService:
                 _LOG.warning(
                     "the challenger of model %s failed, the champion predicts: %s", served.champion.name, error
                 )
-        return ALIAS, self._predicted(served, served.champion, rows)
+        return CHAMPION, self._predicted(served, served.champion, rows)
 
     @staticmethod
     def _known(served: ServedModel, predictor: Predictor, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -140,17 +147,13 @@ class PredictionService:
         name: str,
         ids: tuple[str, str],
         answers: Mapping[int, tuple[str, _Answer, int]],
-        units: Sequence[str],
+        units: Sequence[str | None],
         started: float,
     ) -> None:
         log = self._logs.get(name)
         if log is None:
             return
-        at, latency, has_unit = (
-            datetime.now(UTC),
-            (time.perf_counter() - started) * 1000,
-            self._models.definition(name).unit,
-        )
+        at, latency = datetime.now(UTC), (time.perf_counter() - started) * 1000
         log.add(
             [
                 ServedPrediction(
@@ -159,7 +162,7 @@ class PredictionService:
                     at,
                     arm,
                     found.predictor.version,
-                    units[number] if has_unit else None,
+                    units[number],
                     found.predictions[place],
                     found.features[place],
                     latency,
@@ -168,7 +171,7 @@ class PredictionService:
             ]
         )
 
-    def _offer(self, request: tuple[str, tuple[str, str], ServedModel, list[dict[str, Any]], list[str]]) -> None:
+    def _offer(self, request: tuple[str, tuple[str, str], ServedModel, list[dict[str, Any]], list[str | None]]) -> None:
         with self._starting:
             if self._mirroring is None:
                 self._mirroring = threading.Thread(target=self._mirror, name="shadow", daemon=True)
@@ -192,8 +195,10 @@ class PredictionService:
                 _LOG.warning("the shadow of model %s failed: %s", name, error)
 
 
-def _text(value: object, number: int, column: str) -> str:
+def _text(value: object, number: int, column: str) -> str | None:
     """Return a unit as text; raise `RowsError` for one that is no valid text."""
+    if value is None:
+        return None
     text = str(value)
     try:
         text.encode()

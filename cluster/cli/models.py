@@ -11,7 +11,8 @@ import typer
 from cluster.cli.console import grid, open_workspace, out, print_json
 from cluster.cli.options import HERE, Env, Execute, Folder, Json
 from ml.models.definition import Model
-from ml.models.registry.versions import ROLES, ModelVersion, ModelVersions, Role
+from ml.models.registry.roles import CHALLENGER, CHAMPION, ROLES, Role
+from ml.models.registry.versions import ModelVersion, ModelVersions
 from pipeline.core.errors import RequestError, did_you_mean
 from pipeline.project.workspace import Workspace
 
@@ -121,7 +122,7 @@ def compare(
 def promote(
     name: Name,
     number: Number,
-    to: Annotated[str, typer.Option(help="The role: champion, challenger or shadow.")] = "champion",
+    to: Annotated[str, typer.Option(help="The role: champion, challenger or shadow.")] = CHAMPION,
     traffic: Annotated[float, typer.Option(help="Share of the traffic that a challenger gets, from 0 to 1.")] = 0.0,
     reason: Reason = "by hand",
     env: Env = None,
@@ -134,7 +135,7 @@ def promote(
     if as_json:
         print_json({"name": name, "version": version.number, "roles": version.roles})
     else:
-        share = f" and predicts {traffic:.0%} of the units" if to == "challenger" else ""
+        share = f" and predicts {traffic:.0%} of the units" if to == CHALLENGER else ""
         out.print(f"version {version.number} of {name!r} is the {to}{share}")
 
 
@@ -251,9 +252,9 @@ def _described(version: ModelVersion) -> dict[str, Any]:
 def _list_models(versions: dict[str, list[ModelVersion]]) -> None:
     rows = []
     for name, known in versions.items():
-        champion = next((each for each in known if "champion" in each.roles), None)
+        champion = next((each for each in known if CHAMPION in each.roles), None)
         waiting = ", ".join(
-            f"{each.number} {_role(each)}" for each in known if each.state or set(each.roles) - {"champion"}
+            f"{each.number} {_role(each)}" for each in known if each.state or set(each.roles) - {CHAMPION}
         )
         if champion is None:
             rows.append((name, "", "", "", "", waiting or "not trained yet"))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, Required, TypedDict, Unpack, get_args, overload
 
 from ml.models.calibration import METHODS, CalibrationMethod, costs_of
 from ml.models.evaluation import Evaluation
@@ -90,63 +91,39 @@ class Model(Artifact):
         return Registry(store).versions(name)
 
 
-@overload
-def model(
-    training_set: str,
-    trainer: Trainer,
-    /,
-    *,
-    label: str,
-    split_at: str = ...,
-    holdout: str | float | None = ...,
-    split_by: str | Sequence[str] = ...,
-    task: TaskName = ...,
-    metric: str = ...,
-    at_least: float,
-    baseline: str | Sequence[str] = ...,
-    min_rows: int = ...,
-    tuning: Tuning | None = ...,
-    exclude: str | Sequence[str] = ...,
-    segments: str | Sequence[str] = ...,
-    segment_at_least: float | None = ...,
-    calibrate: CalibrationMethod | None = ...,
-    costs: Mapping[str, float] | None = ...,
-    min_gain: float | None = ...,
-    leaks: str | Sequence[str] = ...,
-    retrain: Retraining | None = ...,
-    unit: str = ...,
-    owner: str = ...,
-    approval: Approval = ...,
-    description: str = ...,
-) -> Model: ...
+class ModelOptions(TypedDict, total=False):
+    """The options of `model`; see there."""
+
+    label: Required[str]
+    split_at: str
+    holdout: str | float | None
+    split_by: str | Sequence[str]
+    task: TaskName
+    metric: str
+    at_least: Required[float]
+    baseline: str | Sequence[str]
+    min_rows: int
+    tuning: Tuning | None
+    exclude: str | Sequence[str]
+    segments: str | Sequence[str]
+    segment_at_least: float | None
+    calibrate: CalibrationMethod | None
+    costs: Mapping[str, float] | None
+    min_gain: float | None
+    leaks: str | Sequence[str]
+    retrain: Retraining | None
+    unit: str
+    owner: str
+    approval: Approval
+    description: str
 
 
 @overload
-def model(
-    *,
-    label: str,
-    split_at: str = ...,
-    holdout: str | float | None = ...,
-    split_by: str | Sequence[str] = ...,
-    task: TaskName = ...,
-    metric: str = ...,
-    at_least: float,
-    baseline: str | Sequence[str] = ...,
-    min_rows: int = ...,
-    tuning: Tuning | None = ...,
-    exclude: str | Sequence[str] = ...,
-    segments: str | Sequence[str] = ...,
-    segment_at_least: float | None = ...,
-    calibrate: CalibrationMethod | None = ...,
-    costs: Mapping[str, float] | None = ...,
-    min_gain: float | None = ...,
-    leaks: str | Sequence[str] = ...,
-    retrain: Retraining | None = ...,
-    unit: str = ...,
-    owner: str = ...,
-    approval: Approval = ...,
-    description: str = ...,
-) -> Callable[[Callable[..., Any]], Model]: ...
+def model(training_set: str, trainer: Trainer, /, **options: Unpack[ModelOptions]) -> Model: ...
+
+
+@overload
+def model(**options: Unpack[ModelOptions]) -> Callable[[Callable[..., Any]], Model]: ...
 
 
 def model(  # noqa: PLR0913 - options of a definition, all keyword-only
@@ -226,40 +203,20 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
     _require_fit(evaluation, place)
     _require_made_by("tuning", tuning, Tuning, "tune", place)
     _require_made_by("retrain", retrain, Retraining, "retrain", place)
+    define = partial(
+        Model, evaluation=evaluation, tuning=tuning, retraining=retrain, unit=unit, owner=owner, approval=approval
+    )
     if trainer is not None:
         _require_tunable(tuning, trainer, place)
         _require_task(trainer, task, place)
-        return Model(
-            place=place,
-            description=description,
-            trainer=trainer,
-            training_set=training_set,
-            evaluation=evaluation,
-            tuning=tuning,
-            retraining=retrain,
-            unit=unit,
-            owner=owner,
-            approval=approval,
-        )
+        return define(place=place, description=description, trainer=trainer, training_set=training_set)
 
     def decorate(function: Callable[..., Any]) -> Model:
-        at = place_of_decorated(function, "model")
-        _require_parameters(function, at)
-        fits = FunctionTrainer(function)
+        at, fits = place_of_decorated(function, "model"), FunctionTrainer(function)
+        examples = _training_set_of(function, at)
         _require_tunable(tuning, fits, at)
-        return Model(
-            place=at,
-            name=function.__name__,
-            description=description or inspect.getdoc(function) or "",
-            trainer=fits,
-            training_set=next(iter(inspect.signature(function).parameters)),
-            evaluation=evaluation,
-            tuning=tuning,
-            retraining=retrain,
-            unit=unit,
-            owner=owner,
-            approval=approval,
-        )
+        words = description or inspect.getdoc(function) or ""
+        return define(place=at, name=function.__name__, description=words, trainer=fits, training_set=examples)
 
     if training_set:
         do = "pass a trainer too, for example LightGBM(), or decorate a function"
@@ -267,7 +224,8 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
     return decorate
 
 
-def _require_parameters(function: Callable[..., Any], place: Place) -> None:
+def _training_set_of(function: Callable[..., Any], place: Place) -> str:
+    """Return the name of the first parameter; raise `DefinitionError` unless all others have defaults."""
     first, *rest = inspect.signature(function).parameters.values() or (None,)
     if first is None or first.default is not inspect.Parameter.empty:
         raise DefinitionError(
@@ -283,6 +241,7 @@ def _require_parameters(function: Callable[..., Any], place: Place) -> None:
                 do="give hyperparameters a default, for example strength=1.0",
                 place=place,
             )
+    return first.name
 
 
 def _require_tunable(tuning: Tuning | None, trainer: Trainer, place: Place) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ml.models.calibration import CalibrationMethod, Costs
 from ml.models.holdout import Holdout
-from ml.models.tasks import Task, TaskName, task_of
+from ml.models.tasks import HALF, Task, TaskName, task_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Evaluation:
     def kind(self) -> Task:
         """The task of its label, without the classes that a model learns."""
         return task_of(self.task)
+
+    @property
+    def threshold(self) -> float:
+        """The probability above which 1 is the cheaper prediction; 0.5 if errors have no costs."""
+        return HALF if self.costs is None else self.costs.threshold
 
     @property
     def higher_is_better(self) -> bool:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ml.models.calibration import Calibration, Costs
-from ml.models.rows import Kind
+from ml.models.rows import Kind, LabelledRows
 from ml.models.tasks import HALF, Task
 from pipeline.core.errors import Place
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     import pyarrow as pa
+
+    from ml.models.tasks.task import Array
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class FittedModel:
     threshold: float = HALF
     """The probability above which a condition is predicted."""
 
-    def predictions(self, features: pd.DataFrame, place: Place | None = None) -> np.ndarray[Any, Any]:
+    def predictions(self, features: pd.DataFrame, place: Place | None = None) -> Array:
         """Return the predictions for rows; raise `ModelError` if the estimator does not return them. See `Task`."""
         raw = self.task.predictions(self.estimator, features, place)
         return raw if self.calibration is None else self.calibration(raw)
@@ -42,24 +43,19 @@ class FittedModel:
         return self.task.columns(self.predictions(features), self.threshold)
 
     def measure(
-        self,
-        label: np.ndarray[Any, Any],
-        predictions: np.ndarray[Any, Any],
-        costs: Costs | None,
-        groups: np.ndarray[Any, Any] | None = None,
+        self, label: Array, predictions: Array, costs: Costs | None, groups: Array | None = None
     ) -> dict[str, float]:
-        """Return every metric of predictions; a ranking needs the group of each row."""
-        return measured(self.task, label, predictions, (self.threshold, costs), groups)
+        """Return every metric of predictions; a ranking needs the group of each row.
+
+        `cost` is the mean cost of a row, if errors have costs.
+        """
+        metrics = self.task.measure(label, predictions, self.threshold, groups)
+        return metrics if costs is None else {**metrics, "cost": costs.of(label, predictions > self.threshold)}
 
 
-def measured(
-    task: Task,
-    label: np.ndarray[Any, Any],
-    predictions: np.ndarray[Any, Any],
-    decides: tuple[float, Costs | None],
-    groups: np.ndarray[Any, Any] | None = None,
-) -> dict[str, float]:
-    """Return every metric of predictions. `decides` are the threshold and what errors cost; then `cost` is the mean cost of a row."""
-    threshold, costs = decides
-    metrics = task.measure(label, predictions, threshold, groups)
-    return metrics if costs is None else {**metrics, "cost": costs.of(label, predictions > threshold)}
+def with_threshold(fitted: FittedModel, rows: LabelledRows, place: Place) -> FittedModel:
+    """Return a model with the threshold that its task learns from the rows that it was fitted to, if it learns one."""
+    if not fitted.task.learns_threshold:
+        return fitted
+    predictions = fitted.predictions(rows.features, place)
+    return replace(fitted, threshold=fitted.task.threshold(rows.label.to_numpy(), predictions))

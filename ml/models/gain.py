@@ -49,7 +49,7 @@ def bootstrapped_gains(
         picked = draw.integers(0, count, size)
         chosen = picked if units is None else np.concatenate([units[each] for each in picked])
         of = groups[chosen] if units is None else np.repeat(np.arange(size), [len(units[each]) for each in picked])
-        if evaluation.task not in {"binary", "anomaly"} or len(set(label[chosen].tolist())) > 1:
+        if not evaluation.kind.has_two_labels or len(set(label[chosen].tolist())) > 1:
             drawn.append(gain(chosen, of))
     # draws of fewer rows vary more than all rows would
     spread = (np.asarray(drawn or [value]) - value) * np.sqrt(size / count)

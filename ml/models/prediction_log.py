@@ -42,10 +42,10 @@ def prediction_log(
     Servers write files to `folder`, a path in the project or a URI, every few seconds. With `streamed`, a stream reads them,
     in the order of their times, of which rows may be `lateness` behind; otherwise runs read them.
     """
-    place = f"{folder.rstrip('/')}/*.parquet"
+    pattern = f"{folder.rstrip('/')}/*.parquet"
     options: dict[str, Any] = {"event_time": "at", "lateness": lateness} if streamed else {}
     read = source(
-        files(place, required=False),
+        files(pattern, required=False),
         schema=COLUMNS,
         key=["request_id", "row", "arm"],
         description=description or f"Predictions of {model} that were served.",

@@ -103,7 +103,7 @@ def split(table: pa.Table, examples: TrainingSet, evaluation: Evaluation, place:
 
 def require_both_labels(rows: LabelledRows, evaluation: Evaluation, place: Place) -> None:
     """Raise `ModelError` unless rows that decide about a condition have both labels."""
-    if evaluation.task in {"binary", "anomaly"} and rows.label.nunique() < 2:  # noqa: PLR2004 - 0 and 1
+    if evaluation.kind.has_two_labels and rows.label.nunique() < 2:  # noqa: PLR2004 - 0 and 1
         raise ModelError(
             f"all {len(rows):,} validation rows have the same label: the newest fifth of the training rows, or of the groups",
             got=f"{evaluation.label} = {rows.label.iloc[0] if len(rows) else 'none'}",
@@ -204,7 +204,7 @@ def _require_enough(part: LabelledRows, word: str, evaluation: Evaluation, place
             place=place,
         )
     labels = part.label.unique().tolist()
-    if len(labels) == 1 and (word == "training" or evaluation.task in {"binary", "anomaly"}):
+    if len(labels) == 1 and (word == "training" or evaluation.kind.has_two_labels):
         raise ModelError(
             f"all {rows:,} {word} rows have the same label",
             got=f"{evaluation.label} = {labels[0]}",

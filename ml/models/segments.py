@@ -66,9 +66,7 @@ def _of_column(
     for value in texts.value_counts().index.tolist():
         mask = (texts == value).to_numpy()
         part, count = label[mask], int(mask.sum())
-        is_judged = count >= LEAST_ROWS and (
-            fitted.task.name not in {"binary", "anomaly"} or len(set(part.tolist())) > 1
-        )
+        is_judged = count >= LEAST_ROWS and (not fitted.task.has_two_labels or len(set(part.tolist())) > 1)
         metric = None
         if is_judged:
             metric = fitted.measure(part, predictions[mask], evaluation.costs, groups[mask])[evaluation.metric]

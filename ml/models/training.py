@@ -12,7 +12,7 @@ from ml.features import TrainingSet
 from ml.models.calibration import Calibration
 from ml.models.card import Card, html_card, markdown_card
 from ml.models.evaluation import Evaluation, gate
-from ml.models.fitted import FittedModel, measured
+from ml.models.fitted import FittedModel, with_threshold
 from ml.models.gain import bootstrapped_gains
 from ml.models.importance import permutation_importance
 from ml.models.leakage import leaks
@@ -20,7 +20,7 @@ from ml.models.registry.registry import COMPARED, REFUSED, ROW_METRICS, Champion
 from ml.models.retraining import alarms_of, decision
 from ml.models.rows import LabelledRows, TrainTestSplit, require_both_labels, split
 from ml.models.segments import Segment, segments_of
-from ml.models.tasks import HALF, Multiclass
+from ml.models.tasks import Multiclass
 from ml.models.trainers.trainer import SEED, FitRequest
 from pipeline.core.definitions import BuildContext, Verdict
 from pipeline.core.errors import DefinitionError, ModelError, StorageError, quantity
@@ -54,9 +54,9 @@ def verdict(model: Model, context: BuildContext) -> Verdict | None:
     kept = store.kept_back(model.name, origin)
     if kept is not None:
         return Verdict(accepted=True, reason=f"version {kept[0]} {kept[1]}", version=kept[0])
-    frozen = store.frozen(model.name)
-    if frozen and store.champion_version(model.name):
-        return Verdict(accepted=True, reason=f"frozen: {frozen}", version=store.champion_version(model.name))
+    frozen = _frozen(model, store)
+    if frozen is not None:
+        return frozen
     refused = store.refused_verdict(model.name, origin)
     if refused is not None:
         return replace(refused, rows=int(sum(refused.metrics.get(name, 0) for name in ROW_METRICS)))
@@ -68,9 +68,9 @@ def build(model: Model, context: BuildContext) -> Verdict:
     """Train, evaluate and log a model; it becomes the champion if it passes its gate. See `Model.build`."""
     store = Registry(context.store)
     store.require()  # fail before minutes of training
-    frozen = store.frozen(model.name)
-    if frozen and store.champion_version(model.name):
-        return Verdict(accepted=True, reason=f"frozen: {frozen}", version=store.champion_version(model.name))
+    frozen = _frozen(model, store)
+    if frozen is not None:
+        return frozen
     why = occasion(model, context, store)[1]
     examples = training_set_of(model, context)
     origin = _origin(model, context)  # read before the rows: if they change in between, the next run trains again
@@ -110,6 +110,12 @@ def build(model: Model, context: BuildContext) -> Verdict:
     return Verdict(judgement.accepted, reason, figures, uri, version, parts.rows)
 
 
+def _frozen(model: Model, store: Registry) -> Verdict | None:
+    """Return the verdict on a model that is frozen, if it has a champion."""
+    why, champion = store.frozen(model.name), store.champion_version(model.name)
+    return Verdict(accepted=True, reason=f"frozen: {why}", version=champion) if why and champion else None
+
+
 def occasion(model: Model, context: BuildContext, store: Registry) -> tuple[bool, str]:
     """Return whether a model is due to be trained, and why or why not; without `retrain`, it is due whenever rows change."""
     if model.retraining is None:
@@ -143,10 +149,7 @@ def fit(model: Model, parts: TrainTestSplit, values: Mapping[str, object]) -> Fi
     evaluation = model.evaluation
     if evaluation.calibrate is None and evaluation.costs is None:
         whole = FittedModel(model.trainer.fit(request_of(model, parts, parts.train, values)), parts.task, parts.kinds)
-        seen = whole.predictions(parts.train.features, model.place) if parts.task.name == "anomaly" else None
-        if seen is None:
-            return whole
-        return replace(whole, threshold=parts.task.threshold(parts.train.label.to_numpy(), seen))
+        return with_threshold(whole, parts.train, model.place)
     aside = evaluation.holdout.validation(parts.train)
     others, rest = parts.train.where(~aside), parts.train.where(aside)
     require_both_labels(rest, evaluation, model.place)
@@ -194,7 +197,7 @@ def _comparable_champion(model: Model, parts: TrainTestSplit, store: Registry) -
     champion = store.champion(model.name)
     if champion is None:
         return None
-    if store.champion_tag(model.name, COMPARED) != comparable(model):
+    if store.champion_tags(model.name).get(COMPARED) != comparable(model):
         raise ModelError(f"version {champion.version} was trained for another label, holdout or training set")
     if champion.fitted.task != parts.task or any(name not in parts.holdout.features for name in champion.fitted.kinds):
         raise ModelError(f"version {champion.version} has other features or classes")
@@ -233,14 +236,11 @@ def _tuned(
 
 
 def _baseline(evaluation: Evaluation, parts: TrainTestSplit) -> dict[str, float]:
-    train, holdout = parts.train, parts.holdout
-    by = evaluation.baseline
-    columns = [rows.features.assign(**rows.others) for rows in (train, holdout)]
-    simple = parts.task.baseline(columns[0], train.label, columns[1], by)
-    threshold = HALF if evaluation.costs is None else evaluation.costs.threshold
-    return measured(
-        parts.task, holdout.label.to_numpy(), simple, (threshold, evaluation.costs), holdout.group.to_numpy()
-    )
+    train, holdout = (rows.features.assign(**rows.others) for rows in (parts.train, parts.holdout))
+    predictions = parts.task.baseline(train, parts.train.label, holdout, evaluation.baseline)
+    simple = FittedModel(None, parts.task, parts.kinds, threshold=evaluation.threshold)
+    label, groups = parts.holdout.label.to_numpy(), parts.holdout.group.to_numpy()
+    return simple.measure(label, predictions, evaluation.costs, groups)
 
 
 def _origin(model: Model, context: BuildContext) -> Origin:

@@ -15,7 +15,8 @@ from cluster.cli.commands import load as command
 from cluster.cli.models import app
 from ml.models import load_champion
 from ml.models.registry.promotions import record_promotion
-from ml.models.registry.registry import Registry, Roles
+from ml.models.registry.registry import Registry
+from ml.models.registry.roles import Roles
 from ml.models.registry.stored_models import skops_types
 from ml.models.registry.versions import ModelVersions
 from ml.models.reproduction import reproduce

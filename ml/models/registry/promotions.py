@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-ALIAS = "champion"
+from ml.models.registry.roles import CHAMPION
+
 _HISTORY = "headwater.promotions"
 _MOST_CHARACTERS, _MOST_REASON = 4900, 200
 """A tag of MLflow has at most 5,000 characters."""
@@ -26,19 +27,23 @@ class ChampionChange:
 def promotions_of(client: Any, name: str) -> list[ChampionChange]:
     """Return the changes of the champion of a model, the newest first."""
     (found,) = client.search_registered_models(f"name='{name}'") or (None,)
-    text = None if found is None else found.tags.get(_HISTORY)
-    return [ChampionChange(**each) for each in json.loads(text)] if text else []
+    return [] if found is None else _entries(found)
 
 
 def record_promotion(client: Any, name: str, number: int, reason: str) -> None:
     """Record that a version becomes the champion, and which one it replaces."""
     (found,) = client.search_registered_models(f"name='{name}'")
-    replaced = found.aliases.get(ALIAS)
+    replaced = found.aliases.get(CHAMPION)
     if replaced is not None and int(replaced) == number:
         return
     at = datetime.now(UTC).isoformat(timespec="seconds")
     promotion = ChampionChange(at, number, None if replaced is None else int(replaced), reason[:_MOST_REASON])
-    entries = [promotion, *promotions_of(client, name)]
+    entries = [promotion, *_entries(found)]
     while len(text := json.dumps([asdict(each) for each in entries])) > _MOST_CHARACTERS:
         entries = entries[:-1]
     client.set_registered_model_tag(name, _HISTORY, text)
+
+
+def _entries(found: Any) -> list[ChampionChange]:
+    text = found.tags.get(_HISTORY)
+    return [ChampionChange(**each) for each in json.loads(text)] if text else []

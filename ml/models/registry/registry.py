@@ -17,7 +17,8 @@ import sqlalchemy as sa
 
 from ml.models.fitted import FittedModel
 from ml.models.registry.model_store import ModelStore
-from ml.models.registry.promotions import ALIAS, record_promotion
+from ml.models.registry.promotions import record_promotion
+from ml.models.registry.roles import CHAMPION, Roles
 from ml.models.registry.stored_models import digest, load, quiet_mlflow, save
 from ml.models.retraining import LastTraining
 from pipeline.core import scratch
@@ -98,16 +99,6 @@ class Champion:
     origin: Origin | None = None
 
 
-@dataclass(frozen=True)
-class Roles:
-    """The versions of a model that are in use."""
-
-    versions: Mapping[str, str]
-    """The version of each role."""
-    traffic: float
-    """The share of units that the challenger predicts."""
-
-
 class Registry:
     """The model store at a URL: `sqlite:///…` or another database, or an MLflow server's `http(s)://…`."""
 
@@ -122,28 +113,27 @@ class Registry:
 
     def origin(self, name: str) -> Origin | None:
         """Return the origin of the champion, or `None` if Headwater has trained none. Writes nothing."""
+        return Origin.of(self.champion_tags(name))
+
+    def champion_tags(self, name: str) -> Mapping[str, str]:
+        """Return the tags of the champion, none if there is none. Writes nothing."""
         with self._store.translating():
             if self._store.is_database:
-                return Origin.of(self._tags(name))
+                values = {"name": name, "alias": CHAMPION}
+                return dict(self._store.rows("registered_model_aliases", _CHAMPION_TAGS, values))
             champion = _champion(self._store.client(), name)
-            return None if champion is None else Origin.of(champion.tags)
+            return {} if champion is None else champion.tags
 
     def champion_version(self, name: str) -> str:
         """Return the registered version of the champion; empty if there is none. Writes nothing."""
         with self._store.translating():
             if self._store.is_database:
-                rows = self._store.rows("registered_model_aliases", _CHAMPION_VERSION, {"name": name, "alias": ALIAS})
+                rows = self._store.rows(
+                    "registered_model_aliases", _CHAMPION_VERSION, {"name": name, "alias": CHAMPION}
+                )
                 return str(rows[0][0]) if rows else ""
             champion = _champion(self._store.client(), name)
             return "" if champion is None else str(champion.version)
-
-    def champion_tag(self, name: str, key: str) -> str:
-        """Return a tag of the champion, empty if there is none. Writes nothing."""
-        with self._store.translating():
-            if self._store.is_database:
-                return self._tags(name).get(key, "")
-            champion = _champion(self._store.client(), name)
-            return "" if champion is None else str(champion.tags.get(key, ""))
 
     def refused_verdict(self, name: str, origin: Origin) -> Verdict | None:
         """Return the verdict of the newest refused model of exactly this origin, or `None` if there is none. Writes nothing."""
@@ -159,12 +149,7 @@ class Registry:
     def frozen(self, name: str) -> str:
         """Return why a model is frozen, empty if it is not. Writes nothing."""
         with self._store.translating():
-            if self._store.is_database:
-                found = dict(self._store.rows("registered_model_tags", _MODEL_TAGS, {"name": name}))
-            else:
-                models = self._store.client().search_registered_models(f"name='{name}'")
-                found = dict(models[0].tags) if models else {}
-            return str(found.get(FROZEN, ""))
+            return self._used(name)[1].get(FROZEN, "")
 
     def last_training(self, name: str, fingerprint: str) -> LastTraining | None:
         """Return the newest training of a definition, whether it was accepted or not. Writes nothing."""
@@ -243,19 +228,14 @@ class Registry:
                 client.set_model_version_tag(trained.name, number, STATE, AWAITS_APPROVAL)
             else:
                 record_promotion(client, trained.name, int(number), trained.verdict)
-                client.set_registered_model_alias(trained.name, ALIAS, number)
+                client.set_registered_model_alias(trained.name, CHAMPION, number)
             return f"models:/{trained.name}/{number}", number
 
     def roles(self, name: str) -> Roles:
         """Return the versions that have a role, and the share of the traffic that the challenger gets. Writes nothing."""
         with self._store.translating():
-            if self._store.is_database:
-                versions = dict(self._store.rows("registered_model_aliases", _ALIASES, {"name": name}))
-                tags = dict(self._store.rows("registered_model_tags", _MODEL_TAGS, {"name": name}))
-            else:
-                found = self._store.client().search_registered_models(f"name='{name}'")
-                versions, tags = (dict(found[0].aliases), dict(found[0].tags)) if found else ({}, {})
-            return Roles({str(role): str(number) for role, number in versions.items()}, float(tags.get(TRAFFIC, 0)))
+            versions, tags = self._used(name)
+        return Roles(versions, float(tags.get(TRAFFIC, 0)))
 
     def champion(self, name: str) -> Champion | None:
         """Load and return the champion, or `None` if Headwater has trained none."""
@@ -273,10 +253,15 @@ class Registry:
             _require_digest(tags.get(_DIGEST), Path(path), f"{name} {number}")
             return Champion(number, load(Path(path)), Origin.of(tags))
 
-    def _tags(self, name: str) -> dict[str, str]:
-        """Return the champion's tags directly from MLflow's tables, because its client takes four seconds to start."""
-        rows = self._store.rows("registered_model_aliases", _CHAMPION_TAGS, {"name": name, "alias": ALIAS})
-        return {str(key): str(value) for key, value in rows}
+    def _used(self, name: str) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the version of each alias of a model, and the tags of the model."""
+        if not self._store.is_database:
+            models = self._store.client().search_registered_models(f"name='{name}'")
+            versions, tags = (models[0].aliases, models[0].tags) if models else ({}, {})
+            return {alias: str(number) for alias, number in versions.items()}, dict(tags)
+        rows = self._store.rows("registered_model_aliases", _ALIASES_AND_TAGS, {"name": name})
+        versions, tags = ({str(k): str(v).strip() for part, k, v in rows if part == kind} for kind in ("alias", "tag"))
+        return versions, tags
 
     def _finished_runs(self, name: str) -> list[tuple[str, dict[str, str]]]:
         """Return the finished runs of a model with their tags, newest first, directly from MLflow's tables."""
@@ -325,18 +310,19 @@ _RUN_TAGS = sa.text(
 
 _RUN_END = sa.text("select end_time from runs where run_uuid = :run")
 
-_ALIASES = sa.text("select alias, version from registered_model_aliases where name = :name")
+_ALIASES_AND_TAGS = sa.text(
+    "select 'alias', a.alias, cast(a.version as char(20)) from registered_model_aliases a where a.name = :name "
+    "union all select 'tag', t.key, t.value from registered_model_tags t where t.name = :name"
+)
 
-_MODEL_TAGS = sa.text("select key, value from registered_model_tags where name = :name")
-
-_RUN_METRICS = sa.text("select key, value from latest_metrics where run_uuid = :run order by key")
+_RUN_METRICS = sa.text("select m.key, m.value from latest_metrics m where m.run_uuid = :run order by m.key")
 
 
 def _champion(client: Any, name: str) -> Any:
     from mlflow.exceptions import MlflowException  # noqa: PLC0415 - takes two seconds
 
     try:
-        return client.get_model_version_by_alias(name, ALIAS)
+        return client.get_model_version_by_alias(name, CHAMPION)
     except MlflowException as error:
         # the first code means an unknown model, the second a model without this alias
         if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:

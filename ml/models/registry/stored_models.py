@@ -106,7 +106,7 @@ def _save_trees(fitted: FittedModel, trees: BoostedTrees, folder: Path) -> Model
     model = Model(signature=_signature(fitted), metadata=_metadata(fitted, "trees"))
     model.add_flavor("headwater", library=trees.library)
     model.save(str(folder / "MLmodel"))
-    (folder / "requirements.txt").write_text("\n".join(requirements("numpy", "pandas", trees.library)) + "\n")
+    (folder / "requirements.txt").write_text("\n".join(_requirements("numpy", "pandas", trees.library)) + "\n")
     return "trees"
 
 
@@ -125,7 +125,7 @@ def _save_estimator(fitted: FittedModel, folder: Path, name: str) -> ModelFormat
             skops_trusted_types=types,
             pyfunc_predict_fn=fitted.task.method,
             # otherwise MLflow starts a process to determine them
-            pip_requirements=requirements(format_, "pandas", "scikit-learn", package),
+            pip_requirements=_requirements(format_, "pandas", "scikit-learn", package),
             metadata=_metadata(fitted, format_),
         )
     except (pickle.PicklingError, TypeError, AttributeError) as error:
@@ -181,7 +181,7 @@ def _metadata(fitted: FittedModel, format_: ModelFormat) -> dict[str, Any]:
     return known
 
 
-def requirements(*packages: str) -> list[str]:
+def _requirements(*packages: str) -> list[str]:
     """Return the installed versions of packages, as pip takes them."""
     found = {}
     for name in packages:

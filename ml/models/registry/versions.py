@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any
 
 from ml.models.registry.model_store import ModelStore
-from ml.models.registry.promotions import ALIAS, ChampionChange, promotions_of, record_promotion
+from ml.models.registry.promotions import ChampionChange, promotions_of, record_promotion
 from ml.models.registry.registry import FORMAT, FROZEN, STATE, TRAFFIC, VERDICT, Origin
+from ml.models.registry.roles import CHALLENGER, CHAMPION, ROLES, Role
 from pipeline.core.errors import RequestError, did_you_mean
-
-Role = Literal["champion", "challenger", "shadow"]
-ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class ModelVersions:
             found = [_version(client, each, aliases) for each in client.search_model_versions(f"name='{name}'")]
             return sorted(found, key=lambda each: -each.number)
 
-    def require(self, name: str, number: int | None = None, role: str = ALIAS) -> ModelVersion:
+    def require(self, name: str, number: int | None = None, role: str = CHAMPION) -> ModelVersion:
         """Return a version, by default the one with a role; raise `RequestError` if there is none."""
         versions = self.of(name)
         if not versions:
@@ -92,7 +90,7 @@ class ModelVersions:
             return promotions_of(self._store.client(), name)
 
     def promote(
-        self, name: str, number: int, role: Role = "champion", reason: str = "by hand", traffic: float = 0.0
+        self, name: str, number: int, role: Role = CHAMPION, reason: str = "by hand", traffic: float = 0.0
     ) -> ModelVersion:
         """Give a version a role, which its previous holder loses; return the version.
 
@@ -100,27 +98,27 @@ class ModelVersions:
         challenger, and for a share that is none.
         """
         version = self.require(name, number)
-        if not 0 <= traffic <= 1 or (traffic and role != "challenger"):
+        if not 0 <= traffic <= 1 or (traffic and role != CHALLENGER):
             problem = (
                 "only a challenger gets a share of the traffic"
                 if 0 <= traffic <= 1
                 else "this is no share of the traffic"
             )
             raise RequestError(problem, got=f"{traffic:g}", do="pass a share from 0 to 1 with --to challenger")
-        if role != ALIAS and ALIAS in version.roles:
+        if role != CHAMPION and CHAMPION in version.roles:
             problem = f"version {number} of model {name!r} is the champion"
             raise RequestError(problem, do="choose another version, or promote another champion first")
-        before = next((each.number for each in self.of(name) if ALIAS in each.roles), None)
+        before = next((each.number for each in self.of(name) if CHAMPION in each.roles), None)
         with self._store.translating():
             client = self._store.client()
-            if role == "challenger":
+            if role == CHALLENGER:
                 client.set_registered_model_tag(name, TRAFFIC, f"{traffic:g}")
-            if role == ALIAS:
+            if role == CHAMPION:
                 record_promotion(client, name, number, reason)
                 client.delete_model_version_tag(name, str(number), STATE)
-                for other in (each for each in version.roles if each != ALIAS):
+                for other in (each for each in version.roles if each != CHAMPION):
                     client.delete_registered_model_alias(name, other)
-                if "challenger" in version.roles:
+                if CHALLENGER in version.roles:
                     client.set_registered_model_tag(name, TRAFFIC, "0")
                 if before is not None and before > number:  # a run would train its definition and rows again
                     client.set_model_version_tag(name, str(before), STATE, f"replaced by version {number}: {reason}")
@@ -148,7 +146,7 @@ class ModelVersions:
             client = self._store.client()
             client.set_model_version_tag(name, str(champion.number), STATE, f"withdrawn: {reason}")
             record_promotion(client, name, before.number, f"rollback of version {champion.number}: {reason}")
-            client.set_registered_model_alias(name, ALIAS, str(before.number))
+            client.set_registered_model_alias(name, CHAMPION, str(before.number))
         return self.require(name, before.number), champion
 
     def freeze(self, name: str, reason: str) -> None:

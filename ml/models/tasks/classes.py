@@ -13,8 +13,9 @@ from ml.models.tasks.task import HALF, Task, TaskName, mean_by
 from pipeline.core.errors import ModelError, Place, few
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
+
+    from ml.models.tasks.task import Array
 
 _MOST_CLASSES = 1000
 
@@ -23,6 +24,7 @@ class Binary(Task):
     """A condition: 0 and 1. It is predicted by its probability."""
 
     name: ClassVar[TaskName] = "binary"
+    has_two_labels = True
     method = "predict_proba"
     metrics = MappingProxyType(
         {
@@ -51,7 +53,7 @@ class Binary(Task):
         do = 'use a condition, or task="multiclass" or "regression"'
         raise ModelError(f"the label {name!r} is neither a boolean nor 0 and 1", got=got, do=do, place=place)
 
-    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> np.ndarray[Any, Any]:
+    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> Array:
         """Return the probability of label 1 for each row."""
         probabilities = self._called(estimator, features, place)
         if probabilities.shape != (len(features), 2) or not ((probabilities >= 0) & (probabilities <= 1)).all():
@@ -66,11 +68,7 @@ class Binary(Task):
         return probabilities[:, 1]
 
     def measure(
-        self,
-        label: np.ndarray[Any, Any],
-        predictions: np.ndarray[Any, Any],
-        threshold: float = HALF,
-        groups: np.ndarray[Any, Any] | None = None,
+        self, label: Array, predictions: Array, threshold: float = HALF, groups: Array | None = None
     ) -> dict[str, float]:
         """Return every metric of predicted probabilities for labels of 0 and 1; both labels must occur.
 
@@ -89,11 +87,11 @@ class Binary(Task):
             "log_loss": float(metrics.log_loss(label, predictions, labels=[0, 1])),
         }
 
-    def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
+    def answers(self, predictions: Array, threshold: float = HALF) -> list[dict[str, object]]:
         """Return the probability, and whether it is above the threshold."""
         return [{"probability": p, "label": p > threshold} for p in predictions.tolist()]
 
-    def columns(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> dict[str, pa.Array]:
+    def columns(self, predictions: Array, threshold: float = HALF) -> dict[str, pa.Array]:
         """Return whether the probability of 1 is above the threshold, and that probability."""
         return {"predicted": pa.array(predictions > threshold), "probability": pa.array(predictions)}
 
@@ -124,7 +122,7 @@ class Multiclass(Task):
             )
         return column
 
-    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> np.ndarray[Any, Any]:
+    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> Array:
         """Return the probability of each class of the training rows, whatever their order in the estimator."""
         probabilities = self._called(estimator, features, place)
         known = [
@@ -150,11 +148,7 @@ class Multiclass(Task):
         return probabilities[:, [known.index(each) for each in self.classes]]
 
     def measure(
-        self,
-        label: np.ndarray[Any, Any],
-        predictions: np.ndarray[Any, Any],
-        threshold: float = HALF,
-        groups: np.ndarray[Any, Any] | None = None,
+        self, label: Array, predictions: Array, threshold: float = HALF, groups: Array | None = None
     ) -> dict[str, float]:
         """Return every metric of predicted probabilities; the classes of the label need not have occurred in training.
 
@@ -178,15 +172,13 @@ class Multiclass(Task):
             "log_loss": float(-np.log(np.maximum(given, np.finfo(float).tiny)).mean()),
         }
 
-    def baseline(
-        self, train: pd.DataFrame, label: pd.Series, rows: pd.DataFrame, by: Sequence[str]
-    ) -> np.ndarray[Any, Any]:
+    def baseline(self, train: pd.DataFrame, label: pd.Series, rows: pd.DataFrame, by: Sequence[str]) -> Array:
         """Return the share of each class."""
         import numpy as np  # noqa: PLC0415 - needed only for training
 
         return np.column_stack([mean_by(train, (label == each).astype(float), rows, by) for each in self.classes])
 
-    def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
+    def answers(self, predictions: Array, threshold: float = HALF) -> list[dict[str, object]]:
         """Return the most probable class, and the probability of each."""
         del threshold
         names = [str(each) for each in self.classes]
@@ -196,7 +188,7 @@ class Multiclass(Task):
             for top, row in zip(best, predictions.tolist(), strict=True)
         ]
 
-    def columns(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> dict[str, pa.Array]:
+    def columns(self, predictions: Array, threshold: float = HALF) -> dict[str, pa.Array]:
         """Return the most probable class as text, and its probability."""
         del threshold
         names = [str(each) for each in self.classes]
@@ -204,7 +196,7 @@ class Multiclass(Task):
         return {"predicted": predicted, "probability": pa.array(predictions.max(axis=1, initial=0.0))}
 
 
-def _recall_by_class(labels: np.ndarray[Any, Any], chosen: np.ndarray[Any, Any]) -> float:
+def _recall_by_class(labels: Array, chosen: Array) -> float:
     """Return the mean over the classes of the share of their rows that are predicted."""
     shares = [float((chosen[labels == each] == each).mean()) for each in dict.fromkeys(labels.tolist())]
     return sum(shares) / len(shares)
@@ -214,12 +206,13 @@ class Anomaly(Binary):
     """A condition that is rare, found by what is unlike other rows: estimators need no label, which is only for the evaluation."""
 
     name: ClassVar[TaskName] = "anomaly"
+    learns_threshold = True
     method = "score_samples"
     metrics = MappingProxyType(
         {"average_precision": True, "auc": True, "precision": True, "recall": True, "f1": True, "accuracy": True}
     )
 
-    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> np.ndarray[Any, Any]:
+    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> Array:
         """Return how unlike others each row is: the negative of `score_samples`."""
         import numpy as np  # noqa: PLC0415 - needed only for training and serving
 
@@ -229,18 +222,14 @@ class Anomaly(Binary):
             raise ModelError(problem, got=f"an array of shape {scores.shape}", do=do, place=place)
         return -scores
 
-    def threshold(self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any]) -> float:
+    def threshold(self, label: Array, predictions: Array) -> float:
         """Return the score above which as many training rows are as have the label 1."""
         import numpy as np  # noqa: PLC0415 - needed only for training
 
         return float(np.quantile(predictions, 1 - float((label == 1).mean())))
 
     def measure(
-        self,
-        label: np.ndarray[Any, Any],
-        predictions: np.ndarray[Any, Any],
-        threshold: float = HALF,
-        groups: np.ndarray[Any, Any] | None = None,
+        self, label: Array, predictions: Array, threshold: float = HALF, groups: Array | None = None
     ) -> dict[str, float]:
         """Return every metric of scores for labels of 0 and 1; both labels must occur. See `Binary.measure`."""
         del groups
@@ -252,16 +241,16 @@ class Anomaly(Binary):
             "average_precision": float(metrics.average_precision_score(label, predictions)),
         }
 
-    def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
+    def answers(self, predictions: Array, threshold: float = HALF) -> list[dict[str, object]]:
         """Return the score, and whether it is above the threshold."""
         return [{"score": score, "label": score > threshold} for score in predictions.tolist()]
 
-    def columns(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> dict[str, pa.Array]:
+    def columns(self, predictions: Array, threshold: float = HALF) -> dict[str, pa.Array]:
         """Return whether the score is above the threshold, and the score."""
         return {"predicted": pa.array(predictions > threshold), "score": pa.array(predictions)}
 
 
-def chosen_metrics(label: np.ndarray[Any, Any], chosen: np.ndarray[Any, Any]) -> dict[str, float]:
+def chosen_metrics(label: Array, chosen: Array) -> dict[str, float]:
     """Return the metrics of rows that are predicted as 1, for labels of 0 and 1."""
     positive = label == 1
     right = float((chosen & positive).sum())

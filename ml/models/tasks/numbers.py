@@ -13,8 +13,9 @@ from ml.models.tasks.task import HALF, Task, TaskName
 from pipeline.core.errors import ModelError, Place
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
+
+    from ml.models.tasks.task import Array
 
 _TOP = 10
 _MOST_RELEVANCE = 30
@@ -45,29 +46,23 @@ class Regression(Task):
         del label
         return self
 
-    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> np.ndarray[Any, Any]:
+    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> Array:
         """Return the predicted number of each row."""
         import numpy as np  # noqa: PLC0415 - needed only for training and serving
 
         numbers = self._called(estimator, features, place)
-        if numbers.shape not in {(len(features),), (len(features), 1)}:
+        if numbers.shape in {(len(features),), (len(features), 1)}:
+            infinite = int((~np.isfinite(numbers)).sum())
+            if not infinite:
+                return numbers.reshape(-1)
+            got = f"{infinite:,} values that are not finite"
+        else:
             got = f"an array of shape {numbers.shape}"
-            raise ModelError(
-                "predict must return a number per row", got=got, do="return a fitted regressor", place=place
-            )
-        if not np.isfinite(numbers).all():
-            got = f"{int((~np.isfinite(numbers)).sum()):,} values that are not finite"
-            raise ModelError(
-                "predict must return a number per row", got=got, do="return a fitted regressor", place=place
-            )
-        return numbers.reshape(-1)
+        problem = "predict must return a number per row"
+        raise ModelError(problem, got=got, do="return a fitted regressor", place=place)
 
     def measure(
-        self,
-        label: np.ndarray[Any, Any],
-        predictions: np.ndarray[Any, Any],
-        threshold: float = HALF,
-        groups: np.ndarray[Any, Any] | None = None,
+        self, label: Array, predictions: Array, threshold: float = HALF, groups: Array | None = None
     ) -> dict[str, float]:
         """Return every metric of predicted numbers; they are defined as in scikit-learn."""
         del threshold, groups
@@ -82,12 +77,12 @@ class Regression(Task):
             "median_absolute_error": float(np.median(errors)),
         }
 
-    def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
+    def answers(self, predictions: Array, threshold: float = HALF) -> list[dict[str, object]]:
         """Return the number."""
         del threshold
         return [{"value": value} for value in predictions.tolist()]
 
-    def columns(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> dict[str, pa.Array]:
+    def columns(self, predictions: Array, threshold: float = HALF) -> dict[str, pa.Array]:
         """Return the number."""
         del threshold
         return {"predicted": pa.array(predictions, pa.float64())}
@@ -100,11 +95,7 @@ class Forecasting(Regression):
     metrics = MappingProxyType({"mae": False, "rmse": False, "smape": False, "bias": False, "r2": True})
 
     def measure(
-        self,
-        label: np.ndarray[Any, Any],
-        predictions: np.ndarray[Any, Any],
-        threshold: float = HALF,
-        groups: np.ndarray[Any, Any] | None = None,
+        self, label: Array, predictions: Array, threshold: float = HALF, groups: Array | None = None
     ) -> dict[str, float]:
         """Return every metric; `smape` is from 0 to 2, and `bias` how far the mean is off."""
         import numpy as np  # noqa: PLC0415 - needed only for training
@@ -117,9 +108,7 @@ class Forecasting(Regression):
         known = {name: value for name, value in found.items() if name in self.metrics}
         return {**known, "smape": float(relative.mean()), "bias": float(abs((predictions - label).mean()))}
 
-    def baseline(
-        self, train: pd.DataFrame, label: pd.Series, rows: pd.DataFrame, by: Sequence[str]
-    ) -> np.ndarray[Any, Any]:
+    def baseline(self, train: pd.DataFrame, label: pd.Series, rows: pd.DataFrame, by: Sequence[str]) -> Array:
         """Return the value of the baseline's column, the mean training label where it is null; without a column, that mean."""
         import numpy as np  # noqa: PLC0415 - needed only for training
 
@@ -149,11 +138,7 @@ class Ranking(Regression):
         return integers.cast(pa.int64())
 
     def measure(
-        self,
-        label: np.ndarray[Any, Any],
-        predictions: np.ndarray[Any, Any],
-        threshold: float = HALF,
-        groups: np.ndarray[Any, Any] | None = None,
+        self, label: Array, predictions: Array, threshold: float = HALF, groups: Array | None = None
     ) -> dict[str, float]:
         """Return the means over the groups that have a relevant row.
 
@@ -172,15 +157,13 @@ class Ranking(Regression):
             return dict.fromkeys(self.metrics, 0.0)
         return {name: float(np.mean([each[name] for each in found])) for name in self.metrics}
 
-    def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
+    def answers(self, predictions: Array, threshold: float = HALF) -> list[dict[str, object]]:
         """Return the score: rows of a group are in the order of their scores, the highest first."""
         del threshold
         return [{"score": score} for score in predictions.tolist()]
 
 
-def _ordered(
-    label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], groups: np.ndarray[Any, Any]
-) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+def _ordered(label: Array, predictions: Array, groups: Array) -> Iterator[tuple[Array, Array]]:
     """Yield the relevances and scores of each group, the highest score first."""
     import numpy as np  # noqa: PLC0415 - needed only for training
 
@@ -190,7 +173,7 @@ def _ordered(
     yield from zip(np.split(label[order], ends), np.split(predictions[order], ends), strict=True)
 
 
-def _ranked(relevance: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> Mapping[str, float]:
+def _ranked(relevance: Array, scores: Array) -> Mapping[str, float]:
     """Return the expected metrics of one group, whose best relevance is above 0, over all orders of rows with equal scores."""
     import numpy as np  # noqa: PLC0415 - needed only for training
 

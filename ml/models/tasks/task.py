@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    Array = np.ndarray[Any, Any]
+
 TaskName = Literal["binary", "multiclass", "regression", "forecasting", "ranking", "anomaly"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 Class = str | int | bool
@@ -35,6 +37,10 @@ class Task(ABC):
     """The metrics, and whether higher values are better; the first is the default."""
     method: ClassVar[str]
     """The method of an estimator that predicts."""
+    has_two_labels: ClassVar[bool] = False
+    """Whether its metrics need rows with the label 0 and rows with the label 1."""
+    learns_threshold: ClassVar[bool] = False
+    """Whether the threshold follows from the predictions for the training rows; see `threshold`."""
     classes: tuple[Class, ...] = ()
     """The values of the label, in the order of the columns of predictions; empty for numbers."""
 
@@ -47,8 +53,8 @@ class Task(ABC):
     def label(self, column: pa.ChunkedArray, name: str, place: Place | None) -> pa.ChunkedArray:
         """Return the label as estimators take it; raise `ModelError` for values that the task cannot predict."""
 
-    def threshold(self, label: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any]) -> float:
-        """Return above which prediction a condition is true, from the training rows."""
+    def threshold(self, label: Array, predictions: Array) -> float:
+        """Return the prediction above which a condition is true, from those for the training rows."""
         del label, predictions
         return HALF
 
@@ -57,22 +63,16 @@ class Task(ABC):
         return type(self)(tuple(sorted(pc.unique(label).to_pylist())))
 
     @abstractmethod
-    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> np.ndarray[Any, Any]:
+    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> Array:
         """Return the predictions for rows; raise `ModelError` if the estimator does not return them."""
 
     @abstractmethod
     def measure(
-        self,
-        label: np.ndarray[Any, Any],
-        predictions: np.ndarray[Any, Any],
-        threshold: float = HALF,
-        groups: np.ndarray[Any, Any] | None = None,
+        self, label: Array, predictions: Array, threshold: float = HALF, groups: Array | None = None
     ) -> dict[str, float]:
         """Return every metric of predictions, apart from the cost. Conditions have a threshold; a ranking needs `groups`."""
 
-    def baseline(
-        self, train: pd.DataFrame, label: pd.Series, rows: pd.DataFrame, by: Sequence[str]
-    ) -> np.ndarray[Any, Any]:
+    def baseline(self, train: pd.DataFrame, label: pd.Series, rows: pd.DataFrame, by: Sequence[str]) -> Array:
         """Return what the mean of the training labels with the same values of columns predicts; null is a value.
 
         Values that do not occur in the training rows, and all rows without columns, get the mean of all training rows.
@@ -80,14 +80,14 @@ class Task(ABC):
         return mean_by(train, label, rows, by)
 
     @abstractmethod
-    def answers(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> list[dict[str, object]]:
+    def answers(self, predictions: Array, threshold: float = HALF) -> list[dict[str, object]]:
         """Return predictions as objects of JSON."""
 
     @abstractmethod
-    def columns(self, predictions: np.ndarray[Any, Any], threshold: float = HALF) -> dict[str, pa.Array]:
+    def columns(self, predictions: Array, threshold: float = HALF) -> dict[str, pa.Array]:
         """Return predictions as columns: `predicted` and, for classes, its `probability`."""
 
-    def _called(self, estimator: Any, features: pd.DataFrame, place: Place | None) -> np.ndarray[Any, Any]:
+    def _called(self, estimator: Any, features: pd.DataFrame, place: Place | None) -> Array:
         import numpy as np  # noqa: PLC0415 - needed only for training and serving
 
         if not len(features):  # estimators of scikit-learn refuse no rows
@@ -99,7 +99,7 @@ class Task(ABC):
             raise ModelError(problem, got=str(error) or None, place=place) from error
 
 
-def mean_by(train: pd.DataFrame, label: pd.Series, rows: pd.DataFrame, by: Sequence[str]) -> np.ndarray[Any, Any]:
+def mean_by(train: pd.DataFrame, label: pd.Series, rows: pd.DataFrame, by: Sequence[str]) -> Array:
     """Return the mean training label for the values of columns of each row; the mean of all for others."""
     import numpy as np  # noqa: PLC0415 - needed only for training
 

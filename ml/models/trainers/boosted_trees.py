@@ -81,7 +81,7 @@ class BoostedTrees:
             trees = (folder / _TREES[known["library"]]).read_bytes()
             loaded = cls(known["library"], trees, encoding, known["task"], tuple(known["classes"]))
         except (OSError, ValueError, KeyError) as error:
-            raise StorageError("the boosted trees of a model are damaged", got=str(error), place=None) from error
+            raise StorageError("the boosted trees of a model are damaged", got=str(error)) from error
         _ = loaded._booster
         return loaded
 

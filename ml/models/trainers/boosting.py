@@ -11,7 +11,7 @@ from ml.models.tasks import TaskName
 from ml.models.trainers.boosted_trees import BoostedTrees
 from ml.models.trainers.encoding import FeatureEncoding
 from ml.models.trainers.rounds import AfterRound, BoostingRows, Library, Rounds
-from ml.models.trainers.trainer import SEED, FitRequest, Trainer, set_passive_openmp_wait
+from ml.models.trainers.trainer import FitRequest, Trainer, set_passive_openmp_wait
 from pipeline.core.definitions import caller
 from pipeline.core.errors import DefinitionError, HeadwaterError, ModelError
 from pipeline.core.extras import imports_of
@@ -122,11 +122,6 @@ class Boosting(Trainer):
         except Exception as error:
             problem = f"model {request.model!r} could not be trained: {type(error).__name__}"
             raise ModelError(problem, got=str(error).strip().partition("\n")[0], place=request.place) from error
-
-
-def seed_of(values: Mapping[str, object]) -> object:
-    """Return the seed of parameters, or the default."""
-    return values.get("seed", SEED)
 
 
 def _require_options(rounds: int, workers: int, stop_after: int, params: Mapping[str, object]) -> None:

@@ -7,7 +7,7 @@ import signal
 import tempfile
 import uuid
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -65,7 +65,7 @@ def grow_on_ray(trainer: Grower, rows: BoostingRows, newest: BoostingRows | None
         warnings.simplefilter("ignore")  # Ray Data warns about its own settings
         fit = kind(
             cast("Any", _work),  # whose result Ray returns, although its type is None
-            train_loop_config={"trainer": trainer, "rounds": asdict(rounds), "newest": newest, "like": _schema(rows)},
+            train_loop_config={"trainer": trainer, "rounds": rounds, "newest": newest, "like": rows.part(slice(0, 0))},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=trainer.workers, resources_per_worker={"CPU": min(1.0, cpus / (trainer.workers + 1))}
             ),
@@ -86,10 +86,6 @@ def grow_on_ray(trainer: Grower, rows: BoostingRows, newest: BoostingRows | None
     return bytes(getattr(result, "return_value"))  # noqa: B009 - Ray declares another class
 
 
-def _schema(rows: BoostingRows) -> BoostingRows:
-    return rows.part(slice(0, 0))
-
-
 def _dataset(rows: BoostingRows, workers: int) -> Dataset:
     columns = {f"f{number}": pa.array(rows.features[:, number]) for number in range(len(rows.names))}
     columns[_LABEL] = pa.array(rows.label)
@@ -104,7 +100,7 @@ def _dataset(rows: BoostingRows, workers: int) -> Dataset:
 def _work(config: dict[str, Any]) -> bytes:
     """Fit in one worker. All workers get the same trees."""
     context = ray.train.get_context()
-    trainer, rounds = config["trainer"], Rounds(**config["rounds"])
+    trainer, rounds = config["trainer"], config["rounds"]
     rows = _share(config["like"])
     network = lightgbm_network() if trainer.library == "lightgbm" and context.get_world_size() > 1 else {}
     if network:

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ml.models.tasks import TaskName
-from ml.models.trainers.boosting import Boosting, seed_of
+from ml.models.trainers.boosting import Boosting
 from ml.models.trainers.rounds import AfterRound, BoostingRows, Library, Rounds
+from ml.models.trainers.trainer import SEED
 
 _ADDRESSES = ("[machines:", "[local_listen_port:")
 
@@ -40,7 +41,7 @@ class LightGBM(Boosting):
             "verbosity": -1,
             "deterministic": True,
             "force_row_wise": True,
-            "seed": seed_of(rounds.params),
+            "seed": SEED,
             **rounds.params,
         }
         dataset = _dataset(rows, params)

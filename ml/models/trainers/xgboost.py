@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ml.models.tasks import TaskName
-from ml.models.trainers.boosting import Boosting, seed_of
+from ml.models.trainers.boosting import Boosting
 from ml.models.trainers.rounds import AfterRound, BoostingRows, Library, Rounds
+from ml.models.trainers.trainer import SEED
 
 
 @dataclass(frozen=True, init=False)
@@ -34,7 +35,7 @@ class XGBoost(Boosting):
         """Return the trees as XGBoost's UBJSON. The same rows and parameters give the same trees."""
         import xgboost  # noqa: PLC0415 - an extra
 
-        params = {"verbosity": 0, "seed": seed_of(rounds.params), "tree_method": "hist", **rounds.params}
+        params = {"verbosity": 0, "seed": SEED, "tree_method": "hist", **rounds.params}
 
         class _After(xgboost.callback.TrainingCallback):
             def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:

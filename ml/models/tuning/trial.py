@@ -12,9 +12,9 @@ import ray
 import ray.tune
 
 from ml.models.evaluation import Evaluation
-from ml.models.fitted import FittedModel
+from ml.models.fitted import FittedModel, with_threshold
 from ml.models.rows import Kind, LabelledRows
-from ml.models.tasks import HALF, Task
+from ml.models.tasks import Task
 from ml.models.trainers.boosting import Boosting
 from ml.models.trainers.trainer import FitRequest, Trainer
 from pipeline.core.errors import Place
@@ -67,10 +67,8 @@ def _fold(
     fitted_to = job.rows.where(train)
 
     def metric(estimator: Any) -> float:
-        fitted = FittedModel(estimator, job.task, job.kinds, None, _threshold(job.evaluation))
-        if job.task.name == "anomaly":
-            seen = fitted.predictions(fitted_to.features, job.place)
-            fitted = replace(fitted, threshold=job.task.threshold(fitted_to.label.to_numpy(), seen))
+        untuned = FittedModel(estimator, job.task, job.kinds, threshold=job.evaluation.threshold)
+        fitted = with_threshold(untuned, fitted_to, job.place)
         predictions = fitted.predictions(rest.features, job.place)
         return fitted.measure(label, predictions, job.evaluation.costs, rest.group.to_numpy())[job.evaluation.metric]
 
@@ -89,7 +87,3 @@ def _progress(job: TrialJob, values: Mapping[str, object], metric: Any) -> Any:
             ray.tune.report({METRIC: metric(estimator()), STEP: marks[number]})
 
     return progress
-
-
-def _threshold(evaluation: Evaluation) -> float:
-    return HALF if evaluation.costs is None else evaluation.costs.threshold
