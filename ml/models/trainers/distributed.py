@@ -55,17 +55,25 @@ class AllRows(ray.train.DataConfig):
 def grow_on_ray(trainer: Grower, rows: BoostingRows, newest: BoostingRows | None, rounds: Rounds, model: str) -> bytes:
     """Return the trees that the workers of a trainer fit to rows together.
 
-    A lost worker is replaced, and all go on from the last checkpoint. Raises `ModelError` if they fail.
+    A lost worker is replaced, and all go on from the last checkpoint. On several nodes, which have no folder in common, there is no
+    checkpoint, and they begin again. Raises `ModelError` if they fail.
     """
     join()
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_S)
     kind = LightGBMTrainer if trainer.library == "lightgbm" else XGBoostTrainer
+    is_shared = sum(bool(node["Alive"]) for node in ray.nodes()) == 1  # type: ignore[no-untyped-call]  # Ray is untyped
     cpus = max(ray.cluster_resources().get("CPU", 1.0), 1.0)  # type: ignore[no-untyped-call]  # Ray is untyped
     with scratch.folder("train") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray Data warns about its own settings
         fit = kind(
             cast("Any", _work),  # whose result Ray returns, although its type is None
-            train_loop_config={"trainer": trainer, "rounds": rounds, "newest": newest, "like": rows.part(slice(0, 0))},
+            train_loop_config={
+                "trainer": trainer,
+                "rounds": rounds,
+                "newest": newest,
+                "like": rows.part(slice(0, 0)),
+                "is_shared": is_shared,
+            },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=trainer.workers, resources_per_worker={"CPU": min(1.0, cpus / (trainer.workers + 1))}
             ),
@@ -111,7 +119,7 @@ def _work(config: dict[str, Any]) -> bytes:
         count = min(_CHECKPOINT_EVERY, rounds.count - done) if not rounds.stop_after else rounds.count
         trees = trainer.grow(rows, config["newest"], replace(rounds, count=count, params=params, start=trees), None)
         done += count
-        _report(done, trees, context.get_world_rank())
+        _report(done, trees if config["is_shared"] and not context.get_world_rank() else None)
     return trees or b""
 
 
@@ -132,8 +140,9 @@ def _checkpoint(rounds: Rounds) -> tuple[int, bytes | None]:
         return int(done), trees
 
 
-def _report(done: int, trees: bytes, rank: int) -> None:
-    if rank:
+def _report(done: int, trees: bytes | None) -> None:
+    """Report progress, with a checkpoint of the trees in one of the workers."""
+    if trees is None:
         ray.train.report({"rounds": done})
         return
     with tempfile.TemporaryDirectory() as folder:
