@@ -8,18 +8,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import duckdb
-import sqlglot
 from sqlglot import exp
-from sqlglot.errors import SqlglotError
 
 from pipeline.core.definitions import caller
 from pipeline.core.errors import DefinitionError, Place, RequestError, did_you_mean
 from pipeline.kernel.engine import arrow, connect, first_line
 from pipeline.kernel.pool import Limits
+from pipeline.kernel.sql import parse
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.syntax.function_calls import is_volatile, needs_more_than_a_row
 
@@ -43,6 +42,24 @@ class OnDemand:
     def names(self) -> tuple[str, ...]:
         """The names of the features."""
         return tuple(name for name, _ in self.expressions)
+
+    def over(self, known: Mapping[str, str], result: str) -> OnDemand:
+        """Return the features over these columns, spelled as `known` has them, each with what has it.
+
+        Raises `DefinitionError` if a column that is read is not among them, and if `result` would have two of one name.
+        """
+        spelled = {name.lower(): name for name in known}
+        for column in self.columns:
+            if column.lower() not in spelled:
+                problem = f"an on-demand feature reads {column!r}, which is neither a column of the labelled rows nor a feature"
+                raise DefinitionError(problem, do=did_you_mean(column, known), place=self.place)
+        seen = dict(spelled)
+        for name in self.names:
+            if name.lower() in seen:
+                problem = f"{result} would have two columns {name!r}, of {known.get(seen[name.lower()], 'on_demand(…)')} and of on_demand(…)"
+                raise DefinitionError(problem, do="choose another name", place=self.place)
+            seen[name.lower()] = name
+        return replace(self, columns=tuple(dict.fromkeys(spelled[column.lower()] for column in self.columns)))
 
 
 def on_demand(*expressions: str) -> OnDemand:
@@ -77,11 +94,10 @@ def _first(column: exp.Column) -> str:
 def _parsed(text: str, place: Place) -> tuple[str, exp.Expr]:
     do = "write 'SQL as name', over the columns of one row"
     try:
-        tree = sqlglot.parse_one(f"select {text}\n", dialect="duckdb")
-    except SqlglotError as error:
-        raise DefinitionError(
-            "an on-demand feature is not a SQL expression", got=repr(text), do=do, place=place
-        ) from error
+        tree = parse(f"select {text}\n", place=place)
+    except DefinitionError as error:
+        problem = "an on-demand feature is not a SQL expression"
+        raise DefinitionError(problem, got=repr(text), do=do, place=place) from error
     is_one = isinstance(tree, exp.Select) and len(tree.expressions) == 1 and not tree.find(exp.Star)
     if not is_one or not isinstance(tree, exp.Select) or not isinstance(tree.expressions[0], exp.Alias):
         raise DefinitionError(
@@ -103,26 +119,6 @@ def _parsed(text: str, place: Place) -> tuple[str, exp.Expr]:
     return tree.expressions[0].alias, tree.expressions[0].this
 
 
-def require_columns_of(each: OnDemand, known: Mapping[str, str], result: str) -> None:
-    """Raise `DefinitionError` unless the columns that are read exist, and no name does yet.
-
-    `known` has the columns, each with what has it.
-    """
-    folded = {name.lower(): name for name in known}
-    for column in each.columns:
-        if column.lower() not in folded:
-            problem = (
-                f"an on-demand feature reads {column!r}, which is neither a column of the labelled rows nor a feature"
-            )
-            raise DefinitionError(problem, do=did_you_mean(column, known), place=each.place)
-    seen = dict(folded)
-    for name in each.names:
-        if name.lower() in seen:
-            problem = f"{result} would have two columns {name!r}, of {known.get(seen[name.lower()], 'on_demand(…)')} and of on_demand(…)"
-            raise DefinitionError(problem, do="choose another name", place=each.place)
-        seen[name.lower()] = name
-
-
 def with_on_demand(select: str, computed: Collection[OnDemand]) -> str:
     """Return a SELECT extended by on-demand features."""
     if not computed:
@@ -141,7 +137,7 @@ class OnDemandEngine:
         self._lock = threading.Lock()
 
     def compute(self, rows: pa.Table, computed: Collection[OnDemand], types: Mapping[str, str]) -> pa.Table:
-        """Return rows with their on-demand features.
+        """Return rows, which have the columns that are read, with their on-demand features.
 
         Columns that `types` names are converted to its SQL types, which are those in training. Raises `RequestError` for a
         value of another type, and for one that makes an expression fail.

@@ -18,7 +18,7 @@ from ml.features.point_in_time import Join
 from ml.features.service import Features, FeatureService, features, service_of
 from ml.features.training_set import TrainingSet
 from ml.features.view import FeatureView
-from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
+from pipeline.core.errors import DefinitionError, RequestError, few
 from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
 
@@ -90,7 +90,7 @@ class OnlineFeatures:
         is not in the store as it is defined now, or the store cannot be read.
         """
         table = rows if isinstance(rows, pa.Table) else _table(rows)
-        return self.look_up(self._chosen(service), table, at=at).values
+        return self.look_up(self.chosen(service), table, at=at).values
 
     def look_up(
         self, chosen: ChosenFeatures, rows: pa.Table, *, given: Given | None = None, at: datetime | None = None
@@ -102,14 +102,10 @@ class OnlineFeatures:
         read = self._reader.read(chosen.joins, rows, at)
         values = _replaced(read.values, given or {})
         if chosen.computed:
-            names = [*values.column_names, *chosen.computed_names]
-            made = _with_request(chosen, values, rows, at)
-            values = self._engine.compute(made, chosen.computed, chosen.types).select(names)
+            computed = self._engine.compute(_read_columns(chosen, values, rows, at), chosen.computed, chosen.types)
+            columns = {name: values[name] for name in values.column_names}
+            values = pa.table({**columns, **{name: computed[name] for name in chosen.computed_names}})
         return ReadFeatures(_replaced(values, given or {}), read.event_times)
-
-    def chosen(self, training_set: str) -> ChosenFeatures:
-        """Return the features of a training set; raises as `get` does."""
-        return self._chosen(training_set)
 
     def require(self) -> None:
         """Raise `StorageError` if the store cannot be read."""
@@ -120,12 +116,17 @@ class OnlineFeatures:
         self._store.close()
         self._engine.close()
 
-    def _chosen(self, service: str | FeatureService | Sequence[Features | OnDemand]) -> ChosenFeatures:
+    def chosen(self, service: str | FeatureService | Sequence[Features | OnDemand]) -> ChosenFeatures:
+        """Return the features of a service, as `get` takes it; raises as `get` does."""
         if not isinstance(service, str):
             chosen = service_of(service)
             joins = tuple(self._join(each, n) for n, each in enumerate(chosen.features))
-            counts = Counter(name for join in joins for name in join.names)
-            twice = next((name for name, count in counts.items() if count > 1), None)
+            names = [
+                *(name for join in joins for name in join.names),
+                *(n for each in chosen.computed for n in each.names),
+            ]
+            counts = Counter(name.lower() for name in names)
+            twice = next((name for name in names if counts[name.lower()] > 1), None)
             if twice is not None:
                 raise RequestError(f"two features have the name {twice!r}", do="write 'name as other', or pass prefix=")
             return ChosenFeatures(joins, chosen.computed)
@@ -187,28 +188,30 @@ def _as(value: Any, kind: pa.DataType) -> Any:
         return value  # reported with the type
 
 
-def _with_request(chosen: ChosenFeatures, stored: pa.Table, rows: pa.Table, at: datetime | None) -> pa.Table:
-    """Return the stored features with the columns of the request that on-demand features read.
+def _read_columns(chosen: ChosenFeatures, stored: pa.Table, rows: pa.Table, at: datetime | None) -> pa.Table:
+    """Return the columns that on-demand features read: stored features, and columns of the request.
 
     The event time is that of the request, unless the rows have it. Raises `RequestError` for a column that is missing.
     """
-    columns = {name: stored[name] for name in stored.column_names}
-    names = {name.lower(): name for name in rows.column_names}
-    known = {*(name.lower() for name in stored.column_names), *(name.lower() for name in chosen.computed_names)}
-    for column in dict.fromkeys(column for each in chosen.computed for column in each.columns):
-        if column.lower() in known:
+    columns: dict[str, Any] = {}
+    known = {name.lower(): rows[name] for name in rows.column_names}
+    known |= {name.lower(): stored[name] for name in stored.column_names}
+    computed = {name.lower() for name in chosen.computed_names}
+    for column in {column.lower(): column for each in chosen.computed for column in each.columns}.values():
+        if column.lower() in computed:
             continue
-        if column.lower() in names:
-            columns[column] = rows[names[column.lower()]]
+        if column.lower() in known:
+            columns[column] = known[column.lower()]
         elif column == chosen.event_time:
             time = (at or datetime.now(UTC)).astimezone(UTC) if at is None or at.tzinfo else at.replace(tzinfo=UTC)
             columns[column] = pa.array([time] * rows.num_rows, pa.timestamp("us", "UTC"))
         else:
             raise RequestError(
                 f"the rows have no column {column!r}, which an on-demand feature reads",
-                do=did_you_mean(column, rows.column_names),
+                got=few(map(repr, rows.column_names), 12) or "no columns",
+                do=f"pass {column!r}",
             )
-    return pa.table(columns)
+    return pa.table(columns or {"_row": pa.nulls(rows.num_rows)})
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
-from ml.features.on_demand import OnDemand, require_columns_of, with_on_demand
+from ml.features.on_demand import OnDemand, with_on_demand
 from ml.features.point_in_time import Join
 from ml.features.service import Features, FeatureService, service_of
 from ml.features.view import FeatureView, require_columns
@@ -54,6 +54,7 @@ class TrainingSetTransform(SqlTransform):
         joins = []
         labels = self.written.named_selects
         taken = dict.fromkeys(labels, "the labelled rows")
+        folded = {name.lower(): name for name in labels}
         for number, selected in enumerate(self.features):
             view = inputs[selected.view]
             if not isinstance(view, FeatureView):
@@ -66,15 +67,17 @@ class TrainingSetTransform(SqlTransform):
             join = Join(view, selected, f"f{number}")
             join.require_fit(labels)
             for name in join.names:
-                if name in taken:
-                    problem = f"the training set would have two columns {name!r}, of {taken[name]} and of {view.name!r}"
+                same = folded.setdefault(name.lower(), name)
+                if same in taken:
+                    problem = f"the training set would have two columns {name!r}, of {taken[same]} and of {view.name!r}"
                     raise DefinitionError(problem, do="write 'name as other', or pass prefix=", place=selected.place)
                 taken[name] = repr(view.name)
             joins.append(join)
+        computed = []
         for each in self.computed:
-            require_columns_of(each, taken, "the training set")
+            computed.append(each.over(taken, "the training set"))
             taken |= dict.fromkeys(each.names, "on_demand(…)")
-        return replace(self, joins=tuple(joins))
+        return replace(self, joins=tuple(joins), computed=tuple(computed))
 
 
 @dataclass(frozen=True, kw_only=True)

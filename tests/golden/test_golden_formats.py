@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from ml.features.online.steps import step_at
+from ml.features.online.row_versions import version_at
 from ml.features.online.store import ViewState
 from pipeline.core.cursors import Cursor
 from pipeline.core.errors import StorageError
@@ -229,13 +229,13 @@ def test_times_of_kept_versions(version):
 
 @every("online_store")
 def test_online_stores(version):
-    """What an earlier release stored is read; its rows are those that are shown before and from the second step on."""
+    """What an earlier release stored is read; its rows are those that are shown before and from the second version on."""
     folder = HERE / "online_store" / str(version)
     state = ViewState.from_json((folder / "state.json").read_text())
     value = bytes.fromhex(json.loads((folder / "values.json").read_text())["a"])
     assert (state.view, state.entity, state.reached) == ("shown", ("e",), SinkPosition(3, 7))
-    shown = [step_at(value, state.horizon + hours * 3_600_000_000, strict=False) for hours in (0, 11, 12)]
-    decoded = state.rows.decode([step and step.row for step in shown])
+    shown = [version_at(value, state.horizon + hours * 3_600_000_000, strict=False) for hours in (0, 11, 12)]
+    decoded = state.rows.decode([version and version.row for version in shown])
     assert pa.RecordBatch.from_arrays(decoded, schema=state.rows.schema).to_pylist() == [
         *[{"n": 1, "x": Decimal("0.10"), "s": "é", "v": [0.5, 1.5]}] * 2,
         {"n": None, "x": Decimal("2.00"), "s": "", "v": None},

@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ml import feature_view
-from ml.features.online import steps
+from ml.features.online import row_versions
 from ml.features.online.opening import open_store
 from ml.features.online.target import FeatureTarget
 from pipeline.core import epochs, staging
@@ -211,7 +211,7 @@ def kept_versions(folder: Path) -> None:
 
 
 def online_store(folder: Path) -> None:
-    """Write a feature view as an online store has it: its state, and the value of an entity with two steps."""
+    """Write a feature view as an online store has it: its state, and the value of an entity with two versions."""
     folder.mkdir(parents=True)
     at = datetime(2024, 1, 1)  # noqa: DTZ001 - a column without a zone
     rows = pa.table(
@@ -244,7 +244,7 @@ WRITERS: dict[str, tuple[int, int, Callable[[Path], None]]] = {
     "quarantine": (1, quarantine_format.FORMAT_VERSION, quarantine),
     "hold": (1, holds.FORMAT_VERSION, hold),
     "kept_versions": (1, versions.FORMAT_VERSION, kept_versions),
-    "online_store": (1, steps.FORMAT_VERSION, online_store),
+    "online_store": (1, row_versions.FORMAT_VERSION, online_store),
     "catalog": (0, revisions.FORMAT_VERSION, catalog),
 }
 """By format: the oldest readable version, the newest version, and its writer."""

@@ -77,10 +77,32 @@ def test_online_values_and_types_are_those_of_the_training_set(shop):
 def test_a_request_without_a_column_or_with_another_type_is_an_error(shop):
     run(shop)
     online = OnlineFeatures(load(shop))
-    with pytest.raises(RequestError, match="no column 'amount', which an on-demand feature reads; did you mean"):
+    with pytest.raises(
+        RequestError,
+        match="no column 'amount', which an on-demand feature reads: got 'customer', 'amont'; pass 'amount'",
+    ):
         online.get("examples", [{"customer": 1, "amont": 9}])
     with pytest.raises(RequestError, match=r"an on-demand feature cannot be computed: got .*Could not convert string"):
         online.get("examples", [{"customer": 1, "amount": "much"}])
+    online.close()
+
+
+def test_columns_are_found_in_any_case(shop):
+    """A request has the columns as the labelled rows spell them, also where an expression spells them differently."""
+    (shop / "shop.py").write_text(
+        SHOP.replace("amount / nullif(mean_amount", "AMOUNT / nullif(Mean_Amount").replace(
+            "last_at, at)", "LAST_AT, At)"
+        )
+    )
+    run(shop)
+    online = OnlineFeatures(load(shop))
+    chosen = online.chosen("examples")
+    assert chosen.request_columns == ("customer", "amount")
+    assert {column for each in chosen.computed for column in each.columns} == {"amount", "mean_amount", "last_at", "at"}
+    assert online.get("examples", [{"customer": 2, "amount": 3}])["ratio"].to_pylist() == [3.0]
+    assert online.get([features("customers"), on_demand("MEAN_AMOUNT * 2 as x")], [{"customer": 2}])[
+        "x"
+    ].to_pylist() == [2.0]
     online.close()
 
 
@@ -148,6 +170,17 @@ def test_columns_that_do_not_fit_are_errors(computed, message):
     table = training_set("select id, t, amount from rows", key="id", event_time="t", features=[computed])
     with pytest.raises(DefinitionError, match=message):
         table.transform.over({})
+
+
+def test_names_that_differ_in_case_only_are_one_name(shop):
+    view = feature_view("select e, t, x from rows", entity="e", event_time="t").named("shown")
+    table = training_set("select e, t, X from rows", key="e", event_time="t", features=[features("shown")])
+    with pytest.raises(DefinitionError, match=r"two columns 'x', of the labelled rows and of 'shown'"):
+        table.transform.over({"shown": view})
+    online = OnlineFeatures(load(shop))
+    with pytest.raises(RequestError, match="two features have the name 'Mean_Amount'"):
+        online.chosen([features("customers", "mean_amount as Mean_Amount"), features("customers")])
+    online.close()
 
 
 def test_on_demand_needs_an_expression():

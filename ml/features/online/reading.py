@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from ml.features.online.keys import entity_keys
-from ml.features.online.steps import FeatureStep, step_at
+from ml.features.online.row_versions import RowVersion, version_at
 from ml.features.online.store import FeatureStore, ViewState, now_us
 from ml.features.point_in_time import Join
-from pipeline.core.errors import RequestError, StorageError, did_you_mean
+from pipeline.core.errors import RequestError, StorageError, few
 
 _DAY_US = 86_400_000_000
 _LOAD = "run `headwater features materialize {}`"
@@ -53,9 +53,9 @@ class FeatureReader:
         for join, keys_of_rows in zip(joins, keys, strict=True):
             state, values = stored[join.view.name]
             time = _time(state, now, at)
-            steps = [None if key is None else _shown(values[key], time, join) for key in keys_of_rows]
-            columns |= _columns(join, state, steps)
-            times |= dict.fromkeys(join.names, _event_times(pa.timestamp("us", "UTC"), steps))
+            versions = [None if key is None else _shown(values[key], time, join) for key in keys_of_rows]
+            columns |= _columns(join, state, versions)
+            times |= dict.fromkeys(join.names, _event_times(pa.timestamp("us", "UTC"), versions))
         return ReadFeatures(pa.table(columns), times)
 
     def _stored(
@@ -108,7 +108,8 @@ def _keys(join: Join, rows: pa.Table, entities: pa.Schema) -> list[bytes | None]
         if name not in rows.column_names:
             raise RequestError(
                 f"the rows have no column {name!r}, the entity of {join.view.name!r}",
-                do=did_you_mean(name, rows.column_names),
+                got=few(map(repr, rows.column_names), 12) or "no columns",
+                do=f"pass {name!r}",
             )
         try:
             values = rows[name].combine_chunks()
@@ -141,30 +142,34 @@ def instant(us: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
 
 
-def _shown(value: bytes | None, time: int, join: Join) -> FeatureStep | None:
+def _shown(value: bytes | None, time: int, join: Join) -> RowVersion | None:
     if value is None:
         return None
-    step = step_at(value, time, strict=join.selected.strict)
+    version = version_at(value, time, strict=join.selected.strict)
     ttl = join.view.ttl
-    if step is None or step.deleted or (ttl is not None and time > step.time + ttl // timedelta(microseconds=1)):
+    if (
+        version is None
+        or version.deleted
+        or (ttl is not None and time > version.time + ttl // timedelta(microseconds=1))
+    ):
         return None
-    return step
+    return version
 
 
-def _columns(join: Join, state: ViewState, steps: Sequence[FeatureStep | None]) -> dict[str, pa.Array]:
+def _columns(join: Join, state: ViewState, versions: Sequence[RowVersion | None]) -> dict[str, pa.Array]:
     rows = state.rows
     decoded = dict(
-        zip(rows.schema.names, rows.decode([None if each is None else each.row for each in steps]), strict=True)
+        zip(rows.schema.names, rows.decode([None if each is None else each.row for each in versions]), strict=True)
     )
     columns: dict[str, Any] = {other: decoded[name] for name, other in join.columns}
     if join.selected.at:
-        columns[join.selected.at] = _event_times(state.event_time_type, steps)
+        columns[join.selected.at] = _event_times(state.event_time_type, versions)
     return columns
 
 
-def _event_times(kind: pa.DataType, steps: Sequence[FeatureStep | None]) -> pa.Array:
-    """Return the event times of steps, as the view has them: a date applied from its end."""
+def _event_times(kind: pa.DataType, versions: Sequence[RowVersion | None]) -> pa.Array:
+    """Return the event times of versions, as the view has them: a date applied from its end."""
     shift = _DAY_US if pa.types.is_date(kind) else 0
-    times = np.array([0 if step is None else step.time - shift for step in steps], np.int64)
-    array = pa.array(times, mask=np.array([step is None for step in steps], bool))
+    times = np.array([0 if version is None else version.time - shift for version in versions], np.int64)
+    array = pa.array(times, mask=np.array([version is None for version in versions], bool))
     return array.cast(pa.timestamp("us", getattr(kind, "tz", None))).cast(kind)

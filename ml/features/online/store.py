@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from ml.features.online.steps import FORMAT_VERSION
+from ml.features.online.row_versions import FORMAT_VERSION
 from ml.features.online.values import RowFormat
 from pipeline.core.errors import StorageError
 from pipeline.core.sinks import SinkPosition

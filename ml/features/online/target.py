@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from ml.features.online.keys import entity_keys, entity_types
 from ml.features.online.opening import open_store
-from ml.features.online.steps import STEPS, merged, pack, unpack
+from ml.features.online.row_versions import ROW_VERSIONS, merged, pack, unpack
 from ml.features.online.store import FeatureStore, StoredValue, ViewState, Writer, now_us, schema_text
 from ml.features.online.values import RowFormat
 from ml.features.point_in_time import dated
@@ -162,9 +162,9 @@ class _Update:
         for block in self._blocks(rows, query):
             keys = entity_keys([block.column(name) for name in self._view.entity])
             values = [block.column(name) for name in self._view.columns]
-            steps = self._steps(keys, {name: block.column(name) for name in _HIDDEN}, values)
+            versions = self._versions(keys, {name: block.column(name) for name in _HIDDEN}, values)
             entities = pc.unique(keys).to_pylist()
-            self._put(unpack(entities, self._writer.get(entities)), steps)
+            self._put(unpack(entities, self._writer.get(entities)), versions)
 
     def remove(self, delivery: Delivery) -> None:
         """Compute the entities again of which a row is shown, or will be, that is gone."""
@@ -196,11 +196,11 @@ class _Update:
         )
 
     def _put(self, stored: pa.Table, new: pa.Table) -> None:
-        steps = merged(self._merging, stored, new, self._now)
-        newest = pc.max(steps["available"]).as_py()
+        versions = merged(self._merging, stored, new, self._now)
+        newest = pc.max(versions["available"]).as_py()
         if newest is not None:
             self._newest = newest if self._newest is None else max(newest, self._newest)
-        packed, ttl = pack(steps), self._view.ttl
+        packed, ttl = pack(versions), self._view.ttl
         if ttl is None:
             values = [StoredValue(value) for value in packed.values]
         else:
@@ -216,12 +216,12 @@ class _Update:
         known = self._state.horizon
         return known if self._newest is None else max(known, min(self._now, self._newest + 1))
 
-    def _steps(self, keys: pa.Array, times: dict[str, Any], values: list[Any]) -> pa.Table:
+    def _versions(self, keys: pa.Array, times: dict[str, Any], values: list[Any]) -> pa.Table:
         rows = self._rows.encode(pa.RecordBatch.from_arrays(values, names=list(self._view.columns)))
         deleted = times["_deleted"]
         row = pc.if_else(deleted, pa.scalar(b"", pa.binary()), rows)
         columns = [keys, times["_available"], times["_time"], times["_known"], deleted, row]
-        return pa.table(columns, schema=STEPS)
+        return pa.table(columns, schema=ROW_VERSIONS)
 
     def _blocks(self, rows: pa.RecordBatchReader | pa.Table, query: str) -> Iterator[pa.RecordBatch]:
         self._con.register("_delivered", rows)

@@ -158,7 +158,11 @@ def test_features_are_selected_by_service_too(shop):
     [
         ("raw_orders", {"customer": [1]}, "'raw_orders' is neither a training set nor a feature view: got a source"),
         ("exmples", {"customer": [1]}, "'exmples' is not defined; did you mean 'examples'"),
-        ("customer_orders", {"custmer": [1]}, "no column 'customer', the entity of 'customer_orders'; did you mean"),
+        (
+            "customer_orders",
+            {"custmer": [1]},
+            "no column 'customer', the entity of 'customer_orders': got 'custmer'; pass 'customer'",
+        ),
         ("customer_orders", {"customer": ["x"]}, "'customer' is not of the type of the entity of 'customer_orders'"),
     ],
 )

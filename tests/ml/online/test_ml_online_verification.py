@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cluster.cli.app import app
 from ml.features.materialization import store_of
-from ml.features.online.steps import pack, unpack
+from ml.features.online.row_versions import pack, unpack
 from ml.features.online.store import StoredValue
 from ml.features.verification import verify
 from pipeline.core.errors import RequestError, StorageError
@@ -58,13 +58,13 @@ def run(folder, **options):
     return Workspace(load(folder))
 
 
-def change(workspace, key, steps):
-    """Replace the steps of an entity in the store, as a defect would."""
+def change(workspace, key, edit):
+    """Replace the versions of an entity in the store, as a defect would."""
     store = store_of(workspace.settings)
     state = store.states()["shown"]
     with closing(store), closing(store.begin("shown", state, state.generation)) as writer:
         stored = unpack([key], writer.get([key]))
-        changed = steps(stored)
+        changed = edit(stored)
         writer.put({key: None if changed is None else StoredValue(pack(changed).values[0])})
         writer.commit(replace(state, written_at=state.written_at + 1))
 
@@ -85,7 +85,7 @@ def test_online_equals_offline_after_runs(shop):
 
 
 @pytest.mark.parametrize(
-    ("cause", "steps"),
+    ("cause", "edit"),
     [
         ("missing", lambda _: None),
         ("late", lambda s: s.set_column(2, "time", [[s["time"][0].as_py() - 1]])),
@@ -94,9 +94,9 @@ def test_online_equals_offline_after_runs(shop):
         ("missing", lambda s: s.set_column(1, "available", [[1 << 60]])),
     ],
 )
-def test_planted_differences_are_found_with_their_cause(shop, cause, steps):
+def test_planted_differences_are_found_with_their_cause(shop, cause, edit):
     workspace = run(shop)
-    change(workspace, b"5", steps)
+    change(workspace, b"5", edit)
     (view,) = verify(workspace, ["shown"])
     assert (view.causes, view.examples[0].cause, view.examples[0].entity) == ({cause: 1}, cause, {"e": 5})
     assert view.examples[0].offline["x"] == pytest.approx(5 / 7)
