@@ -25,6 +25,7 @@ _LOG = logging.getLogger(__name__)
 FRESH_S = 3.0
 """How long a champion is used before the store is checked for a new one."""
 MOST_ROWS = 10_000
+_FLAGS = ("return_features", "explain")
 
 
 @dataclass(frozen=True)
@@ -172,29 +173,31 @@ def _loaded(served: ServedModel) -> dict[str, Predictor]:
 
 @dataclass(frozen=True)
 class PredictionRequest:
-    """The rows to predict, and whether the features that were looked up are returned."""
+    """The rows to predict, and whether the features that were looked up, and what each adds, are returned."""
 
     rows: list[dict[str, Any]]
     return_features: bool = False
+    explain: bool = False
 
 
 def request_of(body: bytes) -> PredictionRequest:
-    """Return a request from its body; raise `RowsError` unless it is `{"rows": [{…}, …]}`, with `return_features` if wanted."""
+    """Return a request from its body; raise `RowsError` unless it is `{"rows": [{…}, …]}`, with its flags if wanted."""
     example = 'send {"rows": [{"feature": 1}]}'
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RowsError("the body is not JSON", got=shown(body[:100].decode(errors="replace")), do=example) from error
-    known = isinstance(document, dict) and {"rows"} <= set(document) <= {"rows", "return_features"}
+    known = isinstance(document, dict) and {"rows"} <= set(document) <= {"rows", *_FLAGS}
     if not known or not isinstance(document["rows"], list):
-        problem = "the body is not an object with the key 'rows' and, if wanted, 'return_features'"
+        problem = "the body is not an object with the key 'rows' and, if wanted, 'return_features' and 'explain'"
         raise RowsError(problem, got=shown(json.dumps(document)), do=example)
-    rows, returns = document["rows"], document.get("return_features", False)
-    if not isinstance(returns, bool):
-        raise RowsError("'return_features' must be true or false", got=shown(json.dumps(returns)))
+    rows, flags = document["rows"], {name: document.get(name, False) for name in _FLAGS}
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise RowsError(f"{name!r} must be true or false", got=shown(json.dumps(value)))
     if len(rows) > MOST_ROWS:
         raise TooLargeError(f"a request may have at most {MOST_ROWS} rows", got=str(len(rows)), do="send fewer")
     wrong = next((number for number, row in enumerate(rows) if not isinstance(row, dict)), None)
     if wrong is not None:
         raise RowsError(f"row {wrong} is not an object", got=shown(json.dumps(rows[wrong])), do=example)
-    return PredictionRequest(rows, returns)
+    return PredictionRequest(rows, **flags)

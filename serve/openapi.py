@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.core.definitions import Artifact, StoredDefinition
+from ml.models import Model
+from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Column, Schema
 from serve.features import FeatureLookup
@@ -107,17 +108,18 @@ def _table(definition: StoredDefinition, schema: Schema | None) -> dict[str, Any
     return operation
 
 
-def _model(artifact: Artifact, models: ServedModels, lookup: FeatureLookup) -> dict[str, Any]:
+def _model(artifact: Model, models: ServedModels, lookup: FeatureLookup) -> dict[str, Any]:
     try:
         predictor = models.predictor_or_none(artifact.name)
     except StorageError:
         predictor = None
     inputs: Mapping[str, str] = {} if predictor is None else predictor.inputs
     looked_up = lookup.names(artifact.name).intersection(inputs)
-    others = {} if predictor is None else {n: "" for n in lookup.request_columns(artifact.name) if n not in inputs}
+    asked = (*lookup.request_columns(artifact.name), *((artifact.unit,) if artifact.unit else ()))
+    others = {} if predictor is None else {n: "" for n in asked if n not in inputs}
     row = {
         "type": "object",
-        "required": [name for name in (*others, *inputs) if name not in looked_up],
+        "required": [n for n in (*others, *inputs) if n not in looked_up and n != artifact.unit],
         "additionalProperties": False,
         "properties": {
             name: _nullable(_FEATURES.get(kind, {})) | ({"description": _LOOKED_UP} if name in looked_up else {})
@@ -126,7 +128,9 @@ def _model(artifact: Artifact, models: ServedModels, lookup: FeatureLookup) -> d
     }
     rows = {"type": "array", "maxItems": MOST_PREDICTED, "items": row}
     returns = {"type": "boolean", "default": False, "description": "return the features that were looked up"}
-    body = {"type": "object", "required": ["rows"], "properties": {"rows": rows, "return_features": returns}}
+    explain = {"type": "boolean", "default": False, "description": "return what each feature adds to a prediction"}
+    flags = {"return_features": returns, "explain": explain}
+    body = {"type": "object", "required": ["rows"], "properties": {"rows": rows, **flags}}
     example = {
         "rows": [{n: _EXAMPLES.get(kind) for n, kind in inputs.items() if n not in looked_up} | dict.fromkeys(others)]
     }

@@ -95,9 +95,21 @@ class PredictionService:
         }
         if served.challenger is not None and served.traffic:
             result["versions"] = [answers[number][1].predictor.version for number in range(len(rows))]
+        if request.explain:
+            result["explanations"] = self._explained(answers, len(rows))
         if request.return_features:
             result["features"] = [answers[number][1].looked_up[answers[number][2]] for number in range(len(rows))]
         return result | ({"request_id": ids[0]} if name in self._logs else {})
+
+    @staticmethod
+    def _explained(answers: Mapping[int, tuple[str, _Answer, int]], count: int) -> list[dict[str, float]]:
+        """Return what each feature adds to the prediction of each row, by the version that predicted it."""
+        try:
+            each = {id(answer): answer for _, answer, _ in answers.values()}
+            found = {key: answer.predictor.explain(answer.features) for key, answer in each.items()}
+        except RequestError as error:
+            raise RowsError(error.problem, got=error.got, do=error.do) from error
+        return [found[id(answers[number][1])][answers[number][2]] for number in range(count)]
 
     def _units(
         self, name: str, served: ServedModel, rows: Sequence[dict[str, Any]]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ml.models.calibration import Calibration, Costs
 from ml.models.rows import Kind, LabelledRows
 from ml.models.tasks import HALF, Task
-from pipeline.core.errors import Place
+from ml.models.trainers.boosted_trees import BoostedTrees
+from pipeline.core.errors import Place, RequestError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,19 @@ class FittedModel:
     def columns(self, features: pd.DataFrame) -> dict[str, pa.Array]:
         """Return the predictions for rows as columns: what is predicted and, for classes, its probability."""
         return self.task.columns(self.predictions(features), self.threshold)
+
+    def explanations(self, features: pd.DataFrame) -> list[dict[str, float]]:
+        """Return for each row what each feature adds to the score of what is predicted; see `BoostedTrees.contributions`.
+
+        Raises `RequestError` for estimators that cannot be explained exactly.
+        """
+        if not isinstance(self.estimator, BoostedTrees):
+            problem = "this model cannot explain its predictions"
+            raise RequestError(problem, got=type(self.estimator).__name__, do="only boosted trees can")
+        added = self.estimator.contributions(features)
+        if self.task.name == "multiclass":
+            added = added[range(len(features)), self.predictions(features).argmax(axis=1)]
+        return [dict(zip(self.kinds, row, strict=True)) for row in added[:, :-1].tolist()]
 
     def measure(
         self, label: Array, predictions: Array, costs: Costs | None, groups: Array | None = None

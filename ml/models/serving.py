@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml.models.fitted import FittedModel
 from ml.models.rows import ARROW, Kind, frame
 from ml.models.tasks import Task
 from pipeline.core.errors import ModelError, RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,13 @@ class Predictor:
         has an offset. Raises `RequestError` with the row (from 0) and the feature that is missing, unknown or of
         another kind.
         """
-        if not rows:
-            return []
+        return self.fitted.answers(self._frame(rows)) if rows else []
+
+    def explain(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+        """Return what each feature adds to the prediction of each row; see `FittedModel.explanations`."""
+        return self.fitted.explanations(self._frame(rows)) if rows else []
+
+    def _frame(self, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         import pyarrow as pa  # noqa: PLC0415 - not needed to define models
 
         kinds = dict(self.inputs)
@@ -50,7 +58,7 @@ class Predictor:
             name: pa.array([_value(row[name], kind, name, n) for n, row in enumerate(rows)], ARROW[kind])
             for name, kind in kinds.items()
         }
-        return self.fitted.answers(frame(pa.table(columns), kinds))
+        return frame(pa.table(columns), kinds)
 
     def _require(self, row: Mapping[str, Any], number: int) -> None:
         for name in row:

@@ -95,7 +95,7 @@ def build(model: Model, context: BuildContext) -> Verdict:
         run_id=context.run_id,
         origin=origin,
         fitted=fitted,
-        params={**_options(model.evaluation), **params, "training_set": examples.name, "seed": SEED},
+        params=_recorded(model, params),
         metrics=figures,
         verdict=f"{'accepted: ' if judgement.accepted else REFUSED}{reason}",
         documents={"card.md": markdown_card(card), "card.html": html_card(card)},
@@ -249,15 +249,20 @@ def _origin(model: Model, context: BuildContext) -> Origin:
     return Origin(model.fingerprint, {model.training_set: context.version(model.training_set)}, views)
 
 
-def _options(evaluation: Evaluation) -> dict[str, object]:
-    return {
+def _recorded(model: Model, hyperparameters: Mapping[str, object]) -> dict[str, object]:
+    """Return the options and hyperparameters of a model for MLflow; a hyperparameter with the name of an option gets a prefix."""
+    evaluation = model.evaluation
+    options = {
         "label": evaluation.label,
         "task": evaluation.task,
         "holdout": f"rows {evaluation.holdout.words}",
         "metric": evaluation.metric,
         "at_least": evaluation.at_least,
         "baseline": ", ".join(evaluation.baseline),
+        "training_set": model.training_set,
     }
+    named = {f"fit.{name}" if name in options else name: value for name, value in hyperparameters.items()}
+    return {**options, "seed": SEED, **named}
 
 
 def _shares(parts: TrainTestSplit) -> dict[str, float]:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from ml import LightGBM, XGBoost
+from ml.models.fitted import FittedModel
 from ml.models.tasks import task_of
 from ml.models.trainers import BoostedTrees, FitRequest
 from ml.models.trainers.encoding import MOST_CATEGORIES, FeatureEncoding
@@ -107,6 +108,46 @@ def test_encoding_keeps_the_most_frequent_texts_in_any_order_of_rows():
 def test_invalid_options_are_errors_of_the_definition(library, options, problem):
     with pytest.raises(DefinitionError, match=problem):
         library(**options)
+
+
+def test_a_misspelt_parameter_is_an_error_and_not_ignored():
+    with pytest.raises(
+        ModelError, match=r"lightgbm has no parameter 'learnin_rate'; did you mean 'learning_rate'\?.*here\.py:1"
+    ):
+        fit(LightGBM(learnin_rate=5))
+    assert fit(LightGBM(rounds=5, eta=0.02)).trees != fit(LightGBM(rounds=5)).trees  # another name of learning_rate
+    with pytest.raises(DefinitionError, match="the number of trees has two names, rounds= and n_estimators="):
+        LightGBM(n_estimators=20)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_seeds_have_several_names(library):
+    options = (
+        {"rounds": 10, "subsample": 0.5, "bagging_freq": 1} if library is LightGBM else {"rounds": 10, "subsample": 0.5}
+    )
+    trees = {
+        fit(library(**options, **seed)).trees.partition(b"parameters:")[0]
+        for seed in ({}, {"seed": 7}, {"random_state": 7})
+    }
+    assert len(trees) == 2
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("task", CLASSES)
+def test_contributions_add_up_to_the_score(library, task):
+    rows, trees = labelled(50, seed=3, task=task), fit(library(rounds=10), task)
+    scores = trees.contributions(rows.features).sum(axis=-1)
+    predictions = predicted(trees, task, rows)
+    if task == "binary":
+        assert 1 / (1 + np.exp(-scores)) == pytest.approx(predictions[:, 1], abs=1e-5)
+    elif task == "multiclass":
+        odds = np.exp(scores)
+        assert odds / odds.sum(axis=1, keepdims=True) == pytest.approx(predictions, abs=1e-5)
+    else:
+        assert scores == pytest.approx(predictions, abs=1e-5)
+    fitted = FittedModel(trees, task_of(task, CLASSES[task]), KINDS)
+    explained = fitted.explanations(rows.features)
+    assert [list(each) for each in explained] == [list(KINDS)] * 50
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -196,6 +196,7 @@ def test_the_commands(project):
         (("show", "nope"), "no model 'nope' is registered; known: 'lateness'"),
         (("ls", "latenes"), "no model 'latenes' is registered; did you mean 'lateness'?"),
         (("show", "lateness@7"), "model 'lateness' has no version 7; its versions are 1"),
+        (("ls", "a'b"), "no model \"a'b\" is registered; known: 'lateness'"),
         (("show", "@"), "this is not the name of a version: got '@'; write NAME or NAME@VERSION"),
         (("promote", "lateness", "1", "--to", "king"), "there is no role 'king'"),
         (("rollback", "lateness"), "before version 1 of model 'lateness', no version was champion that could be used"),

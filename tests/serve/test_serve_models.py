@@ -106,6 +106,12 @@ def test_rows_get_a_probability_and_a_label(client):
     assert unknown["probability"] < low["probability"]
 
 
+def test_only_boosted_trees_explain_their_predictions(client):
+    answer = client.post(PATH, json={"rows": [ROW], "explain": True})
+    assert (answer.status_code, answer.json()["error"]["problem"]) == (422, "this model cannot explain its predictions")
+    assert client.post(PATH, json={"rows": [ROW], "explain": 1}).status_code == 422
+
+
 def test_no_rows_give_no_predictions(client):
     assert client.post(PATH, json={"rows": []}).json()["predictions"] == []
 

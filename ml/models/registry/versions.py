@@ -61,6 +61,8 @@ class ModelVersions:
 
     def of(self, name: str) -> list[ModelVersion]:
         """Return the versions of a model, the newest first; none for a model that is not registered."""
+        if "'" in name:  # MLflow's filters cannot express such a name, and no model has one
+            return []
         with self._store.translating():
             client = self._store.client()
             aliases: dict[int, list[str]] = {}

@@ -59,6 +59,26 @@ class BoostedTrees:
         total = sum(gains.values()) or 1.0
         return {name: gain / total for name, gain in gains.items()}
 
+    def contributions(self, features: pd.DataFrame) -> np.ndarray[Any, Any]:
+        """Return what each feature adds to the score of each row, and last what all rows have: rows x features + 1.
+
+        With several classes, rows x classes x features + 1. The scores are the logarithms of odds for classes, otherwise the predicted
+        number itself. These are the values of TreeSHAP, which the libraries compute exactly.
+        """
+        import numpy as np  # noqa: PLC0415 - needed only for training and serving
+
+        matrix = self.encoding.matrix(features)
+        if self.library == "lightgbm":
+            found = np.asarray(self._booster.predict(matrix, pred_contrib=True))
+        else:
+            found = np.asarray(self._booster.predict(self._rows(matrix), pred_contribs=True), dtype=float)
+        width = len(self.encoding.kinds) + 1
+        return (
+            found.reshape(len(features), -1, width)
+            if self.task == "multiclass"
+            else found.reshape(len(features), width)
+        )
+
     def save(self, folder: Path) -> None:
         """Write the trees and their description to a folder."""
         (folder / _TREES[self.library]).write_bytes(self.trees)
@@ -91,11 +111,13 @@ class BoostedTrees:
         matrix = self.encoding.matrix(features)
         if self.library == "lightgbm":
             return np.asarray(self._booster.predict(matrix))
+        return np.asarray(self._booster.predict(self._rows(matrix)), dtype=float)
+
+    def _rows(self, matrix: np.ndarray[Any, Any]) -> Any:
         import xgboost  # noqa: PLC0415 - an extra
 
         types = ["c" if kind == "text" else "q" for kind in self.encoding.kinds.values()]
-        rows = xgboost.DMatrix(matrix, feature_types=types, enable_categorical=True)
-        return np.asarray(self._booster.predict(rows), dtype=float)
+        return xgboost.DMatrix(matrix, feature_types=types, enable_categorical=True)
 
     @cached_property
     def _booster(self) -> Any:

@@ -13,10 +13,17 @@ from ml.models.trainers.encoding import FeatureEncoding
 from ml.models.trainers.rounds import AfterRound, BoostingRows, Library, Rounds
 from ml.models.trainers.trainer import FitRequest, Trainer, set_passive_openmp_wait
 from pipeline.core.definitions import caller
-from pipeline.core.errors import DefinitionError, HeadwaterError, ModelError
+from pipeline.core.errors import DefinitionError, HeadwaterError, ModelError, Place, did_you_mean
 from pipeline.core.extras import imports_of
 from pipeline.core.fingerprint import fingerprint
 
+_ROUNDS = frozenset({
+    "max_iter", "n_estimators", "n_iter", "nrounds", "num_boost_round", "num_iteration", "num_iterations", "num_round",
+    "num_rounds", "num_tree", "num_trees",
+})  # fmt: skip
+"""The names that LightGBM and XGBoost have for the number of trees."""
+SEEDS = frozenset({"seed", "random_seed", "random_state"})
+"""Their names for the seed."""
 STOPPING_SHARE = 0.1
 """The share of the newest training rows that decides when to stop early."""
 
@@ -84,21 +91,36 @@ class Boosting(Trainer):
         options = (self.rounds, self.workers, self.stop_after, self.balanced, sorted(self.params.items()))
         return fingerprint(self.library, options)
 
+    def known_params(self) -> Collection[str]:
+        """Return the names of the library's parameters; none if it does not tell. The library is installed."""
+        return ()
+
+    def require_known(self, names: Collection[str], place: Place) -> None:
+        """Raise `ModelError` for a parameter that the library does not have, which it would ignore."""
+        self._require_library()
+        known = self.known_params()
+        for name in names:
+            if known and name not in known and name != "rounds":
+                raise ModelError(f"{self.library} has no parameter {name!r}", do=did_you_mean(name, known), place=place)
+
+    def _require_library(self) -> None:
+        set_passive_openmp_wait()
+        with imports_of("boosting", f"a model of {type(self).__name__}"):
+            __import__(self.library)
+
     @abstractmethod
     def grow(self, rows: BoostingRows, newest: BoostingRows | None, rounds: Rounds, after: AfterRound | None) -> bytes:
         """Return the trees that the library fits to rows, in its own format."""
 
     def fit(self, request: FitRequest) -> BoostedTrees:
         """Return the fitted trees. Raises `ModelError` if the library fails, for example for an unknown parameter's value."""
-        set_passive_openmp_wait()
-        with imports_of("boosting", f"model {request.model!r}"):
-            __import__(self.library)
+        values = {**self.params, **request.values}
+        self.require_known(values, request.place)
         if request.task.name == "ranking" and (self.workers or self.stop_after):
             do = "remove workers= and stop_after="
             raise ModelError("a ranking is fitted to all of its groups at once", do=do, place=request.place)
         encoding = FeatureEncoding.learned(request.rows.features, request.kinds)
         rows = _encoded(request, encoding, balanced=self.balanced)
-        values = {**self.params, **request.values}
         count = values.pop("rounds", self.rounds)
         rounds = Rounds(int(str(count)), {**_objective(self, request), **values}, self.stop_after)
         newest = None
@@ -130,6 +152,11 @@ def _require_options(rounds: int, workers: int, stop_after: int, params: Mapping
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
             problem = f"{name}= must be a whole number, at least {least}"
             raise DefinitionError(problem, got=repr(number), place=caller())
+    for option in params:
+        if option in _ROUNDS:
+            raise DefinitionError(
+                f"the number of trees has two names, rounds= and {option}=", do="use rounds=", place=caller()
+            )
     for option, value in params.items():
         if not isinstance(value, str | int | float | bool | list | tuple):
             problem = f"{option}= must be a number, a text, a boolean or a list"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ml.models.tasks import TaskName
-from ml.models.trainers.boosting import Boosting
+from ml.models.trainers.boosting import SEEDS, Boosting
 from ml.models.trainers.rounds import AfterRound, BoostingRows, Library, Rounds
 from ml.models.trainers.trainer import SEED
 
@@ -33,6 +33,14 @@ class LightGBM(Boosting):
         }
     )
 
+    def known_params(self) -> Collection[str]:
+        """Return the names and other names of all parameters."""
+        from lightgbm import basic  # noqa: PLC0415 - an extra
+
+        # it has no public list, and ignores what it does not know
+        aliases: Mapping[str, list[str]] = basic._ConfigAliases._get_all_param_aliases()  # noqa: SLF001
+        return {name for names in aliases.values() for name in names}
+
     def grow(self, rows: BoostingRows, newest: BoostingRows | None, rounds: Rounds, after: AfterRound | None) -> bytes:
         """Return the trees as LightGBM's text. The same rows and parameters give the same text."""
         import lightgbm  # noqa: PLC0415 - an extra
@@ -41,7 +49,7 @@ class LightGBM(Boosting):
             "verbosity": -1,
             "deterministic": True,
             "force_row_wise": True,
-            "seed": SEED,
+            **({} if SEEDS & rounds.params.keys() else {"seed": SEED}),
             **rounds.params,
         }
         dataset = _dataset(rows, params)

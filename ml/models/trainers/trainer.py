@@ -63,6 +63,9 @@ class Trainer(ABC):
     def fingerprint(self) -> str:
         """Changes with everything that determines the estimator, apart from rows and tuned values."""
 
+    def require_known(self, names: Collection[str], place: Place) -> None:  # noqa: B027 - most libraries check them
+        """Raise `ModelError` for a hyperparameter that it does not have."""
+
     @abstractmethod
     def fit(self, request: FitRequest) -> Any:
         """Return the fitted estimator. Raises `ModelError` if it cannot be fitted."""

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ml.models.tasks import TaskName
-from ml.models.trainers.boosting import Boosting
+from ml.models.trainers.boosting import SEEDS, Boosting
 from ml.models.trainers.rounds import AfterRound, BoostingRows, Library, Rounds
 from ml.models.trainers.trainer import SEED
 
@@ -35,7 +35,9 @@ class XGBoost(Boosting):
         """Return the trees as XGBoost's UBJSON. The same rows and parameters give the same trees."""
         import xgboost  # noqa: PLC0415 - an extra
 
-        params = {"verbosity": 0, "seed": SEED, "tree_method": "hist", **rounds.params}
+        params = {"verbosity": 0, "tree_method": "hist", **rounds.params}
+        if not SEEDS & params.keys():
+            params["seed"] = SEED
 
         class _After(xgboost.callback.TrainingCallback):
             def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:

@@ -55,6 +55,7 @@ def search(
     Raises `ModelError` if all trials fail, and `UnavailableError` if Ray cannot be started.
     """
     evaluation = model.evaluation
+    model.trainer.require_known(tuning.space, model.place)
     if tuning.folds == 1:
         rest = parts.train.where(evaluation.holdout.validation(parts.train))
         require_both_labels(rest, evaluation, model.place)
