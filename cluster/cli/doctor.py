@@ -23,7 +23,7 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.packages import PACKAGE, install_command, problems_of, requirements
 from pipeline.batch.ray_address import require_reachable
 from pipeline.core import scratch
-from pipeline.core.definitions import SourceDefinition, Table
+from pipeline.core.definitions import SourceDefinition
 from pipeline.core.errors import HeadwaterError, SettingsError, StorageError, few, quantity
 from pipeline.core.findings import Finding, FindingState
 from pipeline.core.s3_access import s3_access
@@ -142,7 +142,8 @@ def _environments(own: Settings) -> Iterator[Finding]:
         if shared:
             detail = f"has the same {few(shared)} as {own.env}, and each overwrites what the other has written there"
             do = f"give {env} its own in headwater.toml"
-            yield Finding(f"environment {env}", BAD if shared[0] == "warehouse" else NOTE, f"{detail}: {do}")
+            is_lost = "warehouse" in shared and "lake" not in shared  # of one lake, both write the same tables
+            yield Finding(f"environment {env}", BAD if is_lost else NOTE, f"{detail}: {do}")
 
 
 def _credentials(settings: Settings) -> Iterator[Finding]:
@@ -242,10 +243,11 @@ def _models(settings: Settings) -> Iterator[Finding]:
 
 
 def _online(workspace: Workspace) -> Iterator[Finding]:
-    if not any(table.implied for table in workspace.project.graph.all_of(Table)):
-        return
     from ml.features.materialization import UP_TO_DATE, statuses  # noqa: PLC0415 - only for features
+    from ml.features.view import FeatureView  # noqa: PLC0415 - likewise
 
+    if not any(view.online for view in workspace.project.graph.all_of(FeatureView)):
+        return
     views = [each for each in statuses(workspace) if each.state]
     late = [f"{each.view}: {each.state}" for each in views if each.state != UP_TO_DATE]
     if late:

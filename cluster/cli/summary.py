@@ -48,10 +48,10 @@ def print_summary(run: RunRecord) -> None:
     out.print(f"[bold]{_total(run)}[/]")
     if run.status in _UNFINISHED:
         out.print(f"[yellow]{_UNFINISHED[run.status]}[/]")
-    aside = [step.name for step in run.steps if step.flow.quarantined]
-    if aside:
-        command = f"show {aside[0]}" if len(aside) == 1 else "ls"
-        out.print(f"quarantined rows of {few(aside)}: headwater quarantine {command}")
+    quarantined = [step.name for step in run.steps if step.flow.quarantined]
+    if quarantined:
+        command = f"show {quarantined[0]}" if len(quarantined) == 1 else "ls"
+        out.print(f"quarantined rows of {few(quarantined)}: headwater quarantine {command}")
 
 
 def _total(run: RunRecord) -> str:
@@ -67,13 +67,15 @@ def _total(run: RunRecord) -> str:
         return f"nothing new: all {len(run.steps)} are up to date"
     parts = [f"{count} {word}" for word, count in counts.items() if count or word in {"done", "up to date"}]
     rows = sum(step.flow.rows_out for step in computed)
-    away = [
+    rejected = [
         f"{number:,} {word}"
         for word in ("quarantined", "dropped")
         if (number := sum(getattr(s.flow, word) for s in computed))
     ]
-    seconds = [f"{_seconds(run):.1f} s"] if run.ended_at is not None else []
-    return ", ".join([*parts, f"{quantity(rows, 'row')} written", *away, *seconds])
+    if run.ended_at is not None:
+        lasted = datetime.fromisoformat(run.ended_at) - datetime.fromisoformat(run.started_at)
+        rejected.append(f"{lasted.total_seconds():.1f} s")
+    return ", ".join([*parts, f"{quantity(rows, 'row')} written", *rejected])
 
 
 def _row(step: StepRecord, counted: Sequence[str]) -> tuple[object, ...]:
@@ -85,9 +87,3 @@ def _row(step: StepRecord, counted: Sequence[str]) -> tuple[object, ...]:
     flow = step.flow
     speed = f"{flow.bytes_in / 1e6 / step.seconds:,.1f}" if step.seconds and flow.bytes_in else ""
     return (step.name, did, *(getattr(flow, name) for name in counted), f"{step.seconds:.2f}", speed, step.total_rows)
-
-
-def _seconds(run: RunRecord) -> float:
-    return (
-        datetime.fromisoformat(run.ended_at or run.started_at) - datetime.fromisoformat(run.started_at)
-    ).total_seconds()

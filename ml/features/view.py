@@ -44,7 +44,7 @@ class FeatureView(Table):
         return self.owner
 
     @property
-    def implied(self) -> tuple[Definition, ...]:
+    def companions(self) -> tuple[Definition, ...]:
         """The sink that keeps the online store at the newest version, for a view that is online."""
         if not self.online:
             return ()

@@ -190,11 +190,6 @@ class Definition(ABC):
         """Whether it is computed by a function of Ray datasets."""
         return self.computed_by is not None and self.computed_by.language == "dataset"
 
-    @property
-    def implied(self) -> tuple[Definition, ...]:
-        """Named definitions that the project has because it has this one."""
-        return ()
-
     def named(self, name: str) -> Self:
         """Return the definition with this name, or unchanged if it already has a name."""
         return self if self.name else replace(self, name=name)

@@ -103,8 +103,7 @@ def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[st
     use_cache(settings.state / "cache", settings.cache_bytes)
     modules = _modules(settings.definitions)
     declared = definitions_in(modules)
-    implied = [each for definition in declared for each in definition.implied]
-    graph = Graph.of([_within(definition, settings.root) for definition in (*declared, *implied)])
+    graph = Graph.of([_within(definition, settings.root) for definition in declared])
     if not graph.definitions:
         raise DefinitionError(
             "the project has no definitions", do="assign a source(…) to a name", place=Place(str(settings.definitions))
