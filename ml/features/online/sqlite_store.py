@@ -74,6 +74,9 @@ class SqliteStore:
             return
         try:
             con = self._connection()
+            if con is None:
+                yield None
+                return
             con.execute("begin")
             try:
                 yield con
@@ -84,7 +87,8 @@ class SqliteStore:
                 f"the online store {self._file} cannot be read", got=str(error), do="check the file and its permissions"
             ) from error
 
-    def _connection(self) -> sqlite3.Connection:
+    def _connection(self) -> sqlite3.Connection | None:
+        """Return the connection of this thread; `None` while another process or thread creates the store in the file."""
         con: sqlite3.Connection | None = getattr(self._local, "con", None)
         if con is None:
             con = sqlite3.connect(
@@ -94,6 +98,14 @@ class SqliteStore:
                 isolation_level=None,
                 check_same_thread=False,
             )
+            is_created = False
+            try:
+                is_created = con.execute("select 1 from sqlite_master where name = 'views'").fetchone() is not None
+            finally:
+                if not is_created:
+                    con.close()
+            if not is_created:
+                return None
             self._local.con = con
             self._readers.append(con)
         return con

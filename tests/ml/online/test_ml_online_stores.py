@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from contextlib import closing
 from dataclasses import replace
@@ -43,6 +44,18 @@ def test_an_empty_store_has_nothing(store):
     assert store.states() == {}
     assert read(store, b"a") == (None, [None])
     assert store.read({}) == {}
+
+
+def test_a_file_that_another_process_is_creating_is_an_empty_store(tmp_path):
+    with (
+        closing(sqlite3.connect(tmp_path / "features.db")) as other,
+        closing(open_store(f"sqlite:///{tmp_path}/features.db", "p.dev")) as store,
+    ):
+        other.execute("pragma journal_mode = wal")
+        assert store.states() == {}
+        assert read(store, b"a") == (None, [None])
+        write(store, FIRST, {b"a": b"1"})
+        assert read(store, b"a") == (FIRST, [b"1"])
 
 
 def test_values_are_shown_by_the_commit_with_the_state(store):
