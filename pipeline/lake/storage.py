@@ -393,13 +393,14 @@ class Storage:
                 Path(self.uri).rmdir()
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove unreferenced files; raise `StorageError` if the store rejects it."""
+        """Remove unreferenced files, of which another process may have removed some; raise `StorageError` if it is rejected."""
         try:
             if self.is_s3 and len(names) > 1:
                 self._remove_objects(names)
                 return
             for name in names:
-                self._filesystem().rm_file(self._path(name))
+                with suppress(FileNotFoundError):
+                    self._filesystem().rm_file(self._path(name))
         except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot remove a file below {self.uri}", error) from error
 

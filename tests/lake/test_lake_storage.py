@@ -42,6 +42,15 @@ def test_names_are_those_of_files_at_any_depth(storage):
     assert set(storage.files()) == {"a", "b/c", "b/d/e"}
 
 
+def test_files_that_another_process_has_removed_are_removed(storage):
+    for name in ("a", "b"):
+        storage.touch(name)
+    storage.remove(["gone", "a"])
+    storage.remove(["gone"])
+
+    assert storage.names() == ("b",)
+
+
 def test_a_file_that_is_taken_over_is_new(tmp_path):
     """Otherwise, a vacuum could take it for an orphan before its commit."""
     source, target = Storage(str(tmp_path / "a")), Storage(str(tmp_path / "b"))

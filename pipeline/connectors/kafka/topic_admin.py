@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,9 +32,11 @@ with imports_of("kafka", "a Kafka topic"):
     )
     from kafka.errors import SecurityDisabledError
     from kafka.protocol.admin import AlterClientQuotasRequest, DescribeClientQuotasRequest
+    from kafka.protocol.metadata import MetadataRequest
 
 _ANY_HOST = "*"
 _CREATE_MS = 30_000
+_LOOKS_EVERY_S = 0.1
 _EXACT, _DEFAULT = 0, 1
 
 
@@ -91,12 +94,12 @@ class TopicAdmin:
             for entry in answer.entries:
                 _require_done(entry, wanted)
 
-    def _send(self, request: Any) -> Any:
-        """Send a request for which the client has no function."""
+    def _send(self, request: Any, broker: int | None = None) -> Any:
+        """Send a request for which the client has no function, to any broker or a certain one."""
         manager = self._client._manager  # noqa: SLF001 - as the functions of the client do
 
         async def send() -> Any:
-            return await manager.send(request)
+            return await manager.send(request, node_id=broker)
 
         return manager.run(send)
 
@@ -118,17 +121,19 @@ class TopicAdmin:
 
         del change
         new = NewTopic(wanted.name, wanted.partitions, wanted.replicas, topic_configs=dict(wanted.configs))
-        self._client.create_topics([new], timeout_ms=_CREATE_MS, wait_for_metadata=True)
+        self._client.create_topics([new], timeout_ms=_CREATE_MS)
+        self._wait_for_partitions(wanted)
 
     def _add_partitions(self, wanted: TopicDefinition, change: Change) -> None:
 
         del change
         self._client.create_partitions({wanted.name: NewPartitions(wanted.partitions)})
+        self._wait_for_partitions(wanted)
 
     def _change_replicas(self, wanted: TopicDefinition, change: Change) -> None:
 
         del change
-        brokers = sorted(node["broker_id"] for node in self._client.describe_cluster()["brokers"])
+        brokers = self._brokers()
         if len(brokers) < wanted.replicas:
             raise SourceError(
                 f"topic {wanted.name!r} cannot have {wanted.replicas} replicas",
@@ -149,6 +154,33 @@ class TopicAdmin:
         if refused:
             each, error = next(iter(refused.items()))
             raise SourceError(f"the replicas of {each.topic} cannot be moved", got=error.__name__, place=wanted.place)
+
+    def _wait_for_partitions(self, wanted: TopicDefinition) -> None:
+        """Wait until all brokers know the partitions that were just added, which they learn one after the other."""
+        until = time.monotonic() + _CREATE_MS / 1000
+        while (known := min(self._known_partitions(wanted.name))) < wanted.partitions:
+            if time.monotonic() > until:
+                raise SourceError(
+                    f"some brokers do not know the new partitions of topic {wanted.name!r}",
+                    got=f"{known} of {wanted.partitions}",
+                    do="apply the change again",
+                    place=wanted.place,
+                )
+            time.sleep(_LOOKS_EVERY_S)
+
+    def _known_partitions(self, name: str) -> Iterator[int]:
+        """Yield how many partitions of a topic each broker knows."""
+        request = MetadataRequest(
+            topics=[MetadataRequest.MetadataRequestTopic(name=name)], allow_auto_topic_creation=False
+        )
+        for broker in self._brokers():
+            [topic] = self._send(request, broker).topics
+            yield len(topic.partitions)
+
+    def _brokers(self) -> list[int]:
+        return sorted(
+            node["broker_id"] for node in self._client.describe_cluster()["brokers"] if not node.get("is_fenced")
+        )
 
     def _set_config(self, wanted: TopicDefinition, change: Change) -> None:
 
