@@ -70,8 +70,8 @@ class FeatureLookup:
         definition now, `RowsError` for rows without the entity of a feature that they lack, and `StorageError` if the online
         store cannot be read.
         """
-        model, names = predictor.name, self.names(predictor.name)
-        lacking = {name for name in predictor.inputs if name in names and any(name not in row for row in rows)}
+        model, known = predictor.name, self.names(predictor.name)
+        lacking = {name for name in predictor.inputs if name in known and any(name not in row for row in rows)}
         columns = set(self.request_columns(model))
         if not lacking:
             return CompletedRows([_inputs(row, predictor, columns) for row in rows], [{} for _ in rows])
@@ -86,13 +86,16 @@ class FeatureLookup:
             read = self._online.look_up(chosen, table, given={n: values for n, values in given.items() if values})
         except RequestError as error:
             raise RowsError(error.problem, got=error.got, do=error.do) from error
-        values = {name: [_plain(v) for v in read.values[name].to_pylist()] for name in read.values.column_names}
-        times = {name: array.to_pylist() for name, array in read.event_times.items()}
-        complete, looked_up = [], []
-        for number, row in enumerate(rows):
-            added = {name: values[name][number] for name in values if name in predictor.inputs and name not in row}
-            complete.append({**_inputs(row, predictor, columns), **added})
-            looked_up.append({name: _shown(value, times.get(name), number) for name, value in added.items()})
+        names = [name for name in read.values.column_names if name in predictor.inputs]
+        values = {name: [_plain(value) for value in read.values[name].to_pylist()] for name in names}
+        shown = _shown(values, read.event_times)
+        complete = [_inputs(row, predictor, columns) for row in rows]
+        looked_up: list[dict[str, Any]] = [{} for _ in rows]
+        for name in names:
+            for number, row in enumerate(rows):
+                if name not in row:
+                    complete[number][name] = values[name][number]
+                    looked_up[number][name] = shown[name][number]
         return CompletedRows(complete, looked_up)
 
     def _require_views(self, predictor: Predictor, trained_on: Mapping[str, str]) -> None:
@@ -151,8 +154,17 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, date) else value
 
 
-def _shown(value: Any, times: list[Any] | None, number: int) -> dict[str, Any]:
-    if times is None:
-        return {"value": value}
-    time = times[number]
-    return {"value": value, "event_time": None if time is None else time.isoformat()}
+def _shown(values: Mapping[str, list[Any]], event_times: Mapping[str, pa.Array]) -> dict[str, list[dict[str, Any]]]:
+    """Return the values of each feature with their event times; the features of a view share one array of times."""
+    texts: dict[int, list[str | None]] = {}
+    shown = {}
+    for name, of_rows in values.items():
+        times = event_times.get(name)
+        if times is None:
+            shown[name] = [{"value": value} for value in of_rows]
+            continue
+        if id(times) not in texts:
+            texts[id(times)] = [None if time is None else time.isoformat() for time in times.to_pylist()]
+        pairs = zip(of_rows, texts[id(times)], strict=True)
+        shown[name] = [{"value": value, "event_time": text} for value, text in pairs]
+    return shown

@@ -67,7 +67,7 @@ def online(clock: Clock, url: str, data: str, to: str) -> None:
     columns = [f"f{n}" for n in range(FEATURES)]
     view = feature_view(f"select e, t, {', '.join(columns)} from rows", entity="e", event_time="t").named("view")
     files = pa.dataset.dataset(data)
-    with clock.part("load"), closing(open_store(url, "bench.dev")) as store:
+    with clock.part("load"), closing(open_store(url, "bench", "dev")) as store:
         rows = files.scanner().to_reader()
         none = files.schema.empty_table()
         delivery = Delivery(SinkPosition(0), None, rows, none, view.key, is_whole=True)
@@ -83,7 +83,7 @@ def online(clock: Clock, url: str, data: str, to: str) -> None:
 def _online_reader(url: str) -> Callable[[Sequence[int]], pa.Table]:
     columns = ", ".join(f"f{n}" for n in range(FEATURES))
     view = feature_view(f"select e, t, {columns} from rows", entity="e", event_time="t").named("view")
-    reader, joins = FeatureReader(open_store(url, "bench.dev")), [Join(view, features("view"), "f0")]
+    reader, joins = FeatureReader(open_store(url, "bench", "dev")), [Join(view, features("view"), "f0")]
     return lambda keys: reader.read(joins, pa.table({"e": pa.array(keys)})).values
 
 

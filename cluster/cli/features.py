@@ -26,7 +26,7 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
 
     views = statuses(open_workspace(folder, env))
     if as_json:
-        print_json([each.to_json() for each in views])
+        print_json(views)
         return
     if not views:
         out.print("the project has no feature views")

@@ -19,7 +19,6 @@ from pipeline.project.workspace import Workspace
 
 SAMPLED = 10_000
 """The rows of each sample."""
-_NOT_COMPUTED = frozenset({"skip", "failed", "skipped"})
 
 
 def window_report(
@@ -54,7 +53,7 @@ def update_monitor_reports(workspace: Workspace, record: RunRecord) -> list[Path
     They are in `monitors/NAME` beside the report of the run. A report that cannot be written is said, and does not fail the run.
     """
     written = []
-    computed = {step.name for step in record.steps if step.decision not in _NOT_COMPUTED}
+    computed = {step.name for step in record.steps if step.is_done}
     for monitor in workspace.project.graph.all_of(Monitor):
         if monitor.has_report and monitor.name in computed:
             into = report_file(workspace.settings).parent / "monitors" / monitor.name

@@ -9,7 +9,6 @@ from ml.experiments.sequential import (
     always_valid,
     fixed_horizon,
     mixture_for,
-    sample_ratio,
     sequential_sample_ratio,
 )
 
@@ -30,7 +29,6 @@ __all__ = [
     "mixture_for",
     "power",
     "ratio_difference",
-    "sample_ratio",
     "sequential_sample_ratio",
     "share_deviation",
     "units_needed",

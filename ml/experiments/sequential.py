@@ -54,18 +54,6 @@ def fixed_horizon(difference: Difference, alpha: float = 0.05) -> Interval:
     return Interval(difference.value - radius, difference.value + radius, p)
 
 
-def sample_ratio(counts: Mapping[str, int], weights: Mapping[str, float]) -> float:
-    """Return the p-value that units were assigned by the weights: a chi-square test for one look, at the end."""
-    from scipy.special import chdtrc  # noqa: PLC0415 - see above
-
-    total, weight = sum(counts.values()), sum(weights.values())
-    if not total:
-        return 1.0
-    expected = {name: total * share / weight for name, share in weights.items()}
-    statistic = sum((counts.get(name, 0) - value) ** 2 / value for name, value in expected.items())
-    return float(chdtrc(len(weights) - 1, statistic))
-
-
 def sequential_sample_ratio(
     counts: Mapping[str, int], weights: Mapping[str, float], concentration: float = 1000
 ) -> float:

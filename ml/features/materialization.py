@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from ml.features.online.opening import open_store
 from ml.features.online.reading import instant
@@ -40,15 +39,6 @@ class ViewStatus:
     """When the newest row in the online store became available."""
     written_at: datetime | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the status as an object of JSON."""
-        times = {name: None if time is None else time.isoformat() for name, time in self._times}
-        return {**asdict(self), **times}
-
-    @property
-    def _times(self) -> tuple[tuple[str, datetime | None], ...]:
-        return (("newest", self.newest), ("written_at", self.written_at))
-
 
 @dataclass(frozen=True)
 class Materialized:
@@ -62,7 +52,7 @@ class Materialized:
 
 def store_of(settings: Settings) -> FeatureStore:
     """Return the online store of a project's environment; raise `SettingsError` if its URL is not supported."""
-    return open_store(settings.online, f"{settings.name}.{settings.env}")
+    return open_store(settings.online, settings.name, settings.env)
 
 
 def statuses(workspace: Workspace) -> list[ViewStatus]:

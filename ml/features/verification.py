@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import duckdb
@@ -38,8 +38,8 @@ class Mismatch:
     """An entity whose features differ, and why."""
 
     cause: str
-    """`missing`: only the lake has features; `extra`: only the store has; `ttl`: the row that is shown is too old; `late`: another
-    row is shown; `value`: the same row has other values; `version`: the store is behind the lake."""
+    """`missing`: only the lake has features; `extra`: only the store has; `late`: another row is shown; `value`: the same row has
+    other values; `version`: the store is behind the lake."""
     entity: Mapping[str, Any]
     online: Mapping[str, Any]
     offline: Mapping[str, Any]
@@ -64,9 +64,7 @@ class ViewComparison:
         return not self.causes
 
 
-def verify(
-    workspace: Workspace, names: Sequence[str] = (), sample: int = SAMPLE, clock: Callable[[], int] = now_us
-) -> list[ViewComparison]:
+def verify(workspace: Workspace, names: Sequence[str] = (), sample: int = SAMPLE) -> list[ViewComparison]:
     """Compare the online store with the point-in-time join over the lake, for feature views or those of training sets.
 
     Up to `sample` entities of each view are compared, selected by a hash of their keys, so that each call compares the same ones. Without names, all
@@ -75,7 +73,7 @@ def verify(
     """
     joins = _joins(workspace, names)
     with closing(store_of(workspace.settings)) as store:
-        return [_compared(workspace, store, join, sample, clock) for join in joins]
+        return [_compared(workspace, store, join, sample) for join in joins]
 
 
 def _joins(workspace: Workspace, names: Sequence[str]) -> list[Join]:
@@ -101,21 +99,21 @@ def _join(view: FeatureView, *, strict: bool) -> Join:
     return Join(view, features(view.name, at=_AT, strict=strict), "f0")
 
 
-def _compared(
-    workspace: Workspace, store: FeatureStore, join: Join, sample: int, clock: Callable[[], int]
-) -> ViewComparison:
+def _compared(workspace: Workspace, store: FeatureStore, join: Join, sample: int) -> ViewComparison:
     view, table = join.view, workspace.table(join.view.name)
     with connect(Limits(memory_bytes=workspace.settings.memory_bytes), filesystem=table.storage.filesystem()) as con:
         entities = _entities(con, view, workspace.require(view.name), sample)
-        state, time, online = _online(store, join, entities, clock)
+        state, time, online = _online(store, join, entities)
         reached = state.reached
         newest = workspace.require(view.name)
-        loaded = None if reached is None else table.version(reached.version)
-        offline = _offline(con, join, loaded or newest, entities, time)
-        wrong = _differing(con, online, offline)
-        current = offline if loaded is None else _offline(con, join, newest, entities, time)
-        behind = [number for number in _differing(con, offline, current) if number not in set(wrong)]
-    causes = {number: _cause(view, time, online, offline, number) for number in wrong}
+        is_behind = reached is not None and reached.version != newest.number
+        loaded = table.version(reached.version) if reached is not None and is_behind else None
+        offline = current = _offline(con, join, loaded or newest, entities, time)
+        wrong, behind = _differing(con, online, offline), list[int]()
+        if loaded is not None:
+            current = _offline(con, join, newest, entities, time)
+            behind = [number for number in _differing(con, offline, current) if number not in set(wrong)]
+    causes = {number: _cause(online, offline, number) for number in wrong}
     rows = [_mismatch(causes[number], number, entities, online, offline) for number in wrong]
     rows += [_mismatch("version", number, entities, online, current) for number in behind]
     counts = dict(Counter(row.cause for row in rows))
@@ -135,13 +133,11 @@ def _entities(con: duckdb.DuckDBPyConnection, view: FeatureView, version: Versio
     return _read(con, query)
 
 
-def _online(
-    store: FeatureStore, join: Join, entities: pa.Table, clock: Callable[[], int]
-) -> tuple[ViewState, int, pa.Table]:
-    """Return what the store has of entities, the time for which it answered, and its state then."""
+def _online(store: FeatureStore, join: Join, entities: pa.Table) -> tuple[ViewState, int, pa.Table]:
+    """Return the state of the view, the time for which the store answered, and what it has of entities then."""
     for _ in range(_ATTEMPTS):
         before = store.states().get(join.view.name)
-        time = clock() if before is None else max(clock(), before.horizon)
+        time = now_us() if before is None else max(now_us(), before.horizon)
         values = FeatureReader(store).read([join], entities, instant(time)).values
         if before is not None and store.states().get(join.view.name) == before:
             return before, time, values
@@ -170,25 +166,12 @@ def _differing(con: duckdb.DuckDBPyConnection, one: pa.Table, other: pa.Table) -
     return list(rows[_ROW].to_pylist())
 
 
-def _cause(view: FeatureView, time: int, online: pa.Table, offline: pa.Table, number: int) -> str:
+def _cause(online: pa.Table, offline: pa.Table, number: int) -> str:
     """Return why the features of an entity differ from those of the version that the store has."""
     shown, expected = online[_AT][number].as_py(), offline[_AT][number].as_py()
     if shown is None or expected is None:
-        return "missing" if shown is None else _extra(view, time, shown)
+        return "missing" if shown is None else "extra"
     return "late" if shown != expected else "value"
-
-
-def _extra(view: FeatureView, time: int, shown: Any) -> str:
-    """Return `ttl` for a row that is shown although it is too old, and `extra` otherwise."""
-    if view.ttl is None:
-        return "extra"
-    begun = (
-        datetime(shown.year, shown.month, shown.day, tzinfo=UTC) + timedelta(days=1)
-        if not isinstance(shown, datetime)
-        else shown
-    )
-    begun = begun.replace(tzinfo=UTC) if begun.tzinfo is None else begun
-    return "ttl" if instant(time) > begun + view.ttl else "extra"
 
 
 def _read(con: duckdb.DuckDBPyConnection, query: str) -> pa.Table:

@@ -31,11 +31,6 @@ def psi_noise(current: Array, reference: Array) -> Array:
     return np.maximum(bins - 1, 0) * (_inverse(_sum(current)) + _inverse(_sum(reference)))
 
 
-def rows_needed(bins: int, threshold: float) -> int:
-    """Return the least number of rows for which an index is compared with a threshold."""
-    return math.ceil(ROWS_PER_BIN * bins / threshold)
-
-
 def kolmogorov_smirnov(current: Array, reference: Array) -> Array:
     """Return the greatest difference of the cumulative shares. It is at most the share of one bin below that of all values."""
     difference: Array = np.abs(np.cumsum(shares(current), axis=-1) - np.cumsum(shares(reference), axis=-1))

@@ -41,38 +41,31 @@ class EvidentlyTest:
     description: str
 
 
-def sample_query(monitor: Monitor, window: datetime | None, rows: int, examples: Definition | None = None) -> str:
-    """Return the SELECT of a sample of at most `rows` rows with the monitored features.
-
-    With the start of a window (UTC), they are of this window, otherwise of a fixed reference, whose table `examples` defines.
-    Raises `DefinitionError` as `RowSource.source` does.
-    """
-    reference = monitor.monitored.reference
-    if window is None and isinstance(reference, Fixed):
-        return _sampled(monitor, reference.rows.source(examples), rows, "true")
-    source = RowSource(monitor.of).source(None)
-    return _sampled(
-        monitor, source, rows, _within(monitor, [(window, window + monitor.monitored.window)] if window else [])
-    )
+def sample_query(monitor: Monitor, window: datetime, rows: int) -> str:
+    """Return the SELECT of a sample of at most `rows` rows of the window that starts at `window` (UTC), with the features."""
+    return _sample_within(monitor, rows, [(window, window + monitor.monitored.window)])
 
 
 def reference_query(monitor: Monitor, window: datetime, rows: int, examples: Definition | None = None) -> str:
-    """Return the SELECT of a sample of what a window is compared with."""
+    """Return the SELECT of a sample of at most `rows` rows that a window is compared with, with the features.
+
+    `examples` is the definition of the table of a fixed reference. Raises `DefinitionError` as `RowSource.source` does.
+    """
     reference = monitor.monitored.reference
     if isinstance(reference, Fixed):
-        return sample_query(monitor, None, rows, examples)
+        return _sampled(monitor, reference.rows.source(examples), rows, "true")
     length = monitor.monitored.window
     if isinstance(reference, SameWeekday):
         spans = [(window - k * WEEK, window - k * WEEK + length) for k in range(1, reference.weeks + 1)]
     else:
         spans = [(window - reference.length, window)]
-    return _sampled(monitor, RowSource(monitor.of).source(None), rows, _within(monitor, spans))
+    return _sample_within(monitor, rows, spans)
 
 
-def _within(monitor: Monitor, spans: list[tuple[datetime, datetime]]) -> str:
+def _sample_within(monitor: Monitor, rows: int, spans: list[tuple[datetime, datetime]]) -> str:
     time = f"({monitor.time})::timestamp"
     parts = [f"({time} >= {_timestamp(start)} and {time} < {_timestamp(end)})" for start, end in spans]
-    return " or ".join(parts) or "true"
+    return _sampled(monitor, RowSource(monitor.of).source(None), rows, " or ".join(parts))
 
 
 def _timestamp(time: datetime) -> str:

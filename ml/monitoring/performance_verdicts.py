@@ -14,7 +14,7 @@ from ml.monitoring.alarm_rules import NO_DATA, NOT_JUDGED, STATES
 from ml.monitoring.divergence import Array
 from ml.monitoring.hysteresis import states
 from ml.monitoring.performance_options import INVALID, METRICS, SCORE_BINS, PerformanceOptions
-from ml.monitoring.series import UTC_US, added, numbered, numbers, window_time
+from ml.monitoring.series import UTC_US, added, numbered, numbers, series_rows, window_time
 from ml.monitoring.words import figure, percent
 
 _CONFIDENT = 1.6448536269514722
@@ -70,29 +70,19 @@ def performance_verdicts(counts: pa.Table, options: PerformanceOptions) -> pa.Ta
 def _series(dated: pa.Table, options: PerformanceOptions) -> Iterator[PerformanceSeries]:
     window, bin_ = dated["_window"].to_numpy(), dated["bin"].to_numpy()
     sums = {name: numbers(dated[name]) for name in _SUMS[options.task]}
-    keys = (
-        list(zip(*(dated[name].to_pylist() for name in options.by), strict=True)) if options.by else [()] * len(window)
-    )
-    segments = dated["segment"].to_pylist() if options.has_segments else [None] * len(window)
     width = SCORE_BINS if options.task == "binary" else 1
-    for key in dict.fromkeys(keys):
-        of_key = np.array([each == key for each in keys])
-        first, last = int(window[of_key].min()), int(window[of_key].max())
-        shape = (last - first + 1, width)
-        for segment in (None, *(dict.fromkeys(s for s in segments if s is not None))):
-            chosen = of_key if segment is None else of_key & np.array([each == segment for each in segments])
-            valid, invalid = chosen & (bin_ != INVALID), chosen & (bin_ == INVALID)
-            if not chosen.any():
-                continue
-            at = (window[valid] - first, bin_[valid])
-            none = (window[invalid] - first, np.zeros(int(invalid.sum()), np.int64))
-            yield PerformanceSeries(
-                key,
-                segment,
-                first,
-                {name: added(shape, at, values[valid]) for name, values in sums.items()},
-                added((shape[0], 1), none, sums["rows"][invalid])[:, 0],
-            )
+    for each in series_rows(dated, options.by, has_segments=options.has_segments):
+        is_valid = bin_[each.rows] != INVALID
+        valid, invalid = each.rows[is_valid], each.rows[~is_valid]
+        at = (window[valid] - each.first, bin_[valid])
+        none = (window[invalid] - each.first, np.zeros(len(invalid), np.int64))
+        yield PerformanceSeries(
+            each.key,
+            each.segment,
+            each.first,
+            {name: added((each.windows, width), at, values[valid]) for name, values in sums.items()},
+            added((each.windows, 1), none, sums["rows"][invalid])[:, 0],
+        )
 
 
 def _rows(series: PerformanceSeries, start: int, options: PerformanceOptions) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from ml.monitoring.divergence import Array
 from ml.monitoring.hysteresis import states
 from ml.monitoring.monitored import Monitored
 from ml.monitoring.references import WEEK, Fixed, Reference, SameWeekday
-from ml.monitoring.series import UTC_US, added, numbered, numbers, window_time
+from ml.monitoring.series import UTC_US, added, numbered, numbers, series_rows, window_time
 from ml.monitoring.words import DistributionChange, changed
 
 _SUMS = ("rows", "total", "squares")
@@ -112,43 +112,28 @@ def _series(
     number = pc.index_in(dated["feature"], pa.array(names)).to_numpy()
     window, bin_ = dated["_window"].to_numpy(), dated["bin"].to_numpy() + _SHIFT
     columns = {name: numbers(dated[name]) for name in _SUMS}
-    keys = list(zip(*(dated[name].to_pylist() for name in monitored.by), strict=True)) if monitored.by else None
-    codes, distinct = _codes(keys, dated.num_rows)
-    segments = dated["segment"].to_pylist() if monitored.has_segments else None
-    segment_codes, segment_names = _codes(segments, dated.num_rows)
     fixed = _fixed(reference, monitored)
-    for k, key in enumerate(distinct):
-        of_key = np.flatnonzero(codes == k)
-        first, last = int(window[of_key].min()), int(window[of_key].max())
-        for segment in (None, *(segment_names if segments is not None else ())):
-            chosen = of_key if segment is None else of_key[segment_codes[of_key] == segment_names.index(segment)]
-            for f, feature in enumerate(monitored.binning.features):
-                rows = chosen[number[chosen] == f]
-                if segment is not None and not len(rows):
-                    continue
-                at = (window[rows] - first, bin_[rows])
-                shape = (last - first + 1, monitored.binning.width)
-                sums = {name: added(shape, at, columns[name][rows]) for name in _SUMS}
-                others = _others(dated, rows, at[0], shape[0])
-                compared = _compared(sums, fixed, segment, feature.name, monitored)
-                yield FeatureSeries(key, segment, feature, first, sums, compared, others, values.get(feature.name, ()))
-
-
-def _codes(values: Sequence[Any] | None, length: int) -> tuple[np.ndarray, list[Any]]:
-    """Return a number for each value, and the distinct values in their order of appearance."""
-    if values is None:
-        return np.zeros(length, np.int64), [()]
-    distinct = {value: i for i, value in enumerate(dict.fromkeys(values))}
-    return np.fromiter((distinct[value] for value in values), np.int64, length), list(distinct)
+    for each in series_rows(dated, monitored.by, has_segments=monitored.has_segments):
+        shape = (each.windows, monitored.binning.width)
+        for f, feature in enumerate(monitored.binning.features):
+            rows = each.rows[number[each.rows] == f]
+            if each.segment is not None and not len(rows):
+                continue
+            at = (window[rows] - each.first, bin_[rows])
+            sums = {name: added(shape, at, columns[name][rows]) for name in _SUMS}
+            others = _others(dated, rows, at[0], each.windows)
+            compared = _compared(sums, fixed, each.segment, feature.name, monitored)
+            named = values.get(feature.name, ())
+            yield FeatureSeries(each.key, each.segment, feature, each.first, sums, compared, others, named)
 
 
 def _others(dated: pa.Table, rows: np.ndarray, window: np.ndarray, windows: int) -> tuple[tuple[str, str] | None, ...]:
-    found: list[tuple[str, str] | None] = [None] * windows
+    others: list[tuple[str, str] | None] = [None] * windows
     chosen = dated.select(["first_other", "last_other"]).take(pa.array(rows)).to_pylist()
     for at, row in zip(window, chosen, strict=True):
         if row["first_other"] is not None:
-            found[int(at)] = (row["first_other"], row["last_other"])
-    return tuple(found)
+            others[int(at)] = (row["first_other"], row["last_other"])
+    return tuple(others)
 
 
 def _fixed(reference: pa.Table | None, monitored: Monitored) -> dict[tuple[str | None, str], dict[str, Array]]:

@@ -226,7 +226,7 @@ def online_store(folder: Path) -> None:
     )
     view = feature_view("select e, t, n, x, s, v from rows", entity="e", event_time="t").named("shown")
     with tempfile.TemporaryDirectory() as place:
-        store = open_store(f"sqlite:///{place}/features.db", "plant.dev")
+        store = open_store(f"sqlite:///{place}/features.db", "plant", "dev")
         clock = round(datetime(2024, 1, 1, 12, tzinfo=UTC).timestamp() * 1e6)
         delivery = Delivery(SinkPosition(3, 7), None, rows.to_reader(), rows.slice(0, 0), view.key, is_whole=True)
         FeatureTarget(store, view, lambda: clock).write(delivery)

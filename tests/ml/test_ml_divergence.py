@@ -66,7 +66,6 @@ def test_the_noise_of_psi_is_its_mean_without_a_difference():
     rng = np.random.default_rng(2)
     p, q = rng.multinomial(5_000, [0.1] * 10, 2_000), rng.multinomial(20_000, [0.1] * 10, 2_000)
     assert d.psi(p, q).mean() == pytest.approx(d.psi_noise(p, q).mean(), rel=0.05)
-    assert d.rows_needed(10, 0.2) == 500
 
 
 def test_corrected_p_values_equal_scipy_and_ignore_what_was_not_tested():

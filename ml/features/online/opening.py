@@ -11,11 +11,12 @@ from pipeline.core.errors import SettingsError
 _SQLITE = "sqlite:///"
 
 
-def open_store(url: str, namespace: str) -> FeatureStore:
+def open_store(url: str, project: str, env: str) -> FeatureStore:
     """Return the online store of a URL, for a project's environment.
 
     Raises `SettingsError` for a URL of another system.
     """
+    namespace = f"{project}.{env}"
     if url == f"{_SQLITE}:memory:":
         raise SettingsError(
             "the online store cannot be in memory, because other processes read it", do=f"use {_SQLITE}FILE"

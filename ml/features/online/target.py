@@ -47,7 +47,7 @@ class ToFeatureStore:
 
     def open(self, context: SinkContext) -> FeatureTarget:
         """Open the store; raises `SettingsError` if its URL is not supported."""
-        store = open_store(context.online, f"{context.project}.{context.env}")
+        store = open_store(context.online, context.project, context.env)
         return FeatureTarget(store, self.view, limits=Limits(memory_bytes=context.memory_bytes))
 
     def __str__(self) -> str:

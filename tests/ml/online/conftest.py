@@ -15,16 +15,16 @@ class StoreAddress:
     """Where an online store is; each opened store is that of another process."""
 
     url: str
-    namespace: str
+    project: str
 
     def open(self) -> FeatureStore:
-        return open_store(self.url, self.namespace)
+        return open_store(self.url, self.project, "dev")
 
 
 @pytest.fixture(params=["sqlite", "valkey"])
 def address(request, tmp_path) -> StoreAddress:
     """An empty online store of each kind."""
     if request.param == "sqlite":
-        return StoreAddress(f"sqlite:///{tmp_path}/online/features.db", "shop.dev")
+        return StoreAddress(f"sqlite:///{tmp_path}/online/features.db", "shop")
     server = request.getfixturevalue("valkey")
-    return StoreAddress(f"redis://{server.host}:{server.port}/0", f"shop*[{uuid.uuid4().hex[:8]}].dev")
+    return StoreAddress(f"redis://{server.host}:{server.port}/0", f"shop*[{uuid.uuid4().hex[:8]}]")

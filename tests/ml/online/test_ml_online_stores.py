@@ -170,7 +170,7 @@ def test_views_and_namespaces_do_not_see_each_other(store, address):
     other_view = replace(FIRST, view="w")
     write(store, FIRST, {b"a": b"1"})
     write(store, other_view, {b"a": b"2"}, view="w")
-    with closing(open_store(address.url, f"{address.namespace}2")) as other:
+    with closing(open_store(address.url, address.project, "dev2")) as other:
         assert other.states() == {}
         write(other, FIRST, {b"a": b"3"})
         other.forget("v")
@@ -214,7 +214,7 @@ def test_a_large_change_in_redis_is_incomplete_until_its_commit(address, monkeyp
 
 
 def test_a_server_that_evicts_keys_is_rejected(valkey):
-    with closing(open_store(f"redis://{valkey.host}:{valkey.port}/0", "evicting.dev")) as store:
+    with closing(open_store(f"redis://{valkey.host}:{valkey.port}/0", "evicting", "dev")) as store:
         server = store._redis  # noqa: SLF001 - the server's configuration is no part of a store
         server.config_set("maxmemory", "100mb")
         server.config_set("maxmemory-policy", "allkeys-lru")
@@ -232,20 +232,20 @@ def test_places_that_cannot_be_are_errors(tmp_path):
     with pytest.raises(
         SettingsError, match=r"there is no online store of this kind: got online = mysql://…; use sqlite:///FILE"
     ):
-        open_store("mysql://me:secret@host/db", "p.dev")
+        open_store("mysql://me:secret@host/db", "p", "dev")
     with pytest.raises(
         SettingsError, match=r"cannot be in memory, because other processes read it; use sqlite:///FILE"
     ):
-        open_store("sqlite:///:memory:", "p.dev")
+        open_store("sqlite:///:memory:", "p", "dev")
     with pytest.raises(SettingsError, match=r"`online` is not a URL of Redis"):
-        open_store("redis://host:port/0", "p.dev")
+        open_store("redis://host:port/0", "p", "dev")
     with (
-        closing(open_store("redis://127.0.0.1:1/0", "p.dev")) as store,
+        closing(open_store("redis://127.0.0.1:1/0", "p", "dev")) as store,
         pytest.raises(StorageUnavailableError, match=r"the online store does not answer"),
     ):
         store.states()
     (tmp_path / "file").write_text("not a database, however long it may be " * 100)
-    with closing(open_store(f"sqlite:///{tmp_path}/file", "p.dev")) as store:
+    with closing(open_store(f"sqlite:///{tmp_path}/file", "p", "dev")) as store:
         with pytest.raises(StorageError, match=r"the online store .*file cannot be read"):
             store.states()
         with pytest.raises(SinkError, match=r"the online store .*file cannot be written"):
