@@ -14,6 +14,9 @@ from ml.models.registry.versions import ModelVersions
 from ml.models.tasks import task_of
 from pipeline.core.errors import DefinitionError, ModelError
 from pipeline.project import Workspace, load
+from pipeline.runner.decide import DecisionKind, RunOptions
+from pipeline.runner.dry_run import plan_run
+from pipeline.streaming.runtime.control import stream_summaries
 from pipeline.streaming.runtime.job import catch_up
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from tests.ml.conftest import MODEL
@@ -88,13 +91,13 @@ live_scores = predictions("lateness", on="live", key="ride", keep="load")
 """
 
 
+def streamed(model=MODEL, more=""):
+    imports = "from pipeline import generate, sql\nfrom ml import predictions\n"
+    return model.replace("from ml import", "") + imports + STREAM + more
+
+
 def test_a_stream_predicts_each_row_once(project):
-    text = (
-        MODEL.replace("from ml import", "")
-        + "from pipeline import generate, sql\nfrom ml import predictions\n"
-        + STREAM
-    )
-    project.define(text)
+    project.define(streamed())
     project.runner(select=("+lateness",)).run()
     workspace = Workspace(load(project.root))
     options = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commit_s=0.01, batch_offsets=100))
@@ -104,6 +107,26 @@ def test_a_stream_predicts_each_row_once(project):
     assert set(table["model_version"].to_pylist()) == {1}
     full, empty = (table.filter(pa.compute.equal(table["load"], load))["probability"][0].as_py() for load in (0.9, 0.0))
     assert full > empty + 0.2
+
+
+def test_without_a_champion_the_other_streams_start_and_nothing_is_loaded_to_plan(project):
+    project.define(streamed(more='\nsure = sql("select ride, predicted from live_scores where probability > 0.9")\n'))
+    workspace = Workspace(load(project.root))
+    plan = {step.definition.name: step.decision for step in plan_run(workspace, RunOptions(select=("live_scores",)))}
+    assert plan["live_scores"].kind is DecisionKind.STREAMED
+    summaries = {each.name: each.status for each in stream_summaries(workspace)}
+    assert summaries == {"live": "never run", "live_scores": "never run", "sure": "not ready"}
+    job = catch_up(workspace)
+    assert job.names == ("live",)
+    reason = "model 'lateness' has no champion yet; train one: headwater run --select +lateness"
+    assert job.left_out == {"live_scores": reason, "sure": reason}
+    with pytest.raises(ModelError, match="no champion yet"):
+        catch_up(workspace, ("live_scores",))
+
+    project.runner(select=("+lateness",)).run()
+    workspace = Workspace(load(project.root))
+    assert catch_up(workspace).names == ("live", "live_scores", "sure")
+    assert workspace.version("live_scores").rows == 500
 
 
 class _Half:

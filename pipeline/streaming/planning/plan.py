@@ -55,12 +55,13 @@ class StreamPlan:
     statement: str = ""
     """For a stream without state: the SELECT over the input, by its name."""
     hidden: tuple[str, ...] = ()
-    function: FunctionTransform | None = None
     reason: str = ""
     may_widen: bool = False
     """Whether its table and its state follow wider types of the source from which its rows come."""
     find_schema: Callable[[StreamPlan], Schema] = field(default=lambda _: Schema(()), repr=False, compare=False)
     """Runs the stream without rows to determine the columns of its table."""
+    find_function: Callable[[], FunctionTransform | None] = field(default=lambda: None, repr=False, compare=False)
+    """Returns the function of blocks that computes the rows, with the artifact that it uses."""
 
     @property
     def name(self) -> str:
@@ -80,11 +81,23 @@ class StreamPlan:
         return {name: self.operator.prepare(name, at) for name in self.operator.inputs}
 
     @cached_property
+    def function(self) -> FunctionTransform | None:
+        """The function of blocks that computes the rows; `None` for a stream with a statement or a state.
+
+        The artifact that it uses, such as a model, is loaded on first use. Raises `ModelError` if there is none yet.
+        """
+        return self.find_function()
+
+    def load(self) -> None:
+        """Load the artifact that its function uses, if it uses one; raise `ModelError` if there is none yet."""
+        _ = self.function
+
+    @cached_property
     def schema(self) -> Schema:
         """The columns of the table, determined on first use.
 
         Raises `DefinitionError` for a statement or function that fails without rows, and for a key that is not a
-        column.
+        column; `ModelError` if its function uses a model that has no champion yet.
         """
         return self.find_schema(self)
 
@@ -322,14 +335,20 @@ def _plan_table(planner: Planner, definition: Table) -> StreamPlan | Refusal:
     lookups = tuple(name for name in transform.inputs if name != driving)
     base = StreamPlan(definition, (stream_input,), lookups)
     if isinstance(transform, FunctionTransform):
-        transform = cast("FunctionTransform", planner.workspace.with_artifacts(definition).transform)
         stream_plan = replace(
-            base, function=transform, reason="a function of blocks", statement=f"from {quoted(driving)}"
+            base,
+            find_function=partial(_function_of, planner, definition),
+            reason="a function of blocks",
+            statement=f"from {quoted(driving)}",
         )
         return _with_schema(planner, stream_plan)
     if not isinstance(transform, SqlTransform):
         return Refusal(f"a {definition.kind} needs all rows of its input")
     return _of_statement(planner, base, transform)
+
+
+def _function_of(planner: Planner, definition: Table) -> FunctionTransform:
+    return cast("FunctionTransform", planner.workspace.with_artifacts(definition).transform)
 
 
 def _input_obstacle(planner: Planner, inputs: Sequence[str]) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.core.epochs import Epoch
-from pipeline.core.errors import ConflictError, RequestError, StorageError, quantity
+from pipeline.core.errors import ConflictError, ModelError, RequestError, StorageError, quantity
 from pipeline.governance import DesiredState, Lease, Leases
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
@@ -30,7 +30,7 @@ class StreamSummary:
     lease: Lease | None
     is_running: bool
     obstacle: str = ""
-    """Why it cannot be planned: a table that it looks up does not exist yet."""
+    """Why it cannot be planned: a table that it looks up, or the model of a stream that it reads, does not exist yet."""
 
     @property
     def status(self) -> str:
@@ -51,7 +51,7 @@ def stream_summaries(workspace: Workspace) -> tuple[StreamSummary, ...]:
         try:
             if not planner.is_streamed(name):
                 continue
-        except StorageError as error:
+        except (ModelError, StorageError) as error:
             summaries.append(StreamSummary(name, None, leases.get(name), is_running=False, obstacle=str(error)))
             continue
         version, lease = workspace.version(name), leases.get(name)

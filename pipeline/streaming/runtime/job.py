@@ -13,7 +13,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import ModelError, RequestError
 from pipeline.core.logs import fields
 from pipeline.governance import Leases
 from pipeline.project.workspace import Workspace
@@ -41,16 +41,16 @@ class StreamJob:
         on_step: Callable[[str, CommitStep], None] = lambda _, __: None,
         on_restart: Callable[[str, str], None] = lambda _, __: None,
     ) -> None:
-        """Find the streams; raise `RequestError` if there are none.
+        """Find the streams; raise `RequestError` if there are none that can start.
 
         `on_step` is called at each step of a commit and `on_restart` at each restart, both with the name of the stream.
         """
         self.workspace = workspace
         self.options = options
         self._planner = Planner(workspace)
-        names = options.names or self._planner.streams
-        self.left_out: Mapping[str, str] = {} if options.names else self._planner.left_out
-        """Tables that read a stream but are computed in batch, with the reason."""
+        self.left_out: Mapping[str, str]
+        """Tables that read a stream but are not streamed by this job, with the reason."""
+        names, self.left_out = (options.names, {}) if options.names else _startable(self._planner)
         if not names:
             left_out = {**self._planner.untimed, **self.left_out}
             reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
@@ -176,6 +176,23 @@ class StreamJob:
     def _lease_facts(self, name: str) -> Mapping[str, Any]:
         sinks = {n: asdict(s.status) for n, s in self.sinks.items() if s.status.table == name}
         return {**lease_facts(self.statuses[name]), **({"sinks": sinks} if sinks else {})}
+
+
+def _startable(planner: Planner) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """Return the streams that can start; and the other tables that read a stream, with the reason.
+
+    A table whose statement cannot be streamed is computed in batch. Without a champion of the model that it uses, a stream,
+    or one that reads its table, cannot start yet; what such streams use is loaded here.
+    """
+    names, waiting = [], {}
+    for name in planner.workspace.table_names:
+        try:
+            if planner.is_streamed(name):
+                planner.plan(name).load()
+                names.append(name)
+        except ModelError as error:
+            waiting[name] = str(error)
+    return tuple(names), {**planner.left_out, **waiting}
 
 
 def catch_up(workspace: Workspace, names: Sequence[str] = (), stream_options: StreamOptions | None = None) -> StreamJob:
