@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from pipeline.core.errors import ConflictError, StorageError, few
 from pipeline.core.logs import logger
 from pipeline.governance.catalog import Catalog
-from pipeline.governance.leases import EVERY_S, LASTS_S, LEASES, RUN_PREFIX, Lease, LeaseHolder, lease_of, row_of
+from pipeline.governance.leases import EVERY_S, LEASES, RUN_PREFIX, Lease, LeaseHolder, Leases, lease_of, row_of
 from pipeline.governance.leases import this_process as new_holder
 
 log = logger(__name__)
@@ -34,6 +35,16 @@ class RunLease:
     lake: str
     """The location of the lake; environments may share a catalog."""
     tables: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        """The name of its lease."""
+        return f"{RUN_PREFIX}{self.run_id}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its lease says of it."""
+        return {"lake": self.lake, "tables": list(self.tables)}
 
 
 @contextmanager
@@ -64,7 +75,9 @@ def holding(
             has_waited = True
             time.sleep(min(_POLL_S, max(give_up - time.monotonic(), 0)))
     end = threading.Event()
-    thread = threading.Thread(target=_renew, args=(catalog, run, clock, end), name="headwater-run-lease", daemon=True)
+    thread = threading.Thread(
+        target=_renew, args=(catalog, run, me, clock, end), name="headwater-run-lease", daemon=True
+    )
     thread.start()
     try:
         yield
@@ -73,24 +86,19 @@ def holding(
         thread.join()
         try:
             with catalog.transaction() as connection:
-                connection.execute(LEASES.delete().where(LEASES.c.name == _name(run)))
+                connection.execute(LEASES.delete().where(LEASES.c.name == run.name))
         except StorageError as error:
             log.warning("the lease of the run was not released: it expires", run=run.run_id, error=str(error))
 
 
-def _name(run: RunLease) -> str:
-    return f"{RUN_PREFIX}{run.run_id}"
-
-
 def _acquire(catalog: Catalog, run: RunLease, me: LeaseHolder, now: float) -> None:
     """Add a lease, unless a living one has one of the tables; remove those of runs that have ended without doing so."""
-    facts = {"lake": run.lake, "tables": list(run.tables)}
     with catalog.transaction() as connection:
         # others wait until this transaction ends: on SQLite because it writes first, on PostgreSQL because of the lock
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text("lock table leases in share row exclusive mode"))
-        connection.execute(LEASES.insert().values({**row_of(_name(run), me, now), "facts_json": json.dumps(facts)}))
-        others = [lease for lease in _leases(connection) if lease.name != _name(run)]
+        connection.execute(LEASES.insert().values({**row_of(run.name, me, now), "facts_json": json.dumps(run.facts)}))
+        others = [lease for lease in _leases(connection) if lease.name != run.name]
         dead = [lease.name for lease in others if not lease.is_living(now)]
         connection.execute(LEASES.delete().where(LEASES.c.name.in_(dead)))
         _require_none(run, (lease for lease in others if lease.name not in dead))
@@ -113,12 +121,12 @@ def _require_none(run: RunLease, others: Iterable[Lease]) -> None:
             )
 
 
-def _renew(catalog: Catalog, run: RunLease, clock: Callable[[], float], end: threading.Event) -> None:
-    mine, is_failing = LEASES.c.name == _name(run), False
+def _renew(catalog: Catalog, run: RunLease, me: LeaseHolder, clock: Callable[[], float], end: threading.Event) -> None:
+    """Renew the lease of a run until its end; it is added again if another run has removed it as expired."""
+    leases, is_failing = Leases(catalog, clock=clock), False
     while not end.wait(EVERY_S):
         try:
-            with catalog.transaction() as connection:
-                connection.execute(LEASES.update().where(mine).values(until=clock() + LASTS_S))
+            leases.renew(me, {run.name: run.facts})
             is_failing = False
         except StorageError as error:
             if not is_failing:

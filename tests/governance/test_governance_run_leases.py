@@ -55,18 +55,63 @@ def test_a_second_run_of_a_table_says_who_computes_it(catalog):
         pass
 
 
-def test_a_lease_that_is_not_renewed_expires(catalog):
-    with holding(catalog, FIRST, clock=lambda: 1e6), holding(catalog, SECOND, clock=lambda: 1e6 + LASTS_S + 1):
-        pass
+def held(catalog):
+    """The names of the leases of runs."""
+    with catalog.transaction() as connection:
+        return connection.execute(sa.text("select name from leases order by name")).scalars().all()
 
 
-def test_a_lease_is_renewed_while_its_run_lasts(catalog, monkeypatch):
+class CountingClock:
+    """A clock that moves by hand. It tells when renewals have been completed, each of which asks for the time once."""
+
+    def __init__(self):
+        self.now = 1e6
+        self._asked = threading.Semaphore(0)
+
+    def __call__(self):
+        self._asked.release()
+        return self.now
+
+    def wait_for_renewal(self):
+        """Wait for a renewal that began after this call: until the next but one begins."""
+        while self._asked.acquire(blocking=False):
+            pass
+        for _ in range(2):
+            assert self._asked.acquire(timeout=20)
+
+
+@pytest.fixture
+def clock(monkeypatch):
     monkeypatch.setattr(module, "EVERY_S", 0.01)
-    now = [1e6]
-    with holding(catalog, FIRST, clock=lambda: now[0]):
-        now[0] += LASTS_S + 1
-        time.sleep(0.1)
-        with pytest.raises(ConflictError, match="'orders'"), holding(catalog, SECOND, clock=lambda: now[0]):
+    return CountingClock()
+
+
+def test_a_lease_that_is_not_renewed_expires(catalog):
+    with holding(catalog, FIRST, clock=lambda: 1e6):
+        at_the_end = 1e6 + LASTS_S
+        with pytest.raises(ConflictError), holding(catalog, SECOND, clock=lambda: at_the_end - 1):
+            pass
+        with holding(catalog, SECOND, clock=lambda: at_the_end + 1):
+            assert held(catalog) == ["run b"]
+    assert held(catalog) == []
+
+
+def test_a_lease_is_renewed_while_its_run_lasts(catalog, clock):
+    with holding(catalog, FIRST, clock=clock):
+        clock.now += LASTS_S + 1
+        clock.wait_for_renewal()
+        with pytest.raises(ConflictError, match="'orders'"), holding(catalog, SECOND, clock=lambda: clock.now):
+            pass
+        assert held(catalog) == ["run a"]
+
+
+def test_a_lease_that_was_removed_is_added_again(catalog, clock):
+    with holding(catalog, FIRST, clock=clock):
+        with catalog.transaction() as connection:
+            connection.execute(sa.text("delete from leases"))
+        clock.wait_for_renewal()
+        assert held(catalog) == ["run a"]
+        with pytest.raises(ConflictError, match="'orders'"), holding(catalog, SECOND, clock=lambda: clock.now):
             pass
 
 
@@ -78,6 +123,7 @@ def test_the_lease_of_a_killed_process_ends_at_once(catalog):
         with catalog.transaction() as connection:
             connection.execute(sa.text("update leases set pid = :pid"), {"pid": ended.pid})
         stack.enter_context(holding(catalog, SECOND))
+        assert held(catalog) == ["run b"]
 
 
 def test_a_run_waits_for_another_and_not_longer_than_it_may(catalog):
@@ -102,11 +148,17 @@ def test_a_run_waits_for_another_and_not_longer_than_it_may(catalog):
         assert time.monotonic() - start < 5
 
 
-def test_a_run_survives_a_catalog_that_does_not_answer_any_more(catalog, monkeypatch):
-    monkeypatch.setattr(module, "EVERY_S", 0.01)
-    with holding(catalog, FIRST), catalog.transaction() as connection:
-        connection.execute(sa.text("drop table leases"))
-        time.sleep(0.05)
+def test_a_run_survives_a_catalog_that_does_not_answer_any_more(catalog, clock, caplog):
+    with holding(catalog, FIRST, clock=clock):
+        with catalog.transaction() as connection:
+            connection.execute(sa.text("drop table leases"))
+        clock.wait_for_renewal()
+        clock.wait_for_renewal()
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
+        "the lease of the run cannot be renewed now",
+        "the lease of the run was not released: it expires",
+    ]
 
 
 def test_runs_begin_at_the_same_time_and_one_of_them_goes_on(catalog):
