@@ -22,7 +22,7 @@ from pipeline.core.definitions import Feed, StoredDefinition
 from pipeline.core.errors import RequestError, StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, Mode, RowCounts, StagedFile
-from pipeline.governance import Leases, this_process
+from pipeline.governance import Leases
 from pipeline.kernel.engine import connect
 from pipeline.lake import Commit, DeltaStager, LakeTable, Version
 from pipeline.lake.history import RESTORED
@@ -34,6 +34,7 @@ from pipeline.lake.manifests import manifest_name
 from pipeline.project.workspace import Workspace
 from pipeline.runner.facts import is_computed_by
 from pipeline.streaming.operators.snapshots import read_verified
+from pipeline.streaming.runtime.lease_manager import LeaseManager
 
 _HELD_FOR = dt.timedelta(days=1)
 """How long a restore holds its version if it is killed."""
@@ -227,16 +228,18 @@ def _refused(name: str, target: Version, reason: str) -> StorageError:
 
 @contextmanager
 def _leased(workspace: Workspace, plan: TableRestore) -> Iterator[None]:
-    """Keep the stream of the table from starting."""
+    """Keep the stream of the table from starting, however long the restore takes."""
     if not plan.is_streamed:
         yield
         return
-    leases, me = Leases(workspace.catalog), this_process()
-    leases.acquire(plan.definition.name, me)
+    status = "restoring"
+    leases = LeaseManager(Leases(workspace.catalog), lambda _: {"status": status})
     try:
+        leases.take(plan.definition.name)
         yield
     finally:
-        leases.release(plan.definition.name, me, {})
+        status = "stopped"
+        leases.close()
 
 
 @contextmanager

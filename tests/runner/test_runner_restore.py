@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from pipeline.commit.moments import Moment
 from pipeline.core.as_of import AsOf
 from pipeline.core.errors import ConflictError, RequestError, StorageError
+from pipeline.governance import Leases
 from pipeline.lake import compact
 from pipeline.lake.history import history
 from pipeline.lake.holds import holds
@@ -20,6 +23,9 @@ from pipeline.project import Workspace, load
 from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.reprocessing.restore import plan_restore, restore
 from pipeline.runner import Runner
+from pipeline.streaming.runtime.control import stream_summaries
+from pipeline.streaming.runtime.job import catch_up
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 
 DEFINITIONS = """\
 from pathlib import Path
@@ -218,6 +224,47 @@ def test_columns_that_were_added_stay_readable(tmp_path):
     run(tmp_path)
     assert workspace.query("select id, a, b from kept order by id").to_pylist()[3] == {"id": 4, "a": "z", "b": 5}
     assert workspace.query("select count(*) as n from raw").to_pylist() == [{"n": 4}]
+
+
+STREAM = """\
+from pipeline import generate, source, sql
+
+clicks = source(generate({"id": "i", "at": "timestamp '2026-01-01' + to_seconds(i)"}, count=300, partitions=1),
+                schema={"id": "bigint", "at": "timestamp"}, event_time="at", stored=False)
+seen = sql("select id, at from clicks")
+"""
+
+
+def test_no_stream_starts_while_its_table_is_restored_however_long_that_takes(tmp_path):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "p"\ndefinitions = "p.py"\n')
+    (tmp_path / "p.py").write_text(STREAM)
+    workspace = opened(tmp_path)
+    every = Intervals(batch_s=0.01, commit_s=0.01, idle_commit_s=0.01, batch_offsets=100)
+    options = StreamOptions(intervals=every)
+    catch_up(workspace, ("seen",), options)
+    leases, statuses = Leases(workspace.catalog), []
+
+    def is_renewed() -> bool:
+        lease = leases.get("seen")
+        return lease is not None and lease.is_living(time.time())
+
+    def expire(moment: Moment) -> None:
+        if moment is not Moment.STAGED:
+            return
+        with workspace.catalog.transaction() as connection:
+            connection.execute(sa.text("update leases set until = 0"))
+        deadline = time.monotonic() + 20
+        while not is_renewed() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(ConflictError, match="stream 'seen' is already running"):
+            catch_up(workspace, ("seen",), options)
+        statuses.append(stream_summaries(workspace)[0].status)
+
+    assert restored(tmp_path, "seen", 0, expire).rows < 300
+    statuses.append(stream_summaries(workspace)[0].status)
+    assert statuses == ["restoring", "stopped"]
+    catch_up(workspace, ("seen",), options)
+    assert sorted(workspace.query("select id from seen")["id"].to_pylist()) == list(range(300))
 
 
 def test_what_cannot_be_restored_is_refused(folder):
