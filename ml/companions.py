@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.core.definitions import Table
+from sqlglot import exp
+
+from pipeline.core.definitions import Definition, Source, SourceDefinition, Table
+from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.fingerprint import fingerprint
-from pipeline.kernel.sql import SqlTransform
+from pipeline.core.sources import PROVENANCE
+from pipeline.kernel.sql import SqlTransform, parse, statement_of
+
+ALIAS = "of_rows"
+"""The name under which generated statements may read a table; expressions of users may write it before a column."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +23,8 @@ class StatementTransform(SqlTransform):
     """A generated SELECT, whose result does not depend on the order of rows: it is executed as it is."""
 
     reads: tuple[str, ...] = ()
+    expressions: tuple[tuple[str, str], ...] = ()
+    """Tables, each with a SQL expression of its columns that the statement contains."""
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
@@ -30,6 +40,11 @@ class StatementTransform(SqlTransform):
     def fingerprint(self) -> str:
         """A hash of the statement."""
         return fingerprint("counts", self.text)
+
+    def check_inputs(self, inputs: Mapping[str, Definition], place: Place) -> None:
+        """Raise `DefinitionError` if an expression is not one, or names a column that its table is known not to have."""
+        for table, sql in self.expressions:
+            _require_columns(inputs[table], sql, place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +64,28 @@ class CompanionTable(Table):
     def selected_with(self) -> str:
         """The definition that it belongs to: a run that computes that computes this too."""
         return self.belongs_to
+
+
+def _require_columns(definition: Definition, sql: str, place: Place) -> None:
+    tree = parse(f"select {sql}", place=place, what=f"an expression over {definition.name!r}")
+    known = _known_columns(definition)
+    if known is None or tree.find(exp.Lambda):
+        return
+    folded = {name.lower() for name in known}
+    for column in tree.find_all(exp.Column):
+        first, *rest = (part.name for part in column.parts)
+        is_table = bool(rest) and first.lower() in {definition.name.lower(), ALIAS} - folded
+        name = rest[0] if is_table else first  # `a.b` is the field `b` of a column `a`, or a column of a table `a`
+        if name.lower() not in folded:
+            problem = f"table {definition.name!r} has no column {name!r}"
+            raise DefinitionError(problem, do=did_you_mean(name, known), place=place)
+
+
+def _known_columns(definition: Definition) -> Sequence[str] | None:
+    """Return the columns of a table as far as its definition says; `None` if it does not."""
+    if isinstance(definition, SourceDefinition):
+        is_open = definition.schema is None or (isinstance(definition, Source) and definition.evolves)
+        return None if definition.schema is None or is_open else (*definition.schema.names, *PROVENANCE)
+    statement = statement_of(definition)
+    names = None if statement is None else statement.tree.named_selects
+    return None if names is None or "*" in names else names

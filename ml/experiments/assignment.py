@@ -39,9 +39,10 @@ class Assignment:
     def __post_init__(self) -> None:
         """Check the shares; raise `DefinitionError` if they are none."""
         weights = list(self.variants.values())
+        who = f"experiment {self.experiment!r}" if self.experiment else "an experiment"
         if len(weights) < 2 or any(not w > 0 or math.isinf(w) for w in weights):  # noqa: PLR2004 - something to compare with
             raise DefinitionError(
-                f"experiment {self.experiment!r} needs two variants with positive weights",
+                f"{who} needs two variants with positive weights",
                 got=repr(dict(self.variants)),
             )
         start, end = self.slots
@@ -50,9 +51,7 @@ class Assignment:
         if wrong is None and not 0 <= start < end <= 1:
             wrong = f"slots={self.slots}"
         if wrong is not None:
-            raise DefinitionError(
-                f"experiment {self.experiment!r} has a share that is none", got=wrong, do="give it in [0, 1]"
-            )
+            raise DefinitionError(f"{who} has a share that is not in [0, 1]", got=wrong)
         total, reached, cuts = sum(weights), 0.0, []
         for name, weight in self.variants.items():
             reached += weight

@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from ml.companions import CompanionTable, StatementTransform
 from ml.experiments.assignment import Assignment
+from ml.experiments.moments import INCOMPLETE, SEVERAL
 from pipeline.core.definitions import Definition, Layer, Table, caller
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.event_time import parse_duration
 from pipeline.core.fingerprint import fingerprint
 from pipeline.kernel.sql_text import literal, quoted
+from pipeline.kernel.windows.sql import interval
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 PerUnit = Literal["sum", "count", "any", "max", "mean"]
 _AGGREGATES: dict[str, str] = {
-    "sum": "sum({})",
-    "count": "count({})",
-    "any": "max(({})::boolean::int)",
-    "max": "max({})",
+    "sum": "sum(o.value)",
+    "count": "count(o.value)",
+    "any": "max(o.value)",
+    "max": "max(o.value)",
 }
 
 
@@ -45,34 +47,38 @@ class OutcomeMetric:
     within: timedelta | None
 
     @property
+    def expressions(self) -> tuple[tuple[str, str], ...]:
+        """The table of outcomes with each expression over it."""
+        return tuple((self.of, sql) for sql in (quoted(self.unit), quoted(self.time), self.value))
+
+    @property
     def is_ratio(self) -> bool:
         """Whether it is a ratio of sums over units, for example the share of late requests."""
         return self.per_unit == "mean"
 
     def moments(self, units: str) -> str:
         """Return the SELECT of its sums per variant, over a SELECT of exposed units."""
-        time = f"o.{quoted(self.time)}"
-        after = f"{time} >= u.exposed_at"
+        after = "o.time >= u.exposed_at"
         if self.within is not None:
-            after += f" and {time} < u.exposed_at + {_interval(self.within)}"
-        value = f"({self.value})::double"
+            after += f" and o.time < u.exposed_at + {_interval(self.within)}"
         if self.is_ratio:
             columns = (
-                f"coalesce(sum({value}) filter (where {after}), 0) as y, count({value}) filter (where {after}) as x"
+                f"coalesce(sum(o.value) filter (where {after}), 0) as y, count(o.value) filter (where {after}) as x"
             )
         else:
-            aggregate = _AGGREGATES[self.per_unit].format(self.value if self.per_unit == "any" else value)
-            covariate = "0"
+            aggregate, covariate = _AGGREGATES[self.per_unit], "0"
             if self.before is not None:
-                known = f"{time} < u.exposed_at and {time} >= u.exposed_at - {_interval(self.before)}"
+                known = f"o.time < u.exposed_at and o.time >= u.exposed_at - {_interval(self.before)}"
                 covariate = f"coalesce({aggregate} filter (where {known}), 0)"
             columns = f"coalesce({aggregate} filter (where {after}), 0) as y, {covariate} as x"
+        value = f"({self.value})::{'boolean::int' if self.per_unit == 'any' else 'double'} as value"
+        outcomes = f"select {quoted(self.unit)} as unit, {quoted(self.time)} as time, {value} from {quoted(self.of)}"
         return f"""
             select {literal(self.name)} as metric, variant::varchar as variant, count(*) as units, sum(y) as y, sum(y * y) as yy, sum(x) as x,
                    sum(x * x) as xx, sum(x * y) as xy
             from (
                 select u.unit, u.variant, {columns}
-                from ({units}) as u left join {quoted(self.of)} as o on o.{quoted(self.unit)} = u.unit
+                from ({units}) as u left join ({outcomes}) as o on o.unit = u.unit
                 group by u.unit, u.variant
             ) as of_units
             group by variant
@@ -130,20 +136,22 @@ class Experiment(Table):
         clean = f"select * from ({units}) as each_unit where variants = 1"
         none = "null::double as y, null::double as yy, null::double as x, null::double as xx, null::double as xy"
         exposed = f"""
-            select case when variants = 1 then '' else '(several)' end as metric, variant::varchar as variant, count(*) as units, {none}
+            select case when variants = 1 then '' else {literal(SEVERAL)} end as metric, variant::varchar as variant, count(*) as units, {none}
             from ({units}) as each_unit group by all
         """
         incomplete = f"""
-            select '(incomplete)' as metric, null::varchar as variant, count(*) as units, {none} from {quoted(self.exposures)}
+            select {literal(INCOMPLETE)} as metric, null::varchar as variant, count(*) as units, {none} from {quoted(self.exposures)}
             where {quoted(self.unit)} is null or {quoted(self.variant)} is null or {quoted(self.time)} is null
         """
         parts = [exposed, incomplete, *(metric.moments(clean) for metric in self.transform.metrics)]
         tables = dict.fromkeys((self.exposures, *(metric.of for metric in self.transform.metrics)))
+        expressions = [(self.exposures, quoted(name)) for name in (self.unit, self.variant, self.time)]
+        expressions += [each for metric in self.transform.metrics for each in metric.expressions]
         sums = CompanionTable(
             place=self.place,
             name=f"{self.name}_sums",
             description=f"Sums of the experiment {self.name}, by metric and variant.",
-            transform=StatementTransform(" union all ".join(parts), tuple(tables)),
+            transform=StatementTransform(" union all ".join(parts), tuple(tables), tuple(expressions)),
             layer="silver",
             role="experiment sums",
             belongs_to=self.name,
@@ -186,13 +194,15 @@ def metric(  # noqa: PLR0913 - options of a definition, all keyword-only
         do = did_you_mean(str(per_unit), get_args(PerUnit))
         raise DefinitionError(f"unknown per_unit={per_unit!r} of metric {name!r}", do=do, place=place)
     if better not in {"higher", "lower"}:
-        raise DefinitionError("better= must be 'higher' or 'lower'", got=repr(better), place=place)
+        raise DefinitionError(f"better= of metric {name!r} must be 'higher' or 'lower'", got=repr(better), place=place)
     if guardrail is not None and not guardrail >= 0:
-        raise DefinitionError("guardrail= must not be negative", got=f"{guardrail:g}", place=place)
+        raise DefinitionError(f"guardrail= of metric {name!r} must not be negative", got=f"{guardrail:g}", place=place)
     if before is not None and per_unit == "mean":
-        raise DefinitionError("before= does not apply to per_unit='mean'", do="remove before=", place=place)
-    spans = [None if span is None else parse_duration(span, "metric", place) for span in (before, within)]
-    return OutcomeMetric(name, of, value, per_unit, unit, time, better == "higher", guardrail, spans[0], spans[1])
+        problem = f"before= of metric {name!r} does not apply to per_unit='mean'"
+        raise DefinitionError(problem, do="remove before=", place=place)
+    spans = {"before": before, "within": within}
+    lengths = {key: None if span is None else parse_duration(span, key, place) for key, span in spans.items()}
+    return OutcomeMetric(name, of, value, per_unit, unit, time, better == "higher", guardrail, **lengths)
 
 
 def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
@@ -231,7 +241,10 @@ def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
     if twice is not None:
         raise DefinitionError(f"two metrics are named {twice!r}", do="rename one", place=place)
     _require(units, alpha, place)
-    assignment = Assignment("", dict(variants), traffic, namespace, slots, holdout, salt)
+    try:
+        assignment = Assignment("", dict(variants), traffic, namespace, slots, holdout, salt)
+    except DefinitionError as error:
+        raise DefinitionError(error.problem, got=error.got, do=error.do, place=place) from error
     return Experiment(
         place=place,
         description=description or f"Results of {', '.join(variants)} by {', '.join(known)}.",
@@ -254,4 +267,4 @@ def _require(units: int, alpha: float, place: Place) -> None:
 
 
 def _interval(duration: timedelta) -> str:
-    return f"interval '{int(duration.total_seconds())}' second"
+    return interval(duration // timedelta(microseconds=1))

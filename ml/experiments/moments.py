@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+SEVERAL, INCOMPLETE = "(several)", "(incomplete)"
+"""The names in the table of sums, beside those of metrics, for units that saw several variants, and for exposures without a
+unit, variant or time."""
+
 
 @dataclass(frozen=True)
 class Moments:

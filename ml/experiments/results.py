@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ml.experiments.moments import Difference, Moments, cuped, difference, ratio_difference
+from ml.experiments.moments import INCOMPLETE, SEVERAL, Difference, Moments, cuped, difference, ratio_difference
 from ml.experiments.sequential import Interval, always_valid, mixture_for, sequential_sample_ratio
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ BROKEN_BELOW = 0.001
 """The p-value of the ratio of variants below which no result can be trusted."""
 LEAST_UNITS = 100
 """The units of each variant from which on a mean is taken to be normal."""
-SEVERAL, INCOMPLETE = "(several)", "(incomplete)"
 SCHEMA = pa.schema(
     [
         ("metric", pa.string()),
@@ -91,17 +90,17 @@ def _ratio(by: Mapping[tuple[str, str], Moments], weights: Mapping[str, float]) 
 def _row(
     metric: OutcomeMetric, variant: str, pair: tuple[Moments, Moments], mixture: float, alpha: float
 ) -> dict[str, Any]:
-    found = _difference(metric, *pair)
+    against = _difference(metric, *pair)
     least = min(arm.units for arm in pair)
-    interval = always_valid(found, mixture, alpha) if least >= LEAST_UNITS else Interval(-math.inf, math.inf, 1.0)
-    decision, reason = _decided(metric, found, interval)
+    interval = always_valid(against, mixture, alpha) if least >= LEAST_UNITS else Interval(-math.inf, math.inf, 1.0)
+    decision, reason = _decided(metric, against, interval)
     if least < LEAST_UNITS:
         reason = f"{least:,} units, needs {LEAST_UNITS:,} in each variant"
     values = {
-        "mean": found.control + found.value,
-        "control_mean": found.control,
-        "difference": found.value,
-        "relative": found.relative,
+        "mean": against.control + against.value,
+        "control_mean": against.control,
+        "difference": against.value,
+        "relative": against.relative,
         "low": interval.low,
         "high": interval.high,
         "p_value": interval.p,
@@ -124,14 +123,14 @@ def _difference(metric: OutcomeMetric, variant: Moments, control: Moments) -> Di
     return difference(variant, control)
 
 
-def _decided(metric: OutcomeMetric, found: Difference, interval: Interval) -> tuple[str, str]:
+def _decided(metric: OutcomeMetric, against: Difference, interval: Interval) -> tuple[str, str]:
     """Return the decision on a metric: for a goal, whether it differs; for a guardrail, whether the harm is over its margin."""
     sign = 1 if metric.is_higher_better else -1
     low, high = sorted((sign * interval.low, sign * interval.high))
     if metric.margin is None:
         decision = BETTER if low > 0 else WORSE if high < 0 else OPEN
-        return decision, "" if decision == OPEN else f"{100 * found.relative:+.1f} %"
-    tolerated = -metric.margin * abs(found.control)
+        return decision, "" if decision == OPEN else f"{100 * against.relative:+.1f} %"
+    tolerated = -metric.margin * abs(against.control)
     if high < tolerated:
-        return HARM, f"{100 * found.relative:+.1f} %, more than the tolerated {100 * metric.margin:g} %"
+        return HARM, f"{100 * against.relative:+.1f} %, more than the tolerated {100 * metric.margin:g} %"
     return (SAFE, "") if low > tolerated else (OPEN, "")

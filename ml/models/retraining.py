@@ -81,17 +81,17 @@ def decision(
     return True, " and ".join(reasons)
 
 
-def alarms_of(context: BuildContext, monitors: Sequence[str]) -> list[str]:
+def alarmed_monitors(context: BuildContext, monitors: Sequence[str]) -> list[str]:
     """Return the monitors with an alarm in their newest window, with its reason."""
-    found = []
+    alarmed = []
     for name in monitors:
         rows = context.table(name).select(["window_start", "state", "reason"]).to_pylist()
         dated = [row for row in rows if row["window_start"] is not None]
         newest = max((row["window_start"] for row in dated), default=None)
         reasons = [row["reason"] for row in dated if row["window_start"] == newest and row["state"] == ALARM]
         if reasons:
-            found.append(f"{name}: {reasons[0]}")
-    return found
+            alarmed.append(f"{name}: {reasons[0]}")
+    return alarmed
 
 
 def _rounded(duration: timedelta) -> str:

@@ -17,7 +17,7 @@ from ml.models.gain import bootstrapped_gains
 from ml.models.importance import permutation_importance
 from ml.models.leakage import leaks
 from ml.models.registry.registry import COMPARED, REFUSED, ROW_METRICS, Champion, Origin, Registry, Trained
-from ml.models.retraining import alarms_of, decision
+from ml.models.retraining import alarmed_monitors, decision
 from ml.models.rows import LabelledRows, TrainTestSplit, require_both_labels, split
 from ml.models.segments import Segment, segments_of
 from ml.models.tasks import Multiclass
@@ -123,7 +123,7 @@ def occasion(model: Model, context: BuildContext, store: Registry) -> tuple[bool
     last = store.last_training(model.name, model.fingerprint)
     if last is None:
         return True, ""
-    alarms = alarms_of(context, model.retraining.on)
+    alarms = alarmed_monitors(context, model.retraining.on)
     return decision(model.retraining, last, datetime.now(UTC), context.row_count(model.training_set), alarms)
 
 

@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from ml.companions import StatementTransform
+from ml.companions import ALIAS, StatementTransform
 from ml.features.training_set import TrainingSet
-from ml.monitoring.columns import require_columns_of
 from pipeline.core.definitions import Definition
 from pipeline.core.errors import DefinitionError, Place
+from pipeline.core.event_time import parse_duration
 from pipeline.kernel.sql_text import literal, quoted
 
 NULL, NAN, OTHER = -1, -2, 0
@@ -142,12 +142,12 @@ class RowSource:
     def source(self, examples: Definition | None) -> str:
         """Return the FROM item; raise `DefinitionError` if rows before a time are not of a training set."""
         if not self.before or examples is None:
-            return f"{quoted(self.table)} as of_rows"
+            return f"{quoted(self.table)} as {ALIAS}"
         if not isinstance(examples, TrainingSet):
             problem = f"training(…) needs the training set of a model, but {self.table!r} is a {examples.kind}"
             raise DefinitionError(problem, do="define it with training_set(…)", place=self.place)
         time = quoted(examples.event_time)
-        return f"(select * from {quoted(self.table)} where {time} < timestamptz {literal(self.before)}) as of_rows"
+        return f"(select * from {quoted(self.table)} where {time} < timestamptz {literal(self.before)}) as {ALIAS}"
 
 
 @dataclass(frozen=True)
@@ -164,11 +164,6 @@ class CountTransform(StatementTransform):
         """Return the transform over these definitions of its inputs; raise `DefinitionError` if they do not fit."""
         return self.read_from(inputs.get(self.rows.table))
 
-    def check_inputs(self, inputs: Mapping[str, Definition], place: Place) -> None:
-        """Raise `DefinitionError` if the table of the rows is known to lack a column."""
-        keys = (sql for _, sql in self.keys)
-        require_columns_of(inputs[self.rows.table], (*keys, *(each.sql for each in self.binning.features)), place)
-
     def read_from(self, table: Definition | None) -> CountTransform:
         """Return the transform over this definition of the table of its rows; `None` if that is not known yet."""
         source = self.rows.source(table)
@@ -181,7 +176,22 @@ class CountTransform(StatementTransform):
     ) -> CountTransform:
         """Return the SELECT of bins, or of counts by the table `bins`."""
         reads = (rows.table, *((bins,) if bins else ()))
-        return cls("", reads, rows, binning, bins, keys).read_from(None)
+        expressions = (*(sql for _, sql in keys), *(each.sql for each in binning.features))
+        read = tuple((rows.table, sql) for sql in expressions)
+        return cls("", reads, read, rows, binning, bins, keys).read_from(None)
+
+
+def window_length(window: str | timedelta, place: Place) -> timedelta:
+    """Return the length of windows; raise `DefinitionError` unless it is whole seconds."""
+    length = parse_duration(window, "window", place)
+    if length < timedelta(seconds=1) or length % timedelta(seconds=1):
+        raise DefinitionError("window= must be whole seconds", got=repr(window), place=place)
+    return length
+
+
+def segment_key(segment: str) -> dict[str, str]:
+    """Return the key by which rows are divided into segments, if `segment`, a column or SQL expression, is not empty."""
+    return {"segment": f"coalesce(({segment})::varchar, {literal(NONE)})"} if segment else {}
 
 
 def window_key(time: str, window: timedelta) -> str:

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ml.companions import CompanionTable
 from ml.monitoring.alarm_rules import Alarms
-from ml.monitoring.counts import NONE, Binning, CountTransform, Feature, RowSource, window_key
+from ml.monitoring.counts import Binning, CountTransform, Feature, RowSource, segment_key, window_key, window_length
 from ml.monitoring.monitored import Monitored
 from ml.monitoring.references import Fixed, Reference
 from pipeline.core.definitions import Chart, Definition, Layer, Table, caller, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
-from pipeline.core.event_time import parse_duration
 from pipeline.core.fingerprint import fingerprint
 from pipeline.kernel.sql import SqlTransform
-from pipeline.kernel.sql_text import literal, quoted
+from pipeline.kernel.sql_text import quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,7 +75,7 @@ class Monitor(Table):
     def companions(self) -> tuple[Definition, ...]:
         """The tables of bins and counts that it is computed from."""
         bins, counts = f"{self.name}_bins", f"{self.name}_counts"
-        segment = (("segment", f"coalesce(({self.segment})::varchar, {literal(NONE)})"),) if self.segment else ()
+        segment = tuple(segment_key(self.segment).items())
         options = self.monitored
         others = (*((n, quoted(n)) for n in options.by), *segment)
         of, fixed = RowSource(self.of), options.reference if isinstance(options.reference, Fixed) else None
@@ -157,10 +156,8 @@ def monitor(  # noqa: PLR0913 - options of a definition, all keyword-only
     """
     place = caller()
     features = (*_features(numerical, place, is_numerical=True), *_features(categorical, place, is_numerical=False))
-    _require(features, prediction, place)
-    length = parse_duration(window, "window", place)
-    if length < timedelta(seconds=1) or length % timedelta(seconds=1):
-        raise DefinitionError("window= must be whole seconds", got=repr(window), place=place)
+    _require(features, prediction, alarms or Alarms(), place)
+    length = window_length(window, place)
     if not isinstance(reference, Fixed):
         reference.require_fit(length)
     for value, name, least in ((bins, "bins", 2), (categories, "categories", 1)):
@@ -198,7 +195,7 @@ def _features(columns: Columns, place: Place, *, is_numerical: bool) -> tuple[Fe
     return tuple(Feature(name, sql, is_numerical) for name, sql in named)
 
 
-def _require(features: Sequence[Feature], prediction: str, place: Place) -> None:
+def _require(features: Sequence[Feature], prediction: str, alarms: Alarms, place: Place) -> None:
     known = [feature.name for feature in features]
     if not known:
         do = "name columns as numerical= or categorical="
@@ -209,3 +206,7 @@ def _require(features: Sequence[Feature], prediction: str, place: Place) -> None
     if prediction and prediction not in known:
         do = did_you_mean(prediction, known)
         raise DefinitionError(f"prediction= names {prediction!r}, which is not compared", do=do, place=place)
+    unknown = next((name for name in alarms.weights if name not in known), None)
+    if unknown is not None:
+        do = did_you_mean(unknown, known)
+        raise DefinitionError(f"weights= names {unknown!r}, which is not compared", do=do, place=place)

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml.companions import ALIAS
 from ml.monitoring.counts import RowSource
 from ml.monitoring.definition import Monitor
 from ml.monitoring.references import WEEK, Fixed, SameWeekday
@@ -75,7 +76,7 @@ def _timestamp(time: datetime) -> str:
 def _sampled(monitor: Monitor, source: str, rows: int, condition: str) -> str:
     kinds = {True: "double", False: "varchar"}
     columns = [f"({f.sql})::{kinds[f.is_numerical]} as {quoted(f.name)}" for f in monitor.monitored.binning.features]
-    return f"select {', '.join(columns)} from {source} where {condition} order by hash(of_rows) limit {rows}"
+    return f"select {', '.join(columns)} from {source} where {condition} order by hash({ALIAS}) limit {rows}"
 
 
 def write_evidently_report(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ml.companions import CompanionTable, StatementTransform
 from ml.monitoring.alarm_rules import Alarms
-from ml.monitoring.columns import require_columns_of
-from ml.monitoring.counts import NONE, window_key
+from ml.monitoring.counts import segment_key, window_key, window_length
 from ml.monitoring.performance_options import INVALID, METRICS, SCORE_BINS, PerformanceOptions, PerformanceTask
 from pipeline.core.definitions import Chart, Definition, Layer, Table, caller, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
-from pipeline.core.event_time import parse_duration
 from pipeline.core.fingerprint import fingerprint
-from pipeline.kernel.sql_text import literal, quoted
+from pipeline.kernel.sql_text import quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,17 +46,6 @@ class PerformanceTransform:
         return performance_verdicts(given[self.inputs[0]], self.options)
 
 
-@dataclass(frozen=True)
-class PerformanceCountTransform(StatementTransform):
-    """The SELECT of counts, and the expressions of columns that it reads."""
-
-    expressions: tuple[str, ...] = ()
-
-    def check_inputs(self, inputs: Mapping[str, Definition], place: Place) -> None:
-        """Raise `DefinitionError` if the table is known to lack a column."""
-        require_columns_of(inputs[self.reads[0]], self.expressions, place)
-
-
 @dataclass(frozen=True, kw_only=True)
 class PerformanceMonitor(Table):
     """The performance of predictions: a row for each window and segment."""
@@ -74,16 +61,15 @@ class PerformanceMonitor(Table):
     def companions(self) -> tuple[Definition, ...]:
         """The table of counts that it is computed from."""
         options = self.transform.options
-        keys = {"window_start": window_key(self.time, options.window), **{name: quoted(name) for name in options.by}}
-        if self.segment:
-            keys["segment"] = f"coalesce(({self.segment})::varchar, {literal(NONE)})"
+        by = {name: quoted(name) for name in options.by}
+        keys = {"window_start": window_key(self.time, options.window), **by, **segment_key(self.segment)}
         columns = (self.prediction, self.label)
         text = counted(options.task, self.of, columns, keys)
         counts = CompanionTable(
             place=self.place,
             name=f"{self.name}_counts",
             description=f"Counts of the monitor {self.name}.",
-            transform=PerformanceCountTransform(text, (self.of,), (*columns, *keys.values())),
+            transform=StatementTransform(text, (self.of,), tuple((self.of, sql) for sql in (*columns, *keys.values()))),
             layer="silver",
             role="monitor counts",
             belongs_to=self.name,
@@ -156,7 +142,8 @@ def performance(  # noqa: PLR0913 - options of a definition, all keyword-only
     `of` is a table of predictions, joined to labels as far as these are known: `prediction` is the probability of a binary
     task, the class of a multi-class one or the number of a regression, `label` is null until it is known. A window is judged once the share `maturity` of its
     rows has labels, and `min_rows` of them. `at_least`, or `at_most` for a metric of which lower values are better, is the
-    limit of `metric`. `threshold` is the probability from which on the prediction is positive, for the accuracy.
+    limit of `metric`. `threshold` is the probability from which on the prediction is positive, for the accuracy, in steps of 0.005. Of
+    `alarms`, only the numbers of windows apply.
 
     | task | metrics, the default first |
     | --- | --- |
@@ -164,7 +151,7 @@ def performance(  # noqa: PLR0913 - options of a definition, all keyword-only
     | multiclass | accuracy |
     | regression | mae, rmse, bias |
 
-    Raises `DefinitionError` for an unknown task or metric, and for a limit on the wrong side.
+    Raises `DefinitionError` for an unknown task or metric, for a limit on the wrong side, and for `alarms` with thresholds.
     """
     place = caller()
     if task not in METRICS:
@@ -177,11 +164,13 @@ def performance(  # noqa: PLR0913 - options of a definition, all keyword-only
     for name, value in {"maturity": maturity, "threshold": threshold}.items():
         if not 0 < value <= 1:
             raise DefinitionError(f"{name}= must be over 0 and at most 1", got=f"{value:g}", place=place)
-    length = parse_duration(window, "window", place)
-    if length < timedelta(seconds=1) or length % timedelta(seconds=1):
-        raise DefinitionError("window= must be whole seconds", got=repr(window), place=place)
+    rule = alarms or Alarms()
+    if replace(rule, windows=Alarms.windows, of=Alarms.of) != Alarms():
+        do = "limit the metric by at_least= or at_most="
+        raise DefinitionError("of alarms(…), performance(…) uses only windows=", got=repr(rule), do=do, place=place)
+    length = window_length(window, place)
     options = PerformanceOptions(
-        task, chosen, limit, maturity, threshold, min_rows, length, alarms or Alarms(), names(by), bool(segment)
+        task, chosen, limit, maturity, threshold, min_rows, length, rule, names(by), bool(segment)
     )
     return PerformanceMonitor(
         place=place,

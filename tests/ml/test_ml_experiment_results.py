@@ -89,6 +89,23 @@ def test_rows_become_the_number_of_a_unit(per_unit, value, mean):
     assert rows["m"]["decision"] == "undecided"
 
 
+def test_durations_shorter_than_a_second_are_exact():
+    orders = pa.concat_tables(
+        [ordered([1.0] * 400, hours=0.0001), ordered([4.0] * 400, hours=0.0002)]
+    )  # 0.36 and 0.72 s
+    rows = found([metric("revenue", **REVENUE, within=timedelta(milliseconds=500))], exposed(variants(400)), orders)
+    assert rows["revenue"]["mean"] == 1.0
+
+
+def test_outcomes_may_have_columns_of_any_name():
+    """The names that the statement gives to units do not hide columns of the outcomes."""
+    names = {"unit": [2.0] * 400, "time": [3.0] * 400, "value": [4.0] * 400, "exposed_at": [5.0] * 400}
+    orders = table(user=range(400), at=[START + HOUR] * 400, variant=[1.0] * 400, **names)
+    for number, name in enumerate(("variant", *names), 1):
+        rows = found([metric("m", **{**REVENUE, "value": name})], exposed(variants(400)), orders)
+        assert rows["m"]["mean"] == number
+
+
 def test_rows_before_the_exposure_make_the_result_more_precise(rng):
     habit = rng.normal(10, 3, 4000)
     after = habit + rng.normal(0, 1, 4000)
@@ -170,12 +187,13 @@ def test_units_are_assigned_by_the_name_of_the_experiment():
         ({"metrics": [metric("m", **REVENUE)] * 2}, "two metrics are named 'm'"),
         ({"units": 0}, "units="),
         ({"alpha": 1}, "alpha="),
-        ({"variants": {"a": 1}}, "two variants"),
+        ({"variants": {"a": 1}}, r"an experiment needs two variants.*test_ml_experiment_results.py:\d+"),
+        ({"traffic": 2}, r"a share that is not in \[0, 1\]: got traffic=2.*test_ml_experiment_results.py:\d+"),
     ],
 )
 def test_invalid_experiments(options, problem):
     plain = {"variants": {"a": 1, "b": 1}, "metrics": [metric("m", **REVENUE)]}
-    with pytest.raises(DefinitionError, match=problem):
+    with pytest.raises(DefinitionError, match=f"(?s){problem}"):
         experiment(exposures="e", unit="u", time="t", **{**plain, **options})
 
 
@@ -183,9 +201,9 @@ def test_invalid_experiments(options, problem):
     ("options", "problem"),
     [
         ({"per_unit": "median"}, "unknown per_unit='median'"),
-        ({"better": "more"}, "better="),
-        ({"guardrail": -0.1}, "guardrail="),
-        ({"per_unit": "mean", "before": "1 day"}, "before="),
+        ({"better": "more"}, "better= of metric 'm'"),
+        ({"guardrail": -0.1}, "guardrail= of metric 'm'"),
+        ({"per_unit": "mean", "before": "1 day"}, "before= of metric 'm'"),
     ],
 )
 def test_invalid_metrics(options, problem):

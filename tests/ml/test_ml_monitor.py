@@ -279,6 +279,10 @@ def test_a_constant_has_no_spread_to_divide_by():
         ({"numerical": ["x"], "window": "0.5 seconds"}, "window="),
         ({"numerical": ["x"], "window": "2 days"}, "multiple of window="),
         ({"numerical": ["x"], "bins": 1}, "bins= must be at least 2"),
+        (
+            {"numerical": ["amount"], "alarms": alarms(weights={"amont": 1})},
+            "weights= names 'amont', which is not compared; did you mean 'amount'",
+        ),
     ],
 )
 def test_invalid_monitors(options, problem):

@@ -155,7 +155,7 @@ def test_new_rows_are_added_to_the_counts_of_the_others(project):
 @pytest.mark.parametrize(
     ("changed", "problem"),
     [
-        ('numerical=["y"]', "the monitored table 'requests' has no column 'y'"),
+        ('numerical=["y"]', "table 'requests' has no column 'y'"),
         ('numerical={"z": "x + lage"}', "has no column 'lage'; did you mean 'late'"),
         ('numerical={"z": "x +"}', "invalid SQL"),
         ('segment="plaze"', "has no column 'plaze'; did you mean 'place'"),

@@ -10,7 +10,7 @@ import pytest
 from sklearn import metrics
 from sklearn.isotonic import IsotonicRegression
 
-from ml import performance
+from ml import alarms, performance
 from ml.monitoring import estimates
 from pipeline.core.errors import DefinitionError
 
@@ -160,6 +160,7 @@ def test_versions_and_segments_are_apart_and_invalid_rows_are_counted(rng):
         ({}, "needs at_least="),
         ({"at_least": 0.5, "maturity": 0}, "maturity="),
         ({"at_least": 0.5, "window": "0.1 seconds"}, "window="),
+        ({"at_least": 0.5, "alarms": alarms(enter=0.3)}, r"performance\(…\) uses only windows=: got Alarms\(enter=0.3"),
     ],
 )
 def test_invalid_options(options, problem):
