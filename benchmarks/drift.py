@@ -1,6 +1,6 @@
 """Time and memory to find drift: rows of ten days with 100 columns, of which ten change on the ninth day.
 
-Headwater runs a monitor over a table of its lake: the bins, the counts of all days, and the verdicts (entire process). Evidently
+Headwater runs a monitor over a table of its lake: the bins, the counts of all days, and the results (entire process). Evidently
 alone reads Parquet files of the same rows and compares the last day with five others, in one process; from a million rows
 on it does not take part, because it takes more than an hour or the memory of the machine. The answer is the columns that drift.
 """

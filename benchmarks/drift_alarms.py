@@ -33,7 +33,7 @@ from ml.monitoring.alarm_rules import Alarms
 from ml.monitoring.references import Reference
 from pipeline.core.definitions import Transform
 
-Verdicts = Sequence[Mapping[str, Any]]
+Results = Sequence[Mapping[str, Any]]
 ROWS, REFERENCE, DAYS, BEGIN, FEATURES = 5_000, 50_000, 60, 20, 8
 SATURDAY = 5
 MONDAY = datetime(2026, 1, 5)  # noqa: DTZ001 - as in tables
@@ -42,7 +42,7 @@ RULES: dict[str, tuple[Callable[[Mapping[str, Any]], bool], Alarms]] = {
     "index >= 0.2, one window": (lambda v: v["state"] == "alarm", alarms(windows=(1, 1))),
     "monitor's default": (lambda v: v["state"] == "alarm", alarms()),
 }
-"""For each rule, whether a verdict is an alarm, and the options of the monitor."""
+"""For each rule, whether a result is an alarm, and the options of the monitor."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def _always(mean: float, day: int) -> float:
     return mean
 
 
-def _judged(rng: np.random.Generator, simulated: Days) -> dict[str, Verdicts]:
-    """Return the verdicts of each rule on simulated days."""
+def _judged(rng: np.random.Generator, simulated: Days) -> dict[str, Results]:
+    """Return the results of each rule on simulated days."""
     features = [f"x{k}" for k in range(FEATURES)]
     days = np.repeat(np.arange(DAYS), simulated.rows)
     small = np.tile(np.arange(simulated.rows) % 4 == 0, DAYS)
@@ -104,14 +104,14 @@ def _judged(rng: np.random.Generator, simulated: Days) -> dict[str, Verdicts]:
     for part in plain.companions:
         transform = cast("Transform", part.computed_by)
         tables[part.name] = transform(**{name: tables[name] for name in transform.inputs})
-    verdicts = {}
+    results = {}
     for name, (_, chosen) in RULES.items():
         each = defined(alarms=chosen).named("m")
-        verdicts[name] = each.transform(**{n: tables[n] for n in each.inputs}).to_pylist()
-    return verdicts
+        results[name] = each.transform(**{n: tables[n] for n in each.inputs}).to_pylist()
+    return results
 
 
-def _false(quiet: Mapping[str, Sequence[Mapping[str, Verdicts]]]) -> dict[str, dict[str, float]]:
+def _false(quiet: Mapping[str, Sequence[Mapping[str, Results]]]) -> dict[str, dict[str, float]]:
     """Return, for each scenario and rule, the windows with an alarm per 1,000 windows of a feature that were judged."""
     return {
         scenario: {rule: _per_thousand(rule, [each[rule] for each in runs]) for rule in RULES}
@@ -119,13 +119,13 @@ def _false(quiet: Mapping[str, Sequence[Mapping[str, Verdicts]]]) -> dict[str, d
     }
 
 
-def _per_thousand(rule: str, runs: Sequence[Verdicts]) -> float:
-    judged = [v for verdicts in runs for v in verdicts if v["state"] not in {"not judged", "no data"}]
-    raised = sum(RULES[rule][0](verdict) for verdict in judged)
+def _per_thousand(rule: str, runs: Sequence[Results]) -> float:
+    judged = [v for results in runs for v in results if v["state"] not in {"not judged", "no data"}]
+    raised = sum(RULES[rule][0](result) for result in judged)
     return round(1000 * raised / len(judged), 2) if judged else float("nan")
 
 
-def _delays(found: Mapping[str, Sequence[Mapping[str, Verdicts]]]) -> dict[str, dict[str, Any]]:
+def _delays(found: Mapping[str, Sequence[Mapping[str, Results]]]) -> dict[str, dict[str, Any]]:
     """Return, for each drift, how many were found and the median delay in days, by the rule of the default."""
     rule = "monitor's default"
     delays: dict[str, dict[str, Any]] = {}
@@ -143,12 +143,12 @@ def _delays(found: Mapping[str, Sequence[Mapping[str, Verdicts]]]) -> dict[str, 
     return delays
 
 
-def _first(verdicts: Verdicts, segment: str | None) -> int | None:
+def _first(results: Results, segment: str | None) -> int | None:
     """Return the days from the begin of the drift to its alarm."""
     start = MONDAY + timedelta(days=BEGIN)
     times = [
         (v["window_start"].replace(tzinfo=None) - start).days
-        for v in verdicts
+        for v in results
         if v["state"] == "alarm" and v["feature"] == "x0" and v["segment"] == segment
     ]
     return min(times, default=None)

@@ -9,12 +9,11 @@ from rich.markup import escape
 
 from cluster.cli.console import as_objects, grid, open_workspace, out, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
-from ml.experiments import Experiment
-from ml.experiments.results import BROKEN, HARM
 from pipeline.core.errors import RequestError, did_you_mean
 from pipeline.kernel.sql_text import quoted
 
 if TYPE_CHECKING:
+    from ml.experiments import Experiment
     from pipeline.project.workspace import Workspace
 
 app = typer.Typer(no_args_is_help=True, help="List experiments, show their results, and the variant of a unit.")
@@ -24,6 +23,8 @@ Name = Annotated[str, typer.Argument(help="Name of an experiment.")]
 @app.command()
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """List the experiments."""
+    from ml.experiments import Experiment  # noqa: PLC0415 - imports DuckDB
+
     workspace = open_workspace(folder, env)
     rows = [
         {
@@ -49,6 +50,8 @@ def status(
     folder: Folder = HERE,
 ) -> None:
     """Show the results of an experiment as of the last run, and whether it must stop."""
+    from ml.experiments.results import BROKEN, HARM  # noqa: PLC0415 - imports Arrow
+
     workspace = open_workspace(folder, env)
     experiment = _named(workspace, name)
     if workspace.version(name) is None:
@@ -93,14 +96,16 @@ def variant(
     folder: Folder = HERE,
 ) -> None:
     """Show which variant a unit gets."""
-    found = _named(open_workspace(folder, env), name).assignment.variant(unit)
+    assigned = _named(open_workspace(folder, env), name).assignment.variant(unit)
     if as_json:
-        print_json({"unit": unit, "variant": found})
+        print_json({"unit": unit, "variant": assigned})
     else:
-        out.print(escape(found) if found else "none: it does not take part")
+        out.print(escape(assigned) if assigned else "none: it does not take part")
 
 
 def _named(workspace: Workspace, name: str) -> Experiment:
+    from ml.experiments import Experiment  # noqa: PLC0415 - imports DuckDB
+
     known = {each.name: each for each in workspace.project.graph.all_of(Experiment)}
     if name not in known:
         do = did_you_mean(name, known) if known else "define one with experiment(…)"

@@ -11,16 +11,15 @@ import typer
 from rich.markup import escape
 
 from cluster.cli.console import grid, open_workspace, out, print_json, print_rows
-from cluster.cli.monitor_reports import SAMPLED, newest_window, window_report
 from cluster.cli.options import HERE, Env, Folder, Json
-from ml.monitoring import Monitor, PerformanceMonitor
-from ml.monitoring.counts import LEAST_REFERENCE
-from ml.monitoring.evidently_report import FILES
-from ml.monitoring.incidents import Incident, incidents
 from pipeline.core.errors import RequestError, did_you_mean, quantity
 from pipeline.kernel.sql_text import quoted
 
 if TYPE_CHECKING:
+    from ml.monitoring import Monitor, PerformanceMonitor
+    from ml.monitoring.incidents import Incident
+    from ml.monitoring.monitored import Monitored
+    from ml.monitoring.performance_options import PerformanceOptions
     from pipeline.project.workspace import Workspace
 
 app = typer.Typer(no_args_is_help=True, help="List monitors, show their open alarms, and write Evidently's reports.")
@@ -38,8 +37,8 @@ def ls(
     workspace = open_workspace(folder, env)
     rows = []
     for monitor in monitors(workspace):
-        newest, found = alarms_of(workspace, monitor)
-        rows.append({"name": monitor.name, "of": monitor.of, "newest_window": newest, "open_alarms": len(found)})
+        newest, alarms = open_alarms(workspace, monitor)
+        rows.append({"name": monitor.name, "of": monitor.of, "newest_window": newest, "open_alarms": len(alarms)})
     if as_json:
         print_json(rows)
     else:
@@ -56,37 +55,42 @@ def ls(
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="Name of a monitor.")],
-    limit: Annotated[int, typer.Option(help="Number of verdicts to show.", min=0)] = 20,
+    limit: Annotated[int, typer.Option(help="Number of results to show.", min=0)] = 20,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Show a monitor: its open alarms, and the newest verdicts that are not quiet."""
+    """Show a monitor: its open alarms, and the newest results that are not quiet."""
+    from ml.monitoring import Monitor  # noqa: PLC0415 - imports DuckDB
+    from ml.monitoring.counts import LEAST_REFERENCE  # noqa: PLC0415 - likewise
+
     workspace = open_workspace(folder, env)
     monitor = monitor_named(workspace, name)
-    newest, found = alarms_of(workspace, monitor)
+    newest, alarms = open_alarms(workspace, monitor)
     if as_json:
-        print_json({"name": name, "of": monitor.of, "newest_window": newest, "open_alarms": [asdict(i) for i in found]})
+        print_json(
+            {"name": name, "of": monitor.of, "newest_window": newest, "open_alarms": [asdict(i) for i in alarms]}
+        )
         return
     out.print(f"[bold]{name}[/]  {escape(monitor.description)}")
-    out.print(f"{quantity(len(found), 'open alarm')}; newest window {newest or 'none'}")
+    out.print(f"{quantity(len(alarms), 'open alarm')}; newest window {newest or 'none'}")
     if newest is None and isinstance(monitor, Monitor) and workspace.version(name) is not None:
         out.print(f"The reference has fewer than {LEAST_REFERENCE} rows: there are no bins, and nothing is compared.")
-    if found:
-        grid(None, _INCIDENT, [tuple(_shown(incident).values()) for incident in found])
+    if alarms:
+        grid(None, _INCIDENT, [tuple(_shown(incident).values()) for incident in alarms])
     columns = (
         "feature, round(psi, 3) as psi"
         if isinstance(monitor, Monitor)
         else f"round({monitor.transform.options.metric}, 4) as {monitor.transform.options.metric}"
     )
-    by = "".join(f"{quoted(column)}, " for column in _by(monitor))
-    verdicts = workspace.query(
+    by = "".join(f"{quoted(column)}, " for column in _options(monitor).by)
+    results = workspace.query(
         f"select window_start::timestamp as window_start, {by}segment, {columns}, rows, state, reason from {quoted(name)} "
         f"where state <> 'quiet' order by all desc limit {limit}"
     )
-    if verdicts.num_rows:
+    if results.num_rows:
         out.print()
-        print_rows(verdicts, as_json=False, most=limit)
+        print_rows(results, as_json=False, most=limit)
 
 
 @app.command()
@@ -98,13 +102,17 @@ def report(
     ] = None,
     rows: Annotated[
         int, typer.Option(help="Rows of the samples of window and reference.", min=100, max=100_000)
-    ] = SAMPLED,
+    ] = 10_000,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if one of Evidently's tests fails.")] = False,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
     """Write Evidently's report of samples of a window and its reference."""
+    from cluster.cli.monitor_reports import newest_window, window_report  # noqa: PLC0415 - imports DuckDB
+    from ml.monitoring import Monitor  # noqa: PLC0415 - likewise
+    from ml.monitoring.evidently_report import FILES  # noqa: PLC0415 - likewise
+
     workspace = open_workspace(folder, env)
     monitor = monitor_named(workspace, name)
     if not isinstance(monitor, Monitor):
@@ -144,6 +152,8 @@ def _time(text: str) -> datetime:
 
 def monitors(workspace: Workspace) -> tuple[Monitor | PerformanceMonitor, ...]:
     """Return the monitors of the project."""
+    from ml.monitoring import Monitor, PerformanceMonitor  # noqa: PLC0415 - imports DuckDB
+
     graph = workspace.project.graph
     return (*graph.all_of(Monitor), *graph.all_of(PerformanceMonitor))
 
@@ -157,11 +167,13 @@ def monitor_named(workspace: Workspace, name: str) -> Monitor | PerformanceMonit
     return known[name]
 
 
-def alarms_of(workspace: Workspace, monitor: Monitor | PerformanceMonitor) -> tuple[str | None, list[Incident]]:
+def open_alarms(workspace: Workspace, monitor: Monitor | PerformanceMonitor) -> tuple[str | None, list[Incident]]:
     """Return the newest window of a monitor, and its open alarms; `None` if it was not computed yet or has no windows."""
+    from ml.monitoring.incidents import incidents  # noqa: PLC0415 - with the package, imports DuckDB
+
     if workspace.version(monitor.name) is None:
         return None, []
-    options = monitor.monitored if isinstance(monitor, Monitor) else monitor.transform.options
+    options = _options(monitor)
     span = int((options.window * options.alarms.of).total_seconds())
     newest = workspace.query(
         f"select max(window_start)::timestamp::varchar as newest from {quoted(monitor.name)}"
@@ -170,12 +182,14 @@ def alarms_of(workspace: Workspace, monitor: Monitor | PerformanceMonitor) -> tu
         f"select * from {quoted(monitor.name)} where window_start > "
         f"(select max(window_start) from {quoted(monitor.name)}) - interval '{span}' second"
     )
-    found = incidents(recent.to_pylist(), _by(monitor), options.window, options.alarms.of)
-    return newest[0]["newest"] if newest else None, found
+    alarms = incidents(recent.to_pylist(), options.by, options.window, options.alarms.of)
+    return newest[0]["newest"] if newest else None, alarms
 
 
-def _by(monitor: Monitor | PerformanceMonitor) -> tuple[str, ...]:
-    return monitor.monitored.by if isinstance(monitor, Monitor) else monitor.transform.options.by
+def _options(monitor: Monitor | PerformanceMonitor) -> Monitored | PerformanceOptions:
+    from ml.monitoring import Monitor  # noqa: PLC0415 - imports DuckDB
+
+    return monitor.monitored if isinstance(monitor, Monitor) else monitor.transform.options
 
 
 def _shown(incident: Incident) -> dict[str, str]:

@@ -27,8 +27,8 @@ Columns = Sequence[str] | Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class VerdictTransform:
-    """Computes the verdicts from counts; called with all rows of its inputs."""
+class DriftTransform:
+    """Computes the results from counts; called with all rows of its inputs."""
 
     inputs: tuple[str, ...]
     """The tables of counts, of bins and, if there is one, of the reference's counts."""
@@ -36,8 +36,8 @@ class VerdictTransform:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what the verdicts depend on besides the counts."""
-        return fingerprint("verdicts", repr(self.monitored))
+        """A hash of what the results depend on besides the counts."""
+        return fingerprint("drift", repr(self.monitored))
 
     @property
     def language(self) -> str:
@@ -45,19 +45,19 @@ class VerdictTransform:
         return "arrow"
 
     def __call__(self, *args: Any, **tables: Any) -> pa.Table:
-        """Return the verdicts."""
-        from ml.monitoring.verdicts import verdicts  # noqa: PLC0415 - imports NumPy
+        """Return the results."""
+        from ml.monitoring.drift_results import drift_results  # noqa: PLC0415 - imports NumPy
 
         given = {**dict(zip(self.inputs, args, strict=False)), **tables}
         counts, bins, *reference = (given[name] for name in self.inputs)
-        return verdicts(counts, bins, reference[0] if reference else None, self.monitored)
+        return drift_results(counts, bins, reference[0] if reference else None, self.monitored)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Monitor(Table):
-    """The verdicts on the features of a table: a row for each window, segment and feature."""
+    """The drift of the features of a table: a row for each window, segment and feature."""
 
-    transform: VerdictTransform
+    transform: DriftTransform
     of: str
     time: str
     segment: str
@@ -68,7 +68,7 @@ class Monitor(Table):
 
     @property
     def monitored(self) -> Monitored:
-        """The options that decide the verdicts."""
+        """The options that decide the results."""
         return self.transform.monitored
 
     @cached_property
@@ -166,7 +166,7 @@ def monitor(  # noqa: PLR0913 - options of a definition, all keyword-only
     return Monitor(
         place=place,
         description=description or f"Distributions of {of} by {window}, compared with {reference.words}.",
-        transform=VerdictTransform(
+        transform=DriftTransform(
             (),
             Monitored(
                 Binning(features, bins, categories),

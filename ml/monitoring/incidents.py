@@ -25,24 +25,24 @@ class Incident:
 
 
 def incidents(
-    verdicts: Sequence[Mapping[str, Any]], by: Sequence[str], window: timedelta, windows: int
+    results: Sequence[Mapping[str, Any]], by: Sequence[str], window: timedelta, windows: int
 ) -> list[Incident]:
-    """Return the open alarms, the oldest first, from the verdicts on the last windows.
+    """Return the open alarms, the oldest first, from the results on the last windows.
 
     The alarms of a feature in several segments are one: its reason is that of all rows, if these are concerned, otherwise that
     of the segment with the most rows. An alarm is open until it ends, or until no rows have come for `windows` windows.
     """
-    dated = [verdict for verdict in verdicts if verdict["window_start"] is not None]
+    dated = [result for result in results if result["window_start"] is not None]
     if not dated:
         return []
-    end = max(verdict["window_start"] for verdict in dated)
+    end = max(result["window_start"] for result in dated)
     last: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-    for verdict in sorted(dated, key=lambda each: each["window_start"]):
-        last[(*(verdict[name] for name in by), verdict["segment"], verdict.get("feature"))] = verdict
+    for result in sorted(dated, key=lambda each: each["window_start"]):
+        last[(*(result[name] for name in by), result["segment"], result.get("feature"))] = result
     opened: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for verdict in last.values():
-        if verdict["state"] == ALARM and verdict["window_start"] > end - windows * window:
-            opened.setdefault((*(verdict[name] for name in by), verdict.get("feature")), []).append(verdict)
+    for result in last.values():
+        if result["state"] == ALARM and result["window_start"] > end - windows * window:
+            opened.setdefault((*(result[name] for name in by), result.get("feature")), []).append(result)
     return sorted(
         (_incident(key, alarms, by) for key, alarms in opened.items()), key=lambda each: (each.since, each.feature)
     )

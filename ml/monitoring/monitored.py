@@ -1,4 +1,4 @@
-"""What verdicts are computed from, besides the counts."""
+"""What the results of a monitor are computed from, besides the counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ml.monitoring.references import Reference
 
 @dataclass(frozen=True)
 class Monitored:
-    """The options of a monitor that decide its verdicts."""
+    """The options of a monitor that decide its results."""
 
     binning: Binning
     window: timedelta

@@ -39,11 +39,11 @@ class PerformanceTransform:
         return "arrow"
 
     def __call__(self, *args: Any, **tables: Any) -> pa.Table:
-        """Return the metrics and verdicts."""
-        from ml.monitoring.performance_verdicts import performance_verdicts  # noqa: PLC0415 - imports NumPy
+        """Return the metrics and the states."""
+        from ml.monitoring.performance_results import performance_results  # noqa: PLC0415 - imports NumPy
 
         given = {**dict(zip(self.inputs, args, strict=False)), **tables}
-        return performance_verdicts(given[self.inputs[0]], self.options)
+        return performance_results(given[self.inputs[0]], self.options)
 
 
 @dataclass(frozen=True, kw_only=True)

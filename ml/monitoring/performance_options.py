@@ -1,4 +1,4 @@
-"""What the verdicts on performance are computed from, besides the counts."""
+"""What the results of a monitor of performance are computed from, besides the counts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INVALID = -1
 
 @dataclass(frozen=True)
 class PerformanceOptions:
-    """The options of a monitor of performance that decide its verdicts."""
+    """The options of a monitor of performance that decide its results."""
 
     task: PerformanceTask
     metric: str

@@ -34,7 +34,15 @@ def test_help_imports_no_engine(words, tmp_path):
     assert len(loaded) < 600
 
 
-@pytest.mark.parametrize("words", [["sources"], ["kafka", "status"], ["kafka", "stop"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sources"],
+        ["kafka", "status"],
+        ["kafka", "stop"],
+        *([name, "-h"] for name in ("experiment", "features", "monitor")),
+    ],
+)
 def test_commands_that_read_no_data_import_no_engine(words, tmp_path):
     assert HEAVY & modules(*words, cwd=tmp_path) == set()
 

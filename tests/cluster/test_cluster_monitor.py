@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from cluster.cli.monitor_reports import update_monitor_reports
+from pipeline.governance.catalog import FAILED, UNCHANGED, RunRecord, StepRecord
+from pipeline.project import Workspace, load
 from tests.rigs.command import environment
 
 PROJECT = """
@@ -60,6 +64,20 @@ def test_a_report_that_cannot_be_written_does_not_fail_the_run(folder, headwater
     assert ended.returncode == 0
     assert "no report of monitor drift: Evidently could not write the report" in ended.stderr
     assert "pip install 'headwater[monitoring]'" in ended.stderr
+
+
+@pytest.mark.parametrize("decision", [*UNCHANGED, *FAILED])
+def test_a_step_that_computed_nothing_writes_no_report(folder, capsys, decision):
+    (folder / "shop.py").write_text(PROJECT.replace('numerical=["x"]', 'numerical=["x"], report=True'))
+    record = RunRecord(
+        "r", "shop", "dev", "", None, "done", None, [StepRecord("drift", 0, "table", "gold", decision, "")]
+    )
+    assert update_monitor_reports(Workspace(load(folder)), record) == []
+    assert capsys.readouterr().err == ""
+    update_monitor_reports(
+        Workspace(load(folder)), replace(record, steps=[replace(record.steps[0], decision="create")])
+    )
+    assert "no report of monitor drift: monitor 'drift' has no windows yet" in capsys.readouterr().err
 
 
 @pytest.mark.proof

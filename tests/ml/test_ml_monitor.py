@@ -1,4 +1,4 @@
-"""What a monitor says about rows, case by case: bins, counts and verdicts run on tables in memory."""
+"""What a monitor says about rows, case by case: bins, counts and results run on tables in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def days(*values, name="x", start=START):
 
 
 def judged(monitored, rows, **others):
-    """Return the verdicts of a monitor on tables in memory."""
+    """Return the results of a monitor on tables in memory."""
     monitored = monitored.named("m")
     tables = {monitored.of: rows, **others}
     for part in monitored.companions:
@@ -33,9 +33,9 @@ def judged(monitored, rows, **others):
     return monitored.transform(**{name: tables[name] for name in monitored.transform.inputs}).to_pylist()
 
 
-def of(verdicts, day, feature="x", segment=None):
+def of(results, day, feature="x", segment=None):
     start = (START + day * DAY).replace(tzinfo=UTC)
-    return next(v for v in verdicts if (v["window_start"], v["feature"], v["segment"]) == (start, feature, segment))
+    return next(v for v in results if (v["window_start"], v["feature"], v["segment"]) == (start, feature, segment))
 
 
 def fixed(**options):

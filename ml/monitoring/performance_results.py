@@ -1,4 +1,4 @@
-"""Metrics and verdicts of each window: a pure function of counts."""
+"""The metrics and the state of each window: a pure function of counts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from ml.monitoring import estimates
+from ml.monitoring.alarm_reasons import figure, percent
 from ml.monitoring.alarm_rules import NO_DATA, NOT_JUDGED, STATES
 from ml.monitoring.divergence import Array
 from ml.monitoring.hysteresis import states
 from ml.monitoring.performance_options import INVALID, METRICS, SCORE_BINS, PerformanceOptions
 from ml.monitoring.series import UTC_US, added, numbered, numbers, series_rows, window_time
-from ml.monitoring.words import figure, percent
 
 _CONFIDENT = 1.6448536269514722
 """The 95 % quantile of the normal distribution: the side of a limit is certain from so many standard errors on."""
@@ -38,7 +38,7 @@ class PerformanceSeries:
     """Per window, the rows without a valid prediction."""
 
 
-def performance_verdicts(counts: pa.Table, options: PerformanceOptions) -> pa.Table:
+def performance_results(counts: pa.Table, options: PerformanceOptions) -> pa.Table:
     """Return one row for each window and segment, with its metrics, their expected values, and its state."""
     names = [
         *METRICS[options.task],

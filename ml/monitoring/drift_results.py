@@ -1,4 +1,4 @@
-"""The verdict on each feature in each window and segment: a pure function of counts."""
+"""The results of a monitor, for each feature in each window and segment: a pure function of counts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.monitoring import divergence as d
+from ml.monitoring.alarm_reasons import DistributionChange, changed
 from ml.monitoring.alarm_rules import ALARM, NO_DATA, NOT_JUDGED, QUIET, STATES, Alarms
 from ml.monitoring.counts import NAN, NULL, Feature
 from ml.monitoring.divergence import Array
@@ -19,7 +20,6 @@ from ml.monitoring.hysteresis import states
 from ml.monitoring.monitored import Monitored
 from ml.monitoring.references import WEEK, Fixed, Reference, SameWeekday
 from ml.monitoring.series import UTC_US, added, numbered, numbers, series_rows, window_time
-from ml.monitoring.words import DistributionChange, changed
 
 _SUMS = ("rows", "total", "squares")
 _NAMED = 3
@@ -65,7 +65,7 @@ class Measures:
     needed: Array
 
 
-def verdicts(counts: pa.Table, bins: pa.Table, reference: pa.Table | None, monitored: Monitored) -> pa.Table:
+def drift_results(counts: pa.Table, bins: pa.Table, reference: pa.Table | None, monitored: Monitored) -> pa.Table:
     """Return one row for each window, segment and feature, with its distances, its state and the reason.
 
     Windows without rows between the first and the last one are there, with the state `no data`. Rows without a time are
@@ -86,7 +86,7 @@ def verdicts(counts: pa.Table, bins: pa.Table, reference: pa.Table | None, monit
 
 
 def schema_of(monitored: Monitored, counts: pa.Schema) -> pa.Schema:
-    """Return the columns of verdicts."""
+    """Return the columns of the results."""
     numbers = ("psi", "noise", "ks", "jensen_shannon", "wasserstein", "p_value", "null_share", "new_share")
     return pa.schema(
         [
