@@ -223,22 +223,41 @@ def sql_table(
     for expectation in expect:
         check_condition(expectation, place)
     if fields.get("chart") is not None and fields.get("merge") is None:
-        _require_charted(fields["chart"], tree.named_selects, place)
+        _require_charted(fields["chart"], tree, place)
     fields["description"] = fields.get("description") or _comment(tree)
     return kind(place=place, transform=transform, expect=checks(expect, place), **fields)
 
 
-def _require_charted(chart: Chart, columns: Sequence[str], place: Place) -> None:
-    """Raise `DefinitionError` for a chart of a column that the SELECT does not have; those of a star are not known yet."""
-    if "*" in columns or "" in columns:
+def _require_charted(chart: Chart, tree: exp.Query, place: Place) -> None:
+    """Raise `DefinitionError` for a chart of a column that the SELECT does not have, as far as its text tells its columns."""
+    columns = _written_columns(tree)
+    if columns is None:
         return
+    known = {name.lower() for name in columns}
     for option, name in {"x": chart.x, "y": chart.y, "by": chart.by}.items():
-        if name is not None and name not in columns:
+        if name is not None and name.lower() not in known:
             raise DefinitionError(
                 f"Chart({option}={name!r}) names a column that the SELECT does not have",
                 do=did_you_mean(name, columns),
                 place=place,
             )
+
+
+def _written_columns(tree: exp.Query) -> list[str] | None:
+    """Return the names of a query's columns; `None` if its text does not tell them: of stars and expressions without a name."""
+    if isinstance(tree, exp.Subquery):
+        return _written_columns(tree.this)
+    if isinstance(tree, exp.SetOperation):
+        sides = [
+            _written_columns(side) for side in ((tree.left, tree.right) if tree.args.get("by_name") else (tree.left,))
+        ]
+        known = [side for side in sides if side is not None]
+        return [name for side in known for name in side] if len(known) == len(sides) else None
+    if any(not isinstance(each, exp.Column | exp.Alias) or each.is_star for each in tree.selects):
+        return None
+    if any(each.find(exp.Columns, exp.Unnest, exp.Explode) is not None for each in tree.selects):
+        return None
+    return [each.alias_or_name for each in tree.selects]
 
 
 def check_condition(expectation: Expectation, place: Place) -> None:

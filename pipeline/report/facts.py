@@ -183,8 +183,9 @@ def _chart(lake: Lake, table: Table) -> ChartData:
     chart, version = table.chart, _in(lake, table).version()
     if chart is None or version is None:
         return ChartData(table, notes=("The table does not exist yet.",))
+    known = {name.lower() for name in version.schema.names}
     for column in (chart.x, chart.y, chart.by):
-        if column is not None and column not in version.schema.names:
+        if column is not None and column.lower() not in known:
             hint = did_you_mean(column, version.schema.names)
             return ChartData(table, notes=(f"The chart uses a column {column!r} that the table does not have; {hint}",))
     with connect(filesystem=lake.storage.filesystem()) as con:

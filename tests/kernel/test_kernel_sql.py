@@ -108,3 +108,36 @@ def test_a_chart_of_a_column_that_does_not_exist_is_refused(chart, problem):
         mart("select day, sum(x) as sales from t group by day", chart=chart)
     assert mart("select * from t", chart=chart).chart == chart
     assert mart("select day, sales, sale, at, shop from t", chart=chart).chart == chart
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "select Day, sum(n) as SALES from t group by day",
+        "select day, max(n) from t group by day",
+        "select day, t.* exclude (day) from t",
+        "select day, unnest(facts) from t",
+        "select day, unnest(facts) as facts from t",
+        "select day, columns(c -> c like 'sales%') as '\\0' from t",
+        "select day from t union all by name select day, sales from u",
+        "(select day, sales from t)",
+        "from t select day, sales",
+    ],
+)
+def test_a_chart_of_columns_that_the_text_may_have_is_accepted(text):
+    chart = Chart("bar", x="day", y="sales")
+    assert mart(text, chart=chart).chart == chart
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "select day, n from t",
+        "(select day, n from t)",
+        "select day, n from t union all select day, sales from u",
+        "select day, n from t union all by name select day, m from u",
+    ],
+)
+def test_a_chart_of_a_column_that_no_part_of_the_text_has_is_refused(text):
+    with pytest.raises(DefinitionError, match=r"Chart\(y='sales'\) names a column that the SELECT does not have"):
+        mart(text, chart=Chart("bar", x="day", y="sales"))
