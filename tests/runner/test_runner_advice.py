@@ -57,7 +57,7 @@ class Case:
     fix: str | None = None
     """The definitions after following the advice; None: unchanged."""
     put: Content = field(default_factory=dict)
-    """The files after following the advice; None removes a file."""
+    """The files after following the advice; None removes a file, or a folder (`in/`)."""
     full: bool = False
     before: tuple[str, Content] | None = None
     """Definitions and files of an earlier successful run."""
@@ -92,6 +92,7 @@ def parquet_with(metadata: dict[str, str]) -> bytes:
     return content.getvalue()
 
 
+IN = raw(pattern="data/in/*.csv")
 PARQUET = raw(pattern="data/*.parquet")
 ROWS_DECIDE = FUNCTION.replace("CAST", "1 if 1 in raw['id'].to_pylist() else 'x'")
 
@@ -125,6 +126,7 @@ CASES = [
     Case("header=True if the names replace it", raw(reader=', names=["id"]'), fix=raw(reader=', names=["id"], header=True')),
     Case("check the path", files={}, put=ONE),
     Case("pass required=False if files arrive later", raw(ID), {}, raw(ID, reader=", required=False")),
+    Case("create the empty folder", IN, {"in/f1.csv": None, "in/": None}, put={"in/": ""}, before=(IN, {"in/f1.csv": "id\n1\n"})),
     Case("remove it from schema=, or rename it in the data", raw('schema={"_source": "varchar"}'), fix=RAW),
     Case("use a name that is not in the file", raw(reader=", rename={'id': 'v'}"), {"a.csv": "id,v\n1,2\n"}, raw(reader=", rename={'id': 'w'}")),
     Case("pass one name per column", raw(reader=", header=False, names=['a']"), {"a.csv": "1,2\n"}, raw(reader=", header=False, names=['a', 'b']")),
@@ -244,8 +246,11 @@ def run(folder: Path, text: str, content: Content, *, full: bool = False):
     (folder / "shop.py").write_text(f"{HEAD}{text}\n")
     for name, data in content.items():
         path = folder / "data" / name
-        if data is None:
+        if name.endswith("/"):
+            path.rmdir() if data is None else path.mkdir()
+        elif data is None:
             path.unlink()
         else:
+            path.parent.mkdir(exist_ok=True)
             path.write_bytes(data if isinstance(data, bytes) else data.encode())
     return Runner(load(folder), RunOptions(full=full)).run()

@@ -172,8 +172,8 @@ def test_a_source_that_cannot_be_read_fails_the_plan(project, headwater_command)
     definitions.write_text(definitions.read_text().replace("data/names*", "no-such-folder/names*"))
 
     plan = shown("plan")
-    assert "! names unreadable, fail: no file matches 'no-such-folder/names*.csv'" in plan
+    assert "! names unreadable, fail: the folder of 'no-such-folder/names*.csv' does not exist" in plan
     assert "0 tables to compute; 'names' cannot be read" in plan
-    assert "names fail no file matches" in shown("explain")
-    assert "error: names: no file matches" in shown("explain", "joined")  # which reads it
+    assert "names fail the folder of" in shown("explain")
+    assert "error: names: the folder of" in shown("explain", "joined")  # which reads it
     assert "decision skip: reads 'names', which failed" in shown("explain", "joined")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pipeline.connectors.files.stores import FileStore
+from pipeline.connectors.files.stores import FileStore, IfNone
 from pipeline.core.cursors import Bound, Cursor, ReadPlan
 from pipeline.core.errors import Place, SourceError, few, quantity
 from pipeline.core.event_time import format_duration
@@ -83,10 +83,8 @@ def plan_files(store: FileStore, cursor: Cursor | None, bound: Bound, rules: Dis
     vanished, if the rules say so, and if there has never been a file.
     """
     known = {} if cursor is None else _known(store, cursor)
-    every = {
-        each.uri: each
-        for each in store.source_objects(may_be_none=bool(known), is_required=rules.required or bool(known))
-    }
+    if_none: IfNone = "require folders" if known else "raise" if rules.required else "accept"
+    every = {each.uri: each for each in store.source_objects(if_none)}
     waiting = {location: source_object for location, source_object in every.items() if rules.waits(source_object, now)}
     listed = {location: every[location] for location in every if location not in waiting}
     same, changed = _compared(store, known, listed)

@@ -17,7 +17,7 @@ from pipeline.connectors.certificates import untrusted
 from pipeline.connectors.files.downloads import DOWNLOADS
 from pipeline.connectors.files.remote_clients import FTP, HTTP, OBJECT_STORES, RemoteClient
 from pipeline.connectors.files.remote_listing import matching
-from pipeline.connectors.files.stores import Wanted, no_files
+from pipeline.connectors.files.stores import IfNone, Wanted, no_files
 from pipeline.core.clients import is_unavailable, message_of
 from pipeline.core.errors import HeadwaterError, Place, SourceError, SourceUnavailableError
 from pipeline.core.splits import SourceObject
@@ -40,15 +40,15 @@ class RemoteFiles:
         """The client of the store."""
         return RemoteClient.of(self.patterns[0], dict(self.options))
 
-    def source_objects(self, *, may_be_none: bool = False, is_required: bool = True) -> tuple[SourceObject, ...]:
-        """Return the files ordered by location; raise `SourceError` if there are none, or if they cannot be listed."""
+    def source_objects(self, if_none: IfNone = "raise") -> tuple[SourceObject, ...]:
+        """See `FileStore.source_objects`; a remote store has no folders without files."""
         client, objects = self.client, {}
         with _translated_errors(self.patterns[0], "the files cannot be listed"), client.connected() as connection:
             for pattern in self.patterns:
                 for path, details in _details(client, connection, pattern):
                     location = client.location(path)
                     objects[location] = _source_object(client, connection, location, details)
-        if not objects and is_required and not may_be_none:
+        if not objects and if_none == "raise":
             raise no_files(self.patterns)
         return tuple(objects[location] for location in sorted(objects))
 

@@ -172,7 +172,7 @@ class Files:
 
     def source_objects(self) -> Sequence[SourceObject]:
         """Return all files, ordered by location; raise `SourceError` if there are none."""
-        return self.store.source_objects(is_required=self.rules.required)
+        return self.store.source_objects("raise" if self.rules.required else "accept")
 
     def schema(self, source_object: SourceObject) -> Schema:
         """Return the file's columns, with types inferred from all rows; raise `SourceError` if it has none."""

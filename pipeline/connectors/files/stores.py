@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, Protocol
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -25,6 +25,9 @@ _CHECKED_BYTES = 64 << 20
 """Files up to this size have a checksum, so that copies are recognized. Larger files are recognized by their time."""
 _SHOWN = 3
 """Number of paths in an error."""
+
+IfNone = Literal["raise", "require folders", "accept"]
+"""What happens if there are no files: an error; one only if a local folder does not exist either; or nothing."""
 
 Ranges = tuple[tuple[int, int], ...]
 """Ranges of bytes with exclusive ends, in order."""
@@ -45,11 +48,8 @@ class FileStore(Protocol):
     The stamp of a source object is `SIZE-TIME` or `SIZE-ETAG-TIME`, with the time of the last change in nanoseconds.
     """
 
-    def source_objects(self, *, may_be_none: bool = False, is_required: bool = True) -> tuple[SourceObject, ...]:
-        """Return the files ordered by location; raise `SourceError` if there are none, or if the store cannot list them.
-
-        With `may_be_none`, there may be none in folders that exist; unless it `is_required`, also in others.
-        """
+    def source_objects(self, if_none: IfNone = "raise") -> tuple[SourceObject, ...]:
+        """Return the files ordered by location; raise `SourceError` if the store cannot list them, and see `IfNone`."""
 
     def recorded(self, locations: Iterable[str]) -> list[str]:
         """Return the current locations for those in a cursor."""
@@ -81,12 +81,8 @@ class LocalFiles:
     patterns: tuple[str, ...]
     folder: str = "."
 
-    def source_objects(self, *, may_be_none: bool = False, is_required: bool = True) -> tuple[SourceObject, ...]:
-        """Return the files ordered by location; raise `SourceError` if there are none, or if they cannot be listed.
-
-        With `may_be_none`, there may be none in folders that exist: one that is not there may be on a disk that is missing. Unless it
-        `is_required` that there are files, the folders need not exist either.
-        """
+    def source_objects(self, if_none: IfNone = "raise") -> tuple[SourceObject, ...]:
+        """See `FileStore.source_objects`."""
         real = functools.cache(os.path.realpath)
         objects: dict[str, SourceObject] = {}
         paths: list[str] = []
@@ -100,11 +96,9 @@ class LocalFiles:
                             location, stamp = self._location(path, real), f"{stat.st_size}-{stat.st_mtime_ns}"
                             objects[location] = SourceObject(location, stat.st_size, stamp)
                 paths += matching
-        if (
-            not objects
-            and is_required
-            and not (may_be_none and all(Path(self.folder, *_given(_local(each))).is_dir() for each in self.patterns))
-        ):
+        if not objects and if_none == "require folders":
+            self._require_folders()
+        elif not objects and if_none == "raise":
             raise no_files(self.patterns, few([_kind(path) for path in paths if os.path.lexists(path)], _SHOWN))
         return tuple(objects[location] for location in sorted(objects))
 
@@ -153,6 +147,18 @@ class LocalFiles:
         matches = glob.glob(pattern, root_dir=self.folder, recursive=True)  # noqa: PTH207 - accepts any path
         self._require_listable(pattern)
         return [self.path(each) for each in matches]
+
+    def _require_folders(self) -> None:
+        """Raise `SourceError` for a pattern whose folder does not exist: files were read before, so it may be on a disk that is missing."""
+        for pattern in self.patterns:
+            folder = Path(*_given(_local(pattern)))
+            if not (self.folder / folder).is_dir():
+                raise SourceError(
+                    f"the folder of {pattern!r} does not exist",
+                    got=f"no folder {folder}",
+                    do="mount or restore it, or correct the path; if its files were removed for good, create the empty folder",
+                    place=Place(pattern),
+                )
 
     def _require_listable(self, pattern: str) -> None:
         """Raise `PermissionError` for a folder that cannot be listed, which `glob` takes for an empty one."""
