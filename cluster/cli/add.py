@@ -12,8 +12,8 @@ import typer
 from cluster.cli.console import open_settings, out, text
 from cluster.cli.discover import URI_HELP, Options, Password, Table, address_of
 from cluster.cli.options import HERE, Env, Folder
-from pipeline.connectors.built_in import BUILT_IN
-from pipeline.connectors.lookup.system import FOUND, SystemAddress, discoverable
+from pipeline.connectors.built_in import BUILT_IN, BuiltIn
+from pipeline.connectors.lookup.system import SystemAddress, discoverable
 from pipeline.core.credentials import is_reference
 from pipeline.core.discovery import DiscoveryLimits, ReaderCall, matching_names
 from pipeline.core.errors import RequestError, SourceError, did_you_mean, few
@@ -45,7 +45,7 @@ def add(
 ) -> None:
     """Add a source to the project: look at its system, write the definition, and check that the project loads."""
     connector, location = _named(source, uri)
-    if connector is not None and connector not in FOUND:
+    if connector is not None and not _built_in(connector).is_discoverable:
         raise RequestError(
             f"{connector}(…) cannot be added, because what it reads cannot be looked at", do=_written(connector)
         )
@@ -85,9 +85,12 @@ def _named(first: str, second: str | None) -> tuple[str | None, str]:
     return first, second
 
 
+def _built_in(name: str) -> BuiltIn:
+    return next(connector for connector in BUILT_IN if connector.name == name)
+
+
 def _page(source: str) -> str:
-    page = next(connector.page for connector in BUILT_IN if connector.name == source)
-    return os.path.normpath(f"docs/connectors/{page or 'README.md'}")
+    return os.path.normpath(f"docs/connectors/{_built_in(source).page or 'README.md'}")
 
 
 def _written(source: str) -> str:

@@ -14,6 +14,7 @@ from cluster.cli.console import open_workspace, out, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.errors import few, quantity
 from pipeline.report.words import size
+from pipeline.runner.decide import DecisionKind
 from pipeline.runner.plan_changes import PlannedChange, StepEstimate, plan_changes
 
 _SIGNS = {
@@ -24,7 +25,10 @@ _SIGNS = {
     "layout": "~",
     "new data": "·",
     "unreadable": "!",
+    "failed": "!",
 }
+_UNDECIDED = {"unreadable": "cannot be read", "failed": "cannot be planned"}
+"""The causes whose reason is an error, in the words of the summary."""
 
 
 def plan(
@@ -40,7 +44,7 @@ def plan(
 ) -> None:
     """Show what the definitions change: tables and columns, what breaks, and rows, bytes, seconds and cost.
 
-    Exits with code 1 if a source cannot be read or a table can no longer be computed.
+    Exits with code 1 if a source cannot be read, or a table cannot be planned or can no longer be computed.
     """
     workspace = open_workspace(folder, env)
     chosen = workspace.project.graph.select(names or ())
@@ -68,7 +72,7 @@ def _show(change: PlannedChange) -> None:
         out.print(f"    - column {escape(name)}{_users(change, name)}")
     for name, before, after in change.columns.retyped:
         out.print(f"    ~ column {escape(name)}: {before} becomes {after}{_users(change, name)}")
-    if change.error and change.cause != "unreadable":
+    if change.error and change.cause not in _UNDECIDED:
         out.print(f"    [red]breaks[/]: {escape(change.error)}", soft_wrap=True)
 
 
@@ -80,7 +84,7 @@ def _users(change: PlannedChange, column: str) -> str:
 def _summary(changes: Sequence[PlannedChange], rate: float | None) -> str:
     if not changes:
         return "nothing changes: all tables are as defined, and there is no new data"
-    work = [change for change in changes if change.decision not in {"", "skip", "streamed", "fail"}]
+    work = [change for change in changes if change.decision and DecisionKind(change.decision).is_work]
     known = [change.work.seconds for change in work if change.work.seconds is not None]
     new = len(work) - len(known)
     parts = [f"{quantity(len(work), 'table')} to compute" + (f", {new} of them for the first time" if new else "")]
@@ -88,9 +92,10 @@ def _summary(changes: Sequence[PlannedChange], rate: float | None) -> str:
     if known:
         parts.append(f"about {sum(known):,.1f} s by the last runs" + (" of the others" if new else ""))
         parts += [f"cost about {sum(known) / 3600 * rate:,.2f}"] if rate is not None else []
-    unreadable = [change.name for change in changes if change.cause == "unreadable"]
-    parts += [f"{few(map(repr, unreadable))} cannot be read"] if unreadable else []
-    broken = sum(bool(change.error) for change in changes) - len(unreadable)
+    for cause, words in _UNDECIDED.items():
+        undecided = [change.name for change in changes if change.cause == cause]
+        parts += [f"{few(map(repr, undecided))} {words}"] if undecided else []
+    broken = sum(bool(change.error) and change.cause not in _UNDECIDED for change in changes)
     parts += [f"{quantity(broken, 'table')} can no longer be computed"] if broken else []
     return "; ".join(parts)
 

@@ -21,6 +21,8 @@ class BuiltIn:
     """The extras of the package that it needs; some only for a part of what it reads."""
     page: str = ""
     """Its page, below docs/connectors/."""
+    is_discoverable: bool = False
+    """Whether discovery finds what it reads. To look at a queue, for example, would take its messages."""
 
 
 BUILT_IN = (
@@ -31,6 +33,7 @@ BUILT_IN = (
         "local folders, SeaweedFS 4.48 (S3), fake-gcs-server 1.56 (GCS), Azurite 3.35, asyncssh 2.24 (SFTP), pyftpdlib 2.2 (FTP, FTPS), HTTP with and without ranges",
         ("files", "s3", "gcs", "azure", "sftp", "http"),
         "files.md",
+        is_discoverable=True,
     ),
     BuiltIn(
         "kafka",
@@ -39,6 +42,7 @@ BUILT_IN = (
         "Apache Kafka 4.4",
         ("kafka", "avro", "protobuf"),
         "../kafka.md",
+        is_discoverable=True,
     ),
     BuiltIn(
         "rest",
@@ -47,6 +51,7 @@ BUILT_IN = (
         "an HTTP server of faults",
         ("rest",),
         "rest.md",
+        is_discoverable=True,
     ),
     BuiltIn(
         "postgres",
@@ -55,6 +60,7 @@ BUILT_IN = (
         "PostgreSQL 15.18",
         ("postgres",),
         "postgres.md",
+        is_discoverable=True,
     ),
     BuiltIn(
         "postgres_changes",
@@ -87,6 +93,7 @@ BUILT_IN = (
         "MySQL 9.7, MariaDB 10.11",
         ("mysql",),
         "mysql.md",
+        is_discoverable=True,
     ),
     BuiltIn(
         "mysql_changes",
@@ -103,6 +110,7 @@ BUILT_IN = (
         "FerretDB 1.24",
         ("mongodb",),
         "mongodb.md",
+        is_discoverable=True,
     ),
     BuiltIn(
         "sqlite",
@@ -111,6 +119,7 @@ BUILT_IN = (
         "SQLite 3",
         ("sqlite",),
         "database-files.md",
+        is_discoverable=True,
     ),
     BuiltIn(
         "duckdb_file",
@@ -118,6 +127,7 @@ BUILT_IN = (
         "each cursor value once",
         "DuckDB 2.0",
         page="database-files.md",
+        is_discoverable=True,
     ),
     BuiltIn(
         "delta_table",
@@ -126,6 +136,7 @@ BUILT_IN = (
         "tables of delta-rs 1.6, local and on SeaweedFS 4.48 (S3), and of Delta 4.4 on Spark 4.2",
         ("s3",),
         "delta.md",
+        is_discoverable=True,
     ),
     BuiltIn(
         "iceberg_table",
@@ -134,6 +145,7 @@ BUILT_IN = (
         "tables of pyiceberg 0.12 in SQLite's catalog, in the REST catalog of SeaweedFS 4.48 (S3), and of Iceberg 1.12 on Spark 4.1",
         ("iceberg",),
         "iceberg.md",
+        is_discoverable=True,
     ),
     BuiltIn(
         "delta_sharing",
@@ -142,6 +154,7 @@ BUILT_IN = (
         "a server of the test suite",
         ("rest",),
         "delta-sharing.md",
+        is_discoverable=True,
     ),
     BuiltIn(
         "webhook",
@@ -206,6 +219,7 @@ BUILT_IN = (
         "NATS 2.15",
         ("nats",),
         "nats.md",
+        is_discoverable=True,
     ),
     BuiltIn(
         "redis_stream",
@@ -214,6 +228,7 @@ BUILT_IN = (
         "Valkey 9.1",
         ("redis",),
         "redis.md",
+        is_discoverable=True,
     ),
     BuiltIn(
         "rabbitmq_stream",
@@ -221,6 +236,7 @@ BUILT_IN = (
         "each message once",
         "RabbitMQ 3.10",
         page="rabbitmq.md",
+        is_discoverable=True,
     ),
     BuiltIn(
         "event_hubs",

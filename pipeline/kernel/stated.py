@@ -53,9 +53,12 @@ def stated_conditions(expectations: Sequence[Expectation], merge: Merge | None) 
 
 def require_fitting(con: duckdb.DuckDBPyConnection, rows: Schema, stated: Iterable[Stated]) -> None:
     """Raise `DefinitionError` for the first expression that rows with these columns do not allow."""
+    stated = tuple(stated)
+    if not stated or _binds(con, rows, stated):
+        return
     for each in stated:
         try:
-            schema_of(con, f"select ({each.sql}\n) from ({no_rows(rows)})")
+            _bind(con, rows, [each])
         except BINDING_ERRORS as error:
             raise DefinitionError(
                 f"{each.option} does not fit the rows of the table",
@@ -63,3 +66,16 @@ def require_fitting(con: duckdb.DuckDBPyConnection, rows: Schema, stated: Iterab
                 do=f"use its columns: {few(rows.names, 12)}" if isinstance(error, duckdb.BinderException) else None,
                 place=each.place,
             ) from error
+
+
+def _binds(con: duckdb.DuckDBPyConnection, rows: Schema, stated: Sequence[Stated]) -> bool:
+    try:
+        _bind(con, rows, stated)
+    except BINDING_ERRORS:
+        return False
+    return True
+
+
+def _bind(con: duckdb.DuckDBPyConnection, rows: Schema, stated: Sequence[Stated]) -> None:
+    expressions = ", ".join(f"({each.sql}\n)" for each in stated)
+    schema_of(con, f"select {expressions} from ({no_rows(rows)})")

@@ -40,14 +40,15 @@ def inferred(workspace: Workspace, source: Source | Feed, splits: Sequence[Sourc
 
 
 def _first_readable(reader: Reader, source: Source | Feed, splits: Sequence[SourceSplit]) -> Schema:
-    for split in splits[:-1] if source.unreadable == "quarantine" else ():
+    *others, last = splits if source.unreadable == "quarantine" else splits[:1]
+    for split in others:
         try:
             return reader.schema(split.source_object)
         except SourceUnavailableError:
             raise
         except SourceError:
             continue  # reading the split quarantines it
-    return reader.schema(splits[-1 if source.unreadable == "quarantine" else 0].source_object)
+    return reader.schema(last.source_object)
 
 
 def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogReader) -> Schema:

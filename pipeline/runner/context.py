@@ -13,6 +13,7 @@ from pipeline.batch.step import StepSpec
 from pipeline.commit.moments import Moment
 from pipeline.core.clock import Clock
 from pipeline.core.definitions import Definition, StoredDefinition, Table
+from pipeline.core.errors import HeadwaterError
 from pipeline.governance import StepRecord
 from pipeline.kernel.budget import MemoryPool, budget_here
 from pipeline.lake import Version
@@ -31,6 +32,8 @@ class PlannedStep:
     definition: Definition
     decision: Decision
     execution_plan: ExecutionPlan | None = None
+    error: HeadwaterError | None = None
+    """Why the decision is `FAIL`."""
 
 
 STORE_THREADS = 32

@@ -30,6 +30,11 @@ class DecisionKind(StrEnum):
     STREAMED = "streamed"
     """Nothing: a stream updates it."""
 
+    @property
+    def is_work(self) -> bool:
+        """Whether a run computes something."""
+        return self not in {DecisionKind.SKIP, DecisionKind.FAIL, DecisionKind.STREAMED}
+
 
 Changing = Mapping[str, DecisionKind]
 """What a run does with those inputs of a definition that it changes first."""

@@ -31,12 +31,12 @@ def plan_run(workspace: Workspace, options: RunOptions) -> tuple[PlannedStep, ..
             continue
         above = blocked(definition.inputs, failed)
         if above is not None:
-            step = PlannedStep(definition, Decision(DecisionKind.SKIP, str(above).removeprefix("skipped: ")))
+            step = PlannedStep(definition, Decision(DecisionKind.SKIP, above.reason))
         else:
             step = _planned(workspace, options, definition, streamed, changing)
         if step.decision.kind is DecisionKind.FAIL or above is not None:
             failed[definition.name] = definition.name if above is None else above.failed
-        elif step.decision.kind not in {DecisionKind.SKIP, DecisionKind.STREAMED}:
+        elif step.decision.kind.is_work:
             changing[definition.name] = step.decision.kind
         planned.append(step)
     return tuple(planned)
@@ -55,4 +55,4 @@ def _planned(
             return PlannedStep(definition, Decision(DecisionKind.STREAMED, STREAMED))
         return handler_of(definition).plan(workspace, options, definition, above)
     except HeadwaterError as error:
-        return PlannedStep(definition, Decision(DecisionKind.FAIL, str(error)))
+        return PlannedStep(definition, Decision(DecisionKind.FAIL, str(error)), error=error)

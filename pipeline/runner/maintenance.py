@@ -26,7 +26,7 @@ AUTO_FILES, AUTO_BYTES = 16, 256 << 20
 """A run compacts a table that has this many small files, of this many bytes at most: about two seconds of work."""
 VACUUM_EVERY, VACUUM_AFTER = 10, dt.timedelta(days=1)
 """A run vacuums a table every so many versions, at most once in this time."""
-_WRITES = frozenset(DecisionKind) - {DecisionKind.SKIP, DecisionKind.FAIL, DecisionKind.STREAMED}
+_WRITES = frozenset(kind for kind in DecisionKind if kind.is_work)
 
 
 def maintain_written(run: RunContext, steps: Iterable[StepRecord]) -> None:

@@ -15,7 +15,7 @@ import duckdb
 from pipeline.commit.column_changes import as_in_lake, reached
 from pipeline.commit.commit_plan import schema_of_rows
 from pipeline.core.definitions import Definition, Feed, Source, StoredDefinition, Table
-from pipeline.core.errors import DefinitionError
+from pipeline.core.errors import DefinitionError, SourceError
 from pipeline.core.partition_fields import fields_of
 from pipeline.core.schema import Column, Schema, SchemaChange, compare
 from pipeline.core.sources import INGESTED_AT, POSITION, SOURCE
@@ -29,16 +29,17 @@ from pipeline.project.contracts import own_columns, with_declared
 from pipeline.project.forgotten import forgotten_tables
 from pipeline.project.workspace import Workspace
 from pipeline.runner.context import PlannedStep
-from pipeline.runner.decide import DecisionKind, RunOptions
+from pipeline.runner.decide import RunOptions
 from pipeline.runner.dry_run import plan_run
 from pipeline.runner.facts import is_computed_by
 from pipeline.runner.layout_changes import layout_change
 from pipeline.warehouse.modelling.dimension import DimensionTransform
 
-Cause = Literal["added", "changed", "affected", "layout", "new data", "unreadable", "removed"]
+Cause = Literal["added", "changed", "affected", "layout", "new data", "unreadable", "failed", "removed"]
 """Why a table changes: its definition is new or differs, that of an input differs, only its files are divided or ordered
-otherwise, or there is only new data; or its source cannot be read, or its decision fails otherwise."""
-_NO_WORK = {DecisionKind.SKIP, DecisionKind.STREAMED, DecisionKind.FAIL}
+otherwise, or there is only new data; or its source cannot be read, or what a run does with it cannot be determined otherwise."""
+_NO_CAUSE: frozenset[Cause] = frozenset({"new data", "layout", "unreadable", "failed"})
+"""The causes that do not affect the tables that read it."""
 _NO_CHANGE = SchemaChange((), (), ())
 _ORIGIN = Schema((Column(SOURCE, "VARCHAR"), Column(POSITION, "BIGINT"), Column(INGESTED_AT, "TIMESTAMPTZ")))
 
@@ -89,7 +90,7 @@ def plan_changes(workspace: Workspace) -> tuple[PlannedChange, ...]:
         if not isinstance(definition, Source | Table):
             continue
         step = steps[definition.name]
-        steps_above = {name for name, change in found.items() if change.decision not in _NO_WORK}
+        steps_above = {name for name in found if steps[name].decision.kind.is_work}
         cause = _cause(workspace, definition, version, step, found)
         moved = (
             "" if version is None or cause not in {None, "new data"} else layout_change(workspace, definition, version)
@@ -109,7 +110,7 @@ def plan_changes(workspace: Workspace) -> tuple[PlannedChange, ...]:
             reason="; ".join(filter(None, (moved, step.decision.reason))),
             columns=change,
             used_by={name: reached(workspace.project.graph, definition.name, name) for name in gone},
-            error=step.decision.reason if cause == "unreadable" else error,
+            error=step.decision.reason if step.error is not None else error,
             work=_work(workspace, definition, step, is_all=steps_above.isdisjoint(definition.inputs)),
         )
     removed = (
@@ -127,22 +128,22 @@ def _cause(
     step: PlannedStep,
     found: Mapping[str, PlannedChange],
 ) -> Cause | None:
-    if step.decision.kind is DecisionKind.FAIL:
-        return "unreadable"
+    if step.error is not None:
+        return "unreadable" if isinstance(step.error, SourceError) else "failed"
     if version is None:
         return "added"
     manifest = version.manifest
     if manifest is None or not is_computed_by(workspace, definition, version, manifest.fingerprint):
         return "changed"
     above = [found[name].cause for name in definition.inputs if name in found]
-    if any(cause not in {"new data", "layout", "unreadable"} for cause in above):
+    if any(cause not in _NO_CAUSE for cause in above):
         return "affected"
-    return None if step.decision.kind in {DecisionKind.SKIP, DecisionKind.STREAMED} else "new data"
+    return "new data" if step.decision.kind.is_work else None
 
 
 def _work(workspace: Workspace, definition: Source | Table, step: PlannedStep, *, is_all: bool) -> StepEstimate:
     decision = step.decision
-    if decision.kind in _NO_WORK:
+    if not decision.kind.is_work:
         return StepEstimate()
     files = decision.added
     if decision.takes_all:
@@ -159,20 +160,17 @@ def _work(workspace: Workspace, definition: Source | Table, step: PlannedStep, *
     return StepEstimate(rows, size, is_all, last.seconds * (size / before if before and size else 1.0))
 
 
-def _misfit(definition: Source | Table, rows: Schema) -> str:
+def _misfit(con: duckdb.DuckDBPyConnection, definition: Source | Table, rows: Schema) -> str:
     """Return which option of a table does not fit its rows, or an empty text."""
     stated = (
         *stated_columns("key", definition.key),
         *stated_columns("partition_by", (field.column for field in fields_of(definition.partition_by))),
         *stated_conditions(definition.expect, definition.merge),
     )
-    if not stated:
-        return ""
-    with connect() as con:
-        try:
-            require_fitting(con, rows, stated)
-        except DefinitionError as error:
-            return str(error)
+    try:
+        require_fitting(con, rows, stated)
+    except DefinitionError as error:
+        return str(error)
     return ""
 
 
@@ -192,7 +190,10 @@ class _Columns:
     def _derived(self, definition: Definition, version: Version | None) -> tuple[Schema | None, str]:
         if isinstance(definition, Source | Feed):
             after = self._of_source(definition, version)
-            return after, "" if after is None or isinstance(definition, Feed) else _misfit(definition, after)
+            if after is None or isinstance(definition, Feed):
+                return after, ""
+            with connect() as con:
+                return after, _misfit(con, definition, after)
         if not isinstance(definition, Table):
             return None, ""
         inputs = {name: self._known.get(name) for name in definition.inputs}
@@ -210,7 +211,7 @@ class _Columns:
                 rows = stored(schema_of(con, text))
             except duckdb.Error as error:
                 return None, first_line(error)
-        misfit = _misfit(definition, rows)
+            misfit = _misfit(con, definition, rows)
         return (None if misfit else schema_of_rows(definition, rows)), misfit
 
     def _of_source(self, definition: Source | Feed, version: Version | None) -> Schema | None:

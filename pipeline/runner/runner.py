@@ -153,9 +153,13 @@ def _step(definition: Definition, outcome: StepRecord | Exception | BlockedStep)
     """Return the record of a step, however it ended."""
     if isinstance(outcome, StepRecord):
         return outcome
-    decision = "upstream_failed" if isinstance(outcome, BlockedStep) else "failed"
-    is_ours = isinstance(outcome, BlockedStep | HeadwaterError)
-    reason = str(outcome) if is_ours else f"{type(outcome).__name__}: {outcome}"
+    decision = "failed"
+    if isinstance(outcome, BlockedStep):
+        decision, reason = "upstream_failed", f"skipped: {outcome.reason}"
+    elif isinstance(outcome, HeadwaterError):
+        reason = str(outcome)
+    else:
+        reason = f"{type(outcome).__name__}: {outcome}"
     return StepRecord(definition.name, 0, definition.kind, layer_of(definition), decision, reason)
 
 

@@ -29,11 +29,12 @@ class BlockedStep:
     failed: str
     """The failed step: the input, or one of its upstream steps."""
 
-    def __str__(self) -> str:
-        """Return the reason."""
+    @property
+    def reason(self) -> str:
+        """Why it is skipped."""
         if self.reads == self.failed:
-            return f"skipped: reads {self.reads!r}, which failed"
-        return f"skipped: reads {self.reads!r}, which was skipped because {self.failed!r} failed"
+            return f"reads {self.reads!r}, which failed"
+        return f"reads {self.reads!r}, which was skipped because {self.failed!r} failed"
 
 
 def ready(waiting: Mapping[str, Collection[str]], running: Collection[str]) -> list[str]:

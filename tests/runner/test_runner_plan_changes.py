@@ -166,3 +166,24 @@ def test_the_command_fails_if_something_breaks(shop, headwater_command):
     assert json.loads(command("--json").stdout) == []
     (shop / "shop.py").write_text(SHOP.replace("k, v, at from raw", "k, at from raw"))
     assert {change["name"] for change in json.loads(command("--json").stdout)} >= {"clean", "dim_k"}
+
+
+STREAMED = """
+from pipeline import generate
+events = source(generate({"id": "i", "at": "timestamp '2026-01-01' + to_seconds(i)"}, count=3),
+                schema={"id": "bigint", "at": "timestamp"}, event_time="at", stored=False)
+later = sql("select id, k from raw")
+named = sql("select id, at, k from events join later using (id)")
+below = sql("select * from named")
+"""
+
+
+def test_what_cannot_be_planned_is_not_called_unreadable(shop, headwater_command):
+    found = plan(shop, ("\n@table()", STREAMED + "\n@table()"))
+
+    assert (found["below"].cause, found["below"].decision) == ("failed", "fail")
+    assert found["below"].error.startswith("table 'later' does not exist yet")
+    shown = headwater_command.run("plan", "below", cwd=shop, env=environment(), timeout=60)
+    assert shown.returncode == 1
+    assert "! below  failed, fail: table 'later' does not exist yet" in shown.stdout
+    assert shown.stdout.endswith("0 tables to compute; 'below' cannot be planned\n")

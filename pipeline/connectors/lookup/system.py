@@ -29,23 +29,6 @@ _BY_SCHEME = {
     "http": "pipeline.connectors.lookup.endpoints",
     "https": "pipeline.connectors.lookup.endpoints",
 }
-FOUND = frozenset(
-    {
-        *(
-            "files",
-            "delta_table",
-            "delta_sharing",
-            "iceberg_table",
-            "sqlite",
-            "duckdb_file",
-            "postgres",
-            "mysql",
-            "mongodb",
-        ),
-        *("kafka", "nats_stream", "redis_stream", "rabbitmq_stream", "rest"),
-    }
-)
-"""The connectors that read what a look at a system finds. To look at a queue, for example, would take its messages."""
 
 
 @dataclass(frozen=True)

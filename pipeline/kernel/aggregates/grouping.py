@@ -110,12 +110,12 @@ def unclear_name(tree: exp.Select) -> str | None:
     if twice is not None:
         return f"{twice!r} names two columns"
     aliases = aliases_of(tree)
-    selected, before, after = _names(tree.expressions), _names(_before_groups(tree)), _names(_after(tree))
+    before, after = _names(tree.expressions) | _names(_before_groups(tree)), _names(_after(tree))
     for name, expression in aliases.items():
-        if name not in selected | before | after:
+        if name not in before and name not in after:
             continue
         ours = name in _names([expression])
-        if (not ours and name in selected | before) or (ours and name in after):
+        if (not ours and name in before) or (ours and name in after):
             return f"{name!r} is ambiguous: it may be a column or an alias"
     return _unclear_key(tree, aliases)
 
