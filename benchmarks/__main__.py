@@ -16,6 +16,7 @@ NAMES = (
     "demo",
     "drift",
     "etl",
+    "features",
     "medallion",
     "tpch",
     "groupby",

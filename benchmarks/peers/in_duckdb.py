@@ -11,6 +11,7 @@ import duckdb
 
 from benchmarks import star_schema
 from benchmarks.peers.dashboard import ask
+from benchmarks.peers.feature_views import joined
 from benchmarks.peers.timings import Clock
 
 LINEITEM = (
@@ -111,6 +112,17 @@ def join(clock: Clock, left: str, right: str, memory_bytes: str, to: str) -> Non
         )
 
 
+def features(clock: Clock, labels: str, *views: str) -> None:
+    """Labelled rows with features as of their times, Parquet to Parquet."""
+    *folders, to = views
+    duckdb.execute("set preserve_insertion_order = false")
+    with clock.part("examples"):
+        duckdb.execute(
+            f"""copy ({joined(Path(labels), [Path(folder) for folder in folders])})
+            to '{to}/examples' (format parquet, compression zstd, per_thread_output true)"""
+        )
+
+
 def merge(clock: Clock, base: str, changes: str, to: str) -> None:
     """Upsert into a table of DuckDB's own file; the later change wins, and a delete removes the row."""
     shutil.copy(f"{base}/accounts.duckdb", to)
@@ -168,6 +180,7 @@ JOBS: dict[str, Callable[..., None]] = {
     "tpch": tpch,
     "groupby": groupby,
     "join": join,
+    "features": features,
     "merge": merge,
     "refresh": refresh,
     "queries": queries,

@@ -98,6 +98,13 @@ def test_join(bench):
 
 
 @pytest.mark.proof
+def test_features(bench):
+    figures = bench("features", "--who", "auto", "--who", "duckdb", "--who", "feast", "--only", "10M")
+    assert (figures["rows"], figures["rows of each view"]) == (10_000, 2_000)
+    assert_measured(figures)
+
+
+@pytest.mark.proof
 def test_merge(bench):
     figures = bench("merge", "--who", "auto", "--only", "100k into 10M")
     assert (figures["changes"], figures["rows"]) == (100, 10_000)
