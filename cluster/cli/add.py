@@ -13,7 +13,7 @@ from cluster.cli.console import open_settings, out, text
 from cluster.cli.discover import URI_HELP, Options, Password, Table, address_of
 from cluster.cli.options import HERE, Env, Folder
 from pipeline.connectors.built_in import BUILT_IN, BuiltIn
-from pipeline.connectors.lookup.system import SystemAddress, discoverable
+from pipeline.connectors.discovery.system import SystemAddress, discoverable
 from pipeline.core.credentials import is_reference
 from pipeline.core.discovery import DiscoveryLimits, ReaderCall, matching_names
 from pipeline.core.errors import RequestError, SourceError, did_you_mean, few

@@ -39,7 +39,7 @@ COMMANDS = {
         "Show what the definitions change: tables and columns, what breaks, and rows, bytes, seconds and cost.",
     ),
     "explain": (
-        "planning.explain",
+        "explain.explain",
         "Show how, where and why each table is computed, and what the next run would do with it.",
     ),
     "ls": ("explore.ls", "List the definitions with their rows and versions."),

@@ -13,7 +13,7 @@ import typer
 
 from cluster.cli.console import err, grid, open_settings, out, print_json, text
 from cluster.cli.options import HERE, Env, Folder, Json
-from pipeline.connectors.lookup.system import SystemAddress, discoverable
+from pipeline.connectors.discovery.system import SystemAddress, discoverable
 from pipeline.core.clients import message_of
 from pipeline.core.discovery import DiscoveryLimits
 from pipeline.core.errors import RequestError, StorageError

@@ -82,7 +82,7 @@ def run(
     )
     wait_s = 0.0 if wait is None else _duration(wait, "--wait").total_seconds()
     if dry_run:
-        from cluster.cli.planning import print_plan  # noqa: PLC0415 - a run does not need the code of streams
+        from cluster.cli.explain import print_plan  # noqa: PLC0415 - a run does not need the code of streams
 
         planned = plan_run(Workspace(project), options)
         print_plan(planned, as_json=as_json)

@@ -10,7 +10,7 @@ import duckdb
 from pipeline.batch.work import TaskSpec
 from pipeline.core.errors import DefinitionError, StorageError
 from pipeline.kernel.engine import exceeded_limit, first_line
-from pipeline.kernel.stated import BINDING_ERRORS
+from pipeline.kernel.option_expressions import BINDING_ERRORS
 
 _VALUE_ERRORS = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException)
 

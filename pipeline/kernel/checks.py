@@ -16,8 +16,8 @@ from pipeline.core.errors import DefinitionError, few
 from pipeline.core.merge_options import Merge
 from pipeline.core.sources import INGESTED_AT, POSITION, SOURCE
 from pipeline.kernel.engine import one, schema_of
+from pipeline.kernel.option_expressions import BINDING_ERRORS, condition_expressions, require_fitting
 from pipeline.kernel.sql_text import listed, literal, quoted
-from pipeline.kernel.stated import BINDING_ERRORS, require_fitting, stated_conditions
 
 MADE = "_made"
 BITS = "_bits"
@@ -165,7 +165,7 @@ def mark(
             f"select *, {bits_of(expectations)} as {BITS} from ({query}\n) as _headwater_made"
         )
     except BINDING_ERRORS:
-        require_fitting(con, produced, stated_conditions(expectations, merge))
+        require_fitting(con, produced, condition_expressions(expectations, merge))
         raise
     kept = tuple(name for name in names if name not in hidden)
     provenance = tuple(name for name in (SOURCE, POSITION) if name in names)

@@ -35,12 +35,12 @@ from pipeline.lake.head import (
 from pipeline.lake.log import APP, entries
 from pipeline.lake.log_copies import copy_of
 from pipeline.lake.log_files import LOG, LogFiles
+from pipeline.lake.log_maintenance import KEPT_VERSIONS, TIDY_INTERVAL, tidy
 from pipeline.lake.manifests import read_manifest, write_manifest
 from pipeline.lake.opening import TableDescription, open_table
 from pipeline.lake.partition_columns import former_columns, staged_files
 from pipeline.lake.stager import DeltaStager
 from pipeline.lake.storage import Storage
-from pipeline.lake.tidy import KEPT_VERSIONS, TIDY_INTERVAL, tidy
 from pipeline.lake.versions import commit_times
 
 log = logger(__name__)
@@ -315,7 +315,7 @@ class LakeTable:
         return TableHead(self.place)
 
     def tidy(self) -> bool:
-        """Keep the log short; see `pipeline.lake.tidy`. Return false if another process maintains the table meanwhile.
+        """Keep the log short; see `pipeline.lake.log_maintenance`. Return false if another process maintains the table meanwhile.
 
         Raises `StorageError` if the store fails.
         """

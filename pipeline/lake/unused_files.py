@@ -28,11 +28,11 @@ from pipeline.lake.delta import LakeTable
 from pipeline.lake.holds import held_versions
 from pipeline.lake.log import LogEntry, entries
 from pipeline.lake.log_files import LogFiles, entry_name
+from pipeline.lake.log_maintenance import checkpoint, shorten
 from pipeline.lake.maintenance_claims import Claim, maintaining
 from pipeline.lake.manifests import manifest_name
 from pipeline.lake.opening import open_table, write_checkpoint
 from pipeline.lake.storage import StoredFile
-from pipeline.lake.tidy import checkpoint, shorten
 from pipeline.lake.versions import commit_times
 
 ORPHAN_AGE = dt.timedelta(days=1)

@@ -20,9 +20,9 @@ from pipeline.core.partition_fields import fields_of
 from pipeline.core.schema import Column, Schema, SchemaChange, compare
 from pipeline.core.sources import INGESTED_AT, POSITION, SOURCE
 from pipeline.kernel.engine import connect, first_line, schema_of
+from pipeline.kernel.option_expressions import column_expressions, condition_expressions, require_fitting
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.sql import SqlTransform
-from pipeline.kernel.stated import require_fitting, stated_columns, stated_conditions
 from pipeline.kernel.types import stored
 from pipeline.lake import Version
 from pipeline.project.contracts import own_columns, with_declared
@@ -162,13 +162,13 @@ def _work(workspace: Workspace, definition: Source | Table, step: PlannedStep, *
 
 def _misfit(con: duckdb.DuckDBPyConnection, definition: Source | Table, rows: Schema) -> str:
     """Return which option of a table does not fit its rows, or an empty text."""
-    stated = (
-        *stated_columns("key", definition.key),
-        *stated_columns("partition_by", (field.column for field in fields_of(definition.partition_by))),
-        *stated_conditions(definition.expect, definition.merge),
+    expressions = (
+        *column_expressions("key", definition.key),
+        *column_expressions("partition_by", (field.column for field in fields_of(definition.partition_by))),
+        *condition_expressions(definition.expect, definition.merge),
     )
     try:
-        require_fitting(con, rows, stated)
+        require_fitting(con, rows, expressions)
     except DefinitionError as error:
         return str(error)
     return ""

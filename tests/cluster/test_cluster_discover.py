@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.connectors.built_in import BUILT_IN
-from pipeline.connectors.lookup import system
+from pipeline.connectors.discovery import system
 from pipeline.core.errors import RequestError
 from pipeline.core.settings import load as load_settings
 from pipeline.project.additions import add_definition

@@ -26,7 +26,7 @@ from pipeline.kernel.engine import connect
 from pipeline.lake import Lake, LakeTable, Storage, compact, plan_vacuum, vacuum
 from pipeline.lake.log import entries
 from pipeline.lake.log_files import LogFiles
-from pipeline.lake.tidy import tidy
+from pipeline.lake.log_maintenance import tidy
 from pipeline.lake.versions import KEPT, commit_times
 from tests.faults.streams import PROCESSES, Child
 from tests.faults.test_fault_store import LOG, QUICK, changes, commit, values

@@ -25,7 +25,7 @@ from pipeline.kernel.engine import connect
 from pipeline.lake import Lake, LakeTable, MergeSpec, Version, compact, merge, plan_vacuum, vacuum
 from pipeline.lake.log import entries
 from pipeline.lake.log_files import LogFiles
-from pipeline.lake.tidy import tidy
+from pipeline.lake.log_maintenance import tidy
 from tests.faults.test_fault_store import LOG, QUICK
 from tests.faults.test_fault_store import proxy as proxy  # noqa: PLC0414 - the fixture
 from tests.rigs.proofs import examples

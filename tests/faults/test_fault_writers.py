@@ -16,7 +16,7 @@ from pipeline.lake import Lake, LakeTable, Storage, compact
 from pipeline.lake.log import entries
 from pipeline.lake.log_copies import needed_files
 from pipeline.lake.log_files import LogFiles
-from pipeline.lake.tidy import KEPT_VERSIONS, TIDY_INTERVAL
+from pipeline.lake.log_maintenance import KEPT_VERSIONS, TIDY_INTERVAL
 from tests.faults.streams import PROCESSES
 from tests.rigs.proofs import PROOFS
 

@@ -13,8 +13,8 @@ from pipeline.core.schema import Schema
 from pipeline.lake import Commit, compact
 from pipeline.lake.log import COMBINED_FILES, FOLDED, entries, fold
 from pipeline.lake.log_files import entry_name
+from pipeline.lake.log_maintenance import tidy
 from pipeline.lake.manifests import manifest_name
-from pipeline.lake.tidy import tidy
 
 SCHEMA = Schema.of({"a": "INTEGER", "p": "VARCHAR"})
 

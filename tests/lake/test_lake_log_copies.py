@@ -16,8 +16,8 @@ from pipeline.lake import Lake, LakeTable
 from pipeline.lake.log import entries
 from pipeline.lake.log_copies import WritableLog, copy_of, needed_files
 from pipeline.lake.log_files import LOG, LogFiles, entry_name
+from pipeline.lake.log_maintenance import tidy
 from pipeline.lake.opening import write_checkpoint
-from pipeline.lake.tidy import tidy
 from tests.rigs.proofs import examples
 from tests.rigs.proxy import proxied
 

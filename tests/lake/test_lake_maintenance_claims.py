@@ -18,8 +18,8 @@ from pipeline.core.processes import started
 from pipeline.core.scratch import Owner
 from pipeline.lake import Storage, vacuum
 from pipeline.lake.log_files import LogFiles
+from pipeline.lake.log_maintenance import tidy
 from pipeline.lake.maintenance_claims import FOLDER, maintaining, wait_for_maintenance
-from pipeline.lake.tidy import tidy
 
 NOW = dt.datetime.now(dt.UTC)
 HOUR = dt.timedelta(hours=1)

@@ -14,8 +14,8 @@ from pipeline.core.errors import RequestError, StorageError
 from pipeline.lake import Lake
 from pipeline.lake.holds import Hold, holders, holds, place_hold, release_hold
 from pipeline.lake.log_files import LogFiles
+from pipeline.lake.log_maintenance import milestones, tidy
 from pipeline.lake.manifests import manifest_name
-from pipeline.lake.tidy import milestones, tidy
 from pipeline.lake.versions import KEPT, commit_times, monotone
 from tests.lake.conftest import Writer
 

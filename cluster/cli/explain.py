@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from cluster.cli.console import err, grid, open_workspace, print_json
-from cluster.cli.explained import Explained, print_explained
+from cluster.cli.explanation import Explained, print_explained
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import StorageError

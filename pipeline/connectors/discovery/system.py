@@ -18,16 +18,16 @@ from pipeline.core.sources import POSITION, Divisible, Reader
 
 GROUP = "headwater.discovery"
 """The entry point group in which packages register `function(address)` under a scheme; it returns a `Discoverable`."""
-_DATABASES, _FILES = "pipeline.connectors.lookup.databases", "pipeline.connectors.lookup.files"
-_LOGS, _TABLES = "pipeline.connectors.lookup.logs", "pipeline.connectors.lookup.tables"
+_DATABASES, _FILES = "pipeline.connectors.discovery.databases", "pipeline.connectors.discovery.files"
+_LOGS, _TABLES = "pipeline.connectors.discovery.logs", "pipeline.connectors.discovery.tables"
 _BY_SCHEME = {
     **dict.fromkeys(("postgresql", "postgres", "mysql", "mariadb", "sqlite", "duckdb"), _DATABASES),
     **dict.fromkeys(("", "file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "sftp", "ftp", "ftps"), _FILES),
     **dict.fromkeys(("kafka", "nats", "redis", "rediss", "rabbitmq-stream"), _LOGS),
-    "mongodb": "pipeline.connectors.lookup.mongodb",
+    "mongodb": "pipeline.connectors.discovery.mongodb",
     **dict.fromkeys(("delta-sharing", "iceberg"), _TABLES),
-    "http": "pipeline.connectors.lookup.endpoints",
-    "https": "pipeline.connectors.lookup.endpoints",
+    "http": "pipeline.connectors.discovery.endpoints",
+    "https": "pipeline.connectors.discovery.endpoints",
 }
 
 

@@ -13,13 +13,13 @@ from typing import Any, cast
 import duckdb
 import pyarrow as pa
 
+from pipeline.connectors.discovery.databases import DatabaseDiscovery, file_discovery
+from pipeline.connectors.discovery.system import SystemAddress, first_rows
 from pipeline.connectors.files.compression import COMPRESSED_SUFFIXES
 from pipeline.connectors.files.definition import files
 from pipeline.connectors.files.remote_clients import RemoteClient
 from pipeline.connectors.files.source import Files
 from pipeline.connectors.files.stores import is_remote
-from pipeline.connectors.lookup.databases import DatabaseLookup, file_lookup
-from pipeline.connectors.lookup.system import SystemAddress, first_rows
 from pipeline.core import scratch
 from pipeline.core.clients import message_of
 from pipeline.core.discovery import Discoverable, DiscoveredObject, DiscoveryLimits, ReaderCall, matching_names
@@ -54,7 +54,7 @@ class _ListedFile:
 
 
 @dataclass(frozen=True)
-class FileLookup:
+class FileDiscovery:
     """See `Discoverable`."""
 
     location: str
@@ -114,7 +114,7 @@ class FileLookup:
         return DiscoveredObject(name, "Delta table", ReaderCall("delta_table", (location,), given), size_bytes=size)
 
     def _database(self, path: str, system: str, limits: DiscoveryLimits) -> list[DiscoveredObject]:
-        database = file_lookup(_joined(self.location, path), system)
+        database = file_discovery(_joined(self.location, path), system)
         return [replace(each, name=f"{path}:{each.name}") for each in database.objects(limits)]
 
     def _files(self, name: str, pattern: str, members: Sequence[_ListedFile]) -> DiscoveredObject:
@@ -144,7 +144,7 @@ class FileLookup:
         """Return the first rows of a group of files, or of a table."""
         call = discovered.reader
         if call.function in {"sqlite", "duckdb_file"}:
-            database: DatabaseLookup = file_lookup(str(call.arguments[0]), call.function.partition("_")[0])
+            database: DatabaseDiscovery = file_discovery(str(call.arguments[0]), call.function.partition("_")[0])
             return database.sample(DiscoveredObject(str(call.arguments[1]), "table", call), limits)
         if call.function == "delta_table":
             from pipeline.connectors.tables.delta import delta_table  # noqa: PLC0415 - only here
@@ -256,21 +256,21 @@ def discoverable(address: SystemAddress) -> Discoverable:
     location = address.uri.removeprefix("file://")
     suffix = Path(location).suffix.lower()
     if suffix == _PROFILE:
-        from pipeline.connectors.lookup import tables  # noqa: PLC0415 - only here
+        from pipeline.connectors.discovery import tables  # noqa: PLC0415 - only here
 
         return tables.discoverable(SystemAddress(f"delta-sharing://{location}", address.options))
     if not is_remote(location):
         if not Path(location).exists():
             raise SourceError("there is no such file or folder", do="check the path", place=Place(location))
         if suffix in _DATABASES and Path(location).is_file():
-            return file_lookup(location, _DATABASES[suffix], address.options.get("table", ""))
+            return file_discovery(location, _DATABASES[suffix], address.options.get("table", ""))
     if format_of(location) is not None and not Path(location).is_dir():
         return one_file(SystemAddress(location, address.options))
     options = {name: value for name, value in address.options.items() if name != "table"}
-    return FileLookup(location, tuple(sorted(options.items())), only=address.options.get("table", ""))
+    return FileDiscovery(location, tuple(sorted(options.items())), only=address.options.get("table", ""))
 
 
-def one_file(address: SystemAddress) -> FileLookup:
+def one_file(address: SystemAddress) -> FileDiscovery:
     """Return what looks at one file."""
     options = {name: value for name, value in address.options.items() if name != "table"}
-    return FileLookup(address.uri, tuple(sorted(options.items())), is_single=True)
+    return FileDiscovery(address.uri, tuple(sorted(options.items())), is_single=True)

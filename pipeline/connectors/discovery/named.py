@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.connectors.lookup.system import first_rows
+from pipeline.connectors.discovery.system import first_rows
 from pipeline.core.discovery import DiscoveredObject, DiscoveryLimits, ReaderCall, matching_names
 from pipeline.core.errors import Place, SourceError
 
 
 @dataclass(frozen=True)
-class NamedLookup:
+class NamedDiscovery:
     """See `Discoverable`."""
 
     uri: str

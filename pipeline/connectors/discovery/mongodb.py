@@ -8,13 +8,13 @@ import pyarrow as pa
 
 from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.mongodb.source import collection_names, mongodb
-from pipeline.connectors.lookup.named import NamedLookup
-from pipeline.connectors.lookup.system import SystemAddress
+from pipeline.connectors.discovery.named import NamedDiscovery
+from pipeline.connectors.discovery.system import SystemAddress
 from pipeline.core.discovery import DiscoveredObject, DiscoveryLimits
 
 
 @dataclass(frozen=True)
-class CollectionLookup(NamedLookup):
+class CollectionDiscovery(NamedDiscovery):
     """See `Discoverable`."""
 
     def sample(self, discovered: DiscoveredObject, limits: DiscoveryLimits) -> pa.Table:
@@ -23,11 +23,11 @@ class CollectionLookup(NamedLookup):
         return rows
 
 
-def discoverable(address: SystemAddress) -> CollectionLookup:
+def discoverable(address: SystemAddress) -> CollectionDiscovery:
     """Return what looks at the collections of a database: `mongodb://user@host/shop`."""
     password = address.options.get("password")
     database = DatabaseAddress(address.uri, password)
-    return CollectionLookup(
+    return CollectionDiscovery(
         database.public(),
         "collection",
         mongodb,

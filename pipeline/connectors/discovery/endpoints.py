@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 
-from pipeline.connectors.lookup.system import SystemAddress
+from pipeline.connectors.discovery.system import SystemAddress
 from pipeline.connectors.rest.source import RestApi, rest
 from pipeline.connectors.spool.progress import FetchedPage, Progress
 from pipeline.core import scratch
@@ -19,7 +19,7 @@ from pipeline.kernel.sql_text import literal
 
 
 @dataclass(frozen=True)
-class EndpointLookup:
+class EndpointDiscovery:
     """See `Discoverable`."""
 
     reader: RestApi
@@ -58,7 +58,7 @@ class EndpointLookup:
 
 def discoverable(address: SystemAddress) -> Discoverable:
     """Return what looks at an endpoint; a URL whose path ends like the name of a data file is a file."""
-    from pipeline.connectors.lookup.files import format_of, one_file  # noqa: PLC0415 - only here
+    from pipeline.connectors.discovery.files import format_of, one_file  # noqa: PLC0415 - only here
 
     parts = urlsplit(address.uri)
     if format_of(parts.path) is not None:
@@ -66,7 +66,7 @@ def discoverable(address: SystemAddress) -> Discoverable:
     params = dict(parse_qsl(parts.query, keep_blank_values=True))
     url = parts._replace(query="").geturl()
     options: dict[str, object] = {"params": params} if params else {}
-    return EndpointLookup(rest(url, params=params or None), ReaderCall("rest", (url,), tuple(options.items())))
+    return EndpointDiscovery(rest(url, params=params or None), ReaderCall("rest", (url,), tuple(options.items())))
 
 
 def _name(url: str) -> str:

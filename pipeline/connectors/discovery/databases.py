@@ -13,7 +13,7 @@ from pipeline.connectors.databases.address import DatabaseAddress
 from pipeline.connectors.databases.columns import schema_of_columns
 from pipeline.connectors.databases.query_reader import QueryReader, query_options
 from pipeline.connectors.databases.sessions import SqlDatabase
-from pipeline.connectors.lookup.system import SystemAddress, first_rows
+from pipeline.connectors.discovery.system import SystemAddress, first_rows
 from pipeline.core.discovery import DiscoveredObject, DiscoveryLimits, ReaderCall, matching_names
 from pipeline.core.errors import Place, SourceError
 from pipeline.kernel.types import arrow_schema
@@ -56,7 +56,7 @@ _FILES = {"sqlite": _SQLITE, "duckdb": _DUCKDB}
 
 
 @dataclass(frozen=True)
-class DatabaseLookup:
+class DatabaseDiscovery:
     """See `Discoverable`."""
 
     database: SqlDatabase
@@ -108,15 +108,15 @@ class DatabaseLookup:
             return arrow_schema(schema_of_columns(session.columns(name))).empty_table()
 
 
-def discoverable(address: SystemAddress) -> DatabaseLookup:
+def discoverable(address: SystemAddress) -> DatabaseDiscovery:
     """Return what looks at a database, or at the table that the option `table` names."""
     only = address.options.get("table", "")
     if address.scheme in _FILES:
-        return file_lookup(_path(address.uri.partition("://")[2]), address.scheme, only)
+        return file_discovery(_path(address.uri.partition("://")[2]), address.scheme, only)
     password = address.options.get("password")
     given: tuple[tuple[str, object], ...] = () if password is None else (("password", password),)
     database, listing, function = _server(address.scheme, DatabaseAddress(_standard(address.uri), password))
-    return DatabaseLookup(database, listing, function, _standard(address.uri), given, only)
+    return DatabaseDiscovery(database, listing, function, _standard(address.uri), given, only)
 
 
 def _path(path: str) -> str:
@@ -125,15 +125,15 @@ def _path(path: str) -> str:
     return relative if not Path(path).exists() and Path(relative).exists() else path
 
 
-def file_lookup(path: str, system: str, only: str = "") -> DatabaseLookup:
+def file_discovery(path: str, system: str, only: str = "") -> DatabaseDiscovery:
     """Return what looks at a file of SQLite or DuckDB."""
     if system == "sqlite":
         from pipeline.connectors.databases.sqlite import SqliteFile  # noqa: PLC0415 - needs the extra
 
-        return DatabaseLookup(SqliteFile(path), _SQLITE, "sqlite", path, (), only)
+        return DatabaseDiscovery(SqliteFile(path), _SQLITE, "sqlite", path, (), only)
     from pipeline.connectors.databases.duckdb_file import DuckdbFile  # noqa: PLC0415 - only here
 
-    return DatabaseLookup(DuckdbFile(path), _DUCKDB, "duckdb_file", path, (), only)
+    return DatabaseDiscovery(DuckdbFile(path), _DUCKDB, "duckdb_file", path, (), only)
 
 
 def _server(scheme: str, address: DatabaseAddress) -> tuple[SqlDatabase, str, str]:

@@ -23,7 +23,7 @@ _IMPLIED = {NOT_NULL: "key=", SEQUENCED: "sequence_by="}
 
 
 @dataclass(frozen=True)
-class Stated:
+class OptionExpression:
     """An expression over the rows of a table, and the option that states it."""
 
     option: str
@@ -33,30 +33,30 @@ class Stated:
     """Where it is written, if that is not the place of the definition."""
 
 
-def stated_columns(option: str, names: Iterable[str]) -> tuple[Stated, ...]:
+def column_expressions(option: str, names: Iterable[str]) -> tuple[OptionExpression, ...]:
     """Return the columns that an option names."""
-    return tuple(Stated(f"{option}={name!r}", quoted(name)) for name in names)
+    return tuple(OptionExpression(f"{option}={name!r}", quoted(name)) for name in names)
 
 
-def stated_conditions(expectations: Sequence[Expectation], merge: Merge | None) -> tuple[Stated, ...]:
+def condition_expressions(expectations: Sequence[Expectation], merge: Merge | None) -> tuple[OptionExpression, ...]:
     """Return the conditions of a merged table first, because its expectations may contain them."""
-    stated: list[Stated] = []
+    expressions: list[OptionExpression] = []
     if merge is not None:
         conditions = {"apply_as_deletes": merge.apply_as_deletes, "apply_as_truncates": merge.apply_as_truncates}
-        stated += [Stated(f"{name}={sql!r}", sql) for name, sql in conditions.items() if sql is not None]
-        stated += stated_columns("sequence_by", merge.sequence_by)
+        expressions += [OptionExpression(f"{name}={sql!r}", sql) for name, sql in conditions.items() if sql is not None]
+        expressions += column_expressions("sequence_by", merge.sequence_by)
     for each in expectations:
         shown = _IMPLIED.get(each.name) or f"expectation {each.name!r} ({each.condition})"
-        stated.append(Stated(shown, each.condition, each.place))
-    return tuple(stated)
+        expressions.append(OptionExpression(shown, each.condition, each.place))
+    return tuple(expressions)
 
 
-def require_fitting(con: duckdb.DuckDBPyConnection, rows: Schema, stated: Iterable[Stated]) -> None:
+def require_fitting(con: duckdb.DuckDBPyConnection, rows: Schema, expressions: Iterable[OptionExpression]) -> None:
     """Raise `DefinitionError` for the first expression that rows with these columns do not allow."""
-    stated = tuple(stated)
-    if not stated or _binds(con, rows, stated):
+    expressions = tuple(expressions)
+    if not expressions or _binds(con, rows, expressions):
         return
-    for each in stated:
+    for each in expressions:
         try:
             _bind(con, rows, [each])
         except BINDING_ERRORS as error:
@@ -68,14 +68,14 @@ def require_fitting(con: duckdb.DuckDBPyConnection, rows: Schema, stated: Iterab
             ) from error
 
 
-def _binds(con: duckdb.DuckDBPyConnection, rows: Schema, stated: Sequence[Stated]) -> bool:
+def _binds(con: duckdb.DuckDBPyConnection, rows: Schema, expressions: Sequence[OptionExpression]) -> bool:
     try:
-        _bind(con, rows, stated)
+        _bind(con, rows, expressions)
     except BINDING_ERRORS:
         return False
     return True
 
 
-def _bind(con: duckdb.DuckDBPyConnection, rows: Schema, stated: Sequence[Stated]) -> None:
-    expressions = ", ".join(f"({each.sql}\n)" for each in stated)
-    schema_of(con, f"select {expressions} from ({no_rows(rows)})")
+def _bind(con: duckdb.DuckDBPyConnection, rows: Schema, expressions: Sequence[OptionExpression]) -> None:
+    select = ", ".join(f"({each.sql}\n)" for each in expressions)
+    schema_of(con, f"select {select} from ({no_rows(rows)})")

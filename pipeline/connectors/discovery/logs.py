@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from pipeline.connectors.lookup.named import NamedLookup
-from pipeline.connectors.lookup.system import SystemAddress
+from pipeline.connectors.discovery.named import NamedDiscovery
+from pipeline.connectors.discovery.system import SystemAddress
 from pipeline.core.discovery import DiscoveredObject, DiscoveryLimits
 from pipeline.core.errors import Place, RequestError, SourceError, quantity
 
 
 @dataclass(frozen=True)
-class LogLookup(NamedLookup):
+class LogDiscovery(NamedDiscovery):
     """See `Discoverable`. The objects are logs, whose messages have positions."""
 
     def described(self, name: str) -> DiscoveredObject:
@@ -47,7 +47,7 @@ class LogLookup(NamedLookup):
             ) from error
 
 
-def discoverable(address: SystemAddress) -> LogLookup:
+def discoverable(address: SystemAddress) -> LogDiscovery:
     """Return what looks at the logs of a server, or at one of them: `kafka://host:9092/orders`, `nats://user@host:4222`."""
     only = address.options.get("table", "")
     if address.scheme == "kafka":
@@ -73,7 +73,7 @@ def discoverable(address: SystemAddress) -> LogLookup:
     return replace(_streams(rabbitmq_stream, url, {"url": url, **options}, only), names=lambda _: [only])
 
 
-def _topics(servers: str, only: str) -> LogLookup:
+def _topics(servers: str, only: str) -> LogDiscovery:
     from pipeline.connectors.kafka.source import kafka  # noqa: PLC0415 - needs the extra
 
     def names(most: int) -> Iterable[str]:
@@ -82,12 +82,12 @@ def _topics(servers: str, only: str) -> LogLookup:
         return [name for name in every if not name.startswith("__")]
 
     uri = f"kafka://{servers}/{only}".rstrip("/")
-    return LogLookup(uri, "topic", kafka, names, lambda name: (name,), (("servers", servers),), only)
+    return LogDiscovery(uri, "topic", kafka, names, lambda name: (name,), (("servers", servers),), only)
 
 
-def _streams(connector: Callable[..., Any], url: str, options: dict[str, str], only: str) -> LogLookup:
+def _streams(connector: Callable[..., Any], url: str, options: dict[str, str], only: str) -> LogDiscovery:
     def names(most: int) -> Iterable[str]:
         reader = connector("any", **options)
         return reader.stream_names(most)  # type: ignore[no-any-return]
 
-    return LogLookup(url, "stream", connector, names, lambda name: (name,), tuple(options.items()), only)
+    return LogDiscovery(url, "stream", connector, names, lambda name: (name,), tuple(options.items()), only)

@@ -19,8 +19,8 @@ from deltalake import write_deltalake
 from redis import Redis
 
 import pipeline
-from pipeline.connectors.lookup import files as lookup_of_files
-from pipeline.connectors.lookup.system import SystemAddress, discoverable
+from pipeline.connectors.discovery import files as discovery_of_files
+from pipeline.connectors.discovery.system import SystemAddress, discoverable
 from pipeline.core.discovery import DiscoveryLimits, ReaderCall
 from pipeline.core.errors import DefinitionError, RequestError, SourceError
 from tests.rigs.http_faults import Reply, http_server
@@ -103,7 +103,7 @@ class TestFiles:
         assert objects["orders"].size_bytes < objects["orders_old"].size_bytes
 
     def test_more_files_than_are_listed_is_said(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(lookup_of_files, "_MOST_FILES", 2)
+        monkeypatch.setattr(discovery_of_files, "_MOST_FILES", 2)
         for name in ("a.csv", "b.csv", "c.csv"):
             (tmp_path / name).write_text("id\n1\n")
 
