@@ -6,6 +6,7 @@ from ml.models.definition import model
 from ml.models.prediction_log import prediction_log
 from ml.models.predictions import predictions
 from ml.models.retraining import retrain
+from ml.models.rollout import rollout
 from ml.models.trainers import LightGBM, XGBoost
 from ml.models.tuning.definition import choice, integers, loguniform, tune, uniform
 from ml.monitoring import alarms, monitor, performance, rows_of, same_weekday, trailing, training
@@ -29,6 +30,7 @@ __all__ = [
     "prediction_log",
     "predictions",
     "retrain",
+    "rollout",
     "rows_of",
     "same_weekday",
     "trailing",

@@ -44,7 +44,7 @@ class StatementTransform(SqlTransform):
     def check_inputs(self, inputs: Mapping[str, Definition], place: Place) -> None:
         """Raise `DefinitionError` if an expression is not one, or names a column that its table is known not to have."""
         for table, sql in self.expressions:
-            _require_columns(inputs[table], sql, place)
+            require_columns_of(inputs[table], sql, place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,8 @@ class CompanionTable(Table):
         return self.belongs_to
 
 
-def _require_columns(definition: Definition, sql: str, place: Place) -> None:
+def require_columns_of(definition: Definition, sql: str, place: Place) -> None:
+    """Raise `DefinitionError` if an expression is not one, or names a column that the table is known not to have."""
     tree = parse(f"select {sql}", place=place, what=f"an expression over {definition.name!r}")
     known = _known_columns(definition)
     if known is None or tree.find(exp.Lambda):

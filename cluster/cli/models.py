@@ -12,6 +12,7 @@ from cluster.cli.console import grid, open_workspace, out, print_json
 from cluster.cli.options import HERE, Env, Execute, Folder, Json
 from ml.models.definition import Model
 from ml.models.registry.roles import CHALLENGER, CHAMPION, ROLES, Role
+from ml.models.registry.rollouts import Rollouts
 from ml.models.registry.versions import ModelVersion, ModelVersions
 from pipeline.core.errors import RequestError, did_you_mean
 from pipeline.project.workspace import Workspace
@@ -55,9 +56,11 @@ def show(named: Named, env: Env = None, as_json: Json = False, folder: Folder = 
     workspace = open_workspace(folder, env)
     store = ModelVersions(workspace.settings.models)
     version = _version(store, named)
-    history = store.promotions(version.name)
+    history, decisions = store.promotions(version.name), Rollouts(workspace.settings.models).decisions(version.name)
     if as_json:
-        print_json({**_described(version), "params": dict(version.params), "promotions": history})
+        print_json(
+            {**_described(version), "params": dict(version.params), "promotions": history, "rollouts": decisions}
+        )
         return
     inputs = {} if version.origin is None else version.origin.inputs
     lines = [
@@ -80,6 +83,9 @@ def show(named: Named, env: Env = None, as_json: Json = False, folder: Folder = 
     if history:
         rows = [(each.at, str(each.version), str(each.replaced or ""), each.reason) for each in history]
         grid("Champions", ("since", "version", "instead of", "reason"), rows, right="version")
+    if decisions:
+        steps = [(each.at, str(each.version), each.decision, each.reason) for each in decisions]
+        grid("Rollouts", ("at", "version", "decision", "reason"), steps, right="version")
 
 
 @app.command()
@@ -149,6 +155,23 @@ def rollback(
         print_json({"name": name, "version": champion.number, "withdrawn": withdrawn.number})
     else:
         out.print(f"version {champion.number} of {name!r} is the champion again, instead of {withdrawn.number}")
+
+
+@app.command()
+def withdraw(
+    name: Name,
+    number: Number,
+    reason: Reason = "by hand",
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Take away the role of a challenger, a shadow or a version that waits; this ends its rollout."""
+    version = ModelVersions(open_workspace(folder, env).settings.models).withdraw(name, number, reason)
+    if as_json:
+        print_json({"name": name, "version": version.number, "state": version.state})
+    else:
+        out.print(f"version {number} of {name!r} has no role any more")
 
 
 @app.command()

@@ -56,8 +56,8 @@ class OutcomeMetric:
         """Whether it is a ratio of sums over units, for example the share of late requests."""
         return self.per_unit == "mean"
 
-    def moments(self, units: str) -> str:
-        """Return the SELECT of its sums per variant, over a SELECT of exposed units."""
+    def moments(self, units: str, *, of_text: bool = False) -> str:
+        """Return the SELECT of its sums per variant, over a SELECT of exposed units; with `of_text`, these are texts."""
         after = "o.time >= u.exposed_at"
         if self.within is not None:
             after += f" and o.time < u.exposed_at + {_interval(self.within)}"
@@ -72,7 +72,8 @@ class OutcomeMetric:
                 covariate = f"coalesce({aggregate} filter (where {known}), 0)"
             columns = f"coalesce({aggregate} filter (where {after}), 0) as y, {covariate} as x"
         value = f"({self.value})::{'boolean::int' if self.per_unit == 'any' else 'double'} as value"
-        outcomes = f"select {quoted(self.unit)} as unit, {quoted(self.time)} as time, {value} from {quoted(self.of)}"
+        unit = f"{quoted(self.unit)}::varchar" if of_text else quoted(self.unit)
+        outcomes = f"select {unit} as unit, {quoted(self.time)} as time, {value} from {quoted(self.of)}"
         return f"""
             select {literal(self.name)} as metric, variant::varchar as variant, count(*) as units, sum(y) as y, sum(y * y) as yy, sum(x) as x,
                    sum(x * x) as xx, sum(x * y) as xy
@@ -127,23 +128,7 @@ class Experiment(Table):
     @cached_property
     def companions(self) -> tuple[Definition, ...]:
         """The table of sums that it is computed from."""
-        units = f"""
-            select {quoted(self.unit)} as unit, arg_min({quoted(self.variant)}, {quoted(self.time)}) as variant,
-                   min({quoted(self.time)}) as exposed_at, count(distinct {quoted(self.variant)}) as variants
-            from {quoted(self.exposures)} where {quoted(self.unit)} is not null and {quoted(self.variant)} is not null
-              and {quoted(self.time)} is not null group by {quoted(self.unit)}
-        """
-        clean = f"select * from ({units}) as each_unit where variants = 1"
-        none = "null::double as y, null::double as yy, null::double as x, null::double as xx, null::double as xy"
-        exposed = f"""
-            select case when variants = 1 then '' else {literal(SEVERAL)} end as metric, variant::varchar as variant, count(*) as units, {none}
-            from ({units}) as each_unit group by all
-        """
-        incomplete = f"""
-            select {literal(INCOMPLETE)} as metric, null::varchar as variant, count(*) as units, {none} from {quoted(self.exposures)}
-            where {quoted(self.unit)} is null or {quoted(self.variant)} is null or {quoted(self.time)} is null
-        """
-        parts = [exposed, incomplete, *(metric.moments(clean) for metric in self.transform.metrics)]
+        columns = (self.unit, self.variant, self.time)
         tables = dict.fromkeys((self.exposures, *(metric.of for metric in self.transform.metrics)))
         expressions = [(self.exposures, quoted(name)) for name in (self.unit, self.variant, self.time)]
         expressions += [each for metric in self.transform.metrics for each in metric.expressions]
@@ -151,7 +136,9 @@ class Experiment(Table):
             place=self.place,
             name=f"{self.name}_sums",
             description=f"Sums of the experiment {self.name}, by metric and variant.",
-            transform=StatementTransform(" union all ".join(parts), tuple(tables), tuple(expressions)),
+            transform=StatementTransform(
+                sums_of(quoted(self.exposures), columns, self.transform.metrics), tuple(tables), tuple(expressions)
+            ),
             layer="silver",
             role="experiment sums",
             belongs_to=self.name,
@@ -164,6 +151,32 @@ class Experiment(Table):
         transform = replace(experiment.transform, inputs=(f"{experiment.name}_sums",))
         assignment = replace(experiment.assignment, experiment=experiment.name)
         return replace(experiment, transform=transform, assignment=assignment)
+
+
+def sums_of(
+    exposures: str, columns: tuple[str, str, str], metrics: Sequence[OutcomeMetric], *, of_text: bool = False
+) -> str:
+    """Return the SELECT of sums by metric and variant, over the text of a relation of exposures.
+
+    `columns` are those of the unit, the variant and the time. With `of_text`, units are texts, and may be numbers in the tables of the
+    metrics.
+    """
+    unit, variant, time = map(quoted, columns)
+    units = f"""
+        select {unit} as unit, arg_min({variant}, {time}) as variant, min({time}) as exposed_at, count(distinct {variant}) as variants
+        from {exposures} where {unit} is not null and {variant} is not null and {time} is not null group by {unit}
+    """
+    clean = f"select * from ({units}) as each_unit where variants = 1"
+    none = "null::double as y, null::double as yy, null::double as x, null::double as xx, null::double as xy"
+    exposed = f"""
+        select case when variants = 1 then '' else {literal(SEVERAL)} end as metric, variant::varchar as variant, count(*) as units, {none}
+        from ({units}) as each_unit group by all
+    """
+    incomplete = f"""
+        select {literal(INCOMPLETE)} as metric, null::varchar as variant, count(*) as units, {none} from {exposures}
+        where {unit} is null or {variant} is null or {time} is null
+    """
+    return " union all ".join([exposed, incomplete, *(metric.moments(clean, of_text=of_text) for metric in metrics)])
 
 
 def metric(  # noqa: PLR0913 - options of a definition, all keyword-only

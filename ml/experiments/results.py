@@ -94,7 +94,9 @@ def _row(
     least = min(arm.units for arm in pair)
     interval = always_valid(against, mixture, alpha) if least >= LEAST_UNITS else Interval(-math.inf, math.inf, 1.0)
     decision, reason = _decided(metric, against, interval)
-    if least < LEAST_UNITS:
+    if not all(math.isfinite(value) for arm in pair for value in (arm.y, arm.yy, arm.x, arm.xx, arm.xy)):
+        decision, reason = BROKEN, "a value is NaN or infinite"
+    elif least < LEAST_UNITS:
         reason = f"{least:,} units, needs {LEAST_UNITS:,} in each variant"
     values = {
         "mean": against.control + against.value,

@@ -13,11 +13,12 @@ from ml.models.calibration import METHODS, CalibrationMethod, costs_of
 from ml.models.evaluation import Evaluation
 from ml.models.holdout import holdout_of
 from ml.models.retraining import Retraining
+from ml.models.rollout import Rollout, RolloutSteps
 from ml.models.tasks import TASKS, TaskName, task_of
 from ml.models.trainers.function import FunctionTrainer
 from ml.models.trainers.trainer import Trainer
 from ml.models.tuning.definition import Tuning
-from pipeline.core.definitions import Artifact, BuildContext, Verdict, caller, names
+from pipeline.core.definitions import Artifact, BuildContext, Definition, Verdict, caller, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.functions import place_of_decorated
@@ -39,6 +40,8 @@ class Model(Artifact):
     unit: str = ""
     """The column of a request that identifies who is concerned: all rows of a unit are predicted by the same version."""
     owner: str = ""
+    rollout: Rollout | None = None
+    """How an accepted model takes over from the champion; `None`: at once."""
     approval: Approval = "automatic"
     """Whether an accepted model becomes the champion at once, or after somebody has promoted it."""
 
@@ -51,6 +54,18 @@ class Model(Artifact):
     def inputs(self) -> tuple[str, ...]:
         """The training set, and the monitors whose alarms train it again."""
         return (self.training_set, *(() if self.retraining is None else self.retraining.on))
+
+    @property
+    def companions(self) -> tuple[Definition, ...]:
+        """What decides about its rollout."""
+        if self.rollout is None:
+            return ()
+        words = f"Decides about the rollout of {self.name}."
+        return (
+            RolloutSteps(
+                place=self.place, name=f"{self.name}_rollout", description=words, model=self.name, rollout=self.rollout
+            ),
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -114,6 +129,7 @@ class ModelOptions(TypedDict, total=False):
     retrain: Retraining | None
     unit: str
     owner: str
+    rollout: Rollout | None
     approval: Approval
     description: str
 
@@ -151,6 +167,7 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
     retrain: Retraining | None = None,
     unit: str = "",
     owner: str = "",
+    rollout: Rollout | None = None,
     approval: Approval = "automatic",
     description: str = "",
 ) -> Model | Callable[[Callable[..., Any]], Model]:
@@ -203,8 +220,22 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
     _require_fit(evaluation, place)
     _require_made_by("tuning", tuning, Tuning, "tune", place)
     _require_made_by("retrain", retrain, Retraining, "retrain", place)
+    _require_made_by("rollout", rollout, Rollout, "rollout", place)
+    if rollout is not None and not unit:
+        problem = "a rollout needs to know whose rows are predicted by the same version"
+        raise DefinitionError(problem, do="pass unit= with a column of the requests", place=place)
+    if rollout is not None and approval == "manual":
+        problem = "a rollout decides which version is the champion, and so does a person with approval='manual'"
+        raise DefinitionError(problem, do="remove rollout= or approval=", place=place)
     define = partial(
-        Model, evaluation=evaluation, tuning=tuning, retraining=retrain, unit=unit, owner=owner, approval=approval
+        Model,
+        evaluation=evaluation,
+        tuning=tuning,
+        retraining=retrain,
+        unit=unit,
+        owner=owner,
+        rollout=rollout,
+        approval=approval,
     )
     if trainer is not None:
         _require_tunable(tuning, trainer, place)

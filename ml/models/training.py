@@ -16,7 +16,17 @@ from ml.models.fitted import FittedModel, with_threshold
 from ml.models.gain import bootstrapped_gains
 from ml.models.importance import permutation_importance
 from ml.models.leakage import leaks
-from ml.models.registry.registry import COMPARED, REFUSED, ROW_METRICS, Champion, Origin, Registry, Trained
+from ml.models.registry.registry import (
+    AWAITS_APPROVAL,
+    AWAITS_ROLLOUT,
+    COMPARED,
+    REFUSED,
+    ROW_METRICS,
+    Champion,
+    Origin,
+    Registry,
+    Trained,
+)
 from ml.models.retraining import alarmed_monitors, decision
 from ml.models.rows import LabelledRows, TrainTestSplit, require_both_labels, split
 from ml.models.segments import Segment, segments_of
@@ -104,9 +114,15 @@ def build(model: Model, context: BuildContext) -> Verdict:
         predictions=found.predictions,
         compared=comparable(model),
     )
-    uri, version = store.log(trained, register=judgement.accepted, awaits_approval=model.approval == "manual")
-    if version and model.approval == "manual":
-        reason += f"; it waits for approval: headwater model promote {model.name} {version}"
+    awaits = AWAITS_APPROVAL if model.approval == "manual" else ""
+    if model.rollout is not None and store.champion_version(
+        model.name
+    ):  # the first version has nothing to compare it with
+        awaits = AWAITS_ROLLOUT
+    uri, version = store.log(trained, register=judgement.accepted, awaits=awaits)
+    if version and awaits:
+        does = f": headwater model promote {model.name} {version}" if awaits == AWAITS_APPROVAL else ""
+        reason += f"; it {awaits}{does}"
     return Verdict(judgement.accepted, reason, figures, uri, version, parts.rows)
 
 

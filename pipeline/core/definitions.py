@@ -107,7 +107,7 @@ class Transform(Protocol):
 
 @runtime_checkable
 class ChecksInputs(Protocol):
-    """A transform that needs certain definitions as its inputs."""
+    """A transform, or a definition without one, that needs certain definitions as its inputs."""
 
     def check_inputs(self, inputs: Mapping[str, Definition], place: Place) -> None:
         """Raise `DefinitionError` if the definitions of the inputs do not fit."""
@@ -380,6 +380,9 @@ class BuildContext(Protocol):
 
     def table(self, name: str) -> pa.Table:
         """Return all rows of an input."""
+
+    def query(self, text: str) -> pa.Table:
+        """Return the rows of a SELECT over inputs."""
 
     def row_count(self, name: str) -> int:
         """Return the number of rows of an input."""

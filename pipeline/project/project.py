@@ -111,9 +111,10 @@ def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[st
     graph = Graph(tuple(_over_inputs(definition, graph) for definition in graph.definitions))
     _require_free_names(graph)
     for definition in graph.definitions:
-        transform: object = definition.computed_by
-        if isinstance(transform, ChecksInputs):
-            transform.check_inputs({name: graph[name] for name in definition.inputs}, definition.place)
+        checked: tuple[object, ...] = (definition, definition.computed_by)
+        for each in checked:
+            if isinstance(each, ChecksInputs):
+                each.check_inputs({name: graph[name] for name in definition.inputs}, definition.place)
     policies = tuple(_values_of(modules, PolicyDefinition))
     require_tables(policies, graph)
     topics, quotas = _declared_in(modules, TopicDefinition), _declared_in(modules, QuotaDefinition)

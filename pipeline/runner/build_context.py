@@ -9,6 +9,8 @@ import pyarrow as pa
 from pipeline.core.definitions import Artifact, Definition
 from pipeline.project.workspace import Workspace
 
+_LONGEST_S = 3600.0
+
 
 class RunBuildContext:
     """The `BuildContext` of a run: inputs are read on demand."""
@@ -43,6 +45,10 @@ class RunBuildContext:
     def table(self, name: str) -> pa.Table:
         """Return all rows of an input."""
         return self._workspace.lake.rows(self._workspace.table(name))
+
+    def query(self, text: str) -> pa.Table:
+        """Return the rows of a SELECT over inputs."""
+        return self._workspace.query(text, _LONGEST_S)
 
     def row_count(self, name: str) -> int:
         """Return the number of rows of an input, without reading them."""

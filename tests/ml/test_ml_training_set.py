@@ -40,6 +40,7 @@ def test_the_package_exports_what_definitions_need():
             "prediction_log",
             "predictions",
             "retrain",
+            "rollout",
             "rows_of",
             "same_weekday",
             "trailing",

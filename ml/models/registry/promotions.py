@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -37,11 +38,16 @@ def record_promotion(client: Any, name: str, number: int, reason: str) -> None:
     if replaced is not None and int(replaced) == number:
         return
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    promotion = ChampionChange(at, number, None if replaced is None else int(replaced), reason[:_MOST_REASON])
-    entries = [promotion, *_entries(found)]
-    while len(text := json.dumps([asdict(each) for each in entries])) > _MOST_CHARACTERS:
-        entries = entries[:-1]
-    client.set_registered_model_tag(name, _HISTORY, text)
+    promotion = ChampionChange(at, number, None if replaced is None else int(replaced), reason)
+    client.set_registered_model_tag(name, _HISTORY, trimmed([asdict(each) for each in (promotion, *_entries(found))]))
+
+
+def trimmed(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return entries, the newest first, as the text of a tag; the oldest are left out if it would be too long."""
+    kept = [{**each, "reason": str(each["reason"])[:_MOST_REASON]} for each in entries]
+    while len(text := json.dumps(kept)) > _MOST_CHARACTERS:
+        kept = kept[:-1]
+    return text
 
 
 def _entries(found: Any) -> list[ChampionChange]:

@@ -41,7 +41,10 @@ REFUSED = "refused: "
 """The prefix of the verdict on a refused model."""
 FORMAT, _DIGEST, _ERROR = "headwater.format", "headwater.digest", "headwater.error"
 _FOLDER = "model"
-AWAITS_APPROVAL = "waits for approval"
+AWAITS_APPROVAL, AWAITS_ROLLOUT = "waits for approval", "waits for its rollout"
+"""The states of versions that were accepted and have no role yet."""
+ROLLOUT = "headwater.rollout"
+"""The tag of a model with the rollout that is under way."""
 
 
 @dataclass(frozen=True)
@@ -172,17 +175,21 @@ class Registry:
     def kept_back(self, name: str, origin: Origin) -> tuple[str, str] | None:
         """Return the newest version of exactly this origin that waits for approval or was withdrawn, and why. Writes nothing."""
         with self._store.translating():
-            if self._store.is_database:
-                tags: dict[int, dict[str, str]] = {}
-                for number, key, value in self._store.rows("model_version_tags", _VERSION_TAGS, {"name": name}):
-                    tags.setdefault(int(number), {})[str(key)] = str(value)
-            else:
-                found = self._store.client().search_model_versions(f"name='{name}'")
-                tags = {int(each.version): dict(each.tags) for each in found}
+            tags = self._version_tags(name)
         for number in sorted(tags, reverse=True):
             if STATE in tags[number] and Origin.of(tags[number]) == origin:
                 return str(number), tags[number][STATE]
         return None
+
+    def is_rolling_out(self, name: str) -> bool:
+        """Return whether a rollout of a model is under way, or a version newer than the champion waits for one. Writes nothing."""
+        with self._store.translating():
+            versions, tags = self._used(name)
+            champion = int(versions.get(CHAMPION, 0))
+            states = (
+                (number, each.get(STATE)) for number, each in self._version_tags(name).items() if number > champion
+            )
+            return bool(tags.get(ROLLOUT)) or any(state == AWAITS_ROLLOUT for _, state in states)
 
     def versions(self, name: str) -> frozenset[str]:
         """Return the registered versions of a model; none for a model that is not registered. Writes nothing."""
@@ -194,10 +201,10 @@ class Registry:
             every = self._store.client().search_model_versions(f"name='{name}'")
             return frozenset(str(each.version) for each in every)
 
-    def log(self, trained: Trained, *, register: bool, awaits_approval: bool = False) -> tuple[str, str]:
+    def log(self, trained: Trained, *, register: bool, awaits: str = "") -> tuple[str, str]:
         """Log a model in its own run; with `register`, also as a new version that becomes the champion.
 
-        With `awaits_approval`, it has no role until somebody promotes it.
+        With `awaits`, the state of the version, it has no role yet.
 
         Returns its URI and its version, which is empty for a model that is not registered. The champion changes in
         the last step; if an earlier step fails, the previous champion stays. Raises `ModelError` if the estimator
@@ -224,8 +231,8 @@ class Registry:
             if not register:
                 return f"runs:/{run.run_id}/{_FOLDER}", ""
             number = _registered(client, trained, f"{run.artifact_uri}/{_FOLDER}", run.run_id, stored)
-            if awaits_approval:
-                client.set_model_version_tag(trained.name, number, STATE, AWAITS_APPROVAL)
+            if awaits:
+                client.set_model_version_tag(trained.name, number, STATE, awaits)
             else:
                 record_promotion(client, trained.name, int(number), trained.verdict)
                 client.set_registered_model_alias(trained.name, CHAMPION, number)
@@ -262,6 +269,16 @@ class Registry:
         rows = self._store.rows("registered_model_aliases", _ALIASES_AND_TAGS, {"name": name})
         versions, tags = ({str(k): str(v).strip() for part, k, v in rows if part == kind} for kind in ("alias", "tag"))
         return versions, tags
+
+    def _version_tags(self, name: str) -> dict[int, dict[str, str]]:
+        """Return the tags of each registered version of a model."""
+        if not self._store.is_database:
+            found = self._store.client().search_model_versions(f"name='{name}'")
+            return {int(each.version): dict(each.tags) for each in found}
+        tags: dict[int, dict[str, str]] = {}
+        for number, key, value in self._store.rows("model_version_tags", _VERSION_TAGS, {"name": name}):
+            tags.setdefault(int(number), {})[str(key)] = str(value)
+        return tags
 
     def _finished_runs(self, name: str) -> list[tuple[str, dict[str, str]]]:
         """Return the finished runs of a model with their tags, newest first, directly from MLflow's tables."""

@@ -14,7 +14,7 @@ from typing import Any
 from ml.models.registry.model_store import ModelStore
 from ml.models.registry.promotions import ChampionChange, promotions_of, record_promotion
 from ml.models.registry.registry import FORMAT, FROZEN, STATE, TRAFFIC, VERDICT, Origin
-from ml.models.registry.roles import CHALLENGER, CHAMPION, ROLES, Role
+from ml.models.registry.roles import CHALLENGER, CHAMPION, ROLES, SHADOW, Role
 from pipeline.core.errors import RequestError, did_you_mean
 
 
@@ -150,6 +150,32 @@ class ModelVersions:
             record_promotion(client, name, before.number, f"rollback of version {champion.number}: {reason}")
             client.set_registered_model_alias(name, CHAMPION, str(before.number))
         return self.require(name, before.number), champion
+
+    def withdraw(self, name: str, number: int, reason: str = "by hand") -> ModelVersion:
+        """Take away the role of a challenger, a shadow, or a version that waits; return the version.
+
+        The next run does not train it again, unless its rows or its definition change. Raises `RequestError` if there is no such
+        version, and for the champion.
+        """
+        version = self.require(name, number)
+        if CHAMPION in version.roles:
+            problem = f"version {number} of model {name!r} is the champion"
+            raise RequestError(problem, do=f"go back to the one before: headwater model rollback {name}")
+        with self._store.translating():
+            self._store.client().set_model_version_tag(name, str(number), STATE, f"withdrawn: {reason}")
+        for role in (CHALLENGER, SHADOW):
+            self.release(name, number, role)
+        return self.require(name, number)
+
+    def release(self, name: str, number: int, role: Role) -> None:
+        """Take a role away from a version, if it has it."""
+        if role not in self.require(name, number).roles:
+            return
+        with self._store.translating():
+            client = self._store.client()
+            client.delete_registered_model_alias(name, role)
+            if role == CHALLENGER:
+                client.set_registered_model_tag(name, TRAFFIC, "0")
 
     def freeze(self, name: str, reason: str) -> None:
         """Keep the champion of a model as it is: runs do not train it until `unfreeze`. Raises `RequestError` without a reason."""
