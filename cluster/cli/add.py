@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -14,6 +15,7 @@ from cluster.cli.discover import URI_HELP, Options, Password, Table, address_of
 from cluster.cli.options import HERE, Env, Folder
 from pipeline.connectors.built_in import BUILT_IN, BuiltIn
 from pipeline.connectors.discovery.system import SystemAddress, discoverable
+from pipeline.connectors.templates import TEMPLATES
 from pipeline.core.credentials import is_reference
 from pipeline.core.discovery import DiscoveryLimits, ReaderCall, matching_names
 from pipeline.core.errors import RequestError, SourceError, did_you_mean, few
@@ -43,13 +45,20 @@ def add(
     env: Env = None,
     folder: Folder = HERE,
 ) -> None:
-    """Add a source to the project: look at its system, write the definition, and check that the project loads."""
+    """Add a source to the project: look at its system, write the definition, and check that the project loads.
+
+    What cannot be looked at, such as a queue, is added as a template, in which the columns are to be replaced.
+    """
     connector, location = _named(source, uri)
-    if connector is not None and not _built_in(connector).is_discoverable:
-        raise RequestError(
-            f"{connector}(…) cannot be added, because what it reads cannot be looked at", do=_written(connector)
-        )
     settings = open_settings(folder, env)
+    if connector is not None and not _built_in(connector).is_discoverable:
+        _add_template(connector, location, _TemplateOptions(table, name, password), cursor or option, settings)
+        return
+    if location is None:
+        raise RequestError(
+            f"{connector}(…) is a connector, and it is not said what it reads",
+            do=f"write headwater add {connector} URI; {_page(connector or '')} shows what a URI is",
+        )
     looked_at = _only(connector, address_of(location, table, password, option))
     variable = name or looked_at.variable()
     if not variable.isidentifier():
@@ -60,23 +69,53 @@ def add(
         call = call.having(cursor=cursor)
     added = replace(looked_at, discovered=replace(looked_at.discovered, reader=call))
     path = add_definition(settings, variable, ("source", call.function), definition(added, variable))
+    _print_added(variable, path, "next")
+
+
+def _print_added(variable: str, path: Path, then: str) -> None:
     shown = os.path.relpath(path)
     out.print(
-        f"added [bold]{text(variable)}[/] to {text(shown)}; next:\n\n    headwater run --select {text(variable)}\n"
+        f"added [bold]{text(variable)}[/] to {text(shown)}; {then}:\n\n    headwater run --select {text(variable)}\n"
     )
 
 
-def _named(first: str, second: str | None) -> tuple[str | None, str]:
+@dataclass(frozen=True)
+class _TemplateOptions:
+    """The options of the command that a template may have a place for."""
+
+    table: str | None
+    name: str | None
+    password: str | None
+
+
+def _add_template(
+    connector: str, uri: str | None, options: _TemplateOptions, others: object, settings: Settings
+) -> None:
+    """Add a definition that loads, with the columns of an example."""
+    template = TEMPLATES.get(connector)
+    if template is None:
+        raise RequestError(f"{connector}(…) reads no system that could be added", do=_written(connector))
+    if others:
+        problem = f"{connector}(…) is added as a template, without --cursor and --option"
+        raise RequestError(problem, do="write them in the definition")
+    if uri is not None and urlsplit(uri).password:
+        raise RequestError("the URI contains a password", do="pass it by reference: --password env:NAME")
+    variable = options.name or f"raw_{connector}"
+    if not variable.isidentifier():
+        raise RequestError(f"{variable!r} is not a name of a definition", do="choose another name: --name")
+    code = template.filled(variable, uri, options.table, options.password)
+    path = add_definition(settings, variable, (*template.functions, connector), code)
+    _print_added(variable, path, f"correct its columns and its options, which {_page(connector)} describes, then")
+
+
+def _named(first: str, second: str | None) -> tuple[str | None, str | None]:
     """Return the connector, if it is named, and the URI; raise `RequestError` for a connector that does not exist."""
     known = [connector.name for connector in BUILT_IN]
     if second is not None and first not in known and second in known:
         first, second = second, first
     if second is None:
         if first in known:
-            raise RequestError(
-                f"{first}(…) is a connector, and it is not said what it reads",
-                do=f"write headwater add {first} URI; {_page(first)} shows what a URI is",
-            )
+            return first, None
         if "://" not in first and not Path(first).exists() and not set(first) & set("/.*"):
             raise RequestError(f"there is no connector and no file {first!r}", do=did_you_mean(first, known))
         return None, first

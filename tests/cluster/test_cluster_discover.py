@@ -12,9 +12,11 @@ import pytest
 
 from pipeline.connectors.built_in import BUILT_IN
 from pipeline.connectors.discovery import system
+from pipeline.connectors.templates import TEMPLATES
 from pipeline.core.errors import RequestError
 from pipeline.core.settings import load as load_settings
 from pipeline.project.additions import add_definition
+from pipeline.project.project import load
 from tests.rigs.postgres import pg as pg  # noqa: PLC0414 - the fixture
 from tests.rigs.postgres import pg_database as pg_database  # noqa: PLC0414 - the fixture
 from tests.rigs.postgres import postgres as postgres  # noqa: PLC0414 - the fixture
@@ -128,12 +130,17 @@ WRONG = (
     (("sqlite", "../shop.db", "--table", "orders", "--cursor", "at"), "there is no column 'at'"),
     (("files", "../empty.ndjson"), "'empty.ndjson' cannot be looked at"),
     (("postgres", "postgresql://u:hunter2@127.0.0.1/x"), "contains a password"),
-    (("mqtt", "mqtt://127.0.0.1:1883"), "cannot be looked at; write its definition, as docs/connectors/mqtt.md shows"),
-    (("singer", "tap-github"), "cannot be looked at; write its definition, as docs/connectors/taps.md shows"),
+    (("replay", "orders"), "replay(…) reads no system that could be added; write its definition, as docs/connectors/"),
+    (("sqlite",), "sqlite(…) is a connector, and it is not said what it reads; write headwater add sqlite URI"),
+    (("kinesis", "clicks", "--table", "orders"), "this connector has no place for --table: got 'orders'; leave it out"),
+    (("generate", "x"), "this connector has no place for a URI: got 'x'; leave it out"),
+    (("mqtt", "--cursor", "at"), "mqtt(…) is added as a template, without --cursor and --option"),
     (
-        ("postgres_changes", "postgresql://u@127.0.0.1:1/x"),
-        "write its definition, as docs/connectors/postgres-changes.md",
+        ("mqtt", "mqtts://u:hunter2@broker:8883"),
+        "the URI contains a password; pass it by reference: --password env:NAME",
     ),
+    (("mqtt", "--name", "a b"), "'a b' is not a name of a definition"),
+    (("mqtt", "tcp://broker:1"), "the URL of an MQTT broker is not known"),
 )
 
 
@@ -148,6 +155,33 @@ def test_what_cannot_be_added(headwater, shop, teashop, words, problem):
     assert problem in result.stderr
     assert "hunter2" not in result.stderr
     assert (teashop / "teashop.py").read_text() == before
+
+
+def test_a_template_is_added_for_what_cannot_be_looked_at(headwater, teashop):
+    words = ("mqtt", "mqtts://broker:8883", "--table", "plant/#", "--password", "env:MQTT_PASSWORD")
+    shown = headwater("add", *words, cwd=teashop, check=0).stdout
+    assert "added raw_mqtt to teashop.py; correct its columns and its options, which docs/connectors/mqtt.md" in shown
+    text = (teashop / "teashop.py").read_text()
+    assert 'mqtt("plant/#", client_id="headwater-raw_mqtt", url="mqtts://broker:8883", user="reader"' in text
+    assert 'password="env:MQTT_PASSWORD"' in text
+    assert "\nfrom pipeline import mqtt\n" in f"\n{text}"
+
+
+def test_all_templates_load(tmp_path):
+    connectors = {connector.name for connector in BUILT_IN if not connector.is_discoverable}
+    assert TEMPLATES.keys() == connectors - {"replay"}  # a replay reads a table of the project
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "p"\ndefinitions = "defs"\n')
+    (tmp_path / "defs").mkdir()
+    (tmp_path / "defs" / "__init__.py").write_text("")
+    settings = load_settings(tmp_path / "headwater.toml")
+    for name, template in TEMPLATES.items():
+        code = template.filled(f"raw_{name}", None, None, None)
+        add_definition(settings, f"raw_{name}", (*template.functions, name), code)
+        assert re.search(r"\{(uri|table|name|password)\}", code) is None
+
+    project = load(tmp_path)
+
+    assert {f"raw_{name}" for name in TEMPLATES} <= set(project.graph.names)
 
 
 @pytest.mark.usefixtures("shop")
