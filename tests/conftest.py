@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -62,6 +63,15 @@ def logging_by_default() -> None:
     for each in (every, *(logging.getLogger(n) for n in logging.root.manager.loggerDict if n.startswith(f"{ROOT}."))):
         each.setLevel(logging.NOTSET)
         each.propagate, each.disabled = True, False
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_stays() -> Iterator[None]:
+    """Check that a test leaves no handler of Ctrl-C: later ones, and users, could not stop what runs."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    after = signal.getsignal(signal.SIGINT)
+    assert after == before, f"{after} handles Ctrl-C now"
 
 
 def pytest_report_header() -> str:

@@ -399,10 +399,16 @@ class Storage:
                 self._remove_objects(names)
                 return
             for name in names:
-                with suppress(FileNotFoundError):
-                    self._filesystem().rm_file(self._path(name))
+                self._remove_file(name)
         except Exception as error:  # the clients of object stores have their own exceptions
             raise self.failed(f"cannot remove a file below {self.uri}", error) from error
+
+    def _remove_file(self, name: str) -> None:
+        try:
+            self._filesystem().rm_file(self._path(name))
+        except FileNotFoundError as error:
+            if not self._is_missing(error):
+                raise
 
     def _remove_objects(self, names: Sequence[str]) -> None:
         filesystem = self._filesystem()
