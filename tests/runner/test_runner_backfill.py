@@ -309,21 +309,23 @@ def test_an_interrupted_backfill_stops_its_statements_and_is_recorded(web):
     change(web, "from raw", "from raw where (select count(*) from range(100000000000) t(i) where hash(i) = 42) >= 0")
     workspace = Workspace(load(web))
     slow = replace(plan, definition=workspace.project.graph["visits"])
-    interrupted = []
+    interrupted, is_over = [], threading.Event()
 
     def interrupt() -> None:
-        until = time.monotonic() + 60
-        while not has_running_steps() and time.monotonic() < until:
-            time.sleep(0.02)
-        time.sleep(0.2)  # the statement runs
-        interrupted.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGINT)
+        while not has_running_steps() and not is_over.wait(0.02):
+            pass
+        if not is_over.wait(0.2):  # the statement runs
+            interrupted.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        backfill(workspace, slow)
-    thread.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            backfill(workspace, slow)
+    finally:
+        is_over.set()  # otherwise another test would be interrupted
+        thread.join()
     assert time.monotonic() - interrupted[0] < 10
     assert not has_running_steps()
     assert workspace.catalog.run().status == "stopped"
