@@ -65,9 +65,9 @@ def keep_alive(connected: socket.socket) -> None:
 
 
 def connecting(address: DatabaseAddress, connect: Callable[[], C]) -> C:
-    """Return what a function connects to, which raises `SourceUnavailableError` for failures that may pass.
+    """Return what a function connects to, or reads; it raises `SourceUnavailableError` for failures that may pass.
 
-    Raises `SourceUnavailableError` after some attempts, or at once if the server failed repeatedly a moment ago.
+    It may be called several times. Raises `SourceUnavailableError` after some attempts, or at once if the server failed repeatedly a moment ago.
     """
     server = urlsplit(address.public()).netloc or address.public()
     return guarded(server, retries=_RETRIES).call(connect, f"the database on {server}")

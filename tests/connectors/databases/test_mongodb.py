@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import socket
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import bson
@@ -21,9 +24,11 @@ from pipeline import mongodb
 from pipeline.connectors.databases.mongodb import planning
 from pipeline.connectors.databases.mongodb.documents import lines_of
 from pipeline.connectors.databases.mongodb.planning import CollectionPlanning, DocumentRange, of_text, to_text
+from pipeline.connectors.guard.calls import guard_here
 from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import DefinitionError, SourceError, SourceUnavailableError
 from pipeline.core.schema import Schema
+from tests.rigs.gate import Gate
 from tests.rigs.proofs import examples
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -259,6 +264,51 @@ def test_servers_that_cannot_be_read(mongo, monkeypatch):
     with pytest.raises(SourceError, match=r"MongoDB refuses to be read: got .*nosuch") as caught:
         mongodb(mongo.url, "t", filter={"a": {"$nosuch": 1}}).plan(None)
     assert not isinstance(caught.value, SourceUnavailableError)
+
+
+class DroppingGate(Gate):
+    """Drops the connection at the next `drops` queries."""
+
+    drops = 0
+
+    def _pass(self, source, target):
+        with suppress(OSError):
+            while content := source.recv(1 << 16):
+                if b"\x02find\0" in content and self.drops:
+                    self.drops -= 1
+                    break
+                target.sendall(content)
+        for each in (source, target):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+def test_reads_that_fail_are_retried_and_counted(mongo):
+    insert(mongo, *((number, number) for number in range(1, 6)))
+    address = urlsplit(mongo.url)
+    gate = DroppingGate(address.port)
+    try:
+        server = f"127.0.0.1:{gate.port}"
+        reader = mongodb(mongo.url.replace(address.netloc, server), "t", cursor="at")
+        gate.drops = 1
+        plan = reader.plan(None)
+        assert (gate.drops, guard_here().reports()[server].failures) == (0, 1)
+        gate.drops = 2
+        rows = [
+            row
+            for split in plan.splits
+            for row in reader.read(split, Schema.of({"_id": "bigint", "at": "bigint"})).rows["_id"].to_pylist()
+        ]
+        assert (sorted(rows), gate.drops) == ([1, 2, 3, 4, 5], 0)
+        assert guard_here().reports()[server].failures == 3
+        gate.drops = 100
+        with pytest.raises(
+            SourceUnavailableError,
+            match=rf"the database on {server} was not called: the circuit breaker is open .*: MongoDB is unavailable",
+        ):
+            reader.plan(None)
+    finally:
+        gate.close()
 
 
 def test_options_that_contradict_each_other(mongo):

@@ -6,6 +6,7 @@ the documents of the collection, read by each run.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -73,9 +74,12 @@ class Mongodb(ArrowReader):
         return self._planned(cursor, bound, None)
 
     def _planned(self, cursor: Cursor | None, bound: Bound, comparison: KeyComparison | None) -> ReadPlan:
-        with self._collection() as documents:
-            planning = CollectionPlanning(documents, self.address.public(), self.options, comparison)
-            return planning.full(cursor) if self.options.cursor is None else planning.since(cursor, bound)
+        def plan() -> ReadPlan:
+            with self._collection() as documents:
+                planning = CollectionPlanning(documents, self.address.public(), self.options, comparison)
+                return planning.full(cursor) if self.options.cursor is None else planning.since(cursor, bound)
+
+        return connecting.connecting(self.address, plan)
 
     def schema(self, source_object: SourceObject) -> Schema:
         """Infer the columns from the first documents; raise `SourceError` if there are none."""
@@ -95,9 +99,13 @@ class Mongodb(ArrowReader):
         if wanted.vanished is not None:
             return vanished_lines(wanted.vanished)
         marks: frozenset[bytes] | None = None if self.options.deletes is None else frozenset()
-        with self._collection() as documents, self._errors():
-            batches = documents.find_raw_batches(wanted.filter, limit=most)
-            return [each for raw in batches for each in lines_of(raw, marks)]
+
+        def read() -> list[str]:
+            with self._collection() as documents, self._errors():
+                batches = documents.find_raw_batches(wanted.filter, limit=most)
+                return [each for raw in batches for each in lines_of(raw, marks)]
+
+        return connecting.connecting(self.address, read)
 
     def beyond(self, split: SourceSplit, schema: Schema) -> Schema:
         """Return the fields of a split's documents that are not in the contract."""
@@ -132,10 +140,19 @@ class Mongodb(ArrowReader):
             return
         order = [(name, 1) for name in wanted.order]
         planned = None if wanted.hashes is None else set(wanted.hashes)
-        with self._collection() as documents, self._errors():
-            marks = self._marks(documents, wanted.filter)
-            for raw in documents.find_raw_batches(wanted.filter, sort=order):
-                yield lines_of(raw if planned is None else _only(raw, planned, wanted.order[0]), marks)
+        with self._collection() as documents:
+
+            def begin() -> tuple[frozenset[bytes] | None, list[bytes], Iterator[bytes]]:
+                """Return the marks, and the first batch with the others: a failure after that is one of the split."""
+                with self._errors():
+                    marks = self._marks(documents, wanted.filter)
+                    batches = iter(documents.find_raw_batches(wanted.filter, sort=order))
+                    return marks, list(itertools.islice(batches, 1)), batches
+
+            marks, first, others = connecting.connecting(self.address, begin)
+            with self._errors():
+                for raw in itertools.chain(first, others):
+                    yield lines_of(raw if planned is None else _only(raw, planned, wanted.order[0]), marks)
 
     def _marks(self, documents: Any, wanted: Filter) -> frozenset[bytes] | None:
         """Return which documents of a range are marked as deleted; `None` if none has a mark."""
@@ -195,6 +212,7 @@ def _connected(address: DatabaseAddress) -> Iterator[Any]:
             "serverSelectionTimeoutMS": _CONNECTS_WITHIN_MS,
             "connectTimeoutMS": _CONNECTS_WITHIN_MS,
             "socketTimeoutMS": 1000 * connecting.ANSWERS_WITHIN_S,
+            "retryReads": False,  # the guard of the server retries, and counts
         }
         client: Any = pymongo.MongoClient(url, **limits, tz_aware=True)
         try:
