@@ -94,7 +94,7 @@ def files(
 
     A file that changed less than `settled` ago waits, for example `"1 minute"`. A file that changed after it was read
     makes all files be read again; with `changed="refuse"` it is an error, with `"keep"` its rows are kept. The rows of a
-    file that `vanished` are kept; with `"refuse"` it is an error. It is an error that there has never been a file, unless `required=False`: then
+    file that `vanished` are kept; with `"refuse"` it is an error, with `"reread"` all other files are read again. It is an error that there has never been a file, unless `required=False`: then
     there are no rows until the first file arrives. New files are read in the order of their locations, or
     with `order="time"` of their last changes.
 

@@ -17,7 +17,7 @@ from pipeline.core.splits import SourceObject, SourceSplit
 
 KIND = "files"
 OnChange = Literal["reread", "refuse", "keep"]
-OnVanish = Literal["keep", "refuse"]
+OnVanish = Literal["keep", "refuse", "reread"]
 Order = Literal["location", "time"]
 _AT_ONCE = 4
 _SECOND_NS = 1_000_000_000
@@ -56,7 +56,7 @@ class DiscoveryRules:
     changed: OnChange = "reread"
     """Whether a file that changed makes all files be read again, is an error, or keeps the rows that were read."""
     vanished: OnVanish = "keep"
-    """Whether the rows of a file that no longer exists are kept, or that is an error."""
+    """Whether the rows of a file that no longer exists are kept, that is an error, or all other files are read again."""
     order: Order = "location"
     required: bool = True
     """Whether it is an error that there has never been a file."""
@@ -97,14 +97,15 @@ def plan_files(store: FileStore, cursor: Cursor | None, bound: Bound, rules: Dis
     taken, has_more = _limit(bound, dict(sorted(unread.items(), key=lambda each: rules.place_of(*each))))
     kept = {location: file for location, file in known.items() if location not in renamed.values()}
     accepted = changed if rules.changed == "keep" else {}
+    taken_back = lost if rules.vanished == "reread" else ()
     recorded = {**{location: fresh[location] for location in renamed}, **taken, **accepted}
     last, first = ([rules.place_of(*each) for each in files.items()] for files in (known, taken))
     return ReadPlan(
         splits=tuple(SourceSplit(listed[location]) for location in taken),
         cursor=_cursor({**kept, **same, **_with_contents(store, recorded, listed)}),
         new=f"{quantity(len(taken), 'new file')}{', more are left' * has_more}" if taken else "",
-        changed=f"{next(iter(changed)).rpartition(os.sep)[2]} changed" if changed and not accepted else "",
-        lost=lost,
+        changed=_cause_to_reread(() if accepted else tuple(changed), taken_back),
+        lost=() if taken_back else lost,
         is_later=not last or not first or min(first) > max(last),
         has_more=has_more,
         notes=(
@@ -116,11 +117,19 @@ def plan_files(store: FileStore, cursor: Cursor | None, bound: Bound, rules: Dis
             *_notes(rules, sorted(accepted), sorted(waiting)),
             *(
                 []
-                if every or not known
+                if every or not known or taken_back
                 else [f"no file is there any more; the rows of {quantity(len(known), 'file')} are kept"]
             ),
         ),
     )
+
+
+def _cause_to_reread(changed: Sequence[str], vanished: Sequence[str]) -> str:
+    """Return why all files must be read again; empty if they need not."""
+    for locations, words in ((changed, "changed"), (vanished, "no longer exists")):
+        if locations:
+            return f"{locations[0].rpartition(os.sep)[2]} {words}"
+    return ""
 
 
 def _require_allowed(rules: DiscoveryRules, changed: Iterable[str], lost: Sequence[str]) -> None:
@@ -137,7 +146,7 @@ def _require_allowed(rules: DiscoveryRules, changed: Iterable[str], lost: Sequen
         raise SourceError(
             "a file that was read no longer exists",
             got=few(lost, _SHOWN),
-            do='restore it, or pass vanished="keep" to keep its rows',
+            do='restore it, or pass vanished="keep" to keep its rows, or vanished="reread" to read the other files again',
             place=Place(lost[0]),
         )
 

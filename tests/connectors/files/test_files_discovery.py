@@ -15,6 +15,10 @@ from pipeline import files
 from pipeline.connectors.files import Files
 from pipeline.core.cursors import Bound
 from pipeline.core.errors import DefinitionError, SourceError
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.runner.decide import RunOptions
+from pipeline.runner.runner import Runner
 from tests.rigs.proofs import examples
 
 NOON = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
@@ -198,3 +202,30 @@ def test_kept_files_are_read_once_and_only_when_settled(tmp_path_factory, steps,
         read += named(plan)
         cursor = plan.cursor
     assert len(read) == len(set(read))
+
+
+def test_a_file_that_vanished_is_taken_back_if_that_is_declared(tmp_path):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "p"\ndefinitions = "p.py"\n')
+    (tmp_path / "p.py").write_text(
+        'from pipeline import files, source\nraw = source(files("f*.csv", vanished="reread"))\n'
+    )
+
+    def run():
+        (step,) = Runner(load(tmp_path), RunOptions()).run().steps
+        rows = Workspace(load(tmp_path)).query("select id from raw order by id")["id"].to_pylist()
+        return str(step.decision), step.reason, rows
+
+    for number in (1, 2, 3):
+        write(tmp_path, f"f{number}.csv", number)
+    assert run()[2] == [1, 2, 3]
+    (tmp_path / "f2.csv").unlink()
+    write(tmp_path, "f4.csv", 4)
+    (tmp_path / "f3.csv").rename(tmp_path / "f5.csv")
+    assert run() == ("rebuild", "f2.csv no longer exists", [1, 3, 4])
+    assert run()[::2] == ("skip", [1, 3, 4])
+    assert not reader(tmp_path, vanished="reread").traits.may_vanish
+    for number in (1, 4, 5):
+        (tmp_path / f"f{number}.csv").unlink()
+    with pytest.raises(SourceError, match=r"no file matches 'f\*\.csv'"):  # nothing replaces the rows of the table
+        run()
+    assert Workspace(load(tmp_path)).query("select count(*) as n from raw")["n"].to_pylist() == [3]
