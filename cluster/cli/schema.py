@@ -1,10 +1,11 @@
-"""`headwater schema`: the schema registry of the project's catalog."""
+"""`headwater schema`: the schema registry of the project's catalog, or one on a server."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.errors import RequestError, few
 from pipeline.schema_registry.compatibility import problems_with
 from pipeline.schema_registry.registry import RegisteredSchema, SchemaRegistry
+from pipeline.schema_registry.remote import RemoteRegistry
 from pipeline.schema_registry.schemas import SUFFIXES, SchemaText
 
 app = typer.Typer(help="List, show, compare, check and register schemas; serve the registry.", no_args_is_help=True)
@@ -23,15 +25,34 @@ REFUSED = 3
 Subject = Annotated[str, typer.Argument(help="The name of a subject, such as orders-value.")]
 File = Annotated[Path, typer.Argument(help="A file with a schema: .avsc, .json (JSON Schema) or .proto.")]
 
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        help="The URL of a registry on a server, http(s)://[USER@]HOST, instead of that of the project.",
+        show_default=False,
+    ),
+]
+Password = Annotated[
+    str | None, typer.Option(help="The password of a registry on a server: env:NAME or file:PATH.", show_default=False)
+]
+AnyRegistry = SchemaRegistry | RemoteRegistry
+
 
 @app.command()
-def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+def ls(
+    server: Server = None,
+    password: Password = None,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
     """List the subjects with their newest versions and their compatibility."""
-    registry = _registry(folder, env)
-    found = [registry.version(subject, "latest") for subject in registry.subjects()]
-    levels = {each.subject: registry.level(each.subject) for each in found}
+    with _registry(server, password, folder, env) as registry:
+        found = [registry.version(subject, "latest") for subject in registry.subjects()]
+        levels = {each.subject: registry.level(each.subject) for each in found}
     if as_json:
-        print_json([{**_plain(each), "compatibility": levels[each.subject]} for each in found])
+        print_json([{**_plain(each, server), "compatibility": levels[each.subject]} for each in found])
     elif found:
         rows = [(e.subject, e.version, e.id, e.schema.type, levels[e.subject]) for e in found]
         grid(None, ("subject", "version", "id", "type", "compatibility"), rows, right="version, id")
@@ -45,27 +66,37 @@ def show(
     version: Annotated[
         int | None, typer.Argument(help="A version (default: the newest).", min=1, show_default=False)
     ] = None,
+    server: Server = None,
+    password: Password = None,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
     """Show the schema of a subject."""
-    found = _registry(folder, env).version(subject, version or "latest")
+    with _registry(server, password, folder, env) as registry:
+        found = registry.version(subject, version or "latest")
     if as_json:
-        print_json({**_plain(found), "schema": found.schema.text})
+        print_json({**_plain(found, server), "schema": found.schema.text})
         return
     err.print(f"[dim]{text(subject)} version {found.version}, id {found.id}, {found.schema.type}[/]")
     out.print("\n".join(_lines(found)), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
-def history(subject: Subject, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+def history(
+    subject: Subject,
+    server: Server = None,
+    password: Password = None,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
     """List the versions of a subject, and what reads data of the version before."""
-    registry = _registry(folder, env)
-    versions = registry.versions(subject, is_deleted=True)
-    rows = [(each, _compared(registry, versions[at - 1] if at else None, each)) for at, each in enumerate(versions)]
+    with _registry(server, password, folder, env) as registry:
+        versions = registry.versions(subject, is_deleted=True)
+        rows = [(each, _compared(registry, versions[at - 1] if at else None, each)) for at, each in enumerate(versions)]
     if as_json:
-        print_json([{**_plain(each), "is_deleted": each.is_deleted, "change": change} for each, change in rows])
+        print_json([{**_plain(each, server), "is_deleted": each.is_deleted, "change": change} for each, change in rows])
         return
     cells = [(e.version, e.id, change, "deleted" if e.is_deleted else "") for e, change in rows]
     grid(None, ("version", "id", "change", ""), cells, right="version, id")
@@ -80,21 +111,24 @@ def diff(
     new: Annotated[
         int | None, typer.Argument(help="The later version (default: the newest).", min=1, show_default=False)
     ] = None,
+    server: Server = None,
+    password: Password = None,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
     """Compare two versions of a subject."""
-    registry = _registry(folder, env)
-    after = registry.version(subject, new or "latest", is_deleted=new is not None)
-    if old is None:
-        earlier = [each.version for each in registry.versions(subject) if each.version < after.version]
-        if not earlier:
-            raise RequestError(f"subject {subject!r} has no version before {after.version}", do="show it: schema show")
-        old = earlier[-1]
-    before, new = registry.version(subject, old, is_deleted=True), after.version
+    with _registry(server, password, folder, env) as registry:
+        after = registry.version(subject, new or "latest", is_deleted=new is not None)
+        if old is None:
+            earlier = [each.version for each in registry.versions(subject) if each.version < after.version]
+            if not earlier:
+                problem = f"subject {subject!r} has no version before {after.version}"
+                raise RequestError(problem, do="show it: schema show")
+            old = earlier[-1]
+        before, new = registry.version(subject, old, is_deleted=True), after.version
+        change = _compared(registry, before, after)
     lines = list(difflib.unified_diff(_lines(before), _lines(after), f"version {old}", f"version {new}", lineterm=""))
-    change = _compared(registry, before, after)
     if as_json:
         print_json({"subject": subject, "old": old, "new": new, "change": change, "lines": lines})
         return
@@ -104,11 +138,20 @@ def diff(
 
 
 @app.command()
-def check(subject: Subject, file: File, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+def check(
+    subject: Subject,
+    file: File,
+    server: Server = None,
+    password: Password = None,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
     """Check whether a schema can be the next version of a subject. Exits with 3 if it cannot."""
-    registry = _registry(folder, env)
-    problems = registry.problems(subject, _read(file))
-    level = registry.level(subject)
+    schema = _read(file)
+    with _registry(server, password, folder, env) as registry:
+        problems = registry.problems(subject, schema)
+        level = registry.level(subject)
     if as_json:
         print_json({"subject": subject, "compatibility": level, "problems": problems})
     elif not problems:
@@ -120,11 +163,21 @@ def check(subject: Subject, file: File, env: Env = None, as_json: Json = False, 
 
 
 @app.command()
-def register(subject: Subject, file: File, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+def register(
+    subject: Subject,
+    file: File,
+    server: Server = None,
+    password: Password = None,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
     """Register a schema as the next version of a subject."""
-    found = _registry(folder, env).register(subject, _read(file))
+    schema = _read(file)
+    with _registry(server, password, folder, env) as registry:
+        found = registry.register(subject, schema)
     if as_json:
-        print_json(_plain(found))
+        print_json(_plain(found, server))
     else:
         out.print(f"{text(subject)} version {found.version} has the id {found.id}")
 
@@ -141,13 +194,21 @@ def serve(
 
     from serve.schema_registry import registry_app  # noqa: PLC0415 - likewise
 
-    app_ = registry_app(_registry(folder, env))
+    app_ = registry_app(SchemaRegistry(open_workspace(folder, env).catalog))
     err.print(f"serving the schema registry at http://{host}:{port}; press Ctrl-C to stop")
     uvicorn.run(app_, host=host, port=port, log_level="warning")
 
 
-def _registry(folder: Path, env: str | None) -> SchemaRegistry:
-    return SchemaRegistry(open_workspace(folder, env).catalog)
+@contextmanager
+def _registry(server: str | None, password: str | None, folder: Path, env: str | None) -> Iterator[AnyRegistry]:
+    """Yield the registry on a server, or that of the project."""
+    if server is None:
+        if password is not None:
+            raise RequestError("--password belongs to --registry", do="give both, or neither")
+        yield SchemaRegistry(open_workspace(folder, env).catalog)
+    else:
+        with RemoteRegistry(server, password) as registry:
+            yield registry
 
 
 def _read(file: Path) -> SchemaText:
@@ -168,7 +229,7 @@ def _lines(found: RegisteredSchema) -> Sequence[str]:
     return json.dumps(json.loads(found.schema.text), indent=2, ensure_ascii=False).splitlines()
 
 
-def _compared(registry: SchemaRegistry, before: RegisteredSchema | None, after: RegisteredSchema) -> str:
+def _compared(registry: AnyRegistry, before: RegisteredSchema | None, after: RegisteredSchema) -> str:
     """Return in words whether either of two versions reads data of the other."""
     if before is None:
         return "first version"
@@ -183,11 +244,12 @@ def _compared(registry: SchemaRegistry, before: RegisteredSchema | None, after: 
 _WAYS: dict[Literal["BACKWARD", "FORWARD"], str] = {"BACKWARD": "backward", "FORWARD": "forward"}
 
 
-def _plain(found: RegisteredSchema) -> dict[str, object]:
-    return {
+def _plain(found: RegisteredSchema, server: str | None) -> dict[str, object]:
+    """Return the facts about a version; other registries compute a guid in another way."""
+    facts = {
         "subject": found.subject,
         "version": found.version,
         "id": found.id,
-        "guid": found.schema.guid,
         "type": found.schema.type,
     }
+    return facts if server is not None else {**facts, "guid": found.schema.guid}
