@@ -26,6 +26,7 @@ demo: .venv/.ready  ## run the flights project end to end and show the results
 		"select count(*) as late_twice, count(distinct tailnum) as planes from late_twice"
 	@echo && cd examples/flights && $(HEADWATER) serve --check --port 8421
 	@echo && cd examples/flights && $(HEADWATER) show
+	@echo && cd examples/flight_model && PYTHONPATH=$(CURDIR) ../../$(BIN)/python live.py
 
 demo-s3: .venv/.ready  ## run the flights project with its lake on an object store that it starts itself
 	@cd examples/flights && PYTHONPATH=$(CURDIR) ../../$(BIN)/python demo_s3.py

@@ -82,15 +82,18 @@ def decision(
 
 
 def alarmed_monitors(context: BuildContext, monitors: Sequence[str]) -> list[str]:
-    """Return the monitors with an alarm in their newest window, with its reason."""
+    """Return the monitors with an alarm that is open in their newest window, with its last reason.
+
+    That window may have too few rows to be judged, which ends no alarm.
+    """
     alarmed = []
     for name in monitors:
-        rows = context.table(name).select(["window_start", "state", "reason"]).to_pylist()
-        dated = [row for row in rows if row["window_start"] is not None]
-        newest = max((row["window_start"] for row in dated), default=None)
-        reasons = [row["reason"] for row in dated if row["window_start"] == newest and row["state"] == ALARM]
-        if reasons:
-            alarmed.append(f"{name}: {reasons[0]}")
+        rows = context.table(name).select(["window_start", "state", "since", "reason"]).to_pylist()
+        dated = sorted((row for row in rows if row["window_start"] is not None), key=lambda row: row["window_start"])
+        opened = [row["since"] for row in dated if row["since"] and row["window_start"] == dated[-1]["window_start"]]
+        reasons = [row["reason"] for row in dated if row["since"] in opened and row["state"] == ALARM]
+        if opened:
+            alarmed.append(f"{name}: {reasons[-1] if reasons else dated[-1]['reason']}")
     return alarmed
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ml.models.rollout import Rollout, RolloutSteps
 
 Decision = Literal["wait", "go on", "roll back"]
-_SETTLES = timedelta(seconds=10)
+_SETTLES = timedelta(seconds=5)
 """Servers need some seconds until all divide units by a new share; units that came before do not count."""
 
 

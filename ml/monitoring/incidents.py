@@ -30,7 +30,8 @@ def incidents(
     """Return the open alarms, the oldest first, from the results on the last windows.
 
     The alarms of a feature in several segments are one: its reason is that of all rows, if these are concerned, otherwise that
-    of the segment with the most rows. An alarm is open until it ends, or until no rows have come for `windows` windows.
+    of the segment with the most rows. An alarm is open until it ends, or until no rows have come for `windows` windows; a window that
+    is not judged ends none.
     """
     dated = [result for result in results if result["window_start"] is not None]
     if not dated:
@@ -38,10 +39,12 @@ def incidents(
     end = max(result["window_start"] for result in dated)
     last: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for result in sorted(dated, key=lambda each: each["window_start"]):
-        last[(*(result[name] for name in by), result["segment"], result.get("feature"))] = result
+        series = (*(result[name] for name in by), result["segment"], result.get("feature"))
+        goes_on = series in last and result["since"] is not None and result["state"] != ALARM
+        last[series] = {**result, "reason": last[series]["reason"]} if goes_on else result
     opened: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for result in last.values():
-        if result["state"] == ALARM and result["window_start"] > end - windows * window:
+        if result["since"] is not None and result["window_start"] > end - windows * window:
             opened.setdefault((*(result[name] for name in by), result.get("feature")), []).append(result)
     return sorted(
         (_incident(key, alarms, by) for key, alarms in opened.items()), key=lambda each: (each.since, each.feature)

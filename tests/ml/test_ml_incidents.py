@@ -13,7 +13,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 def result(day, **changed):
     start = None if day is None else START + day * DAY
     segment = changed.get("segment")
-    plain = {"feature": "x", "segment": segment, "version": "1", "state": "alarm", "since": START, "rows": 10}
+    since = None if changed.get("state") == "quiet" else START
+    plain = {"feature": "x", "segment": segment, "version": "1", "state": "alarm", "since": since, "rows": 10}
     return {"window_start": start, "reason": f"x {segment}", **plain, **changed}
 
 
@@ -31,6 +32,12 @@ def test_alarms_of_segments_are_one():
 def test_an_alarm_that_ended_is_not_open():
     assert found(result(4), result(5, state="quiet")) == []
     assert found(result(5), result(None, state="not judged")) == [("x", "version 1", (), "x None")]
+
+
+def test_a_window_that_is_not_judged_ends_no_alarm():
+    unjudged = result(5, state="not judged", reason="16 rows, needs 200")
+    assert found(result(4), unjudged) == [("x", "version 1", (), "x None")]
+    assert found(result(3), {**unjudged, "since": None}) == []
 
 
 def test_an_alarm_of_a_version_that_has_no_more_rows_is_not_open():

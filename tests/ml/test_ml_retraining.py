@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -16,7 +18,7 @@ from ml.models.fitted import FittedModel
 from ml.models.gain import bootstrapped_gains
 from ml.models.holdout import Holdout
 from ml.models.registry.versions import ModelVersions
-from ml.models.retraining import LastTraining, decision
+from ml.models.retraining import LastTraining, alarmed_monitors, decision
 from ml.models.rows import LabelledRows
 from ml.models.tasks import task_of
 from pipeline.core.errors import DefinitionError
@@ -104,7 +106,7 @@ def test_new_rows_train_a_model_again_when_there_are_enough(project):
 def test_an_alarm_of_a_monitor_trains_a_model_again(project):
     monitor = (
         "drift = sql(\"select started_at::date as window_start, count(*) as n, if(count(*) > 60, 'alarm', 'quiet') as state, "
-        "'many trips' as reason from raw_trips group by all\")\n"
+        "if(count(*) > 60, max(started_at)::date, null) as since, 'many trips' as reason from raw_trips group by all\")\n"
     )
     define(project, 'retrain=retrain(on="drift")', monitor)
     project.add("january", rows=1360)  # 40 on the last day
@@ -115,6 +117,20 @@ def test_an_alarm_of_a_monitor_trains_a_model_again(project):
     decided, reason = outcome(project)
     assert decided == "accepted"
     assert "trained again because of alarm of drift: many trips" in reason
+
+
+def test_an_alarm_is_open_although_the_newest_window_has_too_few_rows():
+    def alarmed(*rows):
+        names = ("window_start", "state", "since", "reason")
+        table = pa.table({name: [row[number] for row in rows] for number, name in enumerate(names)})
+        return alarmed_monitors(SimpleNamespace(table={"drift": table}.get), ["drift"])
+
+    alarm = (1, "alarm", 1, "brier 0.24, limit 0.17")
+    assert alarmed((0, "quiet", None, ""), alarm, (2, "not judged", 1, "16 rows")) == ["drift: brier 0.24, limit 0.17"]
+    assert alarmed(alarm, (2, "quiet", None, "")) == []
+    assert alarmed(alarm, (None, "not judged", None, "5 rows without a time")) == ["drift: brier 0.24, limit 0.17"]
+    assert alarmed((3, "not judged", 1, "16 rows")) == ["drift: 16 rows"]
+    assert alarmed() == []
 
 
 def test_a_frozen_model_stays(project):
