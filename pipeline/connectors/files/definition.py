@@ -66,6 +66,7 @@ def files(
     members: str = "",
     most_expansion: int = DEFAULT_EXPANSION.most,
     settled: str | timedelta = timedelta(),
+    manifest: str | Path = "",
     changed: OnChange = "reread",
     vanished: OnVanish = "keep",
     order: Order = "location",
@@ -92,7 +93,8 @@ def files(
     Each file in a zip or tar archive is read on its own; `members` is a pattern of their names. A compressed file larger
     than 256 MB that expands to more than `most_expansion` times its size is an error.
 
-    A file that changed less than `settled` ago waits, for example `"1 minute"`. A file that changed after it was read
+    A file that changed less than `settled` ago waits, for example `"1 minute"`. With `manifest`, the path or a pattern of text
+    files that list complete files, one in a line and relative to the folder of the list, other files wait. A file that changed after it was read
     makes all files be read again; with `changed="refuse"` it is an error, with `"keep"` its rows are kept. The rows of a
     file that `vanished` are kept; with `"refuse"` it is an error, with `"reread"` all other files are read again. It is an error that there has never been a file, unless `required=False`: then
     there are no rows until the first file arrives. New files are read in the order of their locations, or
@@ -106,7 +108,7 @@ def files(
     options that cannot be combined; `DefinitionError` for an unknown option, and for a URI with a password.
     """
     patterns = _patterns(pattern)
-    _require_one_store(patterns, options or {})
+    _require_one_store((*patterns, str(manifest)) if manifest else patterns, options or {})
     kind, suffix = _format(patterns[0], members, "fixed width" if widths and format is None else format)
     given = {
         "encoding=": encoding is not None,
@@ -147,6 +149,7 @@ def files(
         members=members,
         expansion=expansion,
         rules=rules,
+        manifest=str(manifest),
         conversion=conversions[kind]() if kind in conversions else None,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -75,16 +75,28 @@ class DiscoveryRules:
 DEFAULT_RULES = DiscoveryRules()
 
 
-def plan_files(store: FileStore, cursor: Cursor | None, bound: Bound, rules: DiscoveryRules, now: datetime) -> ReadPlan:
+def plan_files(  # noqa: PLR0913 - facts of one decision
+    store: FileStore,
+    cursor: Cursor | None,
+    bound: Bound,
+    rules: DiscoveryRules,
+    now: datetime,
+    in_manifest: frozenset[str] | None = None,
+) -> ReadPlan:
     """Plan the files that are not consumed yet.
 
     A file is unchanged if its size and time, or its size and content, are equal. A renamed file has the time and
-    content of a file that no longer exists, and is not read again. Raises `SourceError` for a file that changed or
+    content of a file that no longer exists, and is not read again. With a manifest, other files than those `in_manifest`
+    wait, and one of them that does not exist is an error, unless it was read. Raises `SourceError` for a file that changed or
     vanished, if the rules say so, and if there has never been a file.
     """
     known = {} if cursor is None else _known(store, cursor)
     if_none: IfNone = "require folders" if known else "raise" if rules.required else "accept"
     every = {each.uri: each for each in store.source_objects(if_none)}
+    unlisted = [] if in_manifest is None else [each for each in every if each not in in_manifest and each not in known]
+    _require_listed((in_manifest or frozenset()) - every.keys() - known.keys())
+    for location in unlisted:
+        del every[location]
     waiting = {location: source_object for location, source_object in every.items() if rules.waits(source_object, now)}
     listed = {location: every[location] for location in every if location not in waiting}
     same, changed = _compared(store, known, listed)
@@ -115,6 +127,7 @@ def plan_files(store: FileStore, cursor: Cursor | None, bound: Bound, rules: Dis
                 for new, old in alike.items()
             ),
             *_notes(rules, sorted(accepted), sorted(waiting)),
+            *([f"{quantity(len(unlisted), 'file')} not in the manifest: {few(unlisted, _SHOWN)}"] if unlisted else []),
             *(
                 []
                 if every or not known or taken_back
@@ -130,6 +143,15 @@ def _cause_to_reread(changed: Sequence[str], vanished: Sequence[str]) -> str:
         if locations:
             return f"{locations[0].rpartition(os.sep)[2]} {words}"
     return ""
+
+
+def _require_listed(missing: Collection[str]) -> None:
+    if missing:
+        raise SourceError(
+            "the manifest lists a file that does not exist",
+            got=few(sorted(missing), _SHOWN),
+            do="write a file before the manifest that lists it, or remove it from the list",
+        )
 
 
 def _require_allowed(rules: DiscoveryRules, changed: Iterable[str], lost: Sequence[str]) -> None:

@@ -38,6 +38,7 @@ from pipeline.connectors.files.expansion import DEFAULT_EXPANSION, Expansion
 from pipeline.connectors.files.formats import TYPED, FileConversion, Format
 from pipeline.connectors.files.json import layout as json_layout
 from pipeline.connectors.files.json import reader as json_reader
+from pipeline.connectors.files.manifest import listed_files
 from pipeline.connectors.files.rejected_rows import RejectedTexts
 from pipeline.connectors.files.remote import RemoteFiles
 from pipeline.connectors.files.selected_lines import SelectedLines
@@ -75,6 +76,8 @@ class Files:
     """The pattern of the names of the files that are read from archives; empty for all."""
     expansion: Expansion = DEFAULT_EXPANSION
     rules: DiscoveryRules = DEFAULT_RULES
+    manifest: str = ""
+    """The path or pattern of the manifests that list the files that are complete; empty if all are."""
     conversion: FileConversion | None = None
     """For a format whose files are converted to JSON lines."""
     clock: Clock = field(default=now, compare=False, repr=False)
@@ -86,9 +89,16 @@ class Files:
     @property
     def store(self) -> FileStore:
         """The place of the files."""
-        if is_remote(self.patterns[0]):
-            return RemoteFiles(self.patterns, self.options)
-        return LocalFiles(self.patterns, self.folder)
+        return self._store_of(self.patterns)
+
+    def _store_of(self, patterns: tuple[str, ...]) -> FileStore:
+        return RemoteFiles(patterns, self.options) if is_remote(patterns[0]) else LocalFiles(patterns, self.folder)
+
+    def _listed(self) -> frozenset[str] | None:
+        """Return the locations of the files that manifests list; `None` without manifests."""
+        if not self.manifest:
+            return None
+        return listed_files(self._store_of((self.manifest,)), self.store, is_required=self.rules.required)
 
     @property
     def _content(self) -> FileContent:
@@ -140,7 +150,7 @@ class Files:
 
         The files in a new archive are splits of their own.
         """
-        plan = plan_files(self.store, cursor, bound, self.rules, self.clock())
+        plan = plan_files(self.store, cursor, bound, self.rules, self.clock(), self._listed())
         return replace(
             plan,
             splits=tuple(
@@ -389,12 +399,13 @@ class Files:
     def extents(self) -> Mapping[str, Extent]:
         """Return the files with their sizes; an empty file has no record yet."""
         try:
-            source_objects = self.source_objects()
+            source_objects, listed = self.source_objects(), self._listed()
         except SourceUnavailableError:
             raise
         except SourceError:
             return {}
-        complete = [each for each in source_objects if not self.rules.waits(each, self.clock())]
+        known = [each for each in source_objects if listed is None or each.uri in listed]
+        complete = [each for each in known if not self.rules.waits(each, self.clock())]
         return {each.uri: Extent(0, each.size_bytes, each.stamp) for each in self._content.contained(complete)}
 
     def offsets_at(self, time: datetime) -> Mapping[str, int]:

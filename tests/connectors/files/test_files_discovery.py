@@ -229,3 +229,43 @@ def test_a_file_that_vanished_is_taken_back_if_that_is_declared(tmp_path):
     with pytest.raises(SourceError, match=r"no file matches 'f\*\.csv'"):  # nothing replaces the rows of the table
         run()
     assert Workspace(load(tmp_path)).query("select count(*) as n from raw")["n"].to_pylist() == [3]
+
+
+def test_only_files_in_the_manifest_are_read(tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in (1, 2, 3):
+        write(tmp_path, f"in/f{number}.csv", number)
+    source = files("in/f*.csv", manifest="in/complete.txt").within(tmp_path)
+    with pytest.raises(SourceError, match=r"no file matches 'in/complete\.txt'"):
+        source.plan(None)
+    assert files("in/f*.csv", manifest="in/complete.txt", required=False).within(tmp_path).plan(None).splits == ()
+    (tmp_path / "in" / "complete.txt").write_text("f1.csv\r\n\n./f2.csv\n")
+
+    plan = source.plan(None)
+
+    assert named(plan) == ["in/f1.csv", "in/f2.csv"] == list(source.extents())
+    assert plan.notes == ("1 file not in the manifest: in/f3.csv",)
+    (tmp_path / "in" / "f1.csv").unlink()  # it was read
+    (tmp_path / "in" / "complete.txt").write_text(f"f1.csv\n{tmp_path}/in/f3.csv\n")
+    later = source.plan(plan.cursor)
+    assert (named(later), later.lost, later.changed) == (["in/f3.csv"], ("in/f1.csv",), "")
+    assert source.plan(later.cursor).splits == ()
+    (tmp_path / "in" / "complete.txt").write_text("f9.csv\n")
+    with pytest.raises(
+        SourceError,
+        match=r"the manifest lists a file that does not exist: got in/f9\.csv; write a file before the manifest",
+    ):
+        source.plan(later.cursor)
+    (tmp_path / "in" / "complete.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(SourceError, match=r"the manifest is not text in UTF-8: .*; write one path in a line"):
+        source.plan(later.cursor)
+
+
+def test_several_manifests_are_one_list(tmp_path):
+    for number in (1, 2, 3):
+        write(tmp_path, f"f{number}.csv", number)
+    for number in (1, 3):
+        (tmp_path / f"{number}.manifest").write_text(f"f{number}.csv")
+    assert named(reader(tmp_path, manifest="*.manifest").plan(None)) == ["f1.csv", "f3.csv"]
+    with pytest.raises(DefinitionError, match="all files of a source must be in one store"):
+        files("f*.csv", manifest="s3://bucket/list.txt")

@@ -151,6 +151,19 @@ def test_a_removed_file_is_named(store):
 
 
 @pytest.mark.share(2)
+def test_a_manifest_lists_names_beside_it_and_whole_addresses(store):
+    for number in range(3):
+        store.write(f"f{number:03}.csv", b"id,name\n1,a\n")
+    every = [split.source_object.uri for split in store.reader("f*.csv").plan(None).splits]
+    reader = store.reader("f*.csv", manifest=f"{store.uri}/list.txt")
+    store.write("list.txt", f"f000.csv\n{every[2]}\n".encode())
+    assert [split.source_object.uri for split in reader.plan(None).splits] == [every[0], every[2]]
+    store.write("list.txt", b"f000.csv\nnone.csv\n")
+    with pytest.raises(SourceError, match=r"the manifest lists a file that does not exist: got .*/none\.csv"):
+        reader.plan(None)
+
+
+@pytest.mark.share(2)
 def test_compressed_names_and_strange_names(store):
     names = ["a.csv.gz", "with space.csv", "ü#%41.csv"]
     for number, name in enumerate(names):
