@@ -23,7 +23,7 @@ SINKS = {"callback.py", "json_rows.py", "online_store.py"}
 ELSEWHERE_TESTED = {
     *("remote.py", "remote_clients.py", "remote_listing.py", "ssh_host_keys.py", "graphql.py", "dlt_resource.py"),
     *("archives.py", "expansion.py", "excel_rows.py", "xml_rows.py", "fixed_width.py", "discovery.py", "definition.py"),
-    *("server_url.py", "extension_types.py", "ftp_client.py", "google_storage.py", "manifest.py"),
+    *("server_url.py", "extension_types.py", "ftp_client.py", "google_storage.py", "manifest.py", "templates.py"),
 }
 """Modules of other systems and formats, whose errors are tested beside them: tests/connectors."""
 MODULES = [
