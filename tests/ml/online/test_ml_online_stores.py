@@ -49,7 +49,7 @@ def test_an_empty_store_has_nothing(store):
 def test_a_file_that_another_process_is_creating_is_an_empty_store(tmp_path):
     with (
         closing(sqlite3.connect(tmp_path / "features.db")) as other,
-        closing(open_store(f"sqlite:///{tmp_path}/features.db", "p.dev")) as store,
+        closing(open_store(f"sqlite:///{tmp_path}/features.db", "p", "dev")) as store,
     ):
         other.execute("pragma journal_mode = wal")
         assert store.states() == {}
