@@ -6,13 +6,16 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, cast
+from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.core.errors import HeadwaterError
 from pipeline.schema_registry.errors import RegistryError, schema_not_found
@@ -47,7 +50,7 @@ class RegistryRequest:
     @property
     def subject(self) -> str:
         """The subject in the path."""
-        return str(self.path["subject"])
+        return unquote(str(self.path["subject"]))
 
     @property
     def version(self) -> int | Literal["latest"]:
@@ -105,7 +108,20 @@ def registry_app(registry: SchemaRegistry) -> Starlette:
         return Route(path, endpoint, methods=list(answers))
 
     handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {HTTPException: _http_error}
-    return Starlette(routes=[route(path, answers) for path, answers in _ROUTES], exception_handlers=handlers)
+    routes = [route(path, answers) for path, answers in _ROUTES]
+    return Starlette(routes=routes, middleware=[Middleware(_EncodedPaths)], exception_handlers=handlers)
+
+
+class _EncodedPaths:
+    """Routes by paths as they were sent: subjects of imported Protobuf files, such as `shop%2Fmoney.proto`, contain slashes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = scope.get("raw_path")
+        sent = {**scope, "path": raw.partition(b"?")[0].decode("ascii", "replace")} if raw else scope
+        await self._app(sent, receive, send)
 
 
 async def _answered(registry: SchemaRegistry, request: Request, answer: Answer) -> Response:
@@ -252,7 +268,7 @@ def _compatible(request: RegistryRequest) -> dict[str, Any]:
 
 
 def _of(request: RegistryRequest) -> str:
-    return str(request.path.get("subject", GLOBAL))
+    return unquote(str(request.path.get("subject", GLOBAL)))
 
 
 def _level(request: RegistryRequest) -> dict[str, Any]:

@@ -64,15 +64,15 @@ def test_all_commands_do_the_same_on_a_server(headwater, files, server):
     def run(*words, code=0):
         return headwater("schema", *words, *remote, cwd=files, check=code)
 
-    assert run("register", "a b", "one.avsc").stdout == "a b version 1 has the id 1\n"
-    assert run("register", "a b", "two.avsc").stdout == "a b version 2 has the id 2\n"
-    assert run("register", "a b", "one.avsc").stdout == "a b version 1 has the id 1\n"
-    assert "incompatible with an earlier schema" in run("register", "a b", "bad.avsc", code=1).stderr
-    assert "✗ reading version 2: reader type: string" in run("check", "a b", "bad.avsc", code=3).stderr
+    assert run("register", "a/b", "one.avsc").stdout == "a/b version 1 has the id 1\n"
+    assert run("register", "a/b", "two.avsc").stdout == "a/b version 2 has the id 2\n"
+    assert run("register", "a/b", "one.avsc").stdout == "a/b version 1 has the id 1\n"
+    assert "incompatible with an earlier schema" in run("register", "a/b", "bad.avsc", code=1).stderr
+    assert "✗ reading version 2: reader type: string" in run("check", "a/b", "bad.avsc", code=3).stderr
     assert "✓ the schema is compatible with new (BACKWARD)" in run("check", "new", "bad.avsc").stdout
     assert "Subject 'none' not found" in run("show", "none", code=1).stderr
-    assert json.loads(run("show", "a b", "--json").stdout).keys() == {"subject", "version", "id", "type", "schema"}
-    for words in (("ls",), ("show", "a b", "1"), ("history", "a b"), ("diff", "a b")):
+    assert json.loads(run("show", "a/b", "--json").stdout).keys() == {"subject", "version", "id", "type", "schema"}
+    for words in (("ls",), ("show", "a/b", "1"), ("history", "a/b"), ("diff", "a/b")):
         assert run(*words).stdout == headwater("schema", *words, cwd=files, check=0).stdout
     assert "--password belongs to --registry" in headwater("schema", "ls", "--password", "env:X", check=1).stderr
 

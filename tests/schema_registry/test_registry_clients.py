@@ -103,6 +103,31 @@ def test_protobuf_is_serialized_and_read_back(client):
     assert again == 1
 
 
+def test_protobuf_files_in_folders_are_imported(client):
+    money = descriptor_pb2.FileDescriptorProto(name="shop/common/money.proto", package="shop.common", syntax="proto3")
+    money.message_type.add(name="Money").field.add(name="cents", number=1, type=3, label=1)
+    file = descriptor_pb2.FileDescriptorProto(name="shop/order.proto", package="shop", syntax="proto3")
+    file.dependency.append(money.name)
+    total = file.message_type.add(name="Order").field.add(name="total", number=1, type=11, label=1)
+    total.type_name = ".shop.common.Money"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(money)
+    pool.Add(file)
+    order = message_factory.GetMessageClass(pool.FindMessageTypeByName("shop.Order"))
+    options = {"use.deprecated.format": False}
+    sent = order(total={"cents": 7})
+    value = ProtobufSerializer(order, client, options)(sent, VALUE)
+    assert ProtobufDeserializer(order, options, client)(value, VALUE) == sent
+    assert client.get_subjects() == ["orders-value", money.name]
+    assert client.get_versions(money.name) == [1]
+    assert client.get_latest_version("orders-value").schema.references == [SchemaReference(money.name, money.name, 1)]
+    client.set_compatibility(money.name, "FULL")
+    assert client.get_compatibility(money.name) == "FULL"
+    for strange in ("50%2F", "ü/ß", "a b?c#d"):
+        client.register_schema(strange, Schema(ORDER))
+        assert client.get_latest_version(strange).subject == strange
+
+
 def test_incompatible_schemas_are_refused(client):
     client.register_schema("orders-value", Schema(ORDER))
     with pytest.raises(SchemaRegistryError, match="incompatible with an earlier schema") as error:
