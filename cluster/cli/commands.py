@@ -67,7 +67,10 @@ COMMANDS = {
         "features.app",
         "List feature views, keep the online store at their newest versions, and read features of entities from it.",
     ),
-    "experiment": ("experiment.app", "List experiments, show their results, and the variant of a unit."),
+    "experiment": (
+        "experiment.app",
+        "List, start and stop experiments, show their results, and the variant of a unit.",
+    ),
     "monitor": ("monitor.app", "List monitors, show their open alarms, and write Evidently's reports."),
     "model": (
         "models.app",

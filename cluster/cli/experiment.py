@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from ml.experiments import Experiment
     from pipeline.project.workspace import Workspace
 
-app = typer.Typer(no_args_is_help=True, help="List experiments, show their results, and the variant of a unit.")
+app = typer.Typer(
+    no_args_is_help=True, help="List, start and stop experiments, show their results, and the variant of a unit."
+)
 Name = Annotated[str, typer.Argument(help="Name of an experiment.")]
+Reason = Annotated[str, typer.Option(help="Why, for those who look at it later.")]
 
 
 @app.command()
@@ -51,19 +54,24 @@ def status(
 ) -> None:
     """Show the results of an experiment as of the last run, and whether it must stop."""
     from ml.experiments.results import BROKEN, HARM  # noqa: PLC0415 - imports Arrow
+    from ml.experiments.states import ExperimentStates  # noqa: PLC0415 - imports DuckDB
 
     workspace = open_workspace(folder, env)
     experiment = _named(workspace, name)
+    state = ExperimentStates(workspace.lake.storage).state(name)
     if workspace.version(name) is None:
         raise RequestError(f"experiment {name!r} has no results yet", do=f"headwater run --select {name}")
     table = workspace.query(f"select * from {quoted(name)}")
     rows = table.to_pylist()
-    stop = [row for row in rows if row["decision"] in {BROKEN, HARM}]
+    harm = [row for row in rows if row["decision"] in {BROKEN, HARM}]
     if as_json:
-        print_json({"name": name, "must_stop": bool(stop), "results": as_objects(table)})
+        print_json({"name": name, "state": state, "must_stop": bool(harm), "results": as_objects(table)})
     else:
         ratio = next(row for row in rows if row["metric"] is None)
         out.print(f"[bold]{name}[/]  {escape(experiment.description)}")
+        if state is not None:
+            gets = f", all units get {state.variant or 'the control'}" if state.status == "stopped" else ""
+            out.print(f"{state.status} since {state.at}{escape(gets)}: {escape(state.reason)}")
         out.print(f"{ratio['units']:,} units: {escape(ratio['reason'])}; p-value of the ratio {ratio['p_value']:.3g}")
         columns = (
             "metric",
@@ -80,11 +88,40 @@ def status(
         shown = [tuple(_shown(row[column], column) for column in columns) for row in rows if row["metric"] is not None]
         right = "mean, control_mean, relative, low, high, p_value"
         grid(None, columns, shown, right=right)
-        if stop:
-            names = sorted({row["metric"] or "the ratio of the variants" for row in stop})
+        if harm:
+            names = sorted({row["metric"] or "the ratio of the variants" for row in harm})
             out.print(f"stop: {escape(', '.join(names))}")
-    if check and stop:
+    if check and harm:
         raise typer.Exit(1)
+
+
+@app.command()
+def start(name: Name, reason: Reason = "by hand", env: Env = None, folder: Folder = HERE) -> None:
+    """Let units take part from now on. Processes that show variants know it within seconds."""
+    from ml.experiments.states import ExperimentStates  # noqa: PLC0415 - imports DuckDB
+
+    workspace = open_workspace(folder, env)
+    state = ExperimentStates(workspace.lake.storage).start(_named(workspace, name).name, reason)
+    out.print(f"{name!r} runs since {state.at}")
+
+
+@app.command()
+def stop(
+    name: Name,
+    variant: Annotated[str, typer.Option(help="The variant that all units get; by default the control.")] = "",
+    reason: Reason = "by hand",
+    env: Env = None,
+    folder: Folder = HERE,
+) -> None:
+    """Let all units get the control, or another variant, from now on."""
+    from ml.experiments.states import ExperimentStates  # noqa: PLC0415 - imports DuckDB
+
+    workspace = open_workspace(folder, env)
+    known = _named(workspace, name).assignment.variants
+    if variant and variant not in known:
+        raise RequestError(f"experiment {name!r} has no variant {variant!r}", do=did_you_mean(variant, known))
+    state = ExperimentStates(workspace.lake.storage).stop(name, reason, variant)
+    out.print(f"{name!r} is stopped; all units get {escape(state.variant or next(iter(known)))}")
 
 
 @app.command()

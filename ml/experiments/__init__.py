@@ -2,6 +2,7 @@
 
 from ml.experiments.assignment import Assignment
 from ml.experiments.definition import Experiment, OutcomeMetric, experiment, metric
+from ml.experiments.live import Assigned, LiveExperiment, live_experiment
 from ml.experiments.moments import Difference, Moments, cuped, difference, ratio_difference
 from ml.experiments.planning import minimum_detectable_effect, power, share_deviation, units_needed
 from ml.experiments.sequential import (
@@ -13,10 +14,12 @@ from ml.experiments.sequential import (
 )
 
 __all__ = [
+    "Assigned",
     "Assignment",
     "Difference",
     "Experiment",
     "Interval",
+    "LiveExperiment",
     "Moments",
     "OutcomeMetric",
     "always_valid",
@@ -24,6 +27,7 @@ __all__ = [
     "difference",
     "experiment",
     "fixed_horizon",
+    "live_experiment",
     "metric",
     "minimum_detectable_effect",
     "mixture_for",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from ml.companions import CompanionTable, StatementTransform
 from ml.experiments.assignment import Assignment
+from ml.experiments.auto_stop import ExperimentStop
 from ml.experiments.moments import INCOMPLETE, SEVERAL
 from pipeline.core.definitions import Definition, Layer, Table, caller
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
@@ -124,10 +125,12 @@ class Experiment(Table):
     unit: str
     variant: str
     time: str
+    stops: bool = True
+    """Whether a run stops it if it does harm."""
 
     @cached_property
     def companions(self) -> tuple[Definition, ...]:
-        """The table of sums that it is computed from."""
+        """The table of sums that it is computed from, and what stops it."""
         columns = (self.unit, self.variant, self.time)
         tables = dict.fromkeys((self.exposures, *(metric.of for metric in self.transform.metrics)))
         expressions = [(self.exposures, quoted(name)) for name in (self.unit, self.variant, self.time)]
@@ -143,7 +146,9 @@ class Experiment(Table):
             role="experiment sums",
             belongs_to=self.name,
         )
-        return (sums,)
+        words = f"Stops the experiment {self.name} if it does harm."
+        stop = ExperimentStop(place=self.place, name=f"{self.name}_stop", description=words, experiment=self.name)
+        return (sums, stop) if self.stops else (sums,)
 
     def named(self, name: str) -> Self:
         """Return the experiment with this name, which units are assigned by, and with its input."""
@@ -233,6 +238,7 @@ def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
     slots: tuple[float, float] = (0.0, 1.0),
     holdout: float = 0.0,
     salt: str = "",
+    stops: bool = True,
     layer: Layer = "gold",
     description: str = "",
 ) -> Experiment:
@@ -241,8 +247,9 @@ def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
     `variants` are the names with their weights, the control first. `exposures` is a table with a row whenever a unit saw its
     variant: its columns `unit`, `variant` and `time`. Of a unit, the first exposure counts; units that saw several variants are
     excluded and counted. `units` is the planned number of units, at which the intervals are the shortest; `units_needed` tells
-    how many a difference needs. `alpha` is the probability of a wrong result, at any time and for all goals together. The other
-    options are those of `Assignment`, which `experiment.assignment` is.
+    how many a difference needs. `alpha` is the probability of a wrong result, at any time and for all goals together. With `stops`,
+    a run stops an experiment that was started if it does harm. The other options are those of `Assignment`, which
+    `experiment.assignment` is.
 
     Raises `DefinitionError` for weights and shares that are none, for no metric and for two of one name.
     """
@@ -269,6 +276,7 @@ def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
         unit=unit,
         variant=variant,
         time=time,
+        stops=stops,
     )
 
 

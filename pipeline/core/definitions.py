@@ -28,6 +28,8 @@ from pipeline.core.type_policy import DEFAULT_TYPE_POLICY, TypePolicy
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.lake import Storage
+
 
 Layer = Literal["bronze", "silver", "gold"]
 Unreadable = Literal["fail", "quarantine"]
@@ -368,6 +370,10 @@ class BuildContext(Protocol):
         """The URI of the model store."""
 
     @property
+    def lake(self) -> Storage:
+        """The storage of the lake."""
+
+    @property
     def run_id(self) -> str:
         """The id of the run that builds it."""
 
@@ -404,8 +410,11 @@ class Artifact(Definition):
         """Build the artifact, evaluate it, store it if it is accepted, and return the verdict."""
 
     @abstractmethod
-    def registered(self, store: str, name: str) -> frozenset[str]:
-        """Return the versions that the store at a URI has of an artifact of this kind, also of one that is not defined."""
+    def registered(self, store: str, name: str) -> frozenset[str] | None:
+        """Return the versions that the store at a URI has of an artifact of this kind, also of one that is not defined.
+
+        `None` if artifacts of this kind have no versions.
+        """
 
 
 def names(value: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -48,13 +48,15 @@ def release_holds(workspace: Workspace, table: str) -> None:
     """
     storage, graph = workspace.table(table).storage, workspace.project.graph
     sinks = {sink_hold(each.name) for each in graph.all_of(Sink) if each.table == table}
-    teller = next(iter(graph.all_of(Artifact)), None)
+    tellers = {type(each): each for each in graph.all_of(Artifact)}.values()
     for label in incomplete_savepoints(storage):
         release_hold(storage, savepoint_hold(label))
     for hold in holds(storage):
         if hold.id.startswith(_SINK) and hold.id not in sinks:
             release_hold(storage, hold.id)
-        elif hold.id.startswith(_ARTIFACT) and teller is not None:
+        elif hold.id.startswith(_ARTIFACT):
             name, _, number = hold.id.removeprefix(_ARTIFACT).rpartition("-")
-            if number not in teller.registered(workspace.settings.models, name):
+            registered = [each.registered(workspace.settings.models, name) for each in tellers]
+            known = [each for each in registered if each is not None]
+            if known and not any(number in each for each in known):
                 release_hold(storage, hold.id)

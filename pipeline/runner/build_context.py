@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.core.definitions import Artifact, Definition
+from pipeline.lake import Storage
 from pipeline.project.workspace import Workspace
 
 _LONGEST_S = 3600.0
@@ -27,6 +28,11 @@ class RunBuildContext:
     def store(self) -> str:
         """The URI of the model store."""
         return self._workspace.settings.models
+
+    @property
+    def lake(self) -> Storage:
+        """The storage of the lake."""
+        return self._workspace.lake.storage
 
     @property
     def run_id(self) -> str:

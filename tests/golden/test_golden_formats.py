@@ -214,6 +214,12 @@ def test_catalogs(tmp_path, version):
         assert catalog.systems() == today.systems()
 
 
+@every("experiment")
+def test_states_of_experiments(version):
+    state = write.ExperimentStates(Storage(str(HERE / "experiment" / str(version)))).state("checkout")
+    assert state == write.states.ExperimentState("stopped", write.AT, "it is better", "new")
+
+
 @every("hold")
 def test_holds(version):
     storage = Storage(str(HERE / "hold" / str(version)))

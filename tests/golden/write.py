@@ -19,6 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from ml import feature_view
+from ml.experiments import states
+from ml.experiments.states import ExperimentStates
 from ml.features.online import row_versions
 from ml.features.online.opening import open_store
 from ml.features.online.target import FeatureTarget
@@ -200,6 +202,11 @@ def record(kept: Catalog) -> None:
     Leases(kept, clock=lambda: 0.0).acquire("by_minute", LeaseHolder("holder", "host", "", 1))
 
 
+def experiment(folder: Path) -> None:
+    """Write the state of an experiment that was stopped."""
+    ExperimentStates(Storage(str(folder)), lambda: datetime.fromisoformat(AT)).stop("checkout", "it is better", "new")
+
+
 def hold(folder: Path) -> None:
     """Write a hold with all fields."""
     place_hold(Storage(str(folder)), Hold("model-m-1", 7, "model m 1", "a run", AT))
@@ -242,6 +249,7 @@ WRITERS: dict[str, tuple[int, int, Callable[[Path], None]]] = {
     "epoch": (1, epochs.FORMAT_VERSION, epoch),
     "savepoint": (1, savepoints.FORMAT_VERSION, savepoint),
     "quarantine": (1, quarantine_format.FORMAT_VERSION, quarantine),
+    "experiment": (1, states.FORMAT_VERSION, experiment),
     "hold": (1, holds.FORMAT_VERSION, hold),
     "kept_versions": (1, versions.FORMAT_VERSION, kept_versions),
     "online_store": (1, row_versions.FORMAT_VERSION, online_store),

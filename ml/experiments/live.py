@@ -1,0 +1,83 @@
+"""Variants for the process that shows them, while people and runs start and stop the experiment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml.experiments.definition import Experiment
+from ml.experiments.states import ExperimentState, ExperimentStates
+from pipeline.core.errors import HeadwaterError, RequestError, did_you_mean
+from pipeline.lake import Storage
+from pipeline.project.project import Project, load
+
+FRESH_S = 3.0
+"""How long a process uses a state before it looks for another one."""
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """What a unit gets, and whether it takes part: only then, its exposure is logged."""
+
+    variant: str
+    takes_part: bool
+
+
+class LiveExperiment:
+    """The variants of units while people and runs start and stop the experiment. Thread-safe. Create it with `live_experiment`."""
+
+    def __init__(
+        self, experiment: Experiment, states: ExperimentStates, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Create it without reading anything; `clock` returns seconds."""
+        self._experiment, self._states, self._clock = experiment, states, clock
+        self._known: tuple[float, ExperimentState | None] | None = None
+
+    def assign(self, unit: object) -> Assigned:
+        """Return what a unit gets: the control, unless the experiment runs and the unit takes part, or was stopped for a variant.
+
+        The state is looked up again when it is three seconds old; if it cannot be read, the last one stays. Raises `StorageError` if
+        the first one cannot be read.
+        """
+        state, assignment = self._state(), self._experiment.assignment
+        control = next(iter(assignment.variants))
+        if state is None:
+            return Assigned(control, takes_part=False)
+        if state.status == "stopped":
+            return Assigned(state.variant or control, takes_part=False)
+        variant = assignment.variant(unit)
+        return Assigned(control, takes_part=False) if variant is None else Assigned(variant, takes_part=True)
+
+    def _state(self) -> ExperimentState | None:
+        known = self._known
+        if known is None or self._clock() - known[0] > FRESH_S:
+            try:
+                known = (self._clock(), self._states.state(self._experiment.name))
+            except HeadwaterError:
+                if known is None:
+                    raise
+                known = (self._clock(), known[1])
+            self._known = known
+        return known[1]
+
+
+def live_experiment(name: str, folder: Path | str = ".", *, env: str | None = None) -> LiveExperiment:
+    """Return an experiment of the project in a folder, for the process that shows variants.
+
+    Raises `RequestError` if the project has no such experiment, and the errors of `load`.
+    """
+    project = load(folder, env=env)
+    return LiveExperiment(
+        experiment_of(project, name), ExperimentStates(Storage(project.settings.lake, project.settings.storage))
+    )
+
+
+def experiment_of(project: Project, name: str) -> Experiment:
+    """Return an experiment of a project; raise `RequestError` if it has none of this name."""
+    known = {each.name: each for each in project.graph.all_of(Experiment)}
+    if name not in known:
+        do = did_you_mean(name, known) if known else "define one with experiment(…)"
+        raise RequestError(f"{name!r} is not an experiment", do=do)
+    return known[name]
