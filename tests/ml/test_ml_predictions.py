@@ -12,7 +12,7 @@ from ml.models.fitted import FittedModel
 from ml.models.predictions import scored
 from ml.models.registry.versions import ModelVersions
 from ml.models.tasks import task_of
-from pipeline.core.errors import DefinitionError, ModelError
+from pipeline.core.errors import DefinitionError, ModelError, RequestError
 from pipeline.project import Workspace, load
 from pipeline.runner.decide import DecisionKind, RunOptions
 from pipeline.runner.dry_run import plan_run
@@ -123,6 +123,14 @@ def test_without_a_champion_the_other_streams_start_and_nothing_is_loaded_to_pla
     with pytest.raises(ModelError, match="no champion yet"):
         catch_up(workspace, ("live_scores",))
 
+    alone = "\n".join(line for line in streamed().splitlines() if not line.startswith("live = "))
+    project.define(alone.replace('on="live"', 'on="arrivals"'))
+    with pytest.raises(
+        RequestError, match=r"no table .* can be streamed: got .*train one: headwater run --select \+lateness$"
+    ):
+        catch_up(Workspace(load(project.root)))
+
+    project.define(streamed(more='\nsure = sql("select ride, predicted from live_scores where probability > 0.9")\n'))
     project.runner(select=("+lateness",)).run()
     workspace = Workspace(load(project.root))
     assert catch_up(workspace).names == ("live", "live_scores", "sure")

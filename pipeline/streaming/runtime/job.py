@@ -54,10 +54,11 @@ class StreamJob:
         if not names:
             left_out = {**self._planner.untimed, **self.left_out}
             reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+            is_waiting = self.left_out.keys() > self._planner.left_out.keys()
             raise RequestError(
                 "no table of this project can be streamed" if reasons else "this project has no streams",
                 got=reasons or None,
-                do="set event_time= of a source and read it in a table; see docs/streams.md",
+                do=None if is_waiting else "set event_time= of a source and read it in a table; see docs/streams.md",
             )
         ordered = [n for n in workspace.project.graph.names if n in names]
         self.names = (*ordered, *(n for n in names if n not in ordered))
