@@ -120,7 +120,7 @@ def scored(fitted: FittedModel, model: str, version: int, rows: pa.Table, keep: 
     """
     import pyarrow as pa  # noqa: PLC0415 - not needed to define tables
 
-    from ml.models.rows import frame, kind_of  # noqa: PLC0415 - likewise
+    from ml.models.rows import kind_of  # noqa: PLC0415 - likewise
 
     for name in (*fitted.kinds, *keep):
         if name not in rows.column_names:
@@ -133,7 +133,7 @@ def scored(fitted: FittedModel, model: str, version: int, rows: pa.Table, keep: 
             problem = f"the feature {name!r} of model {model!r} has another type than at training"
             raise ModelError(problem, got=f"{rows.schema.field(name).type} instead of a {kind}", do="convert it")
     columns = {name: rows[name] for name in keep}
-    predicted = fitted.columns(frame(rows, dict(fitted.kinds)))
+    predicted = fitted.columns(fitted.features(rows))
     return pa.table({**columns, **predicted, VERSION: pa.array([version] * rows.num_rows, pa.int64())})
 
 

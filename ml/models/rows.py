@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -126,10 +127,14 @@ def _labelled(table: pa.Table, kinds: dict[str, Kind], examples: TrainingSet, ev
     )
 
 
-def frame(table: pa.Table, kinds: dict[str, Kind]) -> pd.DataFrame:
+def typed(table: pa.Table, kinds: Mapping[str, Kind]) -> pa.Table:
+    """Return the feature columns with the types of `ARROW`."""
+    return pa.table({name: _cast(table[name], ARROW[kind]) for name, kind in kinds.items()})
+
+
+def frame(table: pa.Table, kinds: Mapping[str, Kind]) -> pd.DataFrame:
     """Return the feature columns as a pandas DataFrame, with the types of `ARROW`; null is NaN or NaT."""
-    columns = {name: _cast(table[name], ARROW[kind]) for name, kind in kinds.items()}
-    return pa.table(columns).to_pandas()
+    return typed(table, kinds).to_pandas()
 
 
 def _kinds(schema: pa.Schema, examples: TrainingSet, evaluation: Evaluation, place: Place) -> dict[str, Kind]:

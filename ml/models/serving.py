@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ml.models.fitted import FittedModel
-from ml.models.rows import ARROW, Kind, frame
+from ml.models.rows import ARROW, Kind
 from ml.models.tasks import Task
 from pipeline.core.errors import ModelError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from ml.models.tasks.task import Features
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Predictor:
         has an offset. Raises `RequestError` with the row (from 0) and the feature that is missing, unknown or of
         another kind.
         """
-        return self.fitted.answers(self._frame(rows)) if rows else []
+        return self.fitted.answers(self._features(rows)) if rows else []
 
     def explain(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
         """Return what each feature adds to the prediction of each row; see `FittedModel.explanations`."""
-        return self.fitted.explanations(self._frame(rows)) if rows else []
+        return self.fitted.explanations(self._features(rows)) if rows else []
 
-    def _frame(self, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    def _features(self, rows: Sequence[Mapping[str, Any]]) -> Features:
         import pyarrow as pa  # noqa: PLC0415 - not needed to define models
 
         kinds = dict(self.inputs)
@@ -58,7 +58,7 @@ class Predictor:
             name: pa.array([_value(row[name], kind, name, n) for n, row in enumerate(rows)], ARROW[kind])
             for name, kind in kinds.items()
         }
-        return frame(pa.table(columns), kinds)
+        return self.fitted.features(pa.table(columns))
 
     def _require(self, row: Mapping[str, Any], number: int) -> None:
         for name in row:

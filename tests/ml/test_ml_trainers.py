@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import pickle
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ml import LightGBM, XGBoost
 from ml.models.fitted import FittedModel
+from ml.models.rows import ARROW, frame, typed
 from ml.models.tasks import task_of
 from ml.models.trainers import BoostedTrees, FitRequest
 from ml.models.trainers.encoding import MOST_CATEGORIES, FeatureEncoding
 from pipeline.core.errors import DefinitionError, ModelError, Place, StorageError
 from tests.ml.rows import CLASSES, KINDS, labelled
+from tests.rigs.proofs import examples
 
 LIBRARIES = [LightGBM, XGBoost]
 
@@ -82,6 +88,22 @@ def test_encoding_of_unknown_texts_nulls_and_times():
         encoding.matrix(other).tolist(), [[1, np.nan, 86400, 0], [np.nan, 0, np.nan, 1]], strict=True
     ):
         assert value == pytest.approx(wanted, nan_ok=True)
+
+
+VALUES = {
+    "x": st.none() | st.floats(),
+    "city": st.none() | st.sampled_from(["Ulm", "Bonn", "", "Ülm"]),
+    "at": st.none() | st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - UTC is added
+    "noise": st.none() | st.booleans().map(float),
+}
+
+
+@settings(max_examples=examples(100, 2000), deadline=None)
+@given(st.lists(st.fixed_dictionaries(VALUES), min_size=1, max_size=5))
+def test_rows_have_the_same_encoding_as_arrow_and_as_pandas(rows):
+    table = typed(pa.Table.from_pylist(rows, pa.schema({name: ARROW[kind] for name, kind in KINDS.items()})), KINDS)
+    encoding = FeatureEncoding(KINDS, {"city": ("Bonn", "Ulm")})
+    np.testing.assert_array_equal(encoding.matrix(table), encoding.matrix(frame(table, KINDS)))
 
 
 def test_encoding_keeps_the_most_frequent_texts_in_any_order_of_rows():

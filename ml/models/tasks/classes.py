@@ -15,7 +15,7 @@ from pipeline.core.errors import ModelError, Place, few
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ml.models.tasks.task import Array
+    from ml.models.tasks.task import Array, Features
 
 _MOST_CLASSES = 1000
 
@@ -53,7 +53,7 @@ class Binary(Task):
         do = 'use a condition, or task="multiclass" or "regression"'
         raise ModelError(f"the label {name!r} is neither a boolean nor 0 and 1", got=got, do=do, place=place)
 
-    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> Array:
+    def predictions(self, estimator: Any, features: Features, place: Place | None = None) -> Array:
         """Return the probability of label 1 for each row."""
         probabilities = self._called(estimator, features, place)
         if probabilities.shape != (len(features), 2) or not ((probabilities >= 0) & (probabilities <= 1)).all():
@@ -122,7 +122,7 @@ class Multiclass(Task):
             )
         return column
 
-    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> Array:
+    def predictions(self, estimator: Any, features: Features, place: Place | None = None) -> Array:
         """Return the probability of each class of the training rows, whatever their order in the estimator."""
         probabilities = self._called(estimator, features, place)
         known = [
@@ -212,7 +212,7 @@ class Anomaly(Binary):
         {"average_precision": True, "auc": True, "precision": True, "recall": True, "f1": True, "accuracy": True}
     )
 
-    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> Array:
+    def predictions(self, estimator: Any, features: Features, place: Place | None = None) -> Array:
         """Return how unlike others each row is: the negative of `score_samples`."""
         import numpy as np  # noqa: PLC0415 - needed only for training and serving
 

@@ -15,7 +15,7 @@ from pipeline.core.errors import ModelError, Place
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ml.models.tasks.task import Array
+    from ml.models.tasks.task import Array, Features
 
 _TOP = 10
 _MOST_RELEVANCE = 30
@@ -46,7 +46,7 @@ class Regression(Task):
         del label
         return self
 
-    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> Array:
+    def predictions(self, estimator: Any, features: Features, place: Place | None = None) -> Array:
         """Return the predicted number of each row."""
         import numpy as np  # noqa: PLC0415 - needed only for training and serving
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     Array = np.ndarray[Any, Any]
+    Features: TypeAlias = pd.DataFrame | pa.Table
+    """The features of rows, with the types of `ARROW`."""
 
 TaskName = Literal["binary", "multiclass", "regression", "forecasting", "ranking", "anomaly"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
@@ -63,7 +65,7 @@ class Task(ABC):
         return type(self)(tuple(sorted(pc.unique(label).to_pylist())))
 
     @abstractmethod
-    def predictions(self, estimator: Any, features: pd.DataFrame, place: Place | None = None) -> Array:
+    def predictions(self, estimator: Any, features: Features, place: Place | None = None) -> Array:
         """Return the predictions for rows; raise `ModelError` if the estimator does not return them."""
 
     @abstractmethod
@@ -87,7 +89,7 @@ class Task(ABC):
     def columns(self, predictions: Array, threshold: float = HALF) -> dict[str, pa.Array]:
         """Return predictions as columns: `predicted` and, for classes, its `probability`."""
 
-    def _called(self, estimator: Any, features: pd.DataFrame, place: Place | None) -> Array:
+    def _called(self, estimator: Any, features: Features, place: Place | None) -> Array:
         import numpy as np  # noqa: PLC0415 - needed only for training and serving
 
         if not len(features):  # estimators of scikit-learn refuse no rows

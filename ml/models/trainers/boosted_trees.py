@@ -16,8 +16,10 @@ from pipeline.core.extras import imports_of
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
+    from ml.models.tasks.task import Features
+
+_FEW = 1000
 _TREES, _DESCRIPTION = {"lightgbm": "trees.txt", "xgboost": "trees.ubj"}, "trees.json"
 
 
@@ -37,14 +39,14 @@ class BoostedTrees:
         """The classes in the order of the columns of `predict_proba`, as in scikit-learn."""
         return self.classes
 
-    def predict_proba(self, features: pd.DataFrame) -> np.ndarray[Any, Any]:
+    def predict_proba(self, features: Features) -> np.ndarray[Any, Any]:
         """Return the probability of each class for each row."""
         import numpy as np  # noqa: PLC0415 - needed only for training and serving
 
         raw = self._raw(features)
         return np.column_stack([1 - raw, raw]) if raw.ndim == 1 else raw
 
-    def predict(self, features: pd.DataFrame) -> np.ndarray[Any, Any]:
+    def predict(self, features: Features) -> np.ndarray[Any, Any]:
         """Return the predicted number or score of each row."""
         return self._raw(features)
 
@@ -59,7 +61,7 @@ class BoostedTrees:
         total = sum(gains.values()) or 1.0
         return {name: gain / total for name, gain in gains.items()}
 
-    def contributions(self, features: pd.DataFrame) -> np.ndarray[Any, Any]:
+    def contributions(self, features: Features) -> np.ndarray[Any, Any]:
         """Return what each feature adds to the score of each row, and last what all rows have: rows x features + 1.
 
         With several classes, rows x classes x features + 1. The scores are the logarithms of odds for classes, otherwise the predicted
@@ -69,7 +71,7 @@ class BoostedTrees:
 
         matrix = self.encoding.matrix(features)
         if self.library == "lightgbm":
-            found = np.asarray(self._booster.predict(matrix, pred_contrib=True))
+            found = np.asarray(self._booster.predict(matrix, pred_contrib=True, num_threads=_threads(matrix)))
         else:
             found = np.asarray(self._booster.predict(self._rows(matrix), pred_contribs=True), dtype=float)
         width = len(self.encoding.kinds) + 1
@@ -105,19 +107,19 @@ class BoostedTrees:
         _ = loaded._booster
         return loaded
 
-    def _raw(self, features: pd.DataFrame) -> np.ndarray[Any, Any]:
+    def _raw(self, features: Features) -> np.ndarray[Any, Any]:
         import numpy as np  # noqa: PLC0415 - needed only for training and serving
 
         matrix = self.encoding.matrix(features)
         if self.library == "lightgbm":
-            return np.asarray(self._booster.predict(matrix))
+            return np.asarray(self._booster.predict(matrix, num_threads=_threads(matrix)))
         return np.asarray(self._booster.predict(self._rows(matrix)), dtype=float)
 
     def _rows(self, matrix: np.ndarray[Any, Any]) -> Any:
         import xgboost  # noqa: PLC0415 - an extra
 
         types = ["c" if kind == "text" else "q" for kind in self.encoding.kinds.values()]
-        return xgboost.DMatrix(matrix, feature_types=types, enable_categorical=True)
+        return xgboost.DMatrix(matrix, feature_types=types, enable_categorical=True, nthread=_threads(matrix) or -1)
 
     @cached_property
     def _booster(self) -> Any:
@@ -135,3 +137,8 @@ class BoostedTrees:
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the trees in their own format, without the objects of the library."""
         return {name: value for name, value in self.__dict__.items() if name != "_booster"}
+
+
+def _threads(matrix: np.ndarray[Any, Any]) -> int:
+    """Return how many threads predict, 0 for all cores: for a few rows, starting others takes longer than they save."""
+    return 1 if len(matrix) < _FEW else 0

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ml.models.rows import Kind
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+
+    from ml.models.tasks.task import Features
 
 MOST_CATEGORIES = 1000
 
@@ -41,8 +47,8 @@ class FeatureEncoding:
         """The positions of texts."""
         return [number for number, kind in enumerate(self.kinds.values()) if kind == "text"]
 
-    def matrix(self, features: pd.DataFrame) -> np.ndarray[Any, Any]:
-        """Return features as float64, one row each.
+    def matrix(self, features: Features) -> np.ndarray[Any, Any]:
+        """Return features, with the types of `ARROW`, as float64, one row each.
 
         A text is the code of its value, a time its seconds since 1970. Null and values that did not occur in the training
         rows are NaN.
@@ -50,9 +56,22 @@ class FeatureEncoding:
         import numpy as np  # noqa: PLC0415 - needed only for training and serving
 
         matrix = np.empty((len(features), len(self.kinds)))
+        column = self._arrow_column if isinstance(features, pa.Table) else self._column
         for number, (name, kind) in enumerate(self.kinds.items()):
-            matrix[:, number] = self._column(features[name], name, kind)
+            matrix[:, number] = column(features[name], name, kind)
         return matrix
+
+    def _arrow_column(self, column: pa.ChunkedArray, name: str, kind: Kind) -> np.ndarray[Any, Any]:
+        if kind == "text":
+            column = pc.index_in(column, self._values[name])
+        seconds = 1e6 if kind == "timestamp" else 1.0
+        numbers = column.cast(pa.int64()) if kind == "timestamp" else column
+        found: np.ndarray[Any, Any] = numbers.cast(pa.float64(), safe=False).to_numpy() / seconds
+        return found
+
+    @cached_property
+    def _values(self) -> dict[str, pa.Array]:
+        return {name: pa.array(values, pa.string()) for name, values in self.categories.items()}
 
     def _column(self, column: pd.Series, name: str, kind: Kind) -> np.ndarray[Any, Any]:
         import numpy as np  # noqa: PLC0415 - see above
