@@ -16,7 +16,7 @@ from ray.data.datasource import Datasource, ReadTask
 from pipeline.batch.ray_filters import columns_of, conditions_of
 from pipeline.batch.splits import SPLIT_BYTES
 from pipeline.core.errors import RequestError, did_you_mean
-from pipeline.kernel.engine import arrow, connect
+from pipeline.kernel.engine import arrow, arrow_reader, connect
 from pipeline.kernel.planner.pruning import FileCondition, file_conditions
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import DataFile, Scan, no_rows
@@ -157,7 +157,7 @@ def _blocks(part: _Part) -> Iterator[pa.Table]:
     """Yield the rows of a part, at least one table; in a worker."""
     predicate = None if part.predicate is None else part.predicate.to_pyarrow()
     with connect(_LIMITS, filesystem=part.filesystem) as con:
-        reader = con.sql(part.query()).to_arrow_reader(BATCH_ROWS)
+        reader = arrow_reader(con, part.query(), BATCH_ROWS)
         is_first = True
         for batch in reader:
             is_first = False

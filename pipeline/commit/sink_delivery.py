@@ -13,7 +13,7 @@ from pipeline.commit.commit_plan import row_key
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import compare
 from pipeline.core.sinks import Delivery, SharesFiles, Sink, SinkContext, SinkPosition
-from pipeline.kernel.engine import arrow, connect, first_line, schema_of
+from pipeline.kernel.engine import arrow, arrow_reader, connect, first_line, schema_of
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql_text import listed, quoted
@@ -150,12 +150,12 @@ def _current(con: duckdb.DuckDBPyConnection, now: Version, among: pa.Table | Non
         con.register("_among", among)
         same = " and ".join(f"w.{quoted(name)} is not distinct from a.{quoted(name)}" for name in among.column_names)
         rows = f"select w.* from ({rows}) w semi join _among a on {same}"
-    return con.sql(rows).to_arrow_reader(_BLOCK_ROWS)
+    return arrow_reader(con, rows, _BLOCK_ROWS)
 
 
 def _counted(con: duckdb.DuckDBPyConnection, query: str, sent: DeliveryReport) -> pa.RecordBatchReader:
     """Yield the rows of a query, and count them."""
-    reader = con.sql(query).to_arrow_reader(_BLOCK_ROWS)
+    reader = arrow_reader(con, query, _BLOCK_ROWS)
 
     def blocks() -> Iterator[pa.RecordBatch]:
         for block in reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 _WATCH_EVERY_S = 0.5
 _INTERRUPT_EVERY_S = 0.05
 _BATCH_ROWS = 1 << 17
+_ERROR_KIND = re.compile(r"([A-Za-z][A-Za-z /]*) Error: ")
+_ERRORS = {
+    name.removesuffix("Exception").lower(): each
+    for name, each in vars(duckdb).items()
+    if name.endswith("Exception") and issubclass(each, duckdb.Error)
+}
+"""DuckDB's errors by their names in texts."""
 WIDE = 256
 """The number of columns above which some optimizers are disabled."""
 
@@ -193,11 +201,35 @@ def arrow(con: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
     return con.sql(query).to_arrow_table()
 
 
+def arrow_reader(con: duckdb.DuckDBPyConnection, query: str, rows: int) -> pa.RecordBatchReader:
+    """Return a query's rows in batches of at most so many rows, computed as they are read; raises DuckDB's errors then too."""
+    import pyarrow as pa  # noqa: PLC0415 - a process that only plans does not import Arrow
+
+    reader = con.sql(query).to_arrow_reader(rows)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except (OSError, pa.ArrowException) as error:  # Arrow knows only the text of DuckDB's error
+            raise _own_error(error) from error
+
+    return pa.RecordBatchReader.from_batches(reader.schema, batches())
+
+
+def _own_error(error: Exception) -> Exception:
+    """Return DuckDB's error with a text, for example "Conversion Error: ..."; the error itself if it is another."""
+    kind = _ERROR_KIND.match(str(error))
+    if kind is None:
+        return error
+    found: type[Exception] = _ERRORS.get(kind[1].replace(" ", "").lower(), duckdb.Error)
+    return found(str(error))
+
+
 def arrow_within(con: duckdb.DuckDBPyConnection, query: str, most_bytes: int) -> pa.Table | None:
     """Return a query's rows, or `None` if they exceed `most_bytes`."""
     import pyarrow as pa  # noqa: PLC0415 - a process that only plans does not import Arrow
 
-    reader = con.sql(query).to_arrow_reader(_BATCH_ROWS)
+    reader = arrow_reader(con, query, _BATCH_ROWS)
     batches, remaining = [], most_bytes
     for batch in reader:
         batches.append(batch)

@@ -26,7 +26,7 @@ from ml.features.online.values import RowFormat
 from ml.features.point_in_time import dated
 from pipeline.core.errors import SchemaError
 from pipeline.core.sinks import Delivery, SinkContext, SinkPosition, is_delivered
-from pipeline.kernel.engine import connect
+from pipeline.kernel.engine import arrow_reader, connect
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import listed, quoted
 
@@ -225,7 +225,7 @@ class _Update:
 
     def _blocks(self, rows: pa.RecordBatchReader | pa.Table, query: str) -> Iterator[pa.RecordBatch]:
         self._con.register("_delivered", rows)
-        yield from self._con.sql(query).to_arrow_reader(_BLOCK_ROWS)
+        yield from arrow_reader(self._con, query, _BLOCK_ROWS)
 
     def _stamped(self) -> str:
         """Return a SELECT of the delivered rows with their times, in microseconds since 1970."""
