@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from pipeline.core.lazy import lazy
 
 if TYPE_CHECKING:
+    from ml.session import connect
     from pipeline.connectors.callback import to_callback
     from pipeline.connectors.databases.adbc import adbc
     from pipeline.connectors.databases.duckdb_file import duckdb_file
@@ -77,6 +78,7 @@ __all__ = [
     "airbyte_messages",
     "bigquery",
     "bridge",
+    "connect",
     "connector",
     "date_dimension",
     "deduplicate",
@@ -157,6 +159,7 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "ml.session": ("connect",),
         "pipeline.core.definitions": ("Chart",),
         "pipeline.core.source_declaration": ("source",),
         "pipeline.core.functions": ("table",),

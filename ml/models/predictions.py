@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ml.models.fitted import FittedModel
+    from ml.models.tasks.task import Features
 
 VERSION = "model_version"
-_PREDICTED = ("predicted", "probability", "score", VERSION)
+PREDICTED = ("predicted", "probability", "score", VERSION)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def predictions(  # noqa: PLR0913 - options of a definition, all keyword-only
     if not names(key):
         raise DefinitionError("predictions have no key", do="name the column that identifies the rows", place=place)
     for name in columns:
-        if name in _PREDICTED:
+        if name in PREDICTED:
             problem = f"the column {name!r} has the name of a column of predictions"
             raise DefinitionError(problem, do="rename it in the table that is predicted", place=place)
     return Predictions(
@@ -120,21 +121,31 @@ def scored(fitted: FittedModel, model: str, version: int, rows: pa.Table, keep: 
     """
     import pyarrow as pa  # noqa: PLC0415 - not needed to define tables
 
+    features = features_of(fitted, model, rows)
+    for name in keep:
+        if name not in rows.column_names:
+            do = did_you_mean(name, rows.column_names)
+            raise ModelError(f"the column {name!r} of model {model!r} is not in the table to predict", do=do)
+    columns = {name: rows[name] for name in keep}
+    return pa.table({**columns, **fitted.columns(features), VERSION: pa.array([version] * rows.num_rows, pa.int64())})
+
+
+def features_of(fitted: FittedModel, model: str, rows: pa.Table) -> Features:
+    """Return the features of rows as a model takes them; raise `ModelError` for one that is missing or of another kind."""
+    import pyarrow as pa  # noqa: PLC0415 - not needed to define tables
+
     from ml.models.rows import kind_of  # noqa: PLC0415 - likewise
 
-    for name in (*fitted.kinds, *keep):
-        if name not in rows.column_names:
-            what = "feature" if name in fitted.kinds else "column"
-            do = did_you_mean(name, rows.column_names)
-            raise ModelError(f"the {what} {name!r} of model {model!r} is not in the table to predict", do=do)
     for name, kind in fitted.kinds.items():
-        found = kind_of(rows.schema.field(name).type)
-        if found is not None and _GROUP[found] != _GROUP[kind]:
+        if name not in rows.column_names:
+            do = did_you_mean(name, rows.column_names)
+            raise ModelError(f"the feature {name!r} of model {model!r} is not in the table to predict", do=do)
+        type_ = rows.schema.field(name).type
+        found = kind_of(type_)
+        if not pa.types.is_null(type_) and (found is None or _GROUP[found] != _GROUP[kind]):
             problem = f"the feature {name!r} of model {model!r} has another type than at training"
-            raise ModelError(problem, got=f"{rows.schema.field(name).type} instead of a {kind}", do="convert it")
-    columns = {name: rows[name] for name in keep}
-    predicted = fitted.columns(fitted.features(rows))
-    return pa.table({**columns, **predicted, VERSION: pa.array([version] * rows.num_rows, pa.int64())})
+            raise ModelError(problem, got=f"{type_} instead of a {kind}", do="convert it")
+    return fitted.features(rows)
 
 
 _GROUP: Mapping[Any, str] = {

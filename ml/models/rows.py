@@ -178,11 +178,11 @@ def kind_of(type_: pa.DataType) -> Kind | None:
         return "integer"
     if pa.types.is_floating(type_) or pa.types.is_decimal(type_):
         return "number"
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
         return "text"
     if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
         return "timestamp"
-    return None
+    return kind_of(type_.value_type) if pa.types.is_dictionary(type_) else None
 
 
 def _time(table: pa.Table, name: str, place: Place) -> pa.ChunkedArray:

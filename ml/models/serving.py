@@ -14,6 +14,8 @@ from ml.models.tasks import Task
 from pipeline.core.errors import ModelError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ml.models.tasks.task import Features
 
 
@@ -49,24 +51,27 @@ class Predictor:
         return self.fitted.explanations(self._features(rows)) if rows else []
 
     def _features(self, rows: Sequence[Mapping[str, Any]]) -> Features:
+        for number, row in enumerate(rows):
+            for name in row:
+                if name not in self.inputs:
+                    do = did_you_mean(name, self.inputs)
+                    raise RequestError(f"row {number} has an unknown feature {name!r}", do=do)
+        return self.fitted.features(self.table(rows))
+
+    def table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+        """Return the features of rows as a table; raises as `predict` does, except for unknown features."""
         import pyarrow as pa  # noqa: PLC0415 - not needed to define models
 
-        kinds = dict(self.inputs)
         for number, row in enumerate(rows):
-            self._require(row, number)
+            missing = [name for name in self.inputs if name not in row]
+            if missing:
+                problem = f"row {number} lacks {', '.join(map(repr, missing))}"
+                raise RequestError(problem, do="pass null for unknown values")
         columns = {
             name: pa.array([_value(row[name], kind, name, n) for n, row in enumerate(rows)], ARROW[kind])
-            for name, kind in kinds.items()
+            for name, kind in self.inputs.items()
         }
-        return self.fitted.features(pa.table(columns))
-
-    def _require(self, row: Mapping[str, Any], number: int) -> None:
-        for name in row:
-            if name not in self.inputs:
-                raise RequestError(f"row {number} has an unknown feature {name!r}", do=did_you_mean(name, self.inputs))
-        missing = [name for name in self.inputs if name not in row]
-        if missing:
-            raise RequestError(f"row {number} lacks {', '.join(map(repr, missing))}", do="pass null for unknown values")
+        return pa.table(columns)
 
 
 def load_champion(store: str, name: str) -> Predictor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.core.errors import USER_CODE_ERRORS, DefinitionError, HeadwaterError, Place
 from pipeline.core.functions import FunctionTransform
@@ -53,8 +54,22 @@ def _to_arrow(result: Any, language: str) -> pa.Table | None:
     if language == "polars" and hasattr(result, "to_arrow") and hasattr(result, "columns"):
         return result.to_arrow()
     if language == "pandas" and hasattr(result, "columns"):
-        return pa.Table.from_pandas(result, preserve_index=False).replace_schema_metadata()
+        return arrow_of_pandas(result)
     return None
+
+
+def arrow_of_pandas(frame: Any) -> pa.Table:
+    """Return a pandas data frame as an Arrow table, without its index; raise `pyarrow.ArrowException` for mixed types."""
+    import pandas as pd  # noqa: PLC0415 - an extra
+
+    # pandas warns of how Arrow reads times with a zone, so they are passed on without it
+    zoned = [name for name, dtype in frame.dtypes.items() if isinstance(dtype, pd.DatetimeTZDtype)]
+    naive = frame.assign(**{name: frame[name].dt.tz_convert(None) for name in zoned})
+    table = pa.Table.from_pandas(naive, preserve_index=False).replace_schema_metadata()
+    for number, name in enumerate(table.column_names):
+        if name in zoned:
+            table = table.set_column(number, name, pc.assume_timezone(table.column(number), "UTC"))
+    return table
 
 
 def _converter(language: str) -> Callable[[pa.Table], Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from pipeline.core.errors import DefinitionError, RequestError, StorageError, di
 from pipeline.governance import Catalog
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.engine import arrow_within, connect, exceeded_limit, first_line, interrupted_after
-from pipeline.kernel.scan import register
+from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.sql import parse, tables_of
 from pipeline.lake import Lake, LakeTable, Storage, Version, scan_for
 from pipeline.lake.read_notes import ReadNotes
@@ -119,11 +119,15 @@ class Workspace:
         `query_seconds` of the settings), the memory limit or the spill limit; `StorageError` for a table that does not
         exist yet, a version that can no longer be read, or files that cannot be read.
         """
-        seconds, as_of = self.settings.query_seconds if seconds is None else seconds, self.as_of(at)
+        as_of = self.as_of(at)
         if text.strip() in self.table_names:
             raise RequestError(
                 f"{text.strip()!r} is a table, and not a SELECT", do=f"query its rows: from {text.strip()}"
             )
+        return self.select(text, self.scans(text, as_of), seconds)
+
+    def scans(self, text: str, as_of: AsOf) -> dict[str, Scan]:
+        """Return the files that a SELECT reads, by table; raises as `query` does, and reads no rows."""
         scans = {}
         tree = _one_select(text)
         for name in tables_of(tree):
@@ -131,13 +135,18 @@ class Workspace:
                 raise RequestError(f"there is no table {name!r}", do=did_you_mean(name, self.table_names))
             scans[name] = scan_for(self.table(name), self.require(name, as_of=as_of), tree)
             self.reads.note(self.table(name).storage.uri, scans[name].files)
+        return scans
+
+    def select(self, text: str, inputs: Mapping[str, Scan | pa.Table], seconds: float | None = None) -> pa.Table:
+        """Return the rows of a SELECT over inputs, within the limits of `query`; raises as it does."""
+        seconds = self.settings.query_seconds if seconds is None else seconds
         budget = budget_here(self.settings.memory_bytes)
         with (
             connect(budget.whole(), filesystem=self.lake.storage.filesystem()) as con,
             interrupted_after(con, seconds) as is_up,
-            _query_errors(text, seconds, is_up),
+            query_errors(text, seconds, is_up),
         ):
-            register(con, scans)
+            register(con, inputs)
             rows = arrow_within(con, text, budget.memory_bytes)
         if rows is None:
             raise RequestError(
@@ -149,7 +158,7 @@ class Workspace:
 
 
 @contextmanager
-def _query_errors(text: str, seconds: float, is_up: threading.Event) -> Iterator[None]:
+def query_errors(text: str, seconds: float, is_up: threading.Event) -> Iterator[None]:
     """Translate DuckDB errors of a query to Headwater errors."""
     try:
         yield

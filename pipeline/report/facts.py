@@ -7,19 +7,19 @@ even if the run had nothing to do. A table of a stream is shown in its newest ve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.core.definitions import Chart, Definition, StoredDefinition, Table, layer_of
-from pipeline.core.errors import StorageError, did_you_mean, quantity
+from pipeline.core.definitions import Definition, StoredDefinition, Table, layer_of
+from pipeline.core.errors import StorageError, did_you_mean
 from pipeline.core.logs import logger
 from pipeline.core.staging import RowCounts
 from pipeline.governance import Catalog, RunRecord, StepRecord
-from pipeline.kernel.engine import connect, one
-from pipeline.kernel.sql_text import literal, quoted
+from pipeline.kernel.engine import connect
 from pipeline.lake import Lake, LakeTable, Storage
 from pipeline.project.project import Project
+from pipeline.report.points import ChartPoints, points_of, points_query
 from pipeline.runner.decide import DecisionKind
 from pipeline.runner.handlers import handler_of
 
@@ -27,8 +27,6 @@ _log = logger(__name__)
 
 SAMPLES = 5
 """Maximum number of quarantined rows shown per table."""
-POINTS = 6_000
-"""Maximum number of points in a chart; those with the greatest x are kept."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +81,10 @@ class QuarantineSummary:
 
 @dataclass(frozen=True)
 class ChartData:
-    """A mart's chart: its points `(x, y, series)` sorted by x, and notes on rows that are not drawn."""
+    """A mart with its chart's points, and notes on rows that are not drawn."""
 
     table: Table
-    points: tuple[tuple[Any, float, str], ...] = ()
-    notes: tuple[str, ...] = ()
+    drawn: ChartPoints = field(default_factory=ChartPoints)
 
 
 @dataclass(frozen=True)
@@ -182,34 +179,16 @@ def _quarantine(lake: Lake, name: str) -> QuarantineSummary | None:
 def _chart(lake: Lake, table: Table) -> ChartData:
     chart, version = table.chart, _in(lake, table).version()
     if chart is None or version is None:
-        return ChartData(table, notes=("The table does not exist yet.",))
+        return ChartData(table, ChartPoints(notes=("The table does not exist yet.",)))
     known = {name.lower() for name in version.schema.names}
     for column in (chart.x, chart.y, chart.by):
         if column is not None and column.lower() not in known:
             hint = did_you_mean(column, version.schema.names)
-            return ChartData(table, notes=(f"The chart uses a column {column!r} that the table does not have; {hint}",))
+            note = f"The chart uses a column {column!r} that the table does not have; {hint}"
+            return ChartData(table, ChartPoints(notes=(note,)))
     with connect(filesystem=lake.storage.filesystem()) as con:
-        con.execute(f"create temp table points as {_points(chart, version.scan().query())}")
-        points = con.sql(f"from (from points order by x desc, series limit {POINTS}) order by x, series").fetchall()
-        used, shared, total = one(
-            con, "select coalesce(sum(rows), 0), count(*) filter (where rows > 1), count(*) from points"
-        )
-    notes = {
-        f"Not drawn: {quantity(version.rows - used, 'row')} without {chart.x} or {chart.y}.": version.rows > used,
-        f"Several rows have the same {chart.x}: the highest {chart.y} is drawn.": shared > 0,
-        f"The last {POINTS:,} of {total:,} points are drawn.": total > POINTS,
-    }
-    shown = tuple(note for note, holds in notes.items() if holds)
-    return ChartData(table, tuple((x, float(y), str(series)) for x, y, series, _ in points), shown)
-
-
-def _points(chart: Chart, query: str) -> str:
-    """Return the SELECT of a chart's points, one per x and series, with the number of rows of each."""
-    series = literal("") if chart.by is None else f"coalesce({quoted(chart.by)}::varchar, '(none)')"
-    return (
-        f"select * from (select {quoted(chart.x)} as x, max(try_cast({quoted(chart.y)}::varchar as double)) as y, "
-        f"{series} as series, count(*) as rows from ({query}) group by all) where x is not null and isfinite(y)"
-    )
+        fetched = con.sql(points_query(chart, version.scan().query())).fetchall()
+    return ChartData(table, points_of(chart, fetched, version.rows))
 
 
 def _in(lake: Lake, table: StoredDefinition) -> LakeTable:

@@ -8,37 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import quantity
 from pipeline.core.sources import PROVENANCE
 from pipeline.governance import CheckRecord
 from pipeline.report import headline, words
-from pipeline.report.bars import MOST, bar_chart
-from pipeline.report.facts import ChartData, ReportData, TableSummary
+from pipeline.report.charts import rendered
+from pipeline.report.facts import ReportData, TableSummary
 from pipeline.report.flow import flow_picture
-from pipeline.report.lines import bridges, line_chart
-from pipeline.report.plot import ChartSpec, plot_of
 from pipeline.report.svg import shortened
 from pipeline.report.verdicts import judged, worded
 
-LISTED = 60
-"""Maximum number of rows in the table below a chart."""
 LONG = 600
 """Maximum number of characters shown of a quarantined row."""
-
-
-@dataclass(frozen=True)
-class RenderedChart:
-    """A chart on the page: its drawing, and its values as a text table."""
-
-    title: str
-    table: str
-    picture: Markup | None
-    notes: tuple[str, ...]
-    head: tuple[str, ...] = ()
-    lines: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +55,7 @@ def page(facts: ReportData) -> str:
         flow=flow_picture(facts.tables),
         judged_tables=[_expected(t) for t in facts.tables if t.built is not None and t.built.checks],
         quarantines=facts.quarantines,
-        charts=[shown(drawn) for drawn in facts.charts],
+        charts=[rendered(each.table.name, each.table.chart, each.drawn) for each in facts.charts],
         models=models,
         absent=words.ABSENT,
     )
@@ -106,50 +89,10 @@ def cells(row: str | None) -> tuple[tuple[str, str], ...]:
     )
 
 
-def shown(drawn: ChartData) -> RenderedChart:
-    """Return a chart with its drawing, or with the reason why it has none."""
-    table, chart = drawn.table, drawn.table.chart
-    title = table.name.replace("_", " ").capitalize() if chart is None or chart.title is None else chart.title
-    if chart is None or not drawn.points:
-        return RenderedChart(title, table.name, None, drawn.notes or ("The table has no rows to draw.",))
-    plot = plot_of(chart, drawn.points, title=title)
-    text = isinstance(drawn.points[0][0], str)
-    picture = bar_chart(plot, rows=text) if chart.kind == "bar" else line_chart(plot)
-    head = (plot.x_label, *(s.name or plot.y_label for s in plot.series))
-    return RenderedChart(
-        title, table.name, picture, (*_notes(plot, bars=chart.kind == "bar"), *drawn.notes), head, _listed(plot)
-    )
-
-
 def _expected(table: TableSummary) -> CheckSummary:
     checks = expectations(table)
     return CheckSummary(
         table, tuple(checks), headline.scored(headline.score_of([table])), sum(c.violations for c in checks)
-    )
-
-
-def _notes(plot: ChartSpec, *, bars: bool) -> tuple[str, ...]:
-    muted = [series.name for series in plot.series if series.rank is None]
-    notes = []
-    if muted:
-        notes.append(f"Highlighted are the two highest and the two lowest by mean; gray: {', '.join(muted)}.")
-    if bars and len(plot.x_ticks) > MOST:
-        notes.append(f"{MOST} of {words.count(len(plot.x_ticks))} are drawn.")
-    if not bars and plot.series[0].name:
-        notes.append("Each line is labeled with its last value.")
-    if any(bridges(plot, series) for series in plot.series):
-        notes.append(f"Dotted lines span each {plot.x_label} without a value.")
-    return tuple(notes)
-
-
-def _listed(plot: ChartSpec) -> tuple[tuple[str, ...], ...]:
-    values_at: dict[float, dict[str, str]] = {}
-    for series in plot.series:
-        for x, y in series.points:
-            values_at.setdefault(x, {})[series.name] = plot.shown(y)
-    return tuple(
-        (plot.x_names[x], *(values_at[x].get(s.name, words.ABSENT) for s in plot.series))
-        for x in sorted(values_at)[:LISTED]
     )
 
 

@@ -25,7 +25,7 @@ from tests.rigs.command import CommandServer, ConsoleScript, environment
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-LONG = {"datasets.md", "discovery.md", "environments.md", "models.md"}
+LONG = {"datasets.md", "discovery.md", "environments.md", "models.md", "notebooks.md"}
 """Pages whose examples take long: they start Ray, and train models."""
 SHELL = re.compile(r"[|&;<>$`]")
 """Characters that require a shell."""

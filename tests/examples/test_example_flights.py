@@ -1,9 +1,8 @@
-"""The entire flights project: known facts of the data, the star schema, the model, a second run, the notebook."""
+"""The entire flights project: known facts of the data, the star schema, the model, a second run."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -184,13 +183,3 @@ def test_every_flight_has_a_prediction(workspace):
 def test_second_run_has_nothing_to_do(folder, first):
     assert first
     assert {step.decision for step in Runner(load(folder)).run().steps} <= {"skip", "streamed"}
-
-
-def test_the_notebook_runs(folder, workspace, monkeypatch, capsys):
-    assert workspace
-    notebook = json.loads((ROOT / "notebooks" / "flights.ipynb").read_text())
-    monkeypatch.setenv("HEADWATER_PROJECT", os.fspath(folder))
-    names: dict[str, object] = {}
-    for number, cell in enumerate(cell for cell in notebook["cells"] if cell["cell_type"] == "code"):
-        exec(compile("".join(cell["source"]), f"cell {number + 1}", "exec"), names)  # noqa: S102 - a notebook of this project
-    assert "336776" in capsys.readouterr().out.replace(",", "")

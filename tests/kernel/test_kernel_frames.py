@@ -152,3 +152,15 @@ def test_an_error_inside_a_library_names_the_users_line():
         run(failing_inside_arrow, rows=ROWS)
     first = failing_inside_arrow.transform.function.__code__.co_firstlineno
     assert caught.value.place.line in range(first + 2, first + 6)
+
+
+@table()
+def zoned(rows: pd.DataFrame) -> pd.DataFrame:
+    assert len(rows) == 3
+    at = pd.Series([pd.Timestamp("2026-03-01 12:00", tz="Europe/Berlin"), pd.NaT], index=[7, 8])
+    return pd.DataFrame({"at": at, "n": [1, 2]})
+
+
+def test_times_with_a_zone_are_instants():
+    at = dt.datetime(2026, 3, 1, 11, tzinfo=dt.UTC)
+    assert run(zoned, rows=ROWS).to_pylist() == [{"at": at, "n": 1}, {"at": None, "n": 2}]

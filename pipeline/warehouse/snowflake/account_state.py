@@ -25,7 +25,7 @@ _NUMBERED = 4
 Row = Mapping[str, Any]
 
 
-class Rows(Protocol):
+class AccountRows(Protocol):
     """Runs a statement and returns its rows."""
 
     def __call__(self, statement: str) -> Sequence[Row]:
@@ -82,7 +82,7 @@ class AccountState:
     tables: Mapping[str, FoundTable] = field(default_factory=dict)
 
 
-def read_account(rows: Rows, declared: DeclaredAccount, database: str, schema: str) -> AccountState:
+def read_account(rows: AccountRows, declared: DeclaredAccount, database: str, schema: str) -> AccountState:
     """Read what exists of the kinds that are declared; raise `StorageError` if the role may not see it."""
     return AccountState(
         warehouses=_warehouses(rows) if declared.of(VirtualWarehouse) else {},
@@ -98,7 +98,7 @@ def read_account(rows: Rows, declared: DeclaredAccount, database: str, schema: s
     )
 
 
-def _warehouses(rows: Rows) -> dict[str, FoundWarehouse]:
+def _warehouses(rows: AccountRows) -> dict[str, FoundWarehouse]:
     return {
         str(row["name"]): FoundWarehouse(
             size=_size(str(row["size"])),
@@ -122,7 +122,7 @@ def _size(shown: str) -> str:
     return f"{'X' * int(times)}{size}" if int(times) < _NUMBERED else f"X{times}{size}"
 
 
-def _monitors(rows: Rows) -> dict[str, tuple[object, ...]]:
+def _monitors(rows: AccountRows) -> dict[str, tuple[object, ...]]:
     return {
         str(row["name"]): (
             int(float(row["credit_quota"])),
@@ -139,12 +139,12 @@ def _percentages(value: object) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", str(value or ""))]
 
 
-def _roles(rows: Rows, wanted: Sequence[str]) -> dict[str, FoundRole]:
+def _roles(rows: AccountRows, wanted: Sequence[str]) -> dict[str, FoundRole]:
     known = {str(row["name"]) for row in rows(account_statements.SHOW_ROLES)} if wanted else set()
     return {role: _role(rows, role) for role in wanted if role in known}
 
 
-def _role(rows: Rows, role: str) -> FoundRole:
+def _role(rows: AccountRows, role: str) -> FoundRole:
     grants = {
         (str(row["privilege"]), str(row["granted_on"]).replace("_", " "), str(row["name"]).replace('"', ""))
         for row in rows(account_statements.show_grants_to(role))
@@ -153,7 +153,7 @@ def _role(rows: Rows, role: str) -> FoundRole:
     return FoundRole(frozenset(grants), frozenset(str(r["grantee_name"]) for r in given if r["granted_to"] == "ROLE"))
 
 
-def _policies(rows: Rows, kind: str, show: str) -> dict[str, tuple[str, str]]:
+def _policies(rows: AccountRows, kind: str, show: str) -> dict[str, tuple[str, str]]:
     found = {}
     for row in rows(show):
         name = str(row["name"])
@@ -162,7 +162,7 @@ def _policies(rows: Rows, kind: str, show: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _tables(rows: Rows, declared: DeclaredAccount, schema: str) -> dict[str, FoundTable]:
+def _tables(rows: AccountRows, declared: DeclaredAccount, schema: str) -> dict[str, FoundTable]:
     options = declared.of(TableOptions)
     if not options and not any(role.reads for role in declared.of(AccountRole)):
         return {}
@@ -173,7 +173,7 @@ def _tables(rows: Rows, declared: DeclaredAccount, schema: str) -> dict[str, Fou
     }
 
 
-def _table(rows: Rows, shown: Row, schema: str) -> FoundTable:
+def _table(rows: AccountRows, shown: Row, schema: str) -> FoundTable:
     name = str(shown["name"])
     key = re.sub(r"^LINEAR\s*\(|\)$", "", str(shown.get("cluster_by") or ""))
     is_searched = str(shown.get("search_optimization") or "OFF") == "ON"
