@@ -1,6 +1,7 @@
 """Features and models: what a project predicts, from which columns, and the quality that models must reach."""
 
 from ml.experiments.definition import experiment, metric
+from ml.experiments.preference import interleaving
 from ml.features import feature_service, feature_view, features, on_demand, training_set
 from ml.models.definition import model
 from ml.models.prediction_log import prediction_log
@@ -21,6 +22,7 @@ __all__ = [
     "feature_view",
     "features",
     "integers",
+    "interleaving",
     "loguniform",
     "metric",
     "model",

@@ -2,12 +2,16 @@
 
 from ml.experiments.assignment import Assignment
 from ml.experiments.definition import Experiment, OutcomeMetric, experiment, metric
+from ml.experiments.interleaving import interleave
 from ml.experiments.live import Assigned, LiveExperiment, live_experiment
 from ml.experiments.moments import Difference, Moments, cuped, difference, ratio_difference
 from ml.experiments.planning import minimum_detectable_effect, power, share_deviation, units_needed
+from ml.experiments.preference import Interleaving, interleaving
 from ml.experiments.sequential import (
     Interval,
     always_valid,
+    always_valid_share,
+    concentration_for,
     fixed_horizon,
     mixture_for,
     sequential_sample_ratio,
@@ -18,15 +22,20 @@ __all__ = [
     "Assignment",
     "Difference",
     "Experiment",
+    "Interleaving",
     "Interval",
     "LiveExperiment",
     "Moments",
     "OutcomeMetric",
     "always_valid",
+    "always_valid_share",
+    "concentration_for",
     "cuped",
     "difference",
     "experiment",
     "fixed_horizon",
+    "interleave",
+    "interleaving",
     "live_experiment",
     "metric",
     "minimum_detectable_effect",

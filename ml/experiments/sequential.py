@@ -42,6 +42,46 @@ def always_valid(difference: Difference, mixture: float, alpha: float = 0.05) ->
     return Interval(difference.value - radius, difference.value + radius, math.exp(-max(log_ratio, 0.0)))
 
 
+def concentration_for(units: int, alpha: float = 0.05) -> float:
+    """Return the concentration of the mixture for which the interval of a share near a half is shortest at this number of units."""
+    return max(1 / mixture_for(units, alpha) - 1, 2.0)
+
+
+def always_valid_share(successes: int, failures: int, concentration: float, alpha: float = 0.05) -> Interval:
+    """Return the interval of a share, and the p-value that it is a half: the sign test, looked at any number of times.
+
+    The likelihood ratio is mixed over shares by a symmetric beta distribution, so that it is exact for any number of units. The
+    interval has all shares whose p-value is above `alpha`; it is from 0 to 1 without units.
+    """
+    prior = concentration / 2
+
+    def log_beta(a: float, b: float) -> float:
+        return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+    mixed = log_beta(prior + successes, prior + failures) - log_beta(prior, prior)
+
+    def log_p(share: float) -> float:
+        return (
+            (successes * math.log(share) if successes else 0.0)
+            + (failures * math.log1p(-share) if failures else 0.0)
+            - mixed
+        )
+
+    def end(outside: float, inside: float) -> float:
+        """Return where the p-value falls below alpha, between a share that is not in the interval and one that is."""
+        for _ in range(60):
+            middle = (outside + inside) / 2
+            if middle in {outside, inside}:
+                break
+            outside, inside = (middle, inside) if log_p(middle) < math.log(alpha) else (outside, middle)
+        return outside
+
+    seen = successes / (successes + failures) if successes + failures else 0.5
+    low = end(0.0, seen) if successes else 0.0
+    high = end(1.0, seen) if failures else 1.0
+    return Interval(low, high, math.exp(min(log_p(0.5), 0.0)))
+
+
 def fixed_horizon(difference: Difference, alpha: float = 0.05) -> Interval:
     """Return the usual interval and p-value, which are valid for one look at a time that was chosen before."""
     from scipy.special import ndtri  # noqa: PLC0415 - importing SciPy takes a while

@@ -1,0 +1,225 @@
+"""Interleaving: lists are fair and reproducible, and preferences have the promised error rate and need few units."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml import interleaving
+from ml.experiments import (
+    Moments,
+    always_valid,
+    always_valid_share,
+    concentration_for,
+    difference,
+    interleave,
+    mixture_for,
+)
+from pipeline.core.errors import DefinitionError, RequestError
+from tests.rigs.proofs import examples
+
+RANKING = st.lists(st.integers(0, 12), max_size=9)
+ITEMS, SHOWN = 12, 6
+EXAMINED = 0.7 ** np.arange(SHOWN)
+"""The probability that somebody looks at a position."""
+
+
+@given(old=RANKING, new=RANKING, request=st.integers(0, 1000), length=st.none() | st.integers(0, 8))
+@settings(max_examples=examples(200, 5000))
+def test_lists_have_the_items_of_both_and_credit_both_alike(old, new, request, length):
+    rankings = {"old": old, "new": new}
+    shown = interleave(rankings, request, length=length)
+    assert shown == interleave(rankings, request, length=length)
+    whole = interleave(rankings, request)
+    assert shown == whole[:length]
+    assert sorted(item for item, _ in whole) == sorted({*old, *new})
+    for end in range(len(shown) + 1):
+        teams = [team for _, team in shown[:end]]
+        assert abs(teams.count("old") - teams.count("new")) <= 1, "at each position"
+    for name, items in rankings.items():  # an item is the best that its ranking had left
+        for place, (item, team) in enumerate(shown):
+            if team == name:
+                before = {other for other, _ in shown[:place]}
+                assert item == next(each for each in items if each not in before)
+
+
+def test_each_ranking_begins_half_of_the_lists_and_half_of_the_turns():
+    lists = [interleave({"old": range(10), "new": range(10, 20)}, request) for request in range(2000)]
+    for turn in (0, 2, 8):
+        begun = [shown[turn][1] for shown in lists].count("new")
+        assert begun == pytest.approx(1000, abs=100)
+    same = sum(a[0][1] == a[2][1] for a in lists)
+    assert same == pytest.approx(1000, abs=100), "coins of two turns are independent"
+    other = [interleave({"old": range(10), "new": range(10, 20)}, request, experiment="e") for request in range(2000)]
+    assert sum(a[0] == b[0] for a, b in zip(lists, other, strict=True)) == pytest.approx(1000, abs=100)
+
+
+def test_the_list_of_a_request_is_the_same_for_ever():
+    """Clicks are credited by the list that was shown, maybe by another version of the process."""
+    shown = interleave({"old": "abcd", "new": "caef"}, "request 7", experiment="search_preference")
+    assert shown == [("a", "old"), ("c", "new"), ("b", "old"), ("e", "new"), ("d", "old"), ("f", "new")]
+
+
+def test_what_only_one_ranking_has_left_is_shown_without_credit():
+    assert interleave({"old": "ab", "new": ""}, 1) == [("a", None), ("b", None)]
+    shown = interleave({"old": "abcd", "new": "a"}, 1)
+    assert [item for item, _ in shown] == list("abcd")
+    assert [team for _, team in shown].count(None) >= 2
+
+
+@pytest.mark.parametrize(
+    ("rankings", "length", "problem"),
+    [
+        ({"a": [1]}, None, "two rankings are interleaved: got 1: a"),
+        ({"a": [1], "b": [2], "c": [3]}, None, "two rankings are interleaved: got 3: a, b, c"),
+        ({"a": [1], "b": [2]}, -1, "length= must not be negative: got -1"),
+    ],
+)
+def test_invalid_lists(rankings, length, problem):
+    with pytest.raises(RequestError, match=problem):
+        interleave(rankings, 1, length=length)
+
+
+def ranked(rng, relevance, noise):
+    return np.argsort(-(relevance + rng.normal(0, noise, len(relevance)))).tolist()
+
+
+def clicks(rng, items, relevance):
+    looked = rng.random(len(items)) < EXAMINED[: len(items)]
+    return looked & (rng.random(len(items)) < relevance[items])
+
+
+def sign(rng, request, noises):
+    """Return which ranking a request prefers: 1 for the new one, -1 for the old one, 0 for none."""
+    relevance = rng.beta(1, 4, ITEMS)
+    rankings = {name: ranked(rng, relevance, noise) for name, noise in noises.items()}
+    shown = interleave(rankings, request, length=SHOWN)
+    clicked = clicks(rng, [item for item, _ in shown], relevance)
+    teams = [team for (_, team), click in zip(shown, clicked, strict=True) if click]
+    return int(np.sign(teams.count("new") - teams.count("old")))
+
+
+def test_equal_rankings_that_are_looked_at_often_are_rarely_found_different():
+    rng, requests = np.random.default_rng(11), examples(250, 1000)
+    concentration, wrong, usual = concentration_for(requests // 2), [], []
+    for run in range(examples(40, 1000)):
+        signs = np.array([sign(rng, f"{run} {number}", {"old": 0.1, "new": 0.1}) for number in range(requests)])
+        wins, losses = (signs > 0).cumsum(), (signs < 0).cumsum()
+        looks = range(requests // 50 - 1, requests, requests // 50)
+        wrong.append(min(always_valid_share(int(wins[k]), int(losses[k]), concentration).p for k in looks) < 0.05)
+        scores = [(wins[k] - losses[k]) / max(np.sqrt(wins[k] + losses[k]), 1) for k in looks]
+        usual.append(np.max(np.abs(scores)) > 1.96)
+    assert np.mean(wrong) <= 0.05
+    assert np.mean(usual) > 0.15, "the usual test, looked at as often"
+
+
+def ab_units(rng, noises, most):
+    """Return after how many requests an A/B test of clicks finds a difference; each request sees one ranking."""
+    arms = []
+    for noise in noises.values():
+        relevance = rng.beta(1, 4, (most // 2, ITEMS))
+        order = np.argsort(-(relevance + rng.normal(0, noise, relevance.shape)), axis=1)[:, :SHOWN]
+        chance = np.take_along_axis(relevance, order, axis=1) * EXAMINED
+        arms.append((rng.random(chance.shape) < chance).sum(axis=1).astype(float))
+    mixture = mixture_for(most // 4)
+    for units in range(100, most // 2 + 1, 50):
+        sums = [Moments(units, arm[:units].sum(), (arm[:units] ** 2).sum()) for arm in arms]
+        if always_valid(difference(*sums), mixture).p < 0.05:
+            return 2 * units
+    return most
+
+
+def interleaved_units(rng, noises, most, run):
+    concentration, wins, losses = concentration_for(500), 0, 0
+    for number in range(most):
+        preferred = sign(rng, f"{run} {number}", noises)
+        wins, losses = wins + (preferred > 0), losses + (preferred < 0)
+        if always_valid_share(wins, losses, concentration).p < 0.05:
+            return number + 1 if wins > losses else most
+    return most
+
+
+def test_a_better_ranking_is_found_with_fewer_units_than_by_an_experiment():
+    rng, noises = np.random.default_rng(5), {"old": 0.25, "new": 0.1}
+    runs = range(examples(8, 200))
+    by_clicks = np.median([ab_units(rng, noises, 20_000) for _ in runs])
+    interleaved = np.median([interleaved_units(rng, noises, 5000, run) for run in runs])
+    assert interleaved * 3 < by_clicks
+
+
+@given(wins=st.integers(0, 400), losses=st.integers(0, 400), units=st.integers(1, 10_000))
+@settings(max_examples=examples(100, 2000))
+def test_the_interval_of_a_share_and_its_p_value_agree(wins, losses, units):
+    interval = always_valid_share(wins, losses, concentration_for(units))
+    assert 0 <= interval.low <= (wins / (wins + losses) if wins + losses else 0.5) <= interval.high <= 1
+    assert (interval.p < 0.05) == (not interval.low <= 0.5 <= interval.high)
+    turned = always_valid_share(losses, wins, concentration_for(units))
+    assert (turned.low, turned.high, turned.p) == pytest.approx((1 - interval.high, 1 - interval.low, interval.p))
+
+
+def test_the_interval_of_a_share_is_right_at_all_times():
+    rng, wrong = np.random.default_rng(2), 0
+    runs = examples(100, 1000)
+    for _ in range(runs):
+        wins = (rng.random(1000) < 0.8).cumsum()
+        intervals = [always_valid_share(int(wins[k]), k + 1 - int(wins[k]), 100) for k in range(0, 1000, 20)]
+        wrong += any(not each.low <= 0.8 <= each.high for each in intervals)
+    assert wrong / runs <= 0.05
+
+
+def found(rows, **options):
+    defined = interleaving(rankings=("old", "new"), clicks="clicks", unit="user", **options).named("p")
+    schema = pa.schema([("user", pa.int64()), ("ranking", pa.string()), ("worth", pa.float64())])
+    table = pa.Table.from_pylist([dict(zip(schema.names, (*row, 1.0)[:3], strict=True)) for row in rows], schema=schema)
+    counts = defined.companions[0].transform(clicks=table)
+    (row,) = defined.transform(counts).to_pylist()
+    return row
+
+
+def test_a_unit_prefers_the_ranking_with_more_of_its_credit():
+    rows = [(1, "new"), (1, "new"), (1, "old"), (2, "old"), (3, "new"), (3, "old"), (4, "new")]
+    row = found(rows)
+    assert [row[name] for name in ("ranking", "against", "units", "wins", "losses", "ties")] == [
+        "new",
+        "old",
+        4,
+        2,
+        1,
+        1,
+    ]
+    assert (row["share"], row["decision"], row["reason"]) == (pytest.approx(2 / 3), "undecided", "")
+    worth = [(1, "new", 1.0), (1, "old", 5.0)]
+    assert found(worth)["wins"] == 1 - found(worth, value="worth")["losses"] == 0
+    assert found([])["share"] is None
+    assert found([(user, "new") for user in range(40)])["decision"] == "better"
+    assert found([(user, "old") for user in range(40)])["decision"] == "worse"
+
+
+def test_clicks_that_cannot_be_credited_are_counted():
+    many = [(user, "new") for user in range(40)]
+    row = found([*many, (None, "old"), (7, None), (8, None)])
+    assert (row["decision"], row["units"], row["reason"]) == ("better", 40, "3 clicks without unit or ranking")
+    row = found([*many, (7, "nwe")])
+    assert (row["decision"], row["reason"]) == ("broken", "unknown ranking 'nwe': 1 clicks")
+    row = found([*many, (41, "new", float("nan")), (42, "old", float("inf"))], value="worth")
+    assert (row["decision"], row["losses"]) == ("broken", 1)
+    assert row["reason"] == "1 units with a value that is not a number"
+    assert found([(1, "new", None), (2, "old", 1.0)], value="worth")["ties"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"rankings": ("a",)}, r"an interleaving compares two rankings: got \('a',\)"),
+        ({"rankings": ("a", "a")}, "an interleaving compares two rankings"),
+        ({"rankings": "ab"}, "an interleaving compares two rankings: got 'ab'"),
+        ({"units": 0}, "units= must be positive: got 0"),
+        ({"alpha": 1}, r"alpha= must be between 0 and 1: got 1.*test_ml_interleaving\.py"),
+    ],
+)
+def test_invalid_interleavings(options, problem):
+    with pytest.raises(DefinitionError, match=f"(?s){problem}"):
+        interleaving(**{"rankings": ("old", "new"), "clicks": "c", "unit": "u", **options})
