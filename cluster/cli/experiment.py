@@ -53,26 +53,33 @@ def status(
     folder: Folder = HERE,
 ) -> None:
     """Show the results of an experiment as of the last run, and whether it must stop."""
+    from ml.experiments.bandit import weights_text  # noqa: PLC0415 - imports DuckDB
     from ml.experiments.results import BROKEN, HARM  # noqa: PLC0415 - imports Arrow
     from ml.experiments.states import ExperimentStates  # noqa: PLC0415 - imports DuckDB
 
     workspace = open_workspace(folder, env)
     experiment = _named(workspace, name)
-    state = ExperimentStates(workspace.lake.storage).state(name)
+    state, weights = ExperimentStates(workspace.lake.storage).state_and_weights(name)
     if workspace.version(name) is None:
         raise RequestError(f"experiment {name!r} has no results yet", do=f"headwater run --select {name}")
     table = workspace.query(f"select * from {quoted(name)}")
     rows = table.to_pylist()
     harm = [row for row in rows if row["decision"] in {BROKEN, HARM}]
     if as_json:
-        print_json({"name": name, "state": state, "must_stop": bool(harm), "results": as_objects(table)})
+        shares = dict(experiment.assignment_by(weights).variants)
+        print_json(
+            {"name": name, "state": state, "must_stop": bool(harm), "weights": shares, "results": as_objects(table)}
+        )
     else:
         ratio = next(row for row in rows if row["metric"] is None)
         out.print(f"[bold]{name}[/]  {escape(experiment.description)}")
         if state is not None:
             gets = f", all units get {state.variant or 'the control'}" if state.status == "stopped" else ""
             out.print(f"{state.status} since {state.at}{escape(gets)}: {escape(state.reason)}")
-        out.print(f"{ratio['units']:,} units: {escape(ratio['reason'])}; p-value of the ratio {ratio['p_value']:.3g}")
+        tested = "" if ratio["p_value"] is None else f"; p-value of the ratio {ratio['p_value']:.3g}"
+        out.print(f"{ratio['units']:,} units: {escape(ratio['reason'])}{tested}")
+        if experiment.bandit and weights is not None:
+            out.print(f"weights: {escape(weights_text(experiment.assignment_by(weights).variants))}")
         columns = (
             "metric",
             "variant",
@@ -133,7 +140,12 @@ def variant(
     folder: Folder = HERE,
 ) -> None:
     """Show which variant a unit gets."""
-    assigned = _named(open_workspace(folder, env), name).assignment.variant(unit)
+    from ml.experiments.states import ExperimentStates  # noqa: PLC0415 - imports DuckDB
+
+    workspace = open_workspace(folder, env)
+    experiment = _named(workspace, name)
+    weights = ExperimentStates(workspace.lake.storage).state_and_weights(name)[1] if experiment.bandit else None
+    assigned = experiment.assignment_by(weights).variant(unit)
     if as_json:
         print_json({"unit": unit, "variant": assigned})
     else:

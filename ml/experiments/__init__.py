@@ -1,6 +1,7 @@
 """Experiments: variants assigned by hash, and results that may be looked at any number of times."""
 
 from ml.experiments.assignment import Assignment
+from ml.experiments.bandit import thompson_weights
 from ml.experiments.definition import Experiment, OutcomeMetric, experiment, metric
 from ml.experiments.interleaving import interleave
 from ml.experiments.live import Assigned, LiveExperiment, live_experiment
@@ -44,5 +45,6 @@ __all__ = [
     "ratio_difference",
     "sequential_sample_ratio",
     "share_deviation",
+    "thompson_weights",
     "units_needed",
 ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 from ml.companions import CompanionTable, StatementTransform
 from ml.experiments.assignment import Assignment
 from ml.experiments.auto_stop import ExperimentStop
+from ml.experiments.bandit import ExperimentWeights
 from ml.experiments.moments import INCOMPLETE, SEVERAL
 from pipeline.core.definitions import Definition, Layer, Table, caller
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
@@ -96,6 +97,7 @@ class ResultTransform:
     metrics: tuple[OutcomeMetric, ...]
     units: int
     alpha: float
+    bandit: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -109,9 +111,11 @@ class ResultTransform:
 
     def __call__(self, *args: Any, **tables: Any) -> pa.Table:
         """Return the results."""
-        from ml.experiments.results import results  # noqa: PLC0415 - needed only when results are computed
+        from ml.experiments.results import means, results  # noqa: PLC0415 - needed only when results are computed
 
         given = {**dict(zip(self.inputs, args, strict=False)), **tables}
+        if self.bandit:
+            return means(given[self.inputs[0]], self.variants, self.metrics)
         return results(given[self.inputs[0]], self.variants, self.metrics, self.units, self.alpha)
 
 
@@ -148,7 +152,30 @@ class Experiment(Table):
         )
         words = f"Stops the experiment {self.name} if it does harm."
         stop = ExperimentStop(place=self.place, name=f"{self.name}_stop", description=words, experiment=self.name)
-        return (sums, stop) if self.stops else (sums,)
+        stops = (stop,) if self.stops else ()
+        if not self.bandit:
+            return (sums, *stops)
+        metric = next(each for each in self.transform.metrics if each.name == self.bandit)
+        weights = ExperimentWeights(
+            place=self.place,
+            name=f"{self.name}_weights",
+            description=f"Weighs the variants of {self.name} by {metric.name}.",
+            experiment=self.name,
+            variants=tuple(self.assignment.variants),
+            metric=metric,
+        )
+        return (sums, *stops, weights)
+
+    @property
+    def bandit(self) -> str:
+        """The metric that its weights follow; empty if they are fixed."""
+        return self.transform.bandit
+
+    def assignment_by(self, weights: Mapping[str, float] | None) -> Assignment:
+        """Return how units are divided by the weights of a bandit, if it is one and they are of its variants."""
+        if not self.bandit or weights is None or set(weights) != set(self.assignment.variants):
+            return self.assignment
+        return replace(self.assignment, variants={name: weights[name] for name in self.assignment.variants})
 
     def named(self, name: str) -> Self:
         """Return the experiment with this name, which units are assigned by, and with its input."""
@@ -239,6 +266,7 @@ def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
     holdout: float = 0.0,
     salt: str = "",
     stops: bool = True,
+    bandit: str = "",
     layer: Layer = "gold",
     description: str = "",
 ) -> Experiment:
@@ -248,10 +276,12 @@ def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
     variant: its columns `unit`, `variant` and `time`. Of a unit, the first exposure counts; units that saw several variants are
     excluded and counted. `units` is the planned number of units, at which the intervals are the shortest; `units_needed` tells
     how many a difference needs. `alpha` is the probability of a wrong result, at any time and for all goals together. With `stops`,
-    a run stops an experiment that was started if it does harm. The other options are those of `Assignment`, which
+    a run stops an experiment that was started if it does harm. With the name of a metric as `bandit`, runs give more units to the variant
+    that seems best, and results have no tests. The other options are those of `Assignment`, which
     `experiment.assignment` is.
 
-    Raises `DefinitionError` for weights and shares that are none, for no metric and for two of one name.
+    Raises `DefinitionError` for weights and shares that are none, for no metric and for two of one name, and for a bandit with
+    guardrails or without its metric.
     """
     place = caller()
     known = [each.name for each in metrics]
@@ -261,6 +291,7 @@ def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
     if twice is not None:
         raise DefinitionError(f"two metrics are named {twice!r}", do="rename one", place=place)
     _require(units, alpha, place)
+    _require_bandit(bandit, metrics, place)
     try:
         assignment = Assignment("", dict(variants), traffic, namespace, slots, holdout, salt)
     except DefinitionError as error:
@@ -268,7 +299,7 @@ def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
     return Experiment(
         place=place,
         description=description or f"Results of {', '.join(variants)} by {', '.join(known)}.",
-        transform=ResultTransform((), tuple(variants.items()), tuple(metrics), units, alpha),
+        transform=ResultTransform((), tuple(variants.items()), tuple(metrics), units, alpha, bandit),
         layer=layer,
         role="experiment",
         assignment=assignment,
@@ -285,6 +316,17 @@ def _require(units: int, alpha: float, place: Place) -> None:
         raise DefinitionError("units= must be positive", got=f"{units:,}", place=place)
     if not 0 < alpha < 1:
         raise DefinitionError("alpha= must be between 0 and 1", got=f"{alpha:g}", place=place)
+
+
+def _require_bandit(bandit: str, metrics: Sequence[OutcomeMetric], place: Place) -> None:
+    known = {each.name: each for each in metrics}
+    if bandit and bandit not in known:
+        do = did_you_mean(bandit, known)
+        raise DefinitionError(f"bandit= names no metric: {bandit!r}", do=do, place=place)
+    guardrail = next((each.name for each in metrics if bandit and each.margin is not None), None)
+    if guardrail is not None:
+        problem = f"metric {guardrail!r} cannot be a guardrail of a bandit, whose moving weights allow no tests"
+        raise DefinitionError(problem, do="remove guardrail= or bandit=", place=place)
 
 
 def _interval(duration: timedelta) -> str:

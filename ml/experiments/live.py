@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,34 +33,42 @@ class LiveExperiment:
     ) -> None:
         """Create it without reading anything; `clock` returns seconds."""
         self._experiment, self._states, self._clock = experiment, states, clock
-        self._known: tuple[float, ExperimentState | None] | None = None
+        self._known: tuple[float, ExperimentState | None, Mapping[str, float] | None] | None = None
 
-    def assign(self, unit: object) -> Assigned:
+    def assign(self, unit: object, shown: str | None = None) -> Assigned:
         """Return what a unit gets: the control, unless the experiment runs and the unit takes part, or was stopped for a variant.
+
+        A unit that takes part and that was `shown` a variant before keeps it, for example by a cookie. Units of a bandit that come
+        back need that, because its weights move.
 
         The state is looked up again when it is three seconds old; if it cannot be read, the last one stays. Raises `StorageError` if
         the first one cannot be read.
         """
-        state, assignment = self._state(), self._experiment.assignment
+        state, weights = self._look()
+        assignment = self._experiment.assignment_by(weights)
         control = next(iter(assignment.variants))
         if state is None:
             return Assigned(control, takes_part=False)
         if state.status == "stopped":
             return Assigned(state.variant or control, takes_part=False)
         variant = assignment.variant(unit)
-        return Assigned(control, takes_part=False) if variant is None else Assigned(variant, takes_part=True)
+        if variant is None:
+            return Assigned(control, takes_part=False)
+        if shown is not None and shown in assignment.variants:
+            return Assigned(shown, takes_part=True)
+        return Assigned(variant, takes_part=True)
 
-    def _state(self) -> ExperimentState | None:
+    def _look(self) -> tuple[ExperimentState | None, Mapping[str, float] | None]:
         known = self._known
         if known is None or self._clock() - known[0] > FRESH_S:
             try:
-                known = (self._clock(), self._states.state(self._experiment.name))
+                known = (self._clock(), *self._states.state_and_weights(self._experiment.name))
             except HeadwaterError:
                 if known is None:
                     raise
-                known = (self._clock(), known[1])
+                known = (self._clock(), *known[1:])
             self._known = known
-        return known[1]
+        return known[1:]
 
 
 def live_experiment(name: str, folder: Path | str = ".", *, env: str | None = None) -> LiveExperiment:

@@ -41,12 +41,7 @@ def results(
 
     Intervals and p-values are always valid; those of goals are corrected for their number and that of the variants.
     """
-    by: dict[tuple[str, str], Moments] = {
-        (row["metric"], row["variant"]): Moments(
-            row["units"], *(row[name] or 0.0 for name in ("y", "yy", "x", "xx", "xy"))
-        )
-        for row in sums.to_pylist()
-    }
+    by = _moments(sums)
     ratio = _ratio(by, dict(variants))
     control, *others = (name for name, _ in variants)
     goals = sum(metric.margin is None for metric in metrics) * len(others)
@@ -64,6 +59,38 @@ def results(
             *({**row, "decision": BROKEN, "reason": "the ratio of the variants is wrong"} for row in rows[1:]),
         ]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def means(sums: pa.Table, variants: Sequence[tuple[str, float]], metrics: Sequence[OutcomeMetric]) -> pa.Table:
+    """Return the rows of `results` for a bandit, without intervals, p-values and decisions, and without a test of the ratio.
+
+    Its weights depend on the results: units of different times have different shares in each variant.
+    """
+    by, weights = _moments(sums), dict(variants)
+    control, *others = weights
+    ratio = {**_ratio(by, weights), "p_value": None}
+    unknown = any(metric == "" and variant not in weights for metric, variant in by)
+    rows = [{**ratio, "decision": BROKEN if unknown else OPEN}]
+    none = Moments(0, 0.0, 0.0)
+    for metric in metrics:
+        for name in others:
+            pair = (by.get((metric.name, name), none), by.get((metric.name, control), none))
+            row = _row(metric, name, pair, 1.0, 0.5)
+            is_broken = unknown or row["decision"] == BROKEN
+            reason = row["reason"] if row["decision"] == BROKEN else "an unknown variant" if unknown else ""
+            decided = {"decision": BROKEN if is_broken else OPEN, "reason": reason}
+            rows.append({**row, "low": None, "high": None, "p_value": None, **decided})
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _moments(sums: pa.Table) -> dict[tuple[str, str], Moments]:
+    """Return the sums by metric and variant."""
+    return {
+        (row["metric"], row["variant"]): Moments(
+            row["units"], *(row[name] or 0.0 for name in ("y", "yy", "x", "xx", "xy"))
+        )
+        for row in sums.to_pylist()
+    }
 
 
 def _ratio(by: Mapping[tuple[str, str], Moments], weights: Mapping[str, float]) -> dict[str, Any]:

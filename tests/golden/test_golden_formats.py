@@ -220,6 +220,12 @@ def test_states_of_experiments(version):
     assert state == write.states.ExperimentState("stopped", write.AT, "it is better", "new")
 
 
+@every("experiment_weights")
+def test_weights_of_bandits(version):
+    kept = write.ExperimentStates(Storage(str(HERE / "experiment_weights" / str(version))))
+    assert kept.state_and_weights("checkout") == (None, {"control": 0.05, "new": 0.95})
+
+
 @every("hold")
 def test_holds(version):
     storage = Storage(str(HERE / "hold" / str(version)))

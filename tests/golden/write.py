@@ -207,6 +207,12 @@ def experiment(folder: Path) -> None:
     ExperimentStates(Storage(str(folder)), lambda: datetime.fromisoformat(AT)).stop("checkout", "it is better", "new")
 
 
+def experiment_weights(folder: Path) -> None:
+    """Write the weights of a bandit."""
+    kept = ExperimentStates(Storage(str(folder)), lambda: datetime.fromisoformat(AT))
+    kept.set_weights("checkout", {"control": 0.05, "new": 0.95})
+
+
 def hold(folder: Path) -> None:
     """Write a hold with all fields."""
     place_hold(Storage(str(folder)), Hold("model-m-1", 7, "model m 1", "a run", AT))
@@ -250,6 +256,7 @@ WRITERS: dict[str, tuple[int, int, Callable[[Path], None]]] = {
     "savepoint": (1, savepoints.FORMAT_VERSION, savepoint),
     "quarantine": (1, quarantine_format.FORMAT_VERSION, quarantine),
     "experiment": (1, states.FORMAT_VERSION, experiment),
+    "experiment_weights": (1, states.WEIGHTS_FORMAT_VERSION, experiment_weights),
     "hold": (1, holds.FORMAT_VERSION, hold),
     "kept_versions": (1, versions.FORMAT_VERSION, kept_versions),
     "online_store": (1, row_versions.FORMAT_VERSION, online_store),
