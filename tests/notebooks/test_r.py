@@ -1,0 +1,174 @@
+"""R reads tables of the lake and of a server: the examples of its page, and every type, version and kind of log."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.ipc
+import pytest
+import uvicorn
+from deltalake import DeltaTable
+
+from pipeline import connect
+from serve import create_app
+from tests.rigs.r_program import run_r
+
+ROOT = Path(__file__).parents[2]
+DEFINITIONS = """
+from ml import model, training_set
+from pipeline import files, mart, source, sql
+
+raw_trips = source(files("data/*.csv"), schema={"trip": "bigint", "at": "timestamp", "station": "varchar", "km": "double"})
+trips = sql("select *, km > 5 as overtime from raw_trips", key="trip", sequence_by="at", partition_by="station")
+trips_by_station = mart("select station, count(*) as trips from trips group by all", key="station")
+trip_examples = training_set("select trip, at, km, overtime from trips", key="trip", event_time="at")
+types = mart('''
+    select trip, 9007199254740993 + trip as big, trip::integer as small, (trip / 4)::decimal(12, 3) as price, km, overtime,
+           at as clock, at::timestamptz as instant, at::date as day, 'é 🫖 ' || station as words, encode(station) as bytes,
+           [km, null] as l, {'a': trip, 'b': [station]} as s
+    from trips
+''', key="trip")
+
+
+@model(label="overtime", holdout=0.25, at_least=0.6, min_rows=4)
+def long_trips(trip_examples):
+    from sklearn.linear_model import LogisticRegression
+    return LogisticRegression().fit(trip_examples[["km"]], trip_examples["overtime"])
+"""
+COPY = """
+source("headwater.R")
+save <- function(rows, file) arrow::write_ipc_stream(arrow::as_arrow_table(rows), file)
+"""
+
+
+def write(folder: Path, number: int, rows: int = 40) -> None:
+    """Write trips; those of later files replace some of the first one."""
+    lines = ["trip,at,station,km"]
+    for i in range(rows):
+        station = "" if i == 7 else f"{['Lake', 'Zoo'][i % 2]}"
+        lines.append(f"{i + number * 30},2026-03-{number + 1:02} {i % 24:02}:00:00,{station},{1 + i * 5 % 12}")
+    (folder / "data" / f"{number}.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("r")
+    run_r("1", folder)  # skips without R
+    (folder / "headwater.toml").write_text('[project]\nname = "bikes"\ndefinitions = "bikes.py"\n')
+    (folder / "bikes.py").write_text(DEFINITIONS)
+    (folder / "data").mkdir()
+    shutil.copy(ROOT / "r" / "headwater.R", folder)
+    with connect(folder) as bikes:
+        write(folder, 0)
+        bikes.run()
+        write(folder, 1)
+        bikes.run("+trips", "+types", "+trips_by_station")
+    return folder
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a project on loopback; yields the address."""
+    config = uvicorn.Config(create_app(connect(folder).project), port=0, log_level="error", lifespan="on")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def run(script: str, folder: Path) -> str:
+    process = run_r(script, folder)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def copied(file: Path) -> pa.Table:
+    return pa.ipc.open_stream(file.read_bytes()).read_all()
+
+
+def test_the_examples_of_the_page(folder):
+    blocks = re.findall(r"```r\n(.*?)```", (ROOT / "docs" / "r.md").read_text(), re.DOTALL)
+    with served(folder) as url:
+        printed = run(f'url <- "{url}"\n' + "\n".join(blocks), folder)
+    *lines, labels, short, long, error = [line.split() for line in printed.splitlines()]
+    assert lines == [
+        ["station", "n"],
+        ["1", "Lake", "18"],
+        ["2", "Zoo", "20"],
+        ["3", "<NA>", "2"],
+        ["40", "trips", "at", "first,", "70", "now"],
+        ["station", "trips"],
+        ["1", "Lake", "35"],
+        ["2", "Zoo", "33"],
+    ]
+    assert (labels, short[2], long[2]) == (["probability", "label"], "FALSE", "TRUE")
+    assert float(short[1]) < 0.5 < float(long[1])
+    assert " ".join(error) == "404: there is no table 'trips_by_statio'; did you mean 'trips_by_station'?"
+
+
+def test_every_type_arrives_as_it_is(folder):
+    run(COPY + 'save(hw_lake(".headwater/lake", "types"), "types.arrow")', folder)
+    ours = connect(folder).table("types").arrow().sort_by("trip")
+    theirs = copied(folder / "types.arrow").sort_by("trip")
+    assert theirs.column_names == ours.column_names
+    assert theirs.to_pylist() == ours.to_pylist()
+
+
+@pytest.mark.parametrize("has_checkpoint", [False, True])
+def test_each_version_equals_what_headwater_reads(folder, tmp_path, has_checkpoint):
+    lake = tmp_path / "lake"
+    shutil.copytree(folder / ".headwater" / "lake", lake)
+    if has_checkpoint:
+        DeltaTable(lake / "silver" / "trips").create_checkpoint()
+        (lake / "silver" / "trips" / "_delta_log" / f"{0:020}.json").unlink()
+    versions = [1] if has_checkpoint else [0, 1]
+    shutil.copy(folder / "headwater.R", tmp_path)
+    reads = "".join(f'save(hw_lake("lake", "trips", {number}), "{number}.arrow")\n' for number in versions)
+    run(COPY + reads + 'save(hw_lake("lake", "trips"), "newest.arrow")', tmp_path)
+    with connect(folder) as bikes:
+        for number in versions:
+            ours = bikes.table("trips", version=number).arrow().sort_by("trip")
+            assert copied(tmp_path / f"{number}.arrow").sort_by("trip").to_pylist() == ours.to_pylist()
+        newest = bikes.table("trips").arrow().sort_by("trip")
+    assert copied(tmp_path / "newest.arrow").sort_by("trip").to_pylist() == newest.to_pylist()
+
+
+def test_all_pages_of_a_table_are_read(folder):
+    with served(folder) as url:
+        run(COPY + f'save(hw_table("{url}", "types", limit = 7), "pages.arrow")', folder)
+    ours = connect(folder).sql("select trip, small, words, clock, day from types").arrow().sort_by("trip")
+    theirs = copied(folder / "pages.arrow").sort_by("trip")
+    assert theirs.select(["trip", "small", "words", "day"]).to_pylist() == ours.drop(["clock"]).to_pylist()
+
+
+WRONG = {
+    'hw_lake(".headwater/lake", "trip")': "the lake .headwater/lake has no table 'trip'; run `headwater run`",
+    'hw_lake(".headwater/lake", "trips", version = 9)': ".*trips has no version 9; the newest is 1",
+    'hw_table(url, "trips_by_station", "day")': 'name each parameter: select = "day"',
+    'hw_table(url, "trips_by_station", trips = "gt.x")': "400: .*",
+    'hw_table(url, "a b/c")': "404: .*",
+    'hw_predict(url, "late", data.frame(km = 1))': "404: there is no model 'late'.*",
+    'hw_predict(url, "long_trips", data.frame(m = 1))': "422: .*",
+}
+
+
+def test_errors_say_what_is_wrong(folder):
+    calls = "\n".join(f"tryCatch({call}, error = function(e) cat(conditionMessage(e), '\\n'))" for call in WRONG)
+    with served(folder) as url:
+        printed = run(f'source("headwater.R")\nurl <- "{url}"\n{calls}', folder).splitlines()
+    for (call, expected), said in zip(WRONG.items(), printed, strict=True):
+        assert re.fullmatch(expected, said.strip()), f"{call}: {said}"
