@@ -27,11 +27,12 @@ NAMES = (
     "online",
     "raydata",
     "scale",
+    "serving",
     "sources",
     "stream",
     "warehouse",
 )
-CONTESTANTS = ("auto", "ray", "call", "open", "full", *peer.NAMES)
+CONTESTANTS = ("auto", "ray", "call", "open", "full", "mlflow", *peer.NAMES)
 """Headwater's execution modes, and its peers."""
 
 

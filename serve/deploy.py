@@ -22,6 +22,7 @@ from pipeline.core.errors import RequestError, SettingsError, UnavailableError
 from pipeline.kernel.engine import first_line
 from pipeline.project.project import load
 from serve.app import create_app
+from serve.direct import DirectServer
 from serve.select import Statement
 
 APP = "headwater"
@@ -33,21 +34,31 @@ _QUIET = LoggingConfig(log_level=logging.WARNING, enable_access_log=False)
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The address of a served project."""
+    """The addresses of a served project."""
 
     url: str
+    """That of Ray Serve's proxy."""
+    direct_url: str | None = None
+    """That on which replicas answer themselves."""
 
 
 class Server:
     """One replica: it loads the project from its folder and serves its app."""
 
-    def __init__(self, root: str, env: str | None) -> None:
-        """Load the project; an error in its settings or definitions fails the deployment."""
+    def __init__(self, root: str, env: str | None, direct: tuple[str, int] | None = None) -> None:
+        """Load the project; an error in its settings or definitions fails the deployment. `direct` is a host and a port."""
         self._app = create_app(load(root, env=env))
+        self._direct = None if direct is None else DirectServer(self._app, *direct)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app; called once by Serve."""
         return self._app
+
+    def __del__(self) -> None:
+        """End the server of this replica; called by Serve."""
+        direct = getattr(self, "_direct", None)  # the project may not have been loaded
+        if direct is not None:
+            direct.close()
 
     def check_health(self) -> None:
         """Raise if the replica's DuckDB instance does not answer; Serve then replaces the replica.
@@ -57,19 +68,30 @@ class Server:
         self._app.state.backend.engine.rows(Statement("select 1"))
 
 
-def start(
-    project_root: Path | str, env: str | None = None, *, host: str = "127.0.0.1", port: int = 8000, replicas: int = 1
+def start(  # noqa: PLR0913 - options of a server, all keyword-only
+    project_root: Path | str,
+    env: str | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    direct_port: int | None = None,
+    replicas: int = 1,
 ) -> Endpoint:
     """Serve a project and return once its replicas answer.
 
     Joins the cluster of `RAY_ADDRESS`, or starts a local one. Replicas run on this machine, where the project's
     folder is. They inherit this process's `HEADWATER_*` variables; all other variables that the settings name must be
-    set where Ray was started. Before Ray is started, raises `RequestError` for a port in use or fewer than one
+    set where Ray was started. With `direct_port`, the replicas also listen there themselves; see `DirectServer`. Before Ray is started, raises `RequestError` for a port in use or fewer than one
     replica, and the errors of loading the project.
     """
     if replicas < 1:
         raise RequestError("there must be at least one replica", got=repr(replicas), do="pass 1 or more")
-    _require_free(host, port)
+    for number in (port, *(() if direct_port is None else (direct_port,))):
+        _require_free(host, number)
+    if direct_port == port:
+        raise RequestError(
+            "the replicas cannot listen on the port of the proxy", got=f"{port}", do="choose another port"
+        )
     root = load(project_root, env=env).settings.root
     found_ray = ray.is_initialized()
     join()
@@ -80,11 +102,12 @@ def start(
             ray.shutdown()
         raise
     try:
-        _deploy(str(root), env, replicas)
+        _deploy((str(root), env, None if direct_port is None else (host, direct_port)), replicas)
     except BaseException:
         stop()
         raise
-    return Endpoint(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    address = f"http://{f'[{host}]' if ':' in host else host}"
+    return Endpoint(f"{address}:{port}", None if direct_port is None else f"{address}:{direct_port}")
 
 
 def stop() -> None:
@@ -124,7 +147,7 @@ def _listen(host: str, port: int) -> None:
         ) from error
 
 
-def _deploy(root: str, env: str | None, replicas: int) -> None:
+def _deploy(arguments: tuple[str, str | None, tuple[str, int] | None], replicas: int) -> None:
     deployed = ray.serve.deployment(
         name="Server",
         num_replicas=replicas,
@@ -137,7 +160,7 @@ def _deploy(root: str, env: str | None, replicas: int) -> None:
         ray_actor_options=_actor_options(),
     )(ray.serve.ingress()(Server))
     try:
-        ray.serve.run(deployed.bind(root, env), name=APP, route_prefix="/", logging_config=_QUIET)
+        ray.serve.run(deployed.bind(*arguments), name=APP, route_prefix="/", logging_config=_QUIET)
     except RuntimeError as error:
         application = ray.serve.status().applications.get(APP)
         message = str(error) if application is None else application.deployments["Server"].message

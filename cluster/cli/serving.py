@@ -16,6 +16,11 @@ from pipeline.core.errors import StopError
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    direct_port: Annotated[
+        int | None,
+        typer.Option(help="Port on which the replicas also answer themselves, without Ray's proxy.", min=1, max=65535),
+    ] = None,
+    replicas: Annotated[int, typer.Option(help="How many processes answer.", min=1)] = 1,
     check: Annotated[
         bool, typer.Option("--check", help="Start, call each kind of endpoint once, show the responses, and stop.")
     ] = False,
@@ -28,7 +33,14 @@ def serve(
     from serve import deploy  # noqa: PLC0415 - see above
 
     project = open_project(folder, env)
-    endpoint = deploy.start(project.settings.root, project.settings.env, host=host, port=port)
+    endpoint = deploy.start(
+        project.settings.root,
+        project.settings.env,
+        host=host,
+        port=port,
+        direct_port=direct_port,
+        replicas=replicas,
+    )
     try:
         if check:
             answers = checks.check(endpoint.url, project)
@@ -47,6 +59,8 @@ def serve(
                 raise StopError(f"{bad[0].method} {bad[0].path} returned {bad[0].status}", got=bad[0].body)
             return
         out.print(f"serving at {endpoint.url}  (tables: /tables, health: /health, docs: {endpoint.url}/docs)")
+        if endpoint.direct_url is not None:
+            out.print(f"without Ray's proxy: {endpoint.direct_url}")
         err.print("[dim]press Ctrl-C to stop[/]")
         _wait()
     finally:

@@ -98,6 +98,14 @@ def test_join(bench):
 
 
 @pytest.mark.proof
+@pytest.mark.ray
+def test_serving(bench):
+    figures = bench("serving")
+    assert {*figures["ours"]} == {"auto", "ray"}
+    assert figures["peers"]["mlflow"]["parts"].keys() == figures["ours"]["auto"]["parts"].keys()
+
+
+@pytest.mark.proof
 def test_features(bench):
     figures = bench("features", "--who", "auto", "--who", "duckdb", "--who", "feast", "--only", "10M")
     assert (figures["rows"], figures["rows of each view"]) == (10_000, 2_000)

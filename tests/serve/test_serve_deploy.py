@@ -28,7 +28,7 @@ from pipeline.project.project import load
 from serve.check import check
 from serve.deploy import start, stop
 
-endpoint = start(sys.argv[1], port=int(sys.argv[2]), replicas=int(sys.argv[4]))
+endpoint = start(sys.argv[1], port=int(sys.argv[2]), replicas=int(sys.argv[4]), direct_port=int(sys.argv[5]))
 print(json.dumps([vars(answer) for answer in check(endpoint.url, load(sys.argv[1]))]), flush=True)
 sys.stdin.readline()
 try:
@@ -83,9 +83,9 @@ def environ() -> dict[str, str]:
 @pytest.mark.ray
 def test_a_project_is_served_by_ray(cafe, environ):
     """In a separate process, so that Ray leaves nothing behind in this one."""
-    port = unused_port()
+    port, direct = unused_port(), unused_port()
     with subprocess.Popen(
-        [sys.executable, "-c", SERVE, cafe.root, str(port), str(unused_port()), REPLICAS],
+        [sys.executable, "-c", SERVE, cafe.root, str(port), str(unused_port()), REPLICAS, str(direct)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -95,6 +95,7 @@ def test_a_project_is_served_by_ray(cafe, environ):
         url = f"http://127.0.0.1:{port}"
         page = httpx.get(f"{url}/tables/cafe_orders?limit=1&cups=gt.1").json()
         following = httpx.get(url + page["next"]).json()
+        same = httpx.get(f"http://127.0.0.1:{direct}/tables/cafe_orders?limit=1&cups=gt.1").json()
         with pytest.raises(RequestError, match=f"cannot listen on 127.0.0.1:{port}: got Address already in use"):
             start(cafe.root, port=port)
         elsewhere, still_there = process.communicate("go on\n", timeout=120)[0].splitlines()
@@ -102,12 +103,14 @@ def test_a_project_is_served_by_ray(cafe, environ):
         ("GET", "/health", 200),
         ("GET", "/tables/cafe_orders?limit=3", 200),
     ]
+    assert same == page, "the replicas answer themselves"
     assert [row["order_id"] for row in page["rows"] + following["rows"]] == [2, 3]
     assert elsewhere.startswith("RequestError Ray Serve does not listen on 127.0.0.1:")
     assert still_there == "200", "the running application continues"
     assert process.returncode == 0
-    with closing(socket.socket()) as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0, "nothing listens on the port"
+    for each in (port, direct):
+        with closing(socket.socket()) as probe:
+            assert probe.connect_ex(("127.0.0.1", each)) != 0, "nothing listens on the port"
 
 
 @pytest.mark.proof
@@ -133,6 +136,11 @@ def test_errors_are_reported_before_ray_is_started(cafe, monkeypatch):
             RequestError, match=rf"cannot listen on 127.0.0.1:{port}: got .*; choose another address or port"
         ):
             start(cafe.root, port=port)
+        with pytest.raises(RequestError, match=rf"cannot listen on 127.0.0.1:{port}: got "):
+            start(cafe.root, port=unused_port(), direct_port=port)
+    free = unused_port()
+    with pytest.raises(RequestError, match=f"the replicas cannot listen on the port of the proxy: got {free}"):
+        start(cafe.root, port=free, direct_port=free)
     with pytest.raises(RequestError, match="there must be at least one replica: got 0"):
         start(cafe.root, port=unused_port(), replicas=0)
     with pytest.raises(RequestError, match=r"cannot listen on 127.0.0.1:70000"):
