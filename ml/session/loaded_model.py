@@ -11,6 +11,7 @@ import pyarrow as pa
 from ml.models.predictions import PREDICTED, features_of, scored
 from ml.models.registry.versions import ModelVersion
 from ml.models.serving import Predictor
+from ml.session.display import rows_html, rows_text
 from ml.session.given import given_table, is_objects
 from ml.session.rows import Rows
 from pipeline.core.errors import RequestError
@@ -78,7 +79,14 @@ class LoadedModel:
         return pa.table({**columns, **{name: features[name] for name in features.column_names}})
 
     def __repr__(self) -> str:
-        """Return its name, version, roles and metrics."""
-        roles = f" ({', '.join(self.registered.roles)})" if self.registered.roles else ""
-        metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(self.metrics.items()))
-        return f"{self.name}, version {self.version}{roles}: {metrics}"
+        """Return its name, version and roles, and its metrics as a text table."""
+        return rows_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return rows_html(*self._shown())
+
+    def _shown(self) -> tuple[pa.Table, str]:
+        roles = f", {' and '.join(self.registered.roles)}" if self.registered.roles else ""
+        names = sorted(self.metrics)
+        metrics = pa.table({"metric": names, "value": [self.metrics[name] for name in names]})
+        return metrics, f"model {self.name}, version {self.version}{roles}"

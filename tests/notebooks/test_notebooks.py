@@ -69,12 +69,12 @@ def test_features_are_those_that_were_known(printed):
 
 def test_drift_is_found_in_june_and_the_new_model_is_better(printed):
     text = printed("drift")
-    assert "May: skip: not trained again: no alarm of trip_drift" in text
-    assert re.search(r"June: accepted: .* against champion 1 on the same rows", text)
+    assert "May: skip because not trained again: no alarm of trip_drift" in text
+    assert re.search(r"June: accepted because .* against champion 1 on the same rows", text)
     assert "first alarm: 2026-06-08 about bike" in text
     before, after = numbers("AUC on the end of June: version 1 #, version 2 #", text)
     assert after > before + 0.02
-    assert "overtime, version 2 (champion)" in text
+    assert "model overtime, version 2, champion" in text
 
 
 def test_a_stream_equals_batch(printed):

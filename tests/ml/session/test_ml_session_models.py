@@ -34,7 +34,8 @@ def test_predictions_equal_those_of_the_endpoint(trained, lateness):
     served = load_champion(trained.store, "lateness").predict(ROWS)
     predicted = lateness.predict(ROWS).arrow().to_pylist()
     assert [row["probability"] for row in predicted] == [row["probability"] for row in served]
-    assert "lateness, version 1 (champion): " in repr(lateness)
+    assert repr(lateness).endswith("\nmodel lateness, version 1, champion")
+    assert ">model lateness, version 1, champion</p>" in lateness._repr_html_()
 
 
 def test_rows_of_every_form_are_predicted_alike(session, lateness):
