@@ -43,6 +43,10 @@ class ServedPrediction:
     prediction: Mapping[str, Any]
     features: Mapping[str, Any]
     latency_ms: float
+    asked: Mapping[str, Any]
+    """The columns of the request by which features were looked up."""
+    looked_up: Mapping[str, Any]
+    """The features that were looked up; see `CompletedRows`."""
 
 
 class LogWriter:
@@ -143,6 +147,13 @@ def _table(rows: Sequence[ServedPrediction]) -> pa.Table:
             "probability": [probability(row) for row in rows],
             "features": [json.dumps(dict(row.features), default=str) for row in rows],
             "latency_ms": [row.latency_ms for row in rows],
+            "looked_up": [_looked_up(row) for row in rows],
         },
         schema=arrow_schema(Schema.of(COLUMNS)),
     )
+
+
+def _looked_up(row: ServedPrediction) -> str | None:
+    if not row.looked_up:
+        return None
+    return json.dumps({"request": dict(row.asked), "features": dict(row.looked_up)}, default=str)

@@ -37,6 +37,8 @@ class _Answer:
     features: list[dict[str, Any]]
     """The features of each row, for the log."""
     looked_up: list[dict[str, Any]]
+    asked: list[dict[str, Any]]
+    """The columns of each row by which features were looked up."""
 
 
 class PredictionService:
@@ -150,9 +152,12 @@ class PredictionService:
         trained_on = served.views.get(predictor.version, {})
         completed = self._lookup.complete(predictor, trained_on, rows)
         try:
-            return _Answer(predictor, predictor.predict(completed.rows), completed.rows, completed.looked_up)
+            predicted = predictor.predict(completed.rows)
         except RequestError as error:
             raise RowsError(error.problem, got=error.got, do=error.do) from error
+        columns = self._lookup.request_columns(predictor.name)
+        asked = [{name: row[name] for name in columns if name in row} for row in rows]
+        return _Answer(predictor, predicted, completed.rows, completed.looked_up, asked)
 
     def _record(
         self,
@@ -178,6 +183,8 @@ class PredictionService:
                     found.predictions[place],
                     found.features[place],
                     latency,
+                    found.asked[place],
+                    found.looked_up[place],
                 )
                 for number, (arm, found, place) in sorted(answers.items())
             ]

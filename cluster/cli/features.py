@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from cluster.cli.changes import DIFFERENT
 from cluster.cli.console import grid, open_workspace, out, print_json, print_rows, text
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.errors import RequestError, quantity
+
+if TYPE_CHECKING:
+    from pipeline.project.workspace import Workspace
 
 HELP = "List feature views, keep the online store at their newest versions, and read features of entities from it."
 app = typer.Typer(help=HELP, no_args_is_help=True)
@@ -89,7 +92,10 @@ def verify(
     names: Annotated[
         list[str] | None, typer.Argument(help="Feature views or training sets (default: all online).")
     ] = None,
-    sample: Annotated[int, typer.Option(help="Number of entities of each view that are compared.", min=1)] = 1_000,
+    served: Annotated[
+        str | None, typer.Option(help="Compare what requests got instead: the name of a log of served predictions.")
+    ] = None,
+    sample: Annotated[int, typer.Option(help="Number of entities, or of requests, that are compared.", min=1)] = 1_000,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
@@ -97,7 +103,11 @@ def verify(
     """Compare the online store with the point-in-time join over the lake, at this moment. Exits with 3 if they differ."""
     from ml.features.verification import verify as compare  # noqa: PLC0415 - imports Arrow
 
-    views = compare(open_workspace(folder, env), names or (), sample)
+    workspace = open_workspace(folder, env)
+    if served is not None:
+        _verify_served(workspace, served, sample, as_json=as_json)
+        return
+    views = compare(workspace, names or (), sample)
     if as_json:
         print_json([{**asdict(view), "at": view.at.isoformat(), "holds": view.holds} for view in views])
     for view in () if as_json else views:
@@ -112,6 +122,26 @@ def verify(
                 for each in view.examples
             ]
             grid(None, ("cause", "entity", "online", "offline"), rows)
+    if not all(view.holds for view in views):
+        raise typer.Exit(DIFFERENT)
+
+
+def _verify_served(workspace: Workspace, log: str, sample: int, *, as_json: bool) -> None:
+    from ml.models.served_features import verify_served  # noqa: PLC0415 - imports Arrow
+
+    views = verify_served(workspace, log, sample)
+    if as_json:
+        print_json([{**asdict(view), "holds": view.holds} for view in views])
+    for view in () if as_json else views:
+        mark = "[green]✓[/]" if view.holds else "[red]✗[/]"
+        counts = ", ".join(f"{text(count)} {cause}" for cause, count in view.causes.items()) or "0 differ"
+        out.print(f"{mark} {view.view}: {quantity(view.requests, 'request')}, {counts}")
+        if view.examples:
+            rows = [
+                (each.cause, each.at, *(_pairs(part) for part in (each.request, each.served, each.joined)))
+                for each in view.examples
+            ]
+            grid(None, ("cause", "at", "request", "served", "joined"), rows)
     if not all(view.holds for view in views):
         raise typer.Exit(DIFFERENT)
 

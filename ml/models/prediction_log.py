@@ -21,8 +21,9 @@ COLUMNS = {
     "probability": "double",
     "features": "json",
     "latency_ms": "double",
+    "looked_up": "json",
 }
-"""The columns of a log with their types."""
+"""The columns of a log with their types. `looked_up` is null if the request had all features; see `headwater features verify`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ def prediction_log(
     read = source(
         files(pattern, required=False),
         schema=COLUMNS,
+        new_columns="evolve",  # earlier and later versions of Headwater write fewer and more
         key=["request_id", "row", "arm"],
         description=description or f"Predictions of {model} that were served.",
         **options,

@@ -156,7 +156,18 @@ def test_rows_beyond_the_limit_are_dropped_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(prediction_log, "MOST_WAITING", 5)
     writer = LogWriter("log", tmp_path, every_s=60)
     row = ServedPrediction(
-        "r", "", 0, prediction_log.datetime.now(prediction_log.UTC), "champion", "1", None, {"value": 1.5}, {}, 2.0
+        "r",
+        "",
+        0,
+        prediction_log.datetime.now(prediction_log.UTC),
+        "champion",
+        "1",
+        None,
+        {"value": 1.5},
+        {},
+        2.0,
+        {},
+        {},
     )
     writer.add([row] * 8)
     assert writer.dropped == 3
