@@ -37,7 +37,7 @@ hw_table <- function(url, table, ...) {
     link <- curl::parse_headers_list(answer$headers)[["link"]]
     following <- if (is.null(link)) NULL else sub("^<(.*)>.*$", "\\1", link)
   }
-  as.data.frame(do.call(arrow::concat_tables, pages))
+  as.data.frame(.hw_in_utc(do.call(arrow::concat_tables, pages)))
 }
 
 # The predictions of the champion of a model, as a data frame with a row for each row of a data frame.
@@ -62,6 +62,14 @@ hw_predict <- function(url, model, rows) {
     stop(answer$status_code, ": ", paste(parts, collapse = "; "), call. = FALSE)
   }
   answer
+}
+
+# Times without a zone are in UTC; without this, R would show them in the zone of the machine.
+.hw_in_utc <- function(rows) {
+  types <- lapply(rows$schema$fields, function(field) {
+    if (field$type$ToString() == "timestamp[us]") arrow::timestamp("us", "UTC") else field$type
+  })
+  rows$cast(do.call(arrow::schema, stats::setNames(types, names(rows))))
 }
 
 # The files and the schema of a version of a Delta table, from its log: the last checkpoint, and the commits after it.
@@ -113,7 +121,7 @@ hw_predict <- function(url, model, rows) {
   do.call(arrow::schema, stats::setNames(types, vapply(fields, function(field) field$name, "")))
 }
 
-# The type of arrow for a type of Delta.
+# The type of arrow for a type of Delta. Times without a zone are in UTC.
 .hw_type <- function(type) {
   if (is.list(type)) {
     return(switch(type$type,
@@ -131,7 +139,7 @@ hw_predict <- function(url, model, rows) {
   switch(type,
     string = arrow::utf8(), long = arrow::int64(), integer = arrow::int32(), short = arrow::int16(), byte = arrow::int8(),
     float = arrow::float32(), double = arrow::float64(), boolean = arrow::bool(), binary = arrow::binary(),
-    date = arrow::date32(), timestamp = arrow::timestamp("us", "UTC"), timestamp_ntz = arrow::timestamp("us"),
+    date = arrow::date32(), timestamp = arrow::timestamp("us", "UTC"), timestamp_ntz = arrow::timestamp("us", "UTC"),
     stop("columns of type ", type, " cannot be read", call. = FALSE)
   )
 }

@@ -41,7 +41,7 @@ def run_r(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
         "R_LIBS": str(home / "site-library"),
         "TZDIR": str(ROOT / "usr" / "share" / "zoneinfo"),
         "LC_ALL": "C.UTF-8",
-        "TZ": "UTC",
+        "TZ": "Europe/Berlin",
         "EDITOR": "vi",
         "PAGER": "cat",
     }
