@@ -90,6 +90,8 @@ def html_card(card: Card) -> str:
 
 
 def _shown(value: object) -> object:
+    if isinstance(value, list):  # one for each stage of the rounds
+        return ", ".join(str(_shown(each)) for each in value)
     return f"{value:.4g}" if isinstance(value, float) else value
 
 

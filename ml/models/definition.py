@@ -276,6 +276,10 @@ def _training_set_of(function: Callable[..., Any], place: Place) -> str:
 
 
 def _require_tunable(tuning: Tuning | None, trainer: Trainer, place: Place) -> None:
+    if tuning is not None and tuning.scheduler == "pbt" and not trainer.continues:
+        problem = f"{trainer.words} cannot go on from the checkpoint of another trial, which scheduler='pbt' needs"
+        do = "use LightGBM(…) or XGBoost(…) without workers= and stop_after=, or scheduler='asha'"
+        raise DefinitionError(problem, do=do, place=place)
     if tuning is None or trainer.takes_any:
         return
     for name in tuning.space:

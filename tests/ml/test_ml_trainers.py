@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,6 +63,30 @@ def test_options_matter(library):
     assert fit(library(rounds=10), learning_rate=0.02).trees == fit(library(rounds=10, learning_rate=0.02)).trees
     assert fit(library(rounds=10), rounds=11).trees == fit(library(rounds=11)).trees
     assert len(fit(library(rounds=400, stop_after=5)).trees) < len(fit(library(rounds=400)).trees) / 2
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_values_may_change_from_stage_to_stage(library, task):
+    """A list has a value for each stage, which goes on from the trees of the stage before: the same as fitting them one by one."""
+    rows, rates = labelled(task=task), [0.3, 0.1, 0.02]
+    at_once = fit(library(rounds=10), task, rows, learning_rate=rates, max_depth=3)
+    one = None
+    for rate, rounds in zip(rates, (3, 4, 3), strict=True):
+        values = {"learning_rate": rate, "max_depth": 3, "rounds": rounds}
+        kind = task_of(task, CLASSES[task])
+        one = library(rounds=10).fit(FitRequest("m", rows, "y", kind, KINDS, values, Place("here.py", 1), start=one))
+    assert one.trees == at_once.trees
+    per_round = len(CLASSES[task]) if task == "multiclass" else 1
+    assert _number_of_trees(at_once) == 10 * per_round
+    backwards = fit(library(rounds=10), task, rows, learning_rate=rates[::-1], max_depth=3)
+    assert backwards.trees != at_once.trees
+
+
+def _number_of_trees(trees):
+    if trees.library == "lightgbm":
+        return trees.trees.decode().count("Tree=")
+    return len(xgboost.Booster(model_file=bytearray(trees.trees)).get_dump())
 
 
 def test_fingerprints_differ_where_trees_do():

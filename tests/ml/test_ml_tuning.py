@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 import ray
 from sklearn.linear_model import LogisticRegression
 
-from ml import LightGBM, choice, integers, loguniform, model, tune, uniform
+from ml import LightGBM, XGBoost, choice, integers, loguniform, model, tune, uniform
+from ml.models.registry.registry import VALUES
+from ml.models.registry.versions import ModelVersions
+from ml.models.reproduction import reproduce
 from ml.models.rows import TrainTestSplit
 from ml.models.tasks import task_of
+from ml.models.trainers import FitRequest
 from ml.models.tuning.definition import Choice, Range, Tuning
 from ml.models.tuning.search import search as search_of
 from pipeline.core.errors import DefinitionError, ModelError
+from pipeline.project import Workspace, load
 from tests.ml.rows import KINDS, labelled
 
 
@@ -84,6 +91,58 @@ def test_trials_of_boosting_are_stopped_early(tmp_path):
     assert 4 <= values["num_leaves"] <= 31
     ended = [trial for trial in trials if trial.steps == 10]
     assert max(trial.metric for trial in ended) == next(t.metric for t in trials if dict(t.values) == values)
+
+
+def evolving(library, trials, rounds, **options):
+    space = {"learning_rate": loguniform(1e-6, 0.3), "max_depth": integers(2, 5), "grow": choice(*range(3, 9))}
+    space["max_leaves" if library is XGBoost else "num_leaves"] = space.pop("grow")
+    tuning = tune(space, trials=trials, scheduler="pbt", **options)
+    return model("visits", library(rounds=rounds), label="y", holdout=0.2, at_least=0.5, tuning=tuning).named("m")
+
+
+def check_evolved(definition, values, trials, rows=1500):
+    """The winner's values, stage by stage, give its trees, and are in the space; trials that were behind went on from others."""
+    train = parts(rows).train
+    held_out = definition.evaluation.holdout.validation(train)
+    request = FitRequest("m", train.where(~held_out), "y", task_of("binary", (0, 1)), KINDS, values, definition.place)
+    trees = definition.trainer.fit(request)
+    rest = train.where(held_out)
+    auc = task_of("binary", (0, 1)).measure(rest.label.to_numpy(), trees.predict_proba(rest.features)[:, 1])["auc"]
+    best = max(trial.metric for trial in trials)
+    changed = [trial for trial in trials if any(isinstance(value, list) for value in trial.values.values())]
+    assert changed, "no trial went on from another one"
+    tolerance = 0 if any(isinstance(value, list) for value in values.values()) else 1e-6
+    assert auc == pytest.approx(best, abs=tolerance)
+    for trial in trials:
+        for name, space in definition.tuning.space.items():
+            value = trial.values[name]
+            each = value if isinstance(value, list) else [value]
+            assert all(space.has(one) for one in each), (name, value)
+            if name != "learning_rate":
+                assert all(isinstance(one, int) for one in each)
+
+
+def test_trials_that_are_behind_go_on_from_the_trees_of_better_ones(tmp_path):
+    definition = evolving(LightGBM, 4, 6)
+    values, trials = search(definition, tmp_path / "pbt")
+    assert [trial.steps for trial in trials] == [6] * 4
+    assert {trial.error for trial in trials} == {""}
+    check_evolved(definition, values, trials)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("library", [LightGBM, XGBoost])
+def test_a_population_is_better_than_its_worst_members_alone(tmp_path, library):
+    definition = evolving(library, 8, 60)
+    values, trials = search(definition, tmp_path / "pbt")
+    check_evolved(definition, values, trials)
+    alone = replace(definition, tuning=replace(definition.tuning, scheduler="all"))
+    _, plain = search(alone, tmp_path / "all")
+    evolved, fixed = sorted(t.metric for t in trials), sorted(t.metric for t in plain)
+    assert evolved[0] > fixed[0], "the worst trial went on from a better one"
+    assert evolved[-1] > fixed[-1] - 0.01
+    few = evolving(library, 3, 4)
+    assert {trial.steps for trial in search(few, tmp_path / "few")[1]} == {4}
 
 
 @pytest.mark.proof
@@ -164,12 +223,89 @@ def test_a_search_that_is_killed_goes_on_where_it_was(tmp_path):
     assert len(list(marks.iterdir())) <= 8 + 2, "trials that had ended were run again"
 
 
+EVOLVED = """
+from ml import LightGBM, loguniform, model, tune
+
+lateness = model(
+    "trips", LightGBM(rounds=20), label="late", split_at="2024-01-08", metric="log_loss", at_least=1, min_rows=100,
+    tuning=tune({"learning_rate": loguniform(1e-3, 0.03)}, trials=8, scheduler="pbt"),
+)
+"""
+
+
+@pytest.mark.proof
+def test_a_run_fits_the_steps_of_the_winner_and_a_version_is_reproduced_by_them(project):
+    project.define(EVOLVED)
+    assert project.run().decision == "accepted"
+    workspace, version = Workspace(load(project.root)), ModelVersions(project.store).require("lateness", 1)
+    values = json.loads(version.tags[VALUES])
+    rates = values["learning_rate"]  # a number if the winner never went on from another trial
+    assert not isinstance(rates, list) or len(rates) == 10
+    assert reproduce(workspace, workspace.definition("lateness"), version).is_equal, values
+    assert project.run().decision == "skip"
+
+
+EVOLVING = """
+import sys
+from pathlib import Path
+from ml import LightGBM
+from ml.models.trainers.boosting import Boosting
+from tests.ml import test_ml_tuning as here
+
+class Counted(LightGBM):
+    marks = ""
+
+    def fit(self, request):
+        import time, uuid
+        start = 0 if request.start is None else request.start.trees.decode().count("Tree=")
+        Path(self.marks, f"{start} {uuid.uuid4().hex}").touch()
+        time.sleep(0.3)
+        return super().fit(request)
+
+if __name__ == "__main__":
+    definition = here.evolving(LightGBM, 4, 30)
+    trainer = Counted(rounds=30)
+    object.__setattr__(trainer, "marks", sys.argv[2])
+    values, trials = here.search(here.replace(definition, trainer=trainer), Path(sys.argv[1]))
+    here.check_evolved(definition, values, trials)
+    print("ended", [trial.steps for trial in trials], [trial.error for trial in trials])
+"""
+
+
+@pytest.mark.proof
+def test_a_population_that_is_killed_goes_on_from_its_checkpoints(tmp_path):
+    program, marks = tmp_path / "program.py", tmp_path / "marks"
+    program.write_text(EVOLVING)
+    marks.mkdir()
+    command = [sys.executable, str(program), str(tmp_path / "search"), str(marks)]
+    with subprocess.Popen(command, env=os.environ, start_new_session=True) as process:
+        ends = time.monotonic() + 240
+        while len(list(marks.iterdir())) < 20 and time.monotonic() < ends:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+    before = {mark.name for mark in marks.iterdir()}
+    assert len(before) >= 20
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False, timeout=300)
+    assert "ended [10, 10, 10, 10] ['', '', '', '']" in done.stdout, done.stderr[-3000:]
+    again = [name for mark in marks.iterdir() if (name := mark.name) not in before]
+    begun = [name for name in again if name.startswith("0 ")]
+    assert len(begun) < 4, "trials began again"
+
+
 def test_ranges_and_options():
     assert tune({"a": uniform(0, 1)}, trials=3) == Tuning(
         {"a": Range(0, 1, "linear")}, 3, "random", "asha", None, 1, None, 1
     )
     assert choice("a", 2) == Choice(("a", 2))
     assert tune({"a": integers(1, 3)}, trials=1, budget="2 minutes").budget == timedelta(minutes=2)
+
+
+PBT = {
+    "label": "y",
+    "at_least": 0.5,
+    "holdout": 0.2,
+    "tuning": tune({"learning_rate": uniform(0.1, 0.2)}, trials=2, scheduler="pbt"),
+}
 
 
 @pytest.mark.parametrize(
@@ -185,7 +321,20 @@ def test_ranges_and_options():
         (lambda: tune({"a": choice(1)}, trials=1, folds=0), "folds= must be a whole number"),
         (lambda: tune({"a": choice(1)}, trials=1, cpus=0), "cpus= must be above 0"),
         (lambda: tune({"a": choice(1)}, trials=1, algorithm="tpe"), "unknown algorithm 'tpe'"),
-        (lambda: tune({"a": choice(1)}, trials=1, scheduler="pbt"), "unknown scheduler 'pbt'"),
+        (lambda: tune({"a": choice(1)}, trials=1, scheduler="pbtt"), "unknown scheduler 'pbtt'; did you mean 'pbt'"),
+        (
+            lambda: tune({"rounds": integers(1, 9)}, trials=2, scheduler="pbt"),
+            "rounds does not apply to scheduler='pbt': got all trials have the same number of rounds; remove it from the space",
+        ),
+        (lambda: tune({"a": choice(1)}, trials=2, scheduler="pbt", folds=2), "folds does not apply.*remove folds="),
+        (lambda: tune({"a": choice(1)}, trials=2, scheduler="pbt", algorithm="optuna"), "algorithm does not apply"),
+        (lambda: tune({"a": choice(1)}, trials=2, scheduler="pbt", concurrent=1), "concurrent does not apply"),
+        (
+            lambda: define(tune({"strength": choice(1.0)}, trials=2, scheduler="pbt")),
+            "the function `logistic` cannot go on from the checkpoint of another trial, which scheduler='pbt' needs; use LightGBM",
+        ),
+        (lambda: model("v", LightGBM(workers=2), **PBT), "LightGBM cannot go on from the checkpoint of another trial"),
+        (lambda: model("v", XGBoost(stop_after=2), **PBT), "XGBoost cannot go on from the checkpoint of another trial"),
         (
             lambda: define(tune({"depth": choice(1)}, trials=1)),
             "'depth' is tuned, but it is no parameter of the function",

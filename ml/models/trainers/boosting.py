@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ml.models.tasks import TaskName
@@ -81,6 +81,11 @@ class Boosting(Trainer):
         return True
 
     @property
+    def continues(self) -> bool:
+        """Trees are added to trees, unless other workers or the newest rows decide about them."""
+        return not self.workers and not self.stop_after
+
+    @property
     def tasks(self) -> Collection[TaskName]:
         """The tasks that have an objective."""
         return self.objectives
@@ -113,7 +118,11 @@ class Boosting(Trainer):
         """Return the trees that the library fits to rows, in its own format."""
 
     def fit(self, request: FitRequest) -> BoostedTrees:
-        """Return the fitted trees. Raises `ModelError` if the library fails, for example for an unknown parameter's value."""
+        """Return the fitted trees.
+
+        A list among the values has one for each stage of as many rounds; each stage goes on from the trees of the stage before.
+        Raises `ModelError` if the library fails, for example for an unknown parameter's value.
+        """
         values = {**self.params, **request.values}
         self.require_known(values, request.place)
         if request.task.name == "ranking" and (self.workers or self.stop_after):
@@ -122,7 +131,8 @@ class Boosting(Trainer):
         encoding = FeatureEncoding.learned(request.rows.features, request.kinds)
         rows = _encoded(request, encoding, balanced=self.balanced)
         count = values.pop("rounds", self.rounds)
-        rounds = Rounds(int(str(count)), {**_objective(self, request), **values}, self.stop_after)
+        start = None if request.start is None else request.start.trees
+        rounds = Rounds(int(str(count)), {**_objective(self, request), **values}, self.stop_after, start)
         newest = None
         if self.stop_after:
             cut = len(rows.label) - max(1, int(len(rows.label) * STOPPING_SHARE))
@@ -138,12 +148,34 @@ class Boosting(Trainer):
                 from ml.models.trainers.distributed import grow_on_ray  # noqa: PLC0415 - importing Ray takes seconds
 
                 return trees(grow_on_ray(self, rows, newest, rounds, request.model))
-            return trees(self.grow(rows, newest, rounds, after))
+            *earlier, last = _stages(rounds, request.values)
+            for stage in earlier:
+                start = self.grow(rows, newest, replace(stage, start=start), None)
+            return trees(self.grow(rows, newest, replace(last, start=start), after))
         except HeadwaterError:
             raise
         except Exception as error:
             problem = f"model {request.model!r} could not be trained: {type(error).__name__}"
             raise ModelError(problem, got=str(error).strip().partition("\n")[0], place=request.place) from error
+
+
+def rounds_of_stage(rounds: int, stage: int, stages: int) -> int:
+    """Return how many of the rounds belong to a stage, from 0."""
+    return round(rounds * (stage + 1) / stages) - round(rounds * stage / stages)
+
+
+def _stages(rounds: Rounds, values: Mapping[str, object]) -> list[Rounds]:
+    """Return the rounds of each stage, with its values; one stage if no value changes."""
+    changing = {name: value for name, value in values.items() if isinstance(value, list)}
+    stages = max(map(len, changing.values()), default=1)
+    return [
+        replace(
+            rounds,
+            count=rounds_of_stage(rounds.count, stage, stages),
+            params={**rounds.params, **{name: value[stage] for name, value in changing.items()}},
+        )
+        for stage in range(stages)
+    ]
 
 
 def _require_options(rounds: int, workers: int, stop_after: int, params: Mapping[str, object]) -> None:

@@ -33,6 +33,8 @@ class FitRequest:
     place: Place
     progress: Progress | None = None
     """Is called from time to time by trainers that fit in rounds."""
+    start: Any = None
+    """An estimator of this trainer, fitted to the same rows, to go on from; `None` to begin."""
 
 
 class Trainer(ABC):
@@ -51,6 +53,11 @@ class Trainer(ABC):
     @property
     def takes_any(self) -> bool:
         """Whether it has further hyperparameters than those with values, which its library knows."""
+        return False
+
+    @property
+    def continues(self) -> bool:
+        """Whether it can go on from an estimator, with other hyperparameters."""
         return False
 
     @property

@@ -12,7 +12,7 @@ from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.event_time import parse_duration
 
 Algorithm = Literal["random", "optuna"]
-Scheduler = Literal["asha", "all"]
+Scheduler = Literal["asha", "all", "pbt"]
 _ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 _SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
 Value = int | float | str | bool
@@ -96,7 +96,8 @@ def tune(  # noqa: PLR0913 - options of a definition, all keyword-only
 
     Trials are compared on training rows: on the newest fifth of them (or on a fifth of the groups of `split_by`), or on `folds` parts, of
     which each is predicted from the rows before it. The best values fit all training rows, and the model is judged on the
-    holdout, which no trial sees. `asha` stops trials that are behind others after as many rounds or folds. `budget` is the longest
+    holdout, which no trial sees. `asha` stops trials that are behind others after as many rounds or folds. With `pbt`, trials that are
+    behind go on from the trees of better ones, with other values. `budget` is the longest
     time of the search. Each trial takes `cpus` cores; at most `concurrent` run at a time.
 
     Raises `DefinitionError` for an empty space, values that are no ranges or choices, and numbers that are too small.
@@ -117,6 +118,8 @@ def tune(  # noqa: PLR0913 - options of a definition, all keyword-only
         raise DefinitionError("cpus= must be above 0", got=repr(cpus), place=place)
     _require_one_of("algorithm", algorithm, _ALGORITHMS, place)
     _require_one_of("scheduler", scheduler, _SCHEDULERS, place)
+    if scheduler == "pbt":
+        _require_for_pbt(space, place, algorithm=algorithm, folds=folds, concurrent=concurrent)
     limit = None if budget is None else parse_duration(budget, "budget", place)
     return Tuning(dict(space), trials, algorithm, scheduler, limit, folds, concurrent, cpus)
 
@@ -135,6 +138,21 @@ def _range(low: float, high: float, scale: Literal["linear", "log", "integer"]) 
 def _require_whole(name: str, value: object, least: int, place: Place) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise DefinitionError(f"{name}= must be a whole number, at least {least}", got=repr(value), place=place)
+
+
+def _require_for_pbt(
+    space: Mapping[str, Space], place: Place, *, algorithm: str, folds: int, concurrent: int | None
+) -> None:
+    """Raise `DefinitionError` for options that do not apply to a population that is trained step by step."""
+    for name, applies, why in (
+        ("rounds", "rounds" not in space, "all trials have the same number of rounds"),
+        ("algorithm", algorithm == "random", "values come from better trials"),
+        ("folds", folds == 1, "trees go on from the same rows"),
+        ("concurrent", concurrent is None, "all trials of the population take turns"),
+    ):
+        if not applies:
+            do = "remove it from the space" if name == "rounds" else f"remove {name}="
+            raise DefinitionError(f"{name} does not apply to scheduler='pbt'", got=why, do=do, place=place)
 
 
 def _require_one_of(name: str, value: str, known: Sequence[str], place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +21,8 @@ import ray.tune
 
 from ml.models.rows import TrainTestSplit, require_both_labels
 from ml.models.trainers.trainer import SEED
-from ml.models.tuning.definition import Choice, Space, Tuning
-from ml.models.tuning.trial import METRIC, REPORTS, STEP, TrialJob, run_trial
+from ml.models.tuning.definition import Choice, Range, Space, Tuning
+from ml.models.tuning.trial import HISTORY, METRIC, REPORTS, STEP, TrialJob, run_trial, values_of
 from pipeline.batch.ray_cluster import join, keeping_handler
 from pipeline.core.errors import ModelError
 from pipeline.core.extras import imports_of
@@ -61,7 +63,15 @@ def search(
         require_both_labels(rest, evaluation, model.place)
     join()
     job = TrialJob(
-        model.name, model.trainer, evaluation, parts.train, parts.kinds, parts.task, tuning.folds, model.place
+        model.name,
+        model.trainer,
+        evaluation,
+        parts.train,
+        parts.kinds,
+        parts.task,
+        tuning.folds,
+        model.place,
+        evolves=tuning.scheduler == "pbt",
     )
     shipped = ray.put(cloudpickle.dumps(job))
     trainable = ray.tune.with_resources(
@@ -134,8 +144,18 @@ def _algorithm(tuning: Tuning, defaults: Mapping[str, object], mode: str) -> Any
 def _scheduler(tuning: Tuning) -> Any:
     if tuning.scheduler == "all":
         return None
-    from ray.tune.schedulers import ASHAScheduler  # noqa: PLC0415 - importing Ray Tune takes seconds
+    from ray.tune.schedulers import (  # noqa: PLC0415 - importing Ray Tune takes seconds
+        ASHAScheduler,
+        PopulationBasedTraining,
+    )
 
+    if tuning.scheduler == "pbt":
+        return PopulationBasedTraining(
+            time_attr=STEP,
+            perturbation_interval=1,
+            hyperparam_mutations={name: _mutations(space) for name, space in tuning.space.items()},
+            custom_explore_fn=partial(_within, dict(tuning.space)),
+        )
     reports = REPORTS if tuning.folds == 1 else tuning.folds
     return ASHAScheduler(time_attr=STEP, max_t=reports, grace_period=1, reduction_factor=_REDUCTION)
 
@@ -156,9 +176,26 @@ def _domain(space: Space) -> Any:
     return (ray.tune.loguniform if space.scale == "log" else ray.tune.uniform)(space.low, space.high)
 
 
+def _mutations(space: Space) -> Any:
+    # a choice is a list, from which Tune takes a neighbour: it would multiply the value of a domain
+    return list(space.values) if isinstance(space, Choice) else _domain(space)
+
+
+def _within(space: Mapping[str, Space], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a trial in their ranges, which Tune leaves when it multiplies them."""
+    values = dict(config)
+    for name, known in space.items():
+        if isinstance(known, Range):
+            value = min(max(values[name], known.low), known.high)
+            values[name] = round(value) if known.scale == "integer" else value
+    return values
+
+
 def _trial(result: Any, tuning: Tuning) -> Trial:
     metrics = result.metrics or {}
     values = {name: metrics.get("config", {}).get(name) for name in tuning.space}
+    if HISTORY in metrics:
+        values = values_of(json.loads(metrics[HISTORY]))
     error = "" if result.error is None else str(result.error).strip().splitlines()[-1]
     metric = None if result.error is not None else metrics.get(METRIC)
     if metric is not None and math.isnan(metric):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -15,13 +18,15 @@ from ml.models.evaluation import Evaluation
 from ml.models.fitted import FittedModel, with_threshold
 from ml.models.rows import Kind, LabelledRows
 from ml.models.tasks import Task
-from ml.models.trainers.boosting import Boosting
+from ml.models.trainers.boosted_trees import BoostedTrees
+from ml.models.trainers.boosting import Boosting, rounds_of_stage
 from ml.models.trainers.trainer import FitRequest, Trainer
 from pipeline.core.errors import Place
 
-METRIC, STEP = "metric", "step"
+METRIC, STEP, HISTORY = "metric", "step", "history"
 REPORTS = 10
 """How often a trial that fits in rounds reports."""
+_HISTORY_FILE = "history.json"
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,17 @@ class TrialJob:
     task: Task
     folds: int
     place: Place
+    evolves: bool = False
+    """Whether trials go on from the trees of better ones."""
 
 
 def run_trial(config: Mapping[str, object], shipped: list[Any]) -> None:
     """Fit and report, in a worker of Ray Tune: after each fold, or if there is one, after each tenth of the rounds."""
     job: TrialJob = cloudpickle.loads(ray.get(shipped[0]))
     values = {name: value.item() if isinstance(value, np.generic) else value for name, value in config.items()}
+    if job.evolves:
+        _evolve(job, values)
+        return
     if job.folds == 1:
         held_out = job.evaluation.holdout.validation(job.rows)
         metric = _fold(job, values, ~held_out, held_out, reports=isinstance(job.trainer, Boosting))
@@ -61,10 +71,17 @@ def _fold(
     *,
     reports: bool,
 ) -> float:
-    rest = job.rows.where(validation)
-    label = rest.label.to_numpy()
-
     fitted_to = job.rows.where(train)
+    metric = _metric(job, fitted_to, job.rows.where(validation))
+    request = FitRequest(job.model, fitted_to, job.evaluation.label, job.task, job.kinds, values, job.place)
+    if reports:
+        request = replace(request, progress=_progress(job, values, metric))
+    return metric(job.trainer.fit(request))
+
+
+def _metric(job: TrialJob, fitted_to: LabelledRows, rest: LabelledRows) -> Callable[[Any], float]:
+    """Return the function that measures an estimator, which is fitted to some rows, on others."""
+    label = rest.label.to_numpy()
 
     def metric(estimator: Any) -> float:
         untuned = FittedModel(estimator, job.task, job.kinds, threshold=job.evaluation.threshold)
@@ -72,10 +89,43 @@ def _fold(
         predictions = fitted.predictions(rest.features, job.place)
         return fitted.measure(label, predictions, job.evaluation.costs, rest.group.to_numpy())[job.evaluation.metric]
 
-    request = FitRequest(job.model, fitted_to, job.evaluation.label, job.task, job.kinds, values, job.place)
-    if reports:
-        request = replace(request, progress=_progress(job, values, metric))
-    return metric(job.trainer.fit(request))
+    return metric
+
+
+def _evolve(job: TrialJob, values: Mapping[str, object]) -> None:
+    """Fit a tenth of the rounds after the other, and report each with a checkpoint, from which this or another trial goes on."""
+    held_out = job.evaluation.holdout.validation(job.rows)
+    fitted_to = job.rows.where(~held_out)
+    metric = _metric(job, fitted_to, job.rows.where(held_out))
+    rounds = int(str(job.trainer.hyperparameters["rounds"]))
+    stages = min(REPORTS, rounds)
+    history, trees = _checkpoint()
+    for stage in range(len(history), stages):
+        history = [*history, values]
+        of_stage = {**values, "rounds": rounds_of_stage(rounds, stage, stages)}
+        request = FitRequest(job.model, fitted_to, job.evaluation.label, job.task, job.kinds, of_stage, job.place)
+        trees = job.trainer.fit(replace(request, start=trees))
+        with tempfile.TemporaryDirectory() as folder:
+            trees.save(Path(folder))
+            (Path(folder) / _HISTORY_FILE).write_text(json.dumps(history), encoding="utf-8")
+            report = {METRIC: metric(trees), STEP: stage + 1, HISTORY: json.dumps(history)}
+            ray.tune.report(report, checkpoint=ray.tune.Checkpoint.from_directory(folder))
+
+
+def _checkpoint() -> tuple[list[Mapping[str, object]], Any]:
+    """Return the values of each stage so far, and the trees; none at the beginning."""
+    known = ray.tune.get_checkpoint()
+    if known is None:
+        return [], None
+    with known.as_directory() as folder:
+        history = json.loads((Path(folder) / _HISTORY_FILE).read_text(encoding="utf-8"))
+        return history, BoostedTrees.load(Path(folder))
+
+
+def values_of(history: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Return the values of hyperparameters: where they changed, a list with one for each stage."""
+    every = {name: [values[name] for values in history] for name in history[-1]}
+    return {name: values[0] if all(each == values[0] for each in values) else values for name, values in every.items()}
 
 
 def _progress(job: TrialJob, values: Mapping[str, object], metric: Any) -> Any:
