@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.rankings import campaign
 from cluster.cli.experiment import app
 from ml import experiment, metric
 from ml.experiments import Moments, live, live_experiment, thompson_weights
@@ -82,24 +83,6 @@ def test_too_little_is_known(arm, per_unit):
 def test_variants_without_variance_share_what_they_get():
     same = {name: Moments(500, 0.0, 0.0) for name in "ab"}
     assert thompson_weights(same) == {"a": 0.5, "b": 0.5}
-
-
-def campaign(rng, outcomes, per_unit, batches=40, batch=300):
-    """Return the mean regret of a unit under a bandit, and the shares of each batch."""
-    sums = [Moments(0, 0.0, 0.0) for _ in outcomes]
-    means = [mean for mean, _ in outcomes]
-    shares, regret, seen = np.full(len(means), 1 / len(means)), 0.0, []
-    for _ in range(batches):
-        counts = rng.multinomial(batch, shares)
-        for number, (mean, deviation) in enumerate(outcomes):
-            n = int(counts[number])
-            drawn = rng.random(n) < mean if per_unit == "any" else rng.normal(mean, deviation, n)
-            sums[number] += Moments(n, float(drawn.sum()), float((drawn.astype(float) ** 2).sum()))
-        regret += float(counts @ (max(means) - np.array(means)))
-        weights = thompson_weights({str(k): arm for k, arm in enumerate(sums)}, per_unit=per_unit)
-        shares = shares if weights is None else np.array(list(weights.values()))
-        seen.append(shares)
-    return regret / (batches * batch), np.array(seen)
 
 
 @pytest.mark.parametrize(

@@ -8,23 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.rankings import BETTER, looked, units_by_clicks, units_interleaved
 from ml import interleaving
-from ml.experiments import (
-    Moments,
-    always_valid,
-    always_valid_share,
-    concentration_for,
-    difference,
-    interleave,
-    mixture_for,
-)
+from ml.experiments import always_valid_share, concentration_for, interleave
 from pipeline.core.errors import DefinitionError, RequestError
 from tests.rigs.proofs import examples
 
 RANKING = st.lists(st.integers(0, 12), max_size=9)
-ITEMS, SHOWN = 12, 6
-EXAMINED = 0.7 ** np.arange(SHOWN)
-"""The probability that somebody looks at a position."""
 
 
 @given(old=RANKING, new=RANKING, request=st.integers(0, 1000), length=st.none() | st.integers(0, 8))
@@ -83,70 +73,17 @@ def test_invalid_lists(rankings, length, problem):
         interleave(rankings, 1, length=length)
 
 
-def ranked(rng, relevance, noise):
-    return np.argsort(-(relevance + rng.normal(0, noise, len(relevance)))).tolist()
-
-
-def clicks(rng, items, relevance):
-    looked = rng.random(len(items)) < EXAMINED[: len(items)]
-    return looked & (rng.random(len(items)) < relevance[items])
-
-
-def sign(rng, request, noises):
-    """Return which ranking a request prefers: 1 for the new one, -1 for the old one, 0 for none."""
-    relevance = rng.beta(1, 4, ITEMS)
-    rankings = {name: ranked(rng, relevance, noise) for name, noise in noises.items()}
-    shown = interleave(rankings, request, length=SHOWN)
-    clicked = clicks(rng, [item for item, _ in shown], relevance)
-    teams = [team for (_, team), click in zip(shown, clicked, strict=True) if click]
-    return int(np.sign(teams.count("new") - teams.count("old")))
-
-
 def test_equal_rankings_that_are_looked_at_often_are_rarely_found_different():
     rng, requests = np.random.default_rng(11), examples(250, 1000)
-    concentration, wrong, usual = concentration_for(requests // 2), [], []
-    for run in range(examples(40, 1000)):
-        signs = np.array([sign(rng, f"{run} {number}", {"old": 0.1, "new": 0.1}) for number in range(requests)])
-        wins, losses = (signs > 0).cumsum(), (signs < 0).cumsum()
-        looks = range(requests // 50 - 1, requests, requests // 50)
-        wrong.append(min(always_valid_share(int(wins[k]), int(losses[k]), concentration).p for k in looks) < 0.05)
-        scores = [(wins[k] - losses[k]) / max(np.sqrt(wins[k] + losses[k]), 1) for k in looks]
-        usual.append(np.max(np.abs(scores)) > 1.96)
-    assert np.mean(wrong) <= 0.05
-    assert np.mean(usual) > 0.15, "the usual test, looked at as often"
-
-
-def ab_units(rng, noises, most):
-    """Return after how many requests an A/B test of clicks finds a difference; each request sees one ranking."""
-    arms = []
-    for noise in noises.values():
-        relevance = rng.beta(1, 4, (most // 2, ITEMS))
-        order = np.argsort(-(relevance + rng.normal(0, noise, relevance.shape)), axis=1)[:, :SHOWN]
-        chance = np.take_along_axis(relevance, order, axis=1) * EXAMINED
-        arms.append((rng.random(chance.shape) < chance).sum(axis=1).astype(float))
-    mixture = mixture_for(most // 4)
-    for units in range(100, most // 2 + 1, 50):
-        sums = [Moments(units, arm[:units].sum(), (arm[:units] ** 2).sum()) for arm in arms]
-        if always_valid(difference(*sums), mixture).p < 0.05:
-            return 2 * units
-    return most
-
-
-def interleaved_units(rng, noises, most, run):
-    concentration, wins, losses = concentration_for(500), 0, 0
-    for number in range(most):
-        preferred = sign(rng, f"{run} {number}", noises)
-        wins, losses = wins + (preferred > 0), losses + (preferred < 0)
-        if always_valid_share(wins, losses, concentration).p < 0.05:
-            return number + 1 if wins > losses else most
-    return most
+    runs = [looked(rng, run, requests) for run in range(examples(40, 1000))]
+    assert np.mean([always for always, _ in runs]) <= 0.05
+    assert np.mean([usual for _, usual in runs]) > 0.15, "the usual test, looked at as often"
 
 
 def test_a_better_ranking_is_found_with_fewer_units_than_by_an_experiment():
-    rng, noises = np.random.default_rng(5), {"old": 0.25, "new": 0.1}
-    runs = range(examples(8, 200))
-    by_clicks = np.median([ab_units(rng, noises, 20_000) for _ in runs])
-    interleaved = np.median([interleaved_units(rng, noises, 5000, run) for run in runs])
+    rng, runs = np.random.default_rng(5), range(examples(8, 200))
+    by_clicks = np.median([units_by_clicks(rng, BETTER, 20_000) for _ in runs])
+    interleaved = np.median([units_interleaved(rng, BETTER, 5000, run) for run in runs])
     assert interleaved * 3 < by_clicks
 
 
