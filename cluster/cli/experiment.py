@@ -13,7 +13,9 @@ from pipeline.core.errors import RequestError, did_you_mean
 from pipeline.kernel.sql_text import quoted
 
 if TYPE_CHECKING:
-    from ml.experiments import Experiment
+    import pyarrow as pa
+
+    from ml.experiments import Experiment, Interleaving
     from pipeline.project.workspace import Workspace
 
 app = typer.Typer(
@@ -25,8 +27,8 @@ Reason = Annotated[str, typer.Option(help="Why, for those who look at it later."
 
 @app.command()
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
-    """List the experiments."""
-    from ml.experiments import Experiment  # noqa: PLC0415 - imports DuckDB
+    """List the experiments and interleavings."""
+    from ml.experiments import Experiment, Interleaving  # noqa: PLC0415 - imports DuckDB
 
     workspace = open_workspace(folder, env)
     rows = [
@@ -36,6 +38,10 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
             "metrics": [m.name for m in each.transform.metrics],
         }
         for each in workspace.project.graph.all_of(Experiment)
+    ]
+    rows += [
+        {"name": each.name, "variants": dict.fromkeys(each.transform.rankings, 1), "metrics": [each.clicks]}
+        for each in workspace.project.graph.all_of(Interleaving)
     ]
     if as_json:
         print_json(rows)
@@ -52,17 +58,20 @@ def status(
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Show the results of an experiment as of the last run, and whether it must stop."""
+    """Show the results of an experiment or an interleaving as of the last run, and whether it must stop."""
+    from ml.experiments import Interleaving  # noqa: PLC0415 - imports DuckDB
     from ml.experiments.bandit import weights_text  # noqa: PLC0415 - imports DuckDB
     from ml.experiments.results import BROKEN, HARM  # noqa: PLC0415 - imports Arrow
     from ml.experiments.states import ExperimentStates  # noqa: PLC0415 - imports DuckDB
 
     workspace = open_workspace(folder, env)
+    interleaving = next((each for each in workspace.project.graph.all_of(Interleaving) if each.name == name), None)
+    if interleaving is not None:
+        _show_interleaving(workspace, interleaving, check=check, as_json=as_json)
+        return
     experiment = _named(workspace, name)
     state, weights = ExperimentStates(workspace.lake.storage).state_and_weights(name)
-    if workspace.version(name) is None:
-        raise RequestError(f"experiment {name!r} has no results yet", do=f"headwater run --select {name}")
-    table = workspace.query(f"select * from {quoted(name)}")
+    table = _results(workspace, name)
     rows = table.to_pylist()
     harm = [row for row in rows if row["decision"] in {BROKEN, HARM}]
     if as_json:
@@ -150,6 +159,33 @@ def variant(
         print_json({"unit": unit, "variant": assigned})
     else:
         out.print(escape(assigned) if assigned else "none: it does not take part")
+
+
+def _show_interleaving(workspace: Workspace, interleaving: Interleaving, *, check: bool, as_json: bool) -> None:
+    from ml.experiments.preference import BROKEN  # noqa: PLC0415 - imports DuckDB
+
+    table = _results(workspace, interleaving.name)
+    (row,) = table.to_pylist()
+    is_broken = row["decision"] == BROKEN
+    if as_json:
+        print_json({"name": interleaving.name, "must_stop": is_broken, "results": as_objects(table)})
+    else:
+        out.print(f"[bold]{interleaving.name}[/]  {escape(interleaving.description)}")
+        preferences = (
+            f"{row['wins']:,} prefer {row['ranking']}, {row['losses']:,} {row['against']}, {row['ties']:,} none"
+        )
+        out.print(f"{row['units']:,} units: {escape(preferences)}")
+        columns = ("ranking", "share", "low", "high", "p_value", "decision", "reason")
+        shown = tuple(_shown(row[column], column) for column in columns)
+        grid(None, columns, [shown], right="share, low, high, p_value")
+    if check and is_broken:
+        raise typer.Exit(1)
+
+
+def _results(workspace: Workspace, name: str) -> pa.Table:
+    if workspace.version(name) is None:
+        raise RequestError(f"experiment {name!r} has no results yet", do=f"headwater run --select {name}")
+    return workspace.query(f"select * from {quoted(name)}")
 
 
 def _named(workspace: Workspace, name: str) -> Experiment:

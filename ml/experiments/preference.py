@@ -17,6 +17,7 @@ from pipeline.kernel.sql_text import literal, quoted
 if TYPE_CHECKING:
     import pyarrow as pa
 
+BROKEN = "broken"
 WIN, LOSS, TIE, INCOMPLETE, NOT_A_NUMBER, UNKNOWN = "win", "loss", "tie", "incomplete", "not a number", "unknown"
 
 
@@ -156,7 +157,7 @@ def preference(
     reasons = [f"unknown ranking {name!r}: {number:,} clicks" for name, number in unknown]
     reasons += [f"{nan:,} units with a value that is not a number"] if nan else []
     if reasons:
-        decision = "broken"
+        decision = BROKEN
     reasons += [f"{incomplete:,} clicks without unit or ranking"] if incomplete else []
     decided = wins + losses
     row = {

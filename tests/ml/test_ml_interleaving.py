@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from benchmarks.rankings import BETTER, looked, units_by_clicks, units_interleaved
+from cluster.cli.experiment import app
 from ml import interleaving
 from ml.experiments import always_valid_share, concentration_for, interleave
 from pipeline.core.errors import DefinitionError, RequestError
+from pipeline.project import load
+from pipeline.runner import Runner
 from tests.rigs.proofs import examples
 
 RANKING = st.lists(st.integers(0, 12), max_size=9)
@@ -145,6 +151,45 @@ def test_clicks_that_cannot_be_credited_are_counted():
     assert (row["decision"], row["losses"]) == ("broken", 1)
     assert row["reason"] == "1 units with a value that is not a number"
     assert found([(1, "new", None), (2, "old", 1.0)], value="worth")["ties"] == 1
+
+
+PROJECT = """
+from cluster.cli.experiment import app
+from ml import interleaving
+from pipeline import files, source
+
+clicks = source(files("clicks.csv"), schema={"user": "bigint", "ranking": "varchar"})
+search = interleaving(rankings=("old", "new"), clicks="clicks", unit="user")
+"""
+
+
+def command(root, *words, code=0):
+    answer = CliRunner().invoke(app, [*words, "--project", str(root)])
+    assert answer.exit_code == code, (answer.output, answer.exception)
+    return answer
+
+
+def test_an_interleaving_of_a_project(tmp_path):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "shop"\ndefinitions = "shop.py"\n')
+    (tmp_path / "shop.py").write_text(PROJECT)
+    file = tmp_path / "clicks.csv"
+    file.write_text("user,ranking\n" + "".join(f"{user},{'old' if user % 5 == 0 else 'new'}\n" for user in range(200)))
+    assert "experiment 'search' has no results yet" in str(command(tmp_path, "status", "search", code=1).exception)
+    Runner(load(tmp_path)).run()
+    assert [row["name"] for row in json.loads(command(tmp_path, "ls", "--json").output)] == ["search"]
+    shown = command(tmp_path, "status", "search", "--check").output
+    assert "200 units: 160 prefer new, 40 old, 0 none" in shown
+    assert "better" in shown
+    status = json.loads(command(tmp_path, "status", "search", "--json").output)
+    assert (status["must_stop"], status["results"][0]["share"]) == (False, 0.8)
+    with file.open("a") as clicks:
+        clicks.write("1000,nwe\n")
+    Runner(load(tmp_path)).run()
+    assert "unknown ranking 'nwe': 1 clicks" in command(tmp_path, "status", "search", "--check", code=1).output
+
+    (tmp_path / "shop.py").write_text(PROJECT.replace('unit="user"', 'unit="user", value="worth"'))
+    with pytest.raises(DefinitionError, match="table 'clicks' has no column 'worth'"):
+        Runner(load(tmp_path)).run()
 
 
 @pytest.mark.parametrize(
