@@ -86,6 +86,20 @@ def test_equal_rankings_that_are_looked_at_often_are_rarely_found_different():
     assert np.mean([usual for _, usual in runs]) > 0.15, "the usual test, looked at as often"
 
 
+def test_users_who_come_back_and_change_their_preference_hardly_change_the_error_rate():
+    rng, users, wrong = np.random.default_rng(1), 1000, 0
+    runs, looks = examples(40, 400), examples(40, 100)
+    for _ in range(runs):
+        credit = np.zeros(users)
+        for _ in range(looks):
+            credit += (rng.random(users) < 0.3) * rng.choice([-1, 0, 1], users)
+            wins, losses = int((credit > 0).sum()), int((credit < 0).sum())
+            if always_valid_share(wins, losses, concentration_for(1000)).p < 0.05:
+                wrong += 1
+                break
+    assert wrong / runs <= 0.08
+
+
 def test_a_better_ranking_is_found_with_fewer_units_than_by_an_experiment():
     rng, runs = np.random.default_rng(5), range(examples(8, 200))
     by_clicks = np.median([units_by_clicks(rng, BETTER, 20_000) for _ in runs])
