@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.resources import files
 
+from anyio import fail_after, to_thread
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -64,7 +65,7 @@ def create_app(
     """Return the app of a project. Nothing is read before it is started.
 
     Only tables of `layers` are served. `limits` apply to all queries together (default: the project's
-    `memory_bytes` or 1 GiB, and two threads), `patience` to the time of each. There is no authentication: expose the
+    `memory_bytes` or 1 GiB, and two threads), `patience` to the time of each, and of each prediction. There is no authentication: expose the
     app only to clients that may read the tables.
     """
     backend = _backend(project, layers, limits, patience)
@@ -83,7 +84,7 @@ def create_app(
     app.state.backend = backend
     answer_errors(app, project.settings.lake)
     _add_tables(app, backend)
-    _add_models(app, backend)
+    _add_models(app, backend, patience)
     _add_webhooks(app, backend)
     _add_pages(app, backend)
     return app
@@ -113,14 +114,20 @@ def _add_tables(app: FastAPI, backend: Backend) -> None:
         return read_rows(backend.tables, backend.engine, name, request)
 
 
-def _add_models(app: FastAPI, backend: Backend) -> None:
+def _add_models(app: FastAPI, backend: Backend, patience: timedelta) -> None:
     @app.post("/models/{name}/predict")
     async def predict_rows(name: str, request: Request) -> Response:
         body = await read_body(request, MOST_BODY_BYTES, do="send fewer rows per request")
         request_id = request.headers.get("x-request-id", "")[:_MOST_ID]
-        return await run_in_threadpool(
-            lambda: JSONResponse(backend.predictions.answer(name, request_of(body), request_id))
-        )
+        try:
+            with fail_after(patience.total_seconds()):
+                return await to_thread.run_sync(
+                    lambda: JSONResponse(backend.predictions.answer(name, request_of(body), request_id)),
+                    abandon_on_cancel=True,
+                )
+        except TimeoutError as error:
+            got = f"more than {patience.total_seconds():g} s"
+            raise OverloadError("the prediction takes too long", got=got, do="send fewer rows, or try later") from error
 
 
 def _add_webhooks(app: FastAPI, backend: Backend) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _DRAINS_S = 5
 _BACKLOG = 2048
+_MOST_CONNECTIONS = 1024
+"""Further clients get a 503 at once."""
 
 
 class DirectServer:
@@ -34,7 +36,12 @@ class DirectServer:
             self._socket.close()
             raise
         config = uvicorn.Config(
-            app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAINS_S
+            app,
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=_DRAINS_S,
+            limit_concurrency=_MOST_CONNECTIONS,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="direct", daemon=True)

@@ -18,7 +18,7 @@ from benchmarks.kafka import Cluster
 from pipeline.core.errors import UnavailableError
 from pipeline.core.logs import ROOT
 from pipeline.core.processes import cores
-from tests.rigs import proofs, workers
+from tests.rigs import proofs, signals, workers
 from tests.rigs.command import CommandServer, ConsoleScript
 from tests.rigs.command import headwater_command as running_command
 from tests.rigs.file_servers import file_servers as file_servers  # noqa: PLC0414 - the fixture
@@ -28,6 +28,7 @@ from tests.rigs.snowflake_account import snowflake_url as snowflake_url  # noqa:
 from tests.rigs.weed import s3 as s3  # noqa: PLC0414 - the fixture
 
 _internal_errors: list[str] = []
+_CTRL_C = signals.native_handler(signal.SIGINT)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,10 +69,11 @@ def logging_by_default() -> None:
 @pytest.fixture(autouse=True)
 def ctrl_c_stays() -> Iterator[None]:
     """Check that a test leaves no handler of Ctrl-C: later ones, and users, could not stop what runs."""
-    before = signal.getsignal(signal.SIGINT)
     yield
-    after = signal.getsignal(signal.SIGINT)
-    assert after == before, f"{after} handles Ctrl-C now"
+    handler = signal.getsignal(signal.SIGINT)
+    assert handler is signal.default_int_handler, f"{handler} handles Ctrl-C now"
+    assert signals.native_handler(signal.SIGINT) == _CTRL_C, "a library handles Ctrl-C now"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ()), "Ctrl-C is blocked now"
 
 
 def pytest_report_header() -> str:

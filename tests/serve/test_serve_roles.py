@@ -8,6 +8,7 @@ import time
 import warnings
 from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -212,3 +213,18 @@ def test_halves_of_characters_are_refused(bar, row):
     body = json.dumps({"rows": [ROW | row]}).replace("HALF", "\\ud800")
     with bar.client() as client:
         assert client.post(PATH, content=body).status_code == 422
+
+
+def test_a_prediction_that_takes_too_long_is_an_error(bar, monkeypatch):
+    real = Predictor.predict
+    monkeypatch.setattr(Predictor, "predict", lambda self, rows: [time.sleep(1.5), real(self, rows)][1])
+    with bar.client(patience=timedelta(seconds=0.3)) as client:
+        begun = time.monotonic()
+        answer = client.post(PATH, json={"rows": [ROW]})
+        assert time.monotonic() - begun < 1.2
+        assert answer.status_code == 503
+        assert answer.json()["error"] == {
+            "problem": "the prediction takes too long",
+            "got": "more than 0.3 s",
+            "do": "send fewer rows, or try later",
+        }
