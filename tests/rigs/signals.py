@@ -14,9 +14,20 @@ class _Action(ctypes.Structure):
     _fields_ = (("handler", ctypes.c_void_p), ("rest", ctypes.c_ubyte * 512))
 
 
-def native_handler(number: Signals) -> int | None:
-    """Return the address of the function that handles a signal."""
-    action = _Action()
+class _Symbol(ctypes.Structure):
+    """What `dladdr` returns."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def handler_of(number: Signals) -> str:
+    """Return the file of the library whose function handles a signal; empty if it is unknown."""
+    action, symbol = _Action(), _Symbol()
     _libc.sigaction(int(number), None, ctypes.byref(action))
-    handler: int | None = action.handler
-    return handler
+    _libc.dladdr(ctypes.c_void_p(action.handler), ctypes.byref(symbol))
+    return (symbol.file or b"").decode()
