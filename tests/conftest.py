@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -19,7 +18,7 @@ from benchmarks.kafka import Cluster
 from pipeline.core.errors import UnavailableError
 from pipeline.core.logs import ROOT
 from pipeline.core.processes import cores
-from tests.rigs import proofs, signals, workers
+from tests.rigs import proofs, workers
 from tests.rigs.command import CommandServer, ConsoleScript
 from tests.rigs.command import headwater_command as running_command
 from tests.rigs.file_servers import file_servers as file_servers  # noqa: PLC0414 - the fixture
@@ -32,6 +31,7 @@ _internal_errors: list[str] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background processes ignore it
     os.environ.setdefault("COLUMNS", "160")  # workers have no terminal
     if not proofs.PROOFS:  # brokers run for seconds: optimizing their code takes longer than it saves
         os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
@@ -72,12 +72,6 @@ def ctrl_c_stays() -> Iterator[None]:
     yield
     handler = signal.getsignal(signal.SIGINT)
     assert handler is signal.default_int_handler, f"{handler} handles Ctrl-C now"
-    try:
-        signal.raise_signal(signal.SIGINT)
-        time.sleep(1)
-    except KeyboardInterrupt:
-        return
-    raise AssertionError(f"Ctrl-C is not heard any more: {signals.handler_of(signal.SIGINT)} handles it")
 
 
 def pytest_report_header() -> str:
