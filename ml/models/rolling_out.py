@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from ml.experiments.definition import sums_of
+from ml.experiments.moments import INCOMPLETE
 from ml.experiments.results import BROKEN, HARM, WORSE, results
 from ml.models.registry.registry import AWAITS_ROLLOUT, Registry
 from ml.models.registry.roles import CHALLENGER, CHAMPION, SHADOW
@@ -41,20 +42,26 @@ def build(steps: RolloutSteps, context: BuildContext, clock: Clock = now) -> Ver
     name, rollouts = steps.model, Rollouts(context.store, clock)
     frozen, roles = Registry(context.store).frozen(name), Registry(context.store).roles(name)
     champion, progress = roles.versions.get(CHAMPION, ""), rollouts.progress(name)
-    if frozen:
-        return Verdict(accepted=True, reason=f"paused, because {name} is frozen: {frozen}", version=champion)
     known = {each.number: each for each in ModelVersions(context.store).of(name)}
     if progress is not None and (changed := _changed(progress, champion, known)):
         rollouts.end(name, progress, changed)
-        progress = None
-    if progress is None:
-        return _begun(steps, rollouts, champion, known)
+        reason = f"the rollout of version {progress.version} has ended: {changed}"
+        return Verdict(accepted=True, reason=reason, version=champion)
+    if progress is None or (frozen and progress.role == SHADOW):
+        paused = Verdict(accepted=True, reason=f"paused, because {name} is frozen: {frozen}", version=champion)
+        return paused if frozen else _begun(steps, rollouts, champion, known)
     shares = {CHALLENGER: roles.traffic, SHADOW: 0.0}
-    if (roles.versions.get(progress.role), shares[progress.role]) != (str(progress.version), progress.share):
+    if not frozen and (roles.versions.get(progress.role), shares[progress.role]) != (
+        str(progress.version),
+        progress.share,
+    ):
         reason = "begins again, because somebody changed its role, or a run was killed"
         rollouts.take_step(name, progress.version, progress.champion, progress.share, reason)
         return _verdict(progress.version, progress.share, champion, reason)
-    return _next(steps, rollouts, progress, context, clock())
+    decision, reason = _decided(steps, progress, context, clock())
+    if frozen and decision != "roll back":
+        decision, reason = "wait", f"paused, because {name} is frozen: {frozen}"
+    return _next(steps, rollouts, progress, decision, reason)
 
 
 def _begun(steps: RolloutSteps, rollouts: Rollouts, champion: str, known: Mapping[int, ModelVersion]) -> Verdict:
@@ -63,22 +70,31 @@ def _begun(steps: RolloutSteps, rollouts: Rollouts, champion: str, known: Mappin
     if not champion or max(waiting, default=0) <= int(champion):
         return Verdict(accepted=True, reason=f"no version of {steps.model} waits", version=champion)
     share = steps.rollout.steps[0] if steps.rollout.shadow is None else 0.0
+    taken = next((each for each in known.values() if (CHALLENGER if share else SHADOW) in each.roles), None)
+    if taken is not None and taken.number != max(waiting):
+        reason = f"version {max(waiting)} waits, because version {taken.number} is the {taken.roles[0]}"
+        return Verdict(accepted=True, reason=reason, version=champion)
     rollouts.take_step(steps.model, max(waiting), int(champion), share, "begins")
     return _verdict(max(waiting), share, champion, "begins")
 
 
+def _decided(
+    steps: RolloutSteps, progress: RolloutProgress, context: BuildContext, at: datetime
+) -> tuple[Decision, str]:
+    decide = shadow_decision if progress.role == SHADOW else step_decision
+    try:
+        return decide(steps.rollout, progress, context, at)
+    except RequestError as error:
+        problem = f"the metrics of the rollout of {steps.model!r} cannot be computed"
+        do = "check value= and the columns of the metrics"
+        raise ModelError(problem, got=error.got, do=do, place=steps.place) from error
+
+
 def _next(
-    steps: RolloutSteps, rollouts: Rollouts, progress: RolloutProgress, context: BuildContext, at: datetime
+    steps: RolloutSteps, rollouts: Rollouts, progress: RolloutProgress, decision: Decision, reason: str
 ) -> Verdict:
     """Wait, take the next step, or end the rollout."""
     name, champion = steps.model, str(progress.champion)
-    decide = shadow_decision if progress.role == SHADOW else step_decision
-    try:
-        decision, reason = decide(steps.rollout, progress, context, at)
-    except RequestError as error:
-        problem = f"the metrics of the rollout of {name!r} cannot be computed"
-        do = "check value= and the columns of the metrics"
-        raise ModelError(problem, got=error.got, do=do, place=steps.place) from error
     if decision == "roll back":
         rollouts.roll_back(name, progress, reason)
         return Verdict(accepted=False, reason=f"version {progress.version} is withdrawn: {reason}", version=champion)
@@ -118,10 +134,13 @@ def shadow_decision(
     """Decide whether a shadow has seen enough; how often it differs from the champion is the reason."""
     log = quoted(options.log)
     [seen] = context.query(f"""
-        select count(*) as rows, count(*) filter (where s.predicted is distinct from c.predicted) as differing
-        from {log} as s join {log} as c on s.request_id = c.request_id and s.row = c.row
-        where s.arm = {literal(SHADOW)} and s.model_version = {progress.version} and c.arm = {literal(CHAMPION)} and s."at" >= {_time(progress.since)}
+        select count(s.row) as rows, count(s.row) filter (where s.predicted is distinct from c.predicted) as differing, count(*) as every
+        from {log} as c left join {log} as s on s.request_id = c.request_id and s.row = c.row
+            and s.arm = {literal(SHADOW)} and s.model_version = {progress.version}
+        where c.arm = {literal(CHAMPION)} and c."at" >= {_time(progress.since + _SETTLES)} and c."at" <= {_time(at)}
     """).to_pylist()
+    if not seen["rows"] and seen["every"] >= options.units:
+        return "roll back", f"as a shadow, it predicted none of {quantity(seen['every'], 'row')}"
     share = f", of which {100 * seen['differing'] / seen['rows']:.1f} % differ" if seen["rows"] else ""
     words = f"{quantity(seen['rows'], 'row')} mirrored{share}"
     return _waits(options.shadow or timedelta(), progress, at, (seen["rows"], options.units, words))
@@ -131,16 +150,34 @@ def step_decision(
     options: Rollout, progress: RolloutProgress, context: BuildContext, at: datetime
 ) -> tuple[Decision, str]:
     """Decide about a step from the outcomes of the units that both versions have predicted in it."""
-    sums = context.query(_sums(options, progress))
+    exposures = _exposures(options, progress, at)
+    sums = context.query(sums_of(f"({exposures}) as predicted", ("unit", "arm", "at"), options.metrics, of_text=True))
     variants = ((CHAMPION, 1 - progress.share), (CHALLENGER, progress.share))
     rows = results(sums, variants, options.metrics, 2 * options.units, options.alpha / len(options.steps)).to_pylist()
     if (harm := harm_of(rows)) is not None:
         return "roll back", harm
     counts = {row["variant"]: row["units"] for row in sums.to_pylist() if row["metric"] == ""}
     fewest = min(counts.get(name, 0) for name, _ in variants)
-    return _waits(
-        options.every, progress, at, (fewest, options.units, f"{quantity(fewest, 'unit')} of each version, no harm")
-    )
+    nobody = sum(row["units"] for row in sums.to_pylist() if row["metric"] == INCOMPLETE)
+    words = f"{quantity(fewest, 'unit')} of each version, no harm"
+    words += f" ({quantity(nobody, 'row')} without a unit)" if nobody else ""
+    decision, reason = _waits(options.every, progress, at, (fewest, options.units, words))
+    unmatched = _unmatched(options, exposures, progress, context) if decision == "go on" else ""
+    return ("wait", f"{reason}, but {unmatched}") if unmatched else (decision, reason)
+
+
+def _unmatched(options: Rollout, exposures: str, progress: RolloutProgress, context: BuildContext) -> str:
+    """Return which outcomes of this step are all of units that nobody predicted: then, the units have other texts there."""
+    for metric in options.metrics:
+        unit, time, of = quoted(metric.unit), quoted(metric.time), quoted(metric.of)
+        [row] = context.query(f"""
+            select count(*) as rows, count(*) filter (where {unit}::varchar in (select unit from ({exposures}) as predicted)) as matched
+            from {of} where {time} >= {_time(progress.since)}
+        """).to_pylist()
+        if row["rows"] and not row["matched"]:
+            rows = quantity(row["rows"], "row")
+            return f"none of {rows} of {metric.of!r} since then is of a unit that was predicted: compare {metric.unit!r} with the log"
+    return ""
 
 
 def harm_of(rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -157,20 +194,19 @@ def _waits(
 ) -> tuple[Decision, str]:
     """Return whether a step is over: it has lasted long enough, and enough was seen."""
     count, wanted, words = seen
-    lasted = at - progress.since
+    lasted, least = at - progress.since, max(least, _SETTLES)
     reason = f"{words} in {format_duration(timedelta(seconds=int(lasted.total_seconds())))}"
     if lasted < least:
         return "wait", f"{reason} of {format_duration(least)}"
     return ("wait", f"{reason}, needs {wanted:,}") if count < wanted else ("go on", reason)
 
 
-def _sums(options: Rollout, progress: RolloutProgress) -> str:
-    """Return the SELECT of sums by metric and arm, of the units that the two versions have predicted in this step."""
+def _exposures(options: Rollout, progress: RolloutProgress, at: datetime) -> str:
+    """Return the SELECT of what the two versions have predicted in this step."""
     arms = {CHAMPION: progress.champion, CHALLENGER: progress.version}
     is_arm = " or ".join(f"(arm = {literal(arm)} and model_version = {number})" for arm, number in arms.items())
-    log, at = quoted(options.log), quoted("at")
-    exposures = f"(select * from {log} where {at} >= {_time(progress.since + _SETTLES)} and ({is_arm})) as predicted"
-    return sums_of(exposures, ("unit", "arm", "at"), options.metrics, of_text=True)
+    begins, ends = _time(progress.since + _SETTLES), _time(at)
+    return f'select * from {quoted(options.log)} where "at" between {begins} and {ends} and ({is_arm})'
 
 
 def _time(moment: datetime) -> str:

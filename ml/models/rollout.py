@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from ml.companions import require_columns_of
 from ml.experiments.definition import OutcomeMetric
+from ml.experiments.results import LEAST_UNITS
 from ml.models.prediction_log import PredictionLog
 from pipeline.core.definitions import Artifact, BuildContext, Definition, Verdict, caller
 from pipeline.core.errors import DefinitionError, Place
@@ -117,15 +118,22 @@ def rollout(  # noqa: PLR0913 - options of a definition
     Raises `DefinitionError` without metrics, and for shares, durations and numbers that are invalid.
     """
     place = caller()
-    if not metrics:
-        raise DefinitionError("a rollout needs metrics", do="pass [metric(…)]", place=place)
-    if not steps or any(not 0 < step < 1 for step in steps) or list(steps) != sorted(set(steps)):
+    _require_metrics(metrics, place)
+    if not _are_growing_shares(steps):
         do = "pass growing shares between 0 and 1, for example (0.05, 0.25, 0.5)"
         raise DefinitionError("steps= of a rollout are not growing shares", got=repr(steps), do=do, place=place)
-    if units < 1:
-        raise DefinitionError("units= of a rollout must be at least 1", got=repr(units), place=place)
-    if not 0 < alpha < 1:
-        raise DefinitionError("alpha= of a rollout must be between 0 and 1", got=f"{alpha:g}", place=place)
+    number: object = units
+    if isinstance(number, bool) or not isinstance(number, int) or number < LEAST_UNITS:
+        problem = f"units= of a rollout must be a whole number, at least {LEAST_UNITS}: fewer show nothing"
+        raise DefinitionError(problem, got=repr(units), place=place)
+    level: object = alpha
+    if not isinstance(level, float) or not 0 < level < 1:
+        raise DefinitionError("alpha= of a rollout must be between 0 and 1", got=repr(alpha), place=place)
+    lengths: dict[str, object] = {"every": every, "shadow": shadow}
+    for option, length in lengths.items():
+        if not isinstance(length, str | timedelta | None):
+            do = "pass a text such as '1 day'"
+            raise DefinitionError(f"{option}= of a rollout is not a duration", got=repr(length), do=do, place=place)
     return Rollout(
         log,
         tuple(metrics),
@@ -135,3 +143,20 @@ def rollout(  # noqa: PLR0913 - options of a definition
         None if shadow is None else parse_duration(shadow, "shadow", place),
         alpha,
     )
+
+
+def _require_metrics(metrics: Sequence[OutcomeMetric], place: Place) -> None:
+    given: object = metrics
+    every = list(given) if isinstance(given, list | tuple) else []
+    if not every or any(not isinstance(each, OutcomeMetric) for each in every):
+        raise DefinitionError("a rollout needs metrics", got=repr(given)[:80], do="pass [metric(…)]", place=place)
+    names = [each.name for each in every]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DefinitionError(f"two metrics of the rollout are named {twice!r}", do="rename one", place=place)
+
+
+def _are_growing_shares(steps: object) -> bool:
+    if not isinstance(steps, list | tuple) or not steps:
+        return False
+    return all(isinstance(step, float) and 0 < step < 1 for step in steps) and list(steps) == sorted(set(steps))

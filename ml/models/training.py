@@ -27,6 +27,7 @@ from ml.models.registry.registry import (
     Registry,
     Trained,
 )
+from ml.models.registry.rollouts import end_rollout
 from ml.models.retraining import alarmed_monitors, decision
 from ml.models.rows import LabelledRows, TrainTestSplit, require_both_labels, split
 from ml.models.segments import Segment, segments_of
@@ -62,7 +63,7 @@ def verdict(model: Model, context: BuildContext) -> Verdict | None:
     if store.origin(model.name) == origin:
         return Verdict(accepted=True, reason="up to date", version=store.champion_version(model.name))
     kept = store.kept_back(model.name, origin)
-    if kept is not None:
+    if kept is not None and (model.rollout is not None or kept[1] != AWAITS_ROLLOUT):
         return Verdict(accepted=True, reason=f"version {kept[0]} {kept[1]}", version=kept[0])
     frozen = _frozen(model, store)
     if frozen is not None:
@@ -114,6 +115,8 @@ def build(model: Model, context: BuildContext) -> Verdict:
         predictions=found.predictions,
         compared=comparable(model),
     )
+    if model.rollout is None:
+        end_rollout(context.store, model.name, "the model has no rollout any more")
     awaits = AWAITS_APPROVAL if model.approval == "manual" else ""
     if model.rollout is not None and store.champion_version(
         model.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 
@@ -25,6 +26,7 @@ from tests.serve.test_serve_roles import run, versions
 OPTIONS = """unit="guest", rollout=rollout("served", [
     metric("regrets", of="regrets", value="regretted::int", per_unit="mean", unit="guest", time="at", better="lower", guardrail=0.5),
 ], steps=(0.2, 0.5), every="0 s", units=100SHADOW)"""
+REGRETS = metric("regrets", of="regrets", value="1", unit="guest", time="at")
 NIGHTS = ("monday", "tuesday", "wednesday")
 ROLLED_OUT = (
     BAR.replace("min_rows=50)\ndef mood", f"min_rows=50, {OPTIONS})\ndef mood").replace(
@@ -169,7 +171,8 @@ def test_people_pause_and_end_a_rollout_and_a_killed_step_is_taken_again(bar):
     run(bar.root)
     store = ModelVersions(bar.project().settings.models)
     store.freeze("mood", "audit")
-    assert decision_of(run(bar.root)) == ("accepted", "paused, because mood is frozen: audit")
+    paused = "version 2 predicts 20 % of the units: paused, because mood is frozen: audit"
+    assert decision_of(run(bar.root)) == ("accepted", paused)
     store.unfreeze("mood")
     store.promote("mood", 2, "challenger", traffic=0.7)
     assert decision_of(run(bar.root))[1].startswith("version 2 predicts 20 % of the units: begins again")
@@ -178,7 +181,7 @@ def test_people_pause_and_end_a_rollout_and_a_killed_step_is_taken_again(bar):
     assert decision_of(run(bar.root))[1].startswith("version 2 predicts 20 % of the units: begins again")
     assert roles_of(bar)["challenger"] == "2"
     store.withdraw("mood", 2, "no")
-    assert decision_of(run(bar.root)) == ("accepted", "no version of mood waits")
+    assert decision_of(run(bar.root)) == ("accepted", "the rollout of version 2 has ended: withdrawn: no")
     assert decisions_of(bar)[0] == "is not rolled out any more"
     assert roles_of(bar) == {"champion": "1", "traffic": 0}
 
@@ -187,7 +190,7 @@ def test_a_person_who_promotes_a_version_ends_its_rollout(bar):
     run(bar.root)
     store = ModelVersions(bar.project().settings.models)
     store.promote("mood", 2)
-    assert decision_of(run(bar.root)) == ("accepted", "no version of mood waits")
+    assert decision_of(run(bar.root)) == ("accepted", "the rollout of version 2 has ended: version 2 is the champion")
     assert roles_of(bar) == {"champion": "2", "traffic": 0}
     assert decision_of(run(bar.root))[0] == "skip"
 
@@ -202,6 +205,82 @@ def test_a_metric_that_cannot_be_computed_is_an_error_and_changes_nothing(bar):
     assert roles_of(bar) == {"champion": "1", "challenger": "2", "traffic": 0.2}
 
 
+def test_people_who_choose_another_challenger_keep_it(bar):
+    """The version is not rolled out again, and one that waits lets an experiment of others end first."""
+    store = ModelVersions(bar.project().settings.models)
+    define(bar.root, "0.02")
+    waits = run(bar.root)
+    assert decision_of(waits)[1] == "version 2 predicts 20 % of the units: begins"
+    define(bar.root, "0.03")
+    run(bar.root)
+    store.promote("mood", 3, "challenger", traffic=0.5)
+    decision = decision_of(run(bar.root))
+    assert decision == ("accepted", "the rollout of version 2 has ended: version 3 is the challenger")
+    assert roles_of(bar) == {"champion": "1", "challenger": "3", "traffic": 0.5}
+    assert store.require("mood", 2).state == "not rolled out: version 3 is the challenger"
+    define(bar.root, "0.04")
+    assert decision_of(run(bar.root)) == ("accepted", "version 4 waits, because version 3 is the challenger")
+    assert store.require("mood", 3).state == "", "of versions that wait, the newest does"
+    store.release("mood", 3, "challenger")
+    assert decision_of(run(bar.root))[1] == "version 4 predicts 20 % of the units: begins"
+
+
+def test_a_model_without_its_rollout_ends_it(bar):
+    run(bar.root)
+    text = (bar.root / "bar.py").read_text()
+    (bar.root / "bar.py").write_text(re.sub(r", rollout=rollout.*?units=100\)", "", text, flags=re.DOTALL))
+    record = run(bar.root)
+    assert next(step.decision for step in record.steps if step.name == "mood") == "accepted"
+    assert roles_of(bar) == {"champion": "3", "traffic": 0}
+    assert decisions_of(bar)[0] == "is not rolled out any more"
+
+
+def test_harm_ends_a_rollout_that_is_paused(bar):
+    run(bar.root)
+    ModelVersions(bar.project().settings.models).freeze("mood", "audit")
+    serve(bar, {"1": 0.1, "2": 0.9}, "monday")
+    assert decision_of(run(bar.root))[0] == "refused"
+    assert roles_of(bar) == {"champion": "1", "traffic": 0}
+
+
+def test_a_shadow_that_predicts_nothing_is_withdrawn(bar, monkeypatch):
+    define(bar.root, "0.01", ', shadow="0 s"')
+    run(bar.root)
+    real = Predictor.predict
+
+    def predict(self, rows):
+        if self.version == "2":
+            raise ModelError("the estimator returns NaN")
+        return real(self, rows)
+
+    monkeypatch.setattr(Predictor, "predict", predict)
+    serve(bar, {"1": 0}, "monday", 120)
+    reason = "version 2 is withdrawn: as a shadow, it predicted none of 120 rows"
+    assert decision_of(run(bar.root)) == ("refused", reason)
+
+
+def test_outcomes_of_nobody_do_not_count_as_no_harm(bar):
+    run(bar.root)
+    serve(bar, {"1": 0.1, "2": 0.9}, "monday")
+    file = bar.root / "regrets" / "monday.csv"
+    rows = file.read_text().splitlines()
+    file.write_text("\n".join([rows[0], *(f"77{row}" for row in rows[1:])]))
+    decision, reason = decision_of(run(bar.root))
+    assert decision == "accepted"
+    assert reason.endswith(
+        "but none of 600 rows of 'regrets' since then is of a unit that was predicted: compare 'guest' with the log"
+    )
+    assert roles_of(bar)["traffic"] == 0.2
+
+
+def test_any_share_is_stored_exactly(bar):
+    store = ModelVersions(bar.project().settings.models)
+    run(bar.root)
+    for share in (1 / 3, 0.1 + 0.2, 1e-7):
+        store.promote("mood", 2, "challenger", traffic=share)
+        assert roles_of(bar)["traffic"] == share
+
+
 def test_what_is_under_way_must_be_readable(bar):
     run(bar.root)
     ModelStore(bar.project().settings.models).client().set_registered_model_tag("mood", ROLLOUT, "{}")
@@ -209,17 +288,21 @@ def test_what_is_under_way_must_be_readable(bar):
         Rollouts(bar.project().settings.models).progress("mood")
 
 
-REGRETS = metric("regrets", of="regrets", value="1", unit="guest", time="at")
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metrics": []}, r"a rollout needs metrics; pass \[metric"),
+        ({"metrics": []}, r"a rollout needs metrics: got \[\]; pass \[metric"),
         ({"steps": ()}, "steps= of a rollout are not growing shares"),
         ({"steps": (0.5, 0.2)}, r"growing shares: got \(0\.5, 0\.2\)"),
         ({"steps": (0.5, 1)}, "growing shares"),
-        ({"units": 0}, "units= of a rollout must be at least 1: got 0"),
+        ({"units": 99}, "units= of a rollout must be a whole number, at least 100: fewer show nothing: got 99"),
+        ({"units": "1000"}, "units= of a rollout must be a whole number"),
+        ({"metrics": REGRETS}, "a rollout needs metrics: got OutcomeMetric"),
+        ({"metrics": ["regrets"]}, "a rollout needs metrics: got "),
+        ({"metrics": [REGRETS, REGRETS]}, "two metrics of the rollout are named 'regrets'; rename one"),
+        ({"steps": 0.5}, r"growing shares: got 0\.5"),
+        ({"steps": ("5%",)}, "growing shares"),
+        ({"every": 1}, "every= of a rollout is not a duration: got 1; pass a text"),
         ({"alpha": 1.5}, r"alpha= of a rollout must be between 0 and 1: got 1\.5"),
         ({"every": "soon"}, "every= is not a duration"),
     ],

@@ -104,9 +104,16 @@ class Rollouts:
         self._note(name, progress.version, "is withdrawn", reason, "")
 
     def end(self, name: str, progress: RolloutProgress, reason: str) -> None:
-        """End a rollout because of what somebody has changed; the version has no role afterwards, unless it is the champion."""
+        """End a rollout because of what somebody has changed; the version has no role afterwards, unless it is the champion.
+
+        It does not wait any more. If a newer version is the champion now, it is forgotten, as other versions that were replaced.
+        """
         for role in (CHALLENGER, SHADOW):
             self._versions.release(name, progress.version, role)
+        champion = next((each.number for each in self._versions.of(name) if CHAMPION in each.roles), 0)
+        self._versions.stop_waiting(
+            name, progress.version, "" if champion > progress.version else f"not rolled out: {reason}"
+        )
         self._note(name, progress.version, "is not rolled out any more", reason, "")
 
     def _note(self, name: str, version: int, decision: str, reason: str, progress: str) -> None:
@@ -117,3 +124,11 @@ class Rollouts:
             client = self._store.client()
             client.set_registered_model_tag(name, _HISTORY, history)
             client.set_registered_model_tag(name, ROLLOUT, progress)
+
+
+def end_rollout(store: str, name: str, reason: str) -> None:
+    """End the rollout of a model, if one is under way."""
+    rollouts = Rollouts(store)
+    progress = rollouts.progress(name)
+    if progress is not None:
+        rollouts.end(name, progress, reason)

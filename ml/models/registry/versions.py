@@ -13,7 +13,7 @@ from typing import Any
 
 from ml.models.registry.model_store import ModelStore
 from ml.models.registry.promotions import ChampionChange, promotions_of, record_promotion
-from ml.models.registry.registry import FORMAT, FROZEN, STATE, TRAFFIC, VERDICT, Origin
+from ml.models.registry.registry import AWAITS_ROLLOUT, FORMAT, FROZEN, STATE, TRAFFIC, VERDICT, Origin
 from ml.models.registry.roles import CHALLENGER, CHAMPION, ROLES, SHADOW, Role
 from pipeline.core.errors import RequestError, did_you_mean
 
@@ -114,7 +114,7 @@ class ModelVersions:
         with self._store.translating():
             client = self._store.client()
             if role == CHALLENGER:
-                client.set_registered_model_tag(name, TRAFFIC, f"{traffic:g}")
+                client.set_registered_model_tag(name, TRAFFIC, repr(float(traffic)))
             if role == CHAMPION:
                 record_promotion(client, name, number, reason)
                 client.delete_model_version_tag(name, str(number), STATE)
@@ -176,6 +176,17 @@ class ModelVersions:
             client.delete_registered_model_alias(name, role)
             if role == CHALLENGER:
                 client.set_registered_model_tag(name, TRAFFIC, "0")
+
+    def stop_waiting(self, name: str, number: int, state: str) -> None:
+        """Let a version that waits for its rollout have another state; none if it is empty."""
+        if not any(each.number == number and each.state == AWAITS_ROLLOUT for each in self.of(name)):
+            return
+        with self._store.translating():
+            client = self._store.client()
+            if state:
+                client.set_model_version_tag(name, str(number), STATE, state)
+            else:
+                client.delete_model_version_tag(name, str(number), STATE)
 
     def freeze(self, name: str, reason: str) -> None:
         """Keep the champion of a model as it is: runs do not train it until `unfreeze`. Raises `RequestError` without a reason."""
