@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ml.experiments import Experiment, Interleaving
+    from ml.experiments.states import ExperimentState
     from pipeline.project.workspace import Workspace
 
 app = typer.Typer(
@@ -27,27 +28,35 @@ Reason = Annotated[str, typer.Option(help="Why, for those who look at it later."
 
 @app.command()
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
-    """List the experiments and interleavings."""
+    """List the experiments and interleavings, and which experiments run."""
     from ml.experiments import Experiment, Interleaving  # noqa: PLC0415 - imports DuckDB
+    from ml.experiments.states import ExperimentStates  # noqa: PLC0415 - imports DuckDB
 
     workspace = open_workspace(folder, env)
+    states = ExperimentStates(workspace.lake.storage)
     rows = [
         {
             "name": each.name,
             "variants": dict(each.transform.variants),
             "metrics": [m.name for m in each.transform.metrics],
+            "state": _state_text(each, states.state(each.name)),
         }
         for each in workspace.project.graph.all_of(Experiment)
     ]
     rows += [
-        {"name": each.name, "variants": dict.fromkeys(each.transform.rankings, 1), "metrics": [each.clicks]}
+        {
+            "name": each.name,
+            "variants": dict.fromkeys(each.transform.rankings, 1),
+            "metrics": [each.clicks],
+            "state": "",
+        }
         for each in workspace.project.graph.all_of(Interleaving)
     ]
     if as_json:
         print_json(rows)
         return
-    shown = [(row["name"], ", ".join(row["variants"]), ", ".join(row["metrics"])) for row in rows]
-    grid(None, ("name", "variants", "metrics"), shown)
+    shown = [(row["name"], ", ".join(row["variants"]), ", ".join(row["metrics"]), row["state"]) for row in rows]
+    grid(None, ("name", "variants", "metrics", "state"), shown)
 
 
 @app.command()
@@ -83,8 +92,7 @@ def status(
         ratio = next(row for row in rows if row["metric"] is None)
         out.print(f"[bold]{name}[/]  {escape(experiment.description)}")
         if state is not None:
-            gets = f", all units get {state.variant or 'the control'}" if state.status == "stopped" else ""
-            out.print(f"{state.status} since {state.at}{escape(gets)}: {escape(state.reason)}")
+            out.print(f"{escape(_state_text(experiment, state))}: {escape(state.reason)}")
         tested = "" if ratio["p_value"] is None else f"; p-value of the ratio {ratio['p_value']:.3g}"
         out.print(f"{ratio['units']:,} units: {escape(ratio['reason'])}{tested}")
         if experiment.bandit and weights is not None:
@@ -113,11 +121,16 @@ def status(
 
 @app.command()
 def start(name: Name, reason: Reason = "by hand", env: Env = None, folder: Folder = HERE) -> None:
-    """Let units take part from now on. Processes that show variants know it within seconds."""
+    """Let units take part from now on, unless the results of the last run say that the experiment must stop.
+
+    Processes that show variants know it within seconds.
+    """
     from ml.experiments.states import ExperimentStates  # noqa: PLC0415 - imports DuckDB
 
+    _require_reason(reason)
     workspace = open_workspace(folder, env)
-    state = ExperimentStates(workspace.lake.storage).start(_named(workspace, name).name, reason)
+    _require_no_harm(workspace, _named(workspace, name))
+    state = ExperimentStates(workspace.lake.storage).start(name, reason)
     out.print(f"{name!r} runs since {state.at}")
 
 
@@ -132,6 +145,7 @@ def stop(
     """Let all units get the control, or another variant, from now on."""
     from ml.experiments.states import ExperimentStates  # noqa: PLC0415 - imports DuckDB
 
+    _require_reason(reason)
     workspace = open_workspace(folder, env)
     known = _named(workspace, name).assignment.variants
     if variant and variant not in known:
@@ -148,17 +162,52 @@ def variant(
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Show which variant a unit gets."""
+    """Show which variant a unit gets now, and whether it takes part."""
+    from ml.experiments.live import assigned  # noqa: PLC0415 - imports DuckDB
     from ml.experiments.states import ExperimentStates  # noqa: PLC0415 - imports DuckDB
 
     workspace = open_workspace(folder, env)
     experiment = _named(workspace, name)
-    weights = ExperimentStates(workspace.lake.storage).state_and_weights(name)[1] if experiment.bandit else None
-    assigned = experiment.assignment_by(weights).variant(unit)
+    state, weights = ExperimentStates(workspace.lake.storage).state_and_weights(name)
+    found = assigned(experiment, state, weights, unit)
     if as_json:
-        print_json({"unit": unit, "variant": assigned})
-    else:
-        out.print(escape(assigned) if assigned else "none: it does not take part")
+        print_json({"unit": unit, "variant": found.variant, "takes_part": found.takes_part})
+        return
+    is_running = state is not None and state.status == "running"
+    why = "" if found.takes_part else "it does not take part" if is_running else _state_text(experiment, state)
+    out.print(escape(f"{found.variant} ({why})" if why else found.variant))
+
+
+def _state_text(experiment: Experiment, state: ExperimentState | None) -> str:
+    """Return whether an experiment runs, and what all units get if it was stopped."""
+    from ml.experiments.live import for_all  # noqa: PLC0415 - imports DuckDB
+
+    if state is None:
+        return "not started"
+    since = f"{state.status} since {state.at}"
+    return since if state.status == "running" else f"{since}, all units get {for_all(experiment, state)}"
+
+
+def _require_reason(reason: str) -> None:
+    if not reason.strip():
+        raise RequestError("--reason is empty", do="say why, or leave it out")
+
+
+def _require_no_harm(workspace: Workspace, experiment: Experiment) -> None:
+    """Raise `RequestError` if the next run would stop an experiment at once, for exposures that are there already."""
+    from ml.experiments.results import BROKEN, HARM  # noqa: PLC0415 - imports Arrow
+
+    if not experiment.stops or workspace.version(experiment.name) is None:
+        return
+    bad = [row for row in _results(workspace, experiment.name).to_pylist() if row["decision"] in {BROKEN, HARM}]
+    if bad:
+        what = bad[0]["metric"] or "the ratio of the variants"
+        raise RequestError(
+            f"experiment {experiment.name!r} would be stopped by the next run",
+            got=f"{bad[0]['decision']}: {what}: {bad[0]['reason']}",
+            do=f"mend the variant, let since= of {experiment.name} be a time after that, "
+            f"and compute the results again: headwater run --select {experiment.name}",
+        )
 
 
 def _show_interleaving(workspace: Workspace, interleaving: Interleaving, *, check: bool, as_json: bool) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from pipeline.core.errors import DefinitionError
+from ml.experiments.options import require_number
+from pipeline.core.errors import DefinitionError, RequestError
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,22 @@ class Assignment:
 
     def __post_init__(self) -> None:
         """Check the shares; raise `DefinitionError` if they are none."""
-        weights = list(self.variants.values())
         who = f"experiment {self.experiment!r}" if self.experiment else "an experiment"
+        _require_variants(self.variants, who)
+        weights = list(self.variants.values())
         if len(weights) < 2 or any(not w > 0 or math.isinf(w) for w in weights):  # noqa: PLR2004 - something to compare with
             raise DefinitionError(
                 f"{who} needs two variants with positive weights",
                 got=repr(dict(self.variants)),
             )
+        if not isinstance(self.slots, Sequence) or len(self.slots) != 2:  # noqa: PLR2004 - an interval
+            raise DefinitionError(
+                f"slots= of {who} must be two shares", got=repr(self.slots), do="pass slots=(0.0, 0.5)"
+            )
         start, end = self.slots
         shares = {"traffic": self.traffic, "holdout": self.holdout}
+        for name, value in (*shares.items(), ("slots", start), ("slots", end)):
+            require_number(value, f"{name}= of {who}")
         wrong = next((f"{name}={value:g}" for name, value in shares.items() if not 0 <= value <= 1), None)
         if wrong is None and not 0 <= start < end <= 1:
             wrong = f"slots={self.slots}"
@@ -75,7 +83,25 @@ class Assignment:
         return f"{self.experiment}:{self.salt}"
 
 
+def _require_variants(variants: object, who: str) -> None:
+    """Raise `DefinitionError` unless variants are names with numbers."""
+    do = 'pass names with weights, the control first: variants={"control": 1, "new": 1}'
+    if not isinstance(variants, Mapping):
+        raise DefinitionError(f"the variants of {who} are no names with weights", got=repr(variants), do=do)
+    for name, weight in variants.items():
+        if not isinstance(name, str) or not name.strip():
+            raise DefinitionError(f"{who} has a variant whose name is no text", got=repr(name), do=do)
+        require_number(weight, f"the weight of variant {name!r} of {who}")
+
+
 def share_of(key: str, purpose: str, unit: object) -> float:
-    """Return a number in [0, 1) that is uniform over units, and independent for other keys and purposes."""
-    digest = blake2b(f"{key}\0{purpose}\0{unit}".encode(), digest_size=8).digest()
+    """Return a number in [0, 1) that is uniform over units, and independent for other keys and purposes.
+
+    Raises `RequestError` for a unit that is no valid text.
+    """
+    try:
+        text = f"{key}\0{purpose}\0{unit}".encode()
+    except UnicodeEncodeError as error:
+        raise RequestError("a unit is not valid text", got=ascii(unit)[:80]) from error
+    digest = blake2b(text, digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / (1 << 53)  # the 53 bits of a float, so that 1 is not reached

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -13,6 +13,7 @@ from ml.experiments.assignment import Assignment
 from ml.experiments.auto_stop import ExperimentStop
 from ml.experiments.bandit import ExperimentWeights
 from ml.experiments.moments import INCOMPLETE, SEVERAL
+from ml.experiments.options import moment, require_number, require_plan, require_text
 from pipeline.core.definitions import Definition, Layer, Table, caller
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.event_time import parse_duration
@@ -60,7 +61,10 @@ class OutcomeMetric:
 
     def moments(self, units: str, *, of_text: bool = False) -> str:
         """Return the SELECT of its sums per variant, over a SELECT of exposed units; with `of_text`, these are texts."""
-        after = "o.time >= u.exposed_at"
+        # a day begins before the exposures of that day, so that it cannot be told which of its outcomes are later
+        days = f"metric {self.name}: {self.time} of {self.of} is a date, which does not say whether a row is after an exposure of that day"
+        is_day = "typeof(o.time) = 'DATE' and typeof(u.exposed_at) <> 'DATE'"
+        after = f"case when {is_day} then error({literal(days)})::boolean else o.time >= u.exposed_at end"
         if self.within is not None:
             after += f" and o.time < u.exposed_at + {_interval(self.within)}"
         if self.is_ratio:
@@ -131,6 +135,8 @@ class Experiment(Table):
     time: str
     stops: bool = True
     """Whether a run stops it if it does harm."""
+    since: str = ""
+    """The SQL of the time before which exposures do not count; empty if all do."""
 
     @cached_property
     def companions(self) -> tuple[Definition, ...]:
@@ -144,7 +150,9 @@ class Experiment(Table):
             name=f"{self.name}_sums",
             description=f"Sums of the experiment {self.name}, by metric and variant.",
             transform=StatementTransform(
-                sums_of(quoted(self.exposures), columns, self.transform.metrics), tuple(tables), tuple(expressions)
+                sums_of(quoted(self.exposures), columns, self.transform.metrics, since=self.since),
+                tuple(tables),
+                tuple(expressions),
             ),
             layer="silver",
             role="experiment sums",
@@ -186,14 +194,21 @@ class Experiment(Table):
 
 
 def sums_of(
-    exposures: str, columns: tuple[str, str, str], metrics: Sequence[OutcomeMetric], *, of_text: bool = False
+    exposures: str,
+    columns: tuple[str, str, str],
+    metrics: Sequence[OutcomeMetric],
+    *,
+    of_text: bool = False,
+    since: str = "",
 ) -> str:
     """Return the SELECT of sums by metric and variant, over the text of a relation of exposures.
 
     `columns` are those of the unit, the variant and the time. With `of_text`, units are texts, and may be numbers in the tables of the
-    metrics.
+    metrics. Exposures before `since`, the SQL of a time, do not count.
     """
     unit, variant, time = map(quoted, columns)
+    if since:
+        exposures = f"(select * from {exposures} where {time} is null or {time} >= {since}) as counted"
     units = f"""
         select {unit} as unit, arg_min({variant}, {time}) as variant, min({time}) as exposed_at, count(distinct {variant}) as variants
         from {exposures} where {unit} is not null and {variant} is not null and {time} is not null group by {unit}
@@ -232,21 +247,33 @@ def metric(  # noqa: PLR0913 - options of a definition, all keyword-only
     With `before`, the same of the rows before the exposure makes the result more precise (CUPED). `guardrail` is the relative
     harm that is tolerated: the metric is no goal, but stops the experiment.
 
-    Raises `DefinitionError` for an unknown aggregate or direction, and for a guardrail that is negative.
+    Raises `DefinitionError` for an unknown aggregate or direction, for texts that are empty, for a guardrail that is negative or no
+    number, and for durations of 0.
     """
     place = caller()
+    require_text(name, "the name of a metric", place)
+    if name in {SEVERAL, INCOMPLETE}:
+        raise DefinitionError(f"{name!r} is the name of counts in the sums of experiments", do="rename it", place=place)
+    for option, text in {"of": of, "value": value, "unit": unit, "time": time}.items():
+        require_text(text, f"{option}= of metric {name!r}", place)
     if per_unit not in get_args(PerUnit):
         do = did_you_mean(str(per_unit), get_args(PerUnit))
         raise DefinitionError(f"unknown per_unit={per_unit!r} of metric {name!r}", do=do, place=place)
     if better not in {"higher", "lower"}:
         raise DefinitionError(f"better= of metric {name!r} must be 'higher' or 'lower'", got=repr(better), place=place)
-    if guardrail is not None and not guardrail >= 0:
+    if guardrail is not None:
+        require_number(guardrail, f"guardrail= of metric {name!r}", place)
+    if guardrail is not None and guardrail < 0:
         raise DefinitionError(f"guardrail= of metric {name!r} must not be negative", got=f"{guardrail:g}", place=place)
     if before is not None and per_unit == "mean":
         problem = f"before= of metric {name!r} does not apply to per_unit='mean'"
         raise DefinitionError(problem, do="remove before=", place=place)
     spans = {"before": before, "within": within}
     lengths = {key: None if span is None else parse_duration(span, key, place) for key, span in spans.items()}
+    empty = next((key for key, length in lengths.items() if length == timedelta()), None)
+    if empty is not None:
+        problem = f"{empty}= of metric {name!r} is 0, so no row would count"
+        raise DefinitionError(problem, got=repr(spans[empty]), do=f"remove {empty}= to count all rows", place=place)
     return OutcomeMetric(name, of, value, per_unit, unit, time, better == "higher", guardrail, **lengths)
 
 
@@ -266,6 +293,7 @@ def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
     holdout: float = 0.0,
     salt: str = "",
     stops: bool = True,
+    since: str | datetime | None = None,
     bandit: str = "",
     layer: Layer = "gold",
     description: str = "",
@@ -275,25 +303,32 @@ def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
     `variants` are the names with their weights, the control first. `exposures` is a table with a row whenever a unit saw its
     variant: its columns `unit`, `variant` and `time`. Of a unit, the first exposure counts; units that saw several variants are
     excluded and counted. `units` is the planned number of units, at which the intervals are the shortest; `units_needed` tells
-    how many a difference needs. `alpha` is the probability of a wrong result, at any time and for all goals together. With `stops`,
+    how many a difference needs. Exposures before `since` do not count. `alpha` is the probability of a wrong result, at any time and for all goals together. With `stops`,
     a run stops an experiment that was started if it does harm. With the name of a metric as `bandit`, runs give more units to the variant
     that seems best, and results have no tests. The other options are those of `Assignment`, which
     `experiment.assignment` is.
 
-    Raises `DefinitionError` for weights and shares that are none, for no metric and for two of one name, and for a bandit with
-    guardrails or without its metric.
+    Raises `DefinitionError` for weights and shares that are none, for no metric and for two of one name, for a bandit with
+    guardrails or without its metric, and for a `since` that is no time.
     """
     place = caller()
+    if not isinstance(metrics, Sequence) or not metrics:
+        raise DefinitionError(
+            "the experiment has no metrics", got=repr(metrics), do="pass metrics=[metric(…)]", place=place
+        )
+    other = next((each for each in metrics if not isinstance(each, OutcomeMetric)), None)
+    if other is not None:
+        raise DefinitionError(
+            "an experiment has a metric that is none", got=repr(other), do="pass metric(…)", place=place
+        )
     known = [each.name for each in metrics]
-    if not known:
-        raise DefinitionError("the experiment has no metrics", do="pass metrics=[metric(…)]", place=place)
     twice = next((name for name in known if known.count(name) > 1), None)
     if twice is not None:
         raise DefinitionError(f"two metrics are named {twice!r}", do="rename one", place=place)
-    _require(units, alpha, place)
+    require_plan(units, alpha, place)
     _require_bandit(bandit, metrics, place)
     try:
-        assignment = Assignment("", dict(variants), traffic, namespace, slots, holdout, salt)
+        assignment = Assignment("", variants, traffic, namespace, slots, holdout, salt)
     except DefinitionError as error:
         raise DefinitionError(error.problem, got=error.got, do=error.do, place=place) from error
     return Experiment(
@@ -308,14 +343,8 @@ def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
         variant=variant,
         time=time,
         stops=stops,
+        since="" if since is None else moment(since, "since=", place),
     )
-
-
-def _require(units: int, alpha: float, place: Place) -> None:
-    if units < 1:
-        raise DefinitionError("units= must be positive", got=f"{units:,}", place=place)
-    if not 0 < alpha < 1:
-        raise DefinitionError("alpha= must be between 0 and 1", got=f"{alpha:g}", place=place)
 
 
 def _require_bandit(bandit: str, metrics: Sequence[OutcomeMetric], place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,25 +39,14 @@ class LiveExperiment:
     def assign(self, unit: object, shown: str | None = None) -> Assigned:
         """Return what a unit gets: the control, unless the experiment runs and the unit takes part, or was stopped for a variant.
 
+        `None` and NaN are no unit, and take no part.
         A unit that takes part and that was `shown` a variant before keeps it, for example by a cookie. Units of a bandit that come
         back need that, because its weights move.
 
         The state is looked up again when it is three seconds old; if it cannot be read, the last one stays. Raises `StorageError` if
-        the first one cannot be read.
+        the first one cannot be read, and `RequestError` for a unit that is no valid text.
         """
-        state, weights = self._look()
-        assignment = self._experiment.assignment_by(weights)
-        control = next(iter(assignment.variants))
-        if state is None:
-            return Assigned(control, takes_part=False)
-        if state.status == "stopped":
-            return Assigned(state.variant or control, takes_part=False)
-        variant = assignment.variant(unit)
-        if variant is None:
-            return Assigned(control, takes_part=False)
-        if shown is not None and shown in assignment.variants:
-            return Assigned(shown, takes_part=True)
-        return Assigned(variant, takes_part=True)
+        return assigned(self._experiment, *self._look(), unit, shown)
 
     def _look(self) -> tuple[ExperimentState | None, Mapping[str, float] | None]:
         known = self._known
@@ -69,6 +59,36 @@ class LiveExperiment:
                 known = (self._clock(), *known[1:])
             self._known = known
         return known[1:]
+
+
+def assigned(
+    experiment: Experiment,
+    state: ExperimentState | None,
+    weights: Mapping[str, float] | None,
+    unit: object,
+    shown: str | None = None,
+) -> Assigned:
+    """Return what a unit gets in a state of an experiment; see `LiveExperiment.assign`."""
+    assignment = experiment.assignment_by(weights)
+    control = next(iter(assignment.variants))
+    if state is None or state.status == "stopped":
+        return Assigned(for_all(experiment, state), takes_part=False)
+    is_unit = unit is not None and not (isinstance(unit, float) and math.isnan(unit))
+    variant = assignment.variant(unit) if is_unit else None
+    if variant is None:
+        return Assigned(control, takes_part=False)
+    if shown is not None and shown in assignment.variants:
+        return Assigned(shown, takes_part=True)
+    return Assigned(variant, takes_part=True)
+
+
+def for_all(experiment: Experiment, state: ExperimentState | None) -> str:
+    """Return the variant that all units get while an experiment does not run.
+
+    It is the control, too, if the experiment was stopped for a variant that its definition does not have any more.
+    """
+    variants = experiment.assignment.variants
+    return state.variant if state is not None and state.variant in variants else next(iter(variants))
 
 
 def live_experiment(name: str, folder: Path | str = ".", *, env: str | None = None) -> LiveExperiment:

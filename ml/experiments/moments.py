@@ -8,6 +8,8 @@ from dataclasses import dataclass
 SEVERAL, INCOMPLETE = "(several)", "(incomplete)"
 """The names in the table of sums, beside those of metrics, for units that saw several variants, and for exposures without a
 unit, variant or time."""
+_LEAST_SPREAD = 1e-12
+"""The variance, as a share of the mean square, below which values are taken to be equal: it is what rounding leaves of none."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Difference:
 
     value: float
     variance: float
-    """The variance of the difference, which falls with the units."""
+    """The variance of the difference, which falls with the units; 0 if all values of both are equal."""
     units: int
     """The units of both."""
     control: float
@@ -78,12 +80,8 @@ class Difference:
 
 def difference(variant: Moments, control: Moments) -> Difference:
     """Return the difference of the means."""
-    return Difference(
-        variant.mean - control.mean,
-        variant.variance / max(variant.units, 1) + control.variance / max(control.units, 1),
-        variant.units + control.units,
-        control.mean,
-    )
+    variance = _variance(variant, control, slopes=(0.0, 0.0), pooled=0.0, sizes=(variant.units, control.units))
+    return Difference(variant.mean - control.mean, variance, variant.units + control.units, control.mean)
 
 
 def cuped(variant: Moments, control: Moments) -> Difference:
@@ -98,14 +96,10 @@ def cuped(variant: Moments, control: Moments) -> Difference:
         return difference(variant, control)
     theta = both.covariance / spread
     middle = both.x / both.units
-
-    def adjusted(arm: Moments) -> tuple[float, float]:
-        mean = arm.mean - theta * (arm.x / arm.units - middle)
-        variance = arm.variance - 2 * theta * arm.covariance + theta**2 * arm.covariate_variance
-        return mean, max(variance, 0.0) / arm.units
-
-    (mean, noise), (base, base_noise) = adjusted(variant), adjusted(control)
-    return Difference(mean - base, noise + base_noise, both.units, base)
+    mean, base = (arm.mean - theta * (arm.x / arm.units - middle) for arm in (variant, control))
+    sizes = (variant.units, control.units)
+    variance = _variance(variant, control, slopes=(theta, theta), pooled=theta, sizes=sizes)
+    return Difference(mean - base, variance, both.units, base)
 
 
 def ratio_difference(variant: Moments, control: Moments) -> Difference:
@@ -113,13 +107,36 @@ def ratio_difference(variant: Moments, control: Moments) -> Difference:
 
     It is for metrics of requests when units are users: the requests of a user are not independent.
     """
+    value, base = (arm.y / arm.x if arm.x else math.nan for arm in (variant, control))
+    both = variant + control
+    pooled = both.y / both.x if both.x else math.nan
+    sizes = [arm.x**2 / arm.units if arm.units else 0.0 for arm in (variant, control)]
+    variance = _variance(variant, control, slopes=(value, base), pooled=pooled, sizes=(sizes[0], sizes[1]))
+    return Difference(value - base, variance, both.units, base)
 
-    def ratio(arm: Moments) -> tuple[float, float]:
-        if not arm.x or arm.units < 2:  # noqa: PLR2004 - a variance needs two
-            return math.nan, math.nan
-        value = arm.y / arm.x
-        variance = arm.variance - 2 * value * arm.covariance + value**2 * arm.covariate_variance
-        return value, max(variance, 0.0) * arm.units / arm.x**2
 
-    (value, noise), (base, base_noise) = ratio(variant), ratio(control)
-    return Difference(value - base, noise + base_noise, variant.units + control.units, base)
+def _variance(
+    variant: Moments, control: Moments, *, slopes: tuple[float, float], pooled: float, sizes: tuple[float, float]
+) -> float:
+    """Return the variance of a difference: the sum over both of the variance of `y - slope x` by their size.
+
+    If the values of one are all equal, it shows no variance although it has some: none of 200 units with an error does not mean that the
+    next one has none. Then the variance is at least that of units of one population, all those of both. Returns 0 if all
+    values of both are equal, and NaN if it is unknown.
+    """
+    if not all(sizes):
+        return math.nan
+    spreads = [_spread(arm, slope) for arm, slope in zip((variant, control), slopes, strict=True)]
+    variance = sum(spread / size for spread, size in zip(spreads, sizes, strict=True))
+    if all(spreads):
+        return variance
+    return max(variance, _spread(variant + control, pooled) * sum(1 / size for size in sizes))
+
+
+def _spread(units: Moments, slope: float) -> float:
+    """Return the variance of `y - slope x` among units; 0 if it is what rounding leaves, NaN for fewer than two units."""
+    found = (
+        units.variance - 2 * slope * units.covariance + slope**2 * units.covariate_variance if slope else units.variance
+    )
+    least = _LEAST_SPREAD * (units.yy + slope**2 * units.xx) / max(units.units, 1)
+    return 0.0 if found <= least else found

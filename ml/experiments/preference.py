@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from ml.companions import CompanionTable, StatementTransform
+from ml.experiments.options import require_plan, require_text
 from ml.experiments.sequential import always_valid_share, concentration_for
 from pipeline.core.definitions import Definition, Layer, Table, caller
 from pipeline.core.errors import DefinitionError
@@ -122,13 +123,15 @@ def interleaving(  # noqa: PLR0913 - options of a definition, all keyword-only
     Raises `DefinitionError` unless two different rankings are named, and for numbers that are out of range.
     """
     place = caller()
-    if isinstance(rankings, str) or len(set(rankings)) != 2 or len(rankings) != 2:  # noqa: PLR2004 - one against the other
+    is_two = isinstance(rankings, Sequence) and not isinstance(rankings, str) and len(rankings) == 2  # noqa: PLR2004 - one against the other
+    if not is_two or rankings[0] == rankings[1]:
         do = 'pass two names: rankings=("old", "new")'
         raise DefinitionError("an interleaving compares two rankings", got=repr(rankings), do=do, place=place)
-    if units < 1:
-        raise DefinitionError("units= must be positive", got=f"{units:,}", place=place)
-    if not 0 < alpha < 1:
-        raise DefinitionError("alpha= must be between 0 and 1", got=f"{alpha:g}", place=place)
+    for name in rankings:
+        require_text(name, "the name of a ranking", place)
+    for option, text in {"clicks": clicks, "unit": unit, "ranking": ranking, "value": value}.items():
+        require_text(text, f"{option}=", place)
+    require_plan(units, alpha, place)
     old, new = rankings
     return Interleaving(
         place=place,

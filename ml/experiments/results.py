@@ -158,8 +158,15 @@ def _decided(metric: OutcomeMetric, against: Difference, interval: Interval) -> 
     low, high = sorted((sign * interval.low, sign * interval.high))
     if metric.margin is None:
         decision = BETTER if low > 0 else WORSE if high < 0 else OPEN
-        return decision, "" if decision == OPEN else f"{100 * against.relative:+.1f} %"
+        return decision, "" if decision == OPEN else _change(against)
     tolerated = -metric.margin * abs(against.control)
     if high < tolerated:
-        return HARM, f"{100 * against.relative:+.1f} %, more than the tolerated {100 * metric.margin:g} %"
+        return HARM, f"{_change(against)}, more than the tolerated {100 * metric.margin:g} %"
     return (SAFE, "") if low > tolerated else (OPEN, "")
+
+
+def _change(against: Difference) -> str:
+    """Return the difference for readers: in percent of the control's mean, or both means if that is 0."""
+    if math.isfinite(against.relative):
+        return f"{100 * against.relative:+.1f} %"
+    return f"{against.control + against.value:.4g} instead of {against.control:.4g}"

@@ -49,6 +49,6 @@ def test_the_status_of_an_experiment(folder, headwater_command):
     status = json.loads(run("experiment", "status", "checkout", "--json").stdout)
     assert status["must_stop"]
     assert [row["decision"] for row in status["results"] if row["metric"]] == ["harm"]
-    assert run("experiment", "variant", "checkout", "7").stdout.strip() in {"old", "new"}
+    assert run("experiment", "variant", "checkout", "7").stdout.strip() == "old (not started)"
     unknown = run("experiment", "status", "chekout")
     assert "'chekout' is not an experiment; did you mean 'checkout'?" in unknown.stderr

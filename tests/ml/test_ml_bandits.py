@@ -182,6 +182,7 @@ def test_unknown_variants_and_numbers_that_are_none_are_broken(shop):
     assert "broken: bought: a value is NaN or infinite" in stop[1]
 
     (shop / "shop.py").write_text(SHOP)
+    run(shop)
     command(shop, "start", "checkout")
     expose(shop, {1000: "nwe"}, {"nwe": 0})
     assert "broken: the ratio of the variants: " in run(shop)[1][1]

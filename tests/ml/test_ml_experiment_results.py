@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -130,6 +130,39 @@ def test_a_guardrail_tolerates_its_margin_and_stops_at_more(rng):
     assert decision(0.2)["decision"] == "safe"
 
 
+@pytest.mark.parametrize(
+    ("per_unit", "value"), [("any", "amount > 0"), ("sum", "amount"), ("mean", "amount"), ("max", "amount")]
+)
+def test_harm_of_all_units_is_harm(per_unit, value):
+    """Such as a page that is broken for everybody: no values differ, and the control's mean is 0."""
+    orders = ordered([0.0, 1.0] * 1000)
+    options = {**REVENUE, "value": value, "per_unit": per_unit}
+    metrics = [metric("errors", **options, better="lower", guardrail=0.1), metric("sales", **options)]
+    rows = found(metrics, exposed(variants(2000)), orders)
+    assert (rows["errors"]["decision"], rows["sales"]["decision"]) == ("harm", "better")
+    assert rows["errors"]["reason"] == "1 instead of 0, more than the tolerated 10 %"
+    assert rows["sales"]["reason"] == "1 instead of 0"
+
+
+@pytest.mark.parametrize("since", ["2026-01-01T01:30", START + 1.5 * HOUR, (START + 1.5 * HOUR).replace(tzinfo=UTC)])
+def test_exposures_before_a_time_do_not_count(since):
+    early = exposed(variants(200)[::-1])
+    late = exposed(variants(400), hours=2)
+    rows = found([metric("m", **REVENUE)], pa.concat_tables([early, late]), ordered([1.0] * 400, hours=3), since=since)
+    assert rows[None]["reason"] == "old 200; new 200"
+    assert rows["m"]["control_mean"] == 1.0
+
+
+def test_days_of_outcomes_are_an_error_unless_exposures_have_days_too():
+    """A day begins before the exposures of that day: its outcomes would be lost."""
+    orders, days = ordered([1.0] * 400), pa.array([START.date()] * 400)
+    dated = orders.set_column(2, "at", days)
+    with pytest.raises(Exception, match="metric m: at of orders is a date, which does not say whether a row is after"):
+        found([metric("m", **REVENUE)], exposed(variants(400)), dated)
+    rows = found([metric("m", **REVENUE)], exposed(variants(400)).set_column(2, "at", days), dated)
+    assert rows["m"]["mean"] == 1.0
+
+
 def test_a_wrong_ratio_makes_every_result_broken(rng):
     sides = ["new" if rng.random() < 0.4 else "old" for _ in range(4000)]
     rows = found([metric("m", **REVENUE)], exposed(sides), ordered(rng.normal(10, 1, 4000)))
@@ -187,13 +220,28 @@ def test_units_are_assigned_by_the_name_of_the_experiment():
         ({"metrics": [metric("m", **REVENUE)] * 2}, "two metrics are named 'm'"),
         ({"units": 0}, "units="),
         ({"alpha": 1}, "alpha="),
-        ({"variants": {"a": 1}}, r"an experiment needs two variants.*test_ml_experiment_results.py:\d+"),
-        ({"traffic": 2}, r"a share that is not in \[0, 1\]: got traffic=2.*test_ml_experiment_results.py:\d+"),
+        ({"units": "20_000"}, "units= must be a positive whole number: got '20_000'"),
+        ({"alpha": "5%"}, "alpha= must be a finite number: got '5%'"),
+        ({"metrics": metric("m", **REVENUE)}, "no metrics"),
+        ({"metrics": ["m"]}, "a metric that is none: got 'm'"),
+        ({"since": "yesterday"}, "since= is not a time: got 'yesterday'"),
+        ({"variants": ["a", "b"]}, r"no names with weights: got \['a', 'b'\]"),
+        ({"variants": {0: 1, 1: 1}}, "a variant whose name is no text: got 0"),
+        ({"variants": {"": 1, "b": 1}}, "a variant whose name is no text: got ''"),
+        (
+            {"variants": {"a": "1", "b": 1}},
+            "the weight of variant 'a' of an experiment must be a finite number: got '1'",
+        ),
+        ({"variants": {"a": float("nan"), "b": 1}}, "must be a finite number: got nan"),
+        ({"traffic": "half"}, "traffic= of an experiment must be a finite number: got 'half'"),
+        ({"slots": 0.5}, "slots= of an experiment must be two shares: got 0.5"),
+        ({"variants": {"a": 1}}, r"an experiment needs two variants"),
+        ({"traffic": 2}, r"a share that is not in \[0, 1\]: got traffic=2"),
     ],
 )
 def test_invalid_experiments(options, problem):
     plain = {"variants": {"a": 1, "b": 1}, "metrics": [metric("m", **REVENUE)]}
-    with pytest.raises(DefinitionError, match=f"(?s){problem}"):
+    with pytest.raises(DefinitionError, match=rf"(?s){problem}.*test_ml_experiment_results.py:\d+"):
         experiment(exposures="e", unit="u", time="t", **{**plain, **options})
 
 
@@ -203,9 +251,18 @@ def test_invalid_experiments(options, problem):
         ({"per_unit": "median"}, "unknown per_unit='median'"),
         ({"better": "more"}, "better= of metric 'm'"),
         ({"guardrail": -0.1}, "guardrail= of metric 'm'"),
+        ({"guardrail": float("inf")}, "guardrail= of metric 'm' must be a finite number: got inf"),
+        ({"guardrail": "10%"}, "guardrail= of metric 'm' must be a finite number: got '10%'"),
+        ({"guardrail": True}, "guardrail= of metric 'm' must be a finite number: got True"),
         ({"per_unit": "mean", "before": "1 day"}, "before= of metric 'm'"),
+        ({"within": "0 days"}, "within= of metric 'm' is 0, so no row would count: got '0 days'"),
+        ({"before": timedelta()}, "before= of metric 'm' is 0"),
+        ({"name": ""}, "the name of a metric must be a text that is not empty: got ''"),
+        ({"name": "(several)"}, r"'\(several\)' is the name of counts"),
+        ({"name": "(incomplete)"}, r"'\(incomplete\)' is the name of counts"),
+        ({"value": 1}, "value= of metric 'm' must be a text that is not empty: got 1"),
     ],
 )
 def test_invalid_metrics(options, problem):
-    with pytest.raises(DefinitionError, match=problem):
-        metric("m", **REVENUE, **options)
+    with pytest.raises(DefinitionError, match=rf"(?s){problem}.*test_ml_experiment_results.py:\d+"):
+        metric(**{"name": "m", **REVENUE, **options})

@@ -62,10 +62,13 @@ def command(root, *words, code=0):
 def test_a_run_stops_an_experiment_that_does_harm(shop, monkeypatch):
     monkeypatch.setattr(live, "FRESH_S", 0)
     running = live_experiment("checkout", shop)
+    with_failures = (shop / "failures.csv").read_text()
+    (shop / "failures.csv").write_text("user_id,at\n")
     decision, reason = stop_of(shop)
     assert (decision, reason) == ("skip", "the experiment was not started: headwater experiment start checkout")
     assert {running.assign(unit) for unit in range(50)} == {Assigned("control", takes_part=False)}
 
+    (shop / "failures.csv").write_text(with_failures)
     assert "'checkout' runs since" in command(shop, "start", "checkout", "--reason", "ready").output
     assert {running.assign(unit) for unit in range(50)} == {
         Assigned(name, takes_part=True) for name in ("control", "new")
@@ -81,6 +84,73 @@ def test_a_run_stops_an_experiment_that_does_harm(shop, monkeypatch):
     assert "stopped since" in command(shop, "status", "checkout").output
     command(shop, "stop", "checkout", "--variant", "new", "--reason", "all the same")
     assert running.assign(1) == Assigned("new", takes_part=False)
+
+
+def test_an_experiment_that_did_harm_is_started_again_without_its_old_exposures(shop):
+    """Otherwise the next run would stop it at once, for what is mended meanwhile."""
+    command(shop, "start", "checkout")
+    assert stop_of(shop)[0] == "refused"
+    refused = command(shop, "start", "checkout", code=1).exception
+    assert "experiment 'checkout' would be stopped by the next run: got harm: failures: +" in str(refused)
+    assert "let since= of checkout be a time after that" in str(refused)
+    assert ExperimentStates(Storage(load(shop).settings.lake)).state("checkout").status == "stopped"
+
+    (shop / "shop.py").write_text(SHOP.replace('time="at",\n', 'time="at", since="2026-03-02",\n', 1))
+    later = (START + timedelta(days=2)).isoformat()
+    with (shop / "exposures.csv").open("a") as file:
+        file.writelines(f"\n{user},{('new', 'control')[user % 2]},{later}" for user in range(2000))
+    assert stop_of(shop)[1].startswith("stopped: harm: failures: +")
+    command(shop, "start", "checkout")
+    assert stop_of(shop) == ("accepted", "the experiment goes on: no harm")
+    status = json.loads(command(shop, "status", "checkout", "--json").output)
+    assert (status["results"][0]["reason"], status["results"][1]["mean"]) == ("control 1,000; new 1,000", 0)
+
+
+def test_runs_that_stop_nothing_do_not_keep_an_experiment_from_starting(shop):
+    (shop / "shop.py").write_text(SHOP.replace('time="at",\n', 'time="at", stops=False,\n', 1))
+    Runner(load(shop)).run()
+    assert json.loads(command(shop, "status", "checkout", "--json").output)["must_stop"]
+    command(shop, "start", "checkout")
+
+
+def test_commands_show_what_the_live_process_gives(shop, monkeypatch):
+    monkeypatch.setattr(live, "FRESH_S", 0)
+    running = live_experiment("checkout", shop)
+
+    def shown():
+        states = [row["state"] for row in json.loads(command(shop, "ls", "--json").output)]
+        for unit in range(4):
+            found = json.loads(command(shop, "variant", "checkout", str(unit), "--json").output)
+            given = running.assign(unit)
+            assert found == {"unit": str(unit), "variant": given.variant, "takes_part": given.takes_part}
+        return states[0], command(shop, "variant", "checkout", "8").output.strip()
+
+    assert shown() == ("not started", "control (not started)")
+    command(shop, "start", "checkout")
+    state, variant = shown()
+    assert (state.split(" 2")[0], variant) == ("running since", "new")
+    command(shop, "stop", "checkout")
+    state, variant = shown()
+    assert state.endswith(", all units get control")
+    assert variant == f"control ({state})"
+    command(shop, "stop", "checkout", "--variant", "new")
+    assert shown()[1].startswith("new (stopped since ")
+    assert "all units get new" in command(shop, "ls").output
+
+
+def test_a_variant_that_was_renamed_after_the_stop_is_not_given(shop):
+    command(shop, "stop", "checkout", "--variant", "new")
+    (shop / "shop.py").write_text(SHOP.replace('"new"', '"newer"'))
+    assert live_experiment("checkout", shop).assign(1) == Assigned("control", takes_part=False)
+    assert command(shop, "variant", "checkout", "1").output.startswith("control (stopped since ")
+
+
+def test_what_is_no_unit_takes_no_part(shop):
+    command(shop, "start", "checkout")
+    running = live_experiment("checkout", shop)
+    assert {running.assign(unit) for unit in (None, float("nan"))} == {Assigned("control", takes_part=False)}
+    with pytest.raises(RequestError, match=r"a unit is not valid text: got '\\ud800'"):
+        running.assign("\ud800")
 
 
 def test_an_experiment_without_harm_goes_on(shop):
@@ -116,6 +186,8 @@ def test_wrong_names_are_errors(shop):
     for words, problem in (
         (["start", "chekout"], "did you mean 'checkout'"),
         (["stop", "checkout", "--variant", "newer"], "has no variant 'newer'; did you mean 'new'"),
+        (["start", "checkout", "--reason", " "], "--reason is empty"),
+        (["stop", "checkout", "--reason", ""], "--reason is empty"),
     ):
         assert problem in str(command(shop, *words, code=1).exception)
     assert ExperimentStates(Storage(str(shop))).state("checkout") is None

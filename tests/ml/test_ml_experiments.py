@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,6 +160,49 @@ def test_a_ratio_of_requests_has_the_spread_of_users(rng):
         values.append(found.value)
         errors.append(math.sqrt(found.variance))
     assert np.mean(errors) == pytest.approx(np.std(values), rel=0.12)
+
+
+def condition(units, count):
+    return Moments(units, count, count)
+
+
+def test_values_that_are_all_equal_are_the_worst_harm_and_no_lack_of_knowledge():
+    for units, constant in ((100, 1.0), (2000, 0.1), (2000, 1e6)):
+        moved = Moments(units, units * constant, units * constant**2)
+        requests = Moments(
+            units, 3 * units * constant, 9 * units * constant**2, 3 * units, 9 * units, 9 * units * constant
+        )
+        none = Moments(units, 0.0, 0.0), Moments(units, 0.0, 0.0, 3 * units, 9 * units, 0.0)
+        habits = [replace(arm, x=units, xx=2 * units, xy=arm.y) for arm in (moved, none[0])]
+        for found in (difference(moved, none[0]), ratio_difference(requests, none[1]), cuped(*habits)):
+            interval = always_valid(found, mixture_for(2 * units), 0.001)
+            assert found.value == pytest.approx(constant)
+            assert 0 < interval.low < constant < interval.high < 3 * constant
+        same = difference(moved, moved)
+        assert (same.variance, always_valid(same, 1e-3).p) == (0.0, 1.0), "rounding is no knowledge"
+
+
+@pytest.mark.parametrize(
+    ("variant", "control"), [((100, 0), (10_000, 100)), ((100, 1), (10_000, 0)), ((100, 100), (10_000, 9_900))]
+)
+def test_units_that_are_all_equal_still_have_a_variance(variant, control):
+    """None of 100 units with an error is no surprise if 1 % of the others have one."""
+    found = difference(condition(*variant), condition(*control))
+    assert abs(found.value) < 1.2 * math.sqrt(found.variance)
+
+
+def test_a_rare_condition_without_effect_is_rarely_found_in_few_of_the_units(rng):
+    """The first steps of a rollout: 2 % of the units, and an error of one in a thousand."""
+    wrong = 0
+    for _ in range(SIMULATIONS):
+        few, many = (np.cumsum(rng.binomial(steps, 0.001, LOOKS)) for steps in (20, 980))
+        ps = [
+            always_valid(difference(condition(20 * n, float(a)), condition(980 * n, float(b))), mixture_for(50_000)).p
+            for n, (a, b) in enumerate(zip(few, many, strict=True), 1)
+            if n >= 5 and not a
+        ]
+        wrong += min(ps, default=1.0) < 0.05
+    assert wrong / SIMULATIONS <= 0.05
 
 
 def looked(rng, effect, users=USERS, looks=LOOKS):

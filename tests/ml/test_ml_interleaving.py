@@ -211,8 +211,13 @@ def test_an_interleaving_of_a_project(tmp_path):
     [
         ({"rankings": ("a",)}, r"an interleaving compares two rankings: got \('a',\)"),
         ({"rankings": ("a", "a")}, "an interleaving compares two rankings"),
+        ({"rankings": (1, 2)}, "the name of a ranking must be a text that is not empty: got 1"),
+        ({"rankings": ("", "b")}, "the name of a ranking must be a text that is not empty: got ''"),
+        ({"rankings": None}, "an interleaving compares two rankings: got None"),
+        ({"units": "many"}, "units= must be a positive whole number: got 'many'"),
+        ({"clicks": None}, "clicks= must be a text that is not empty: got None"),
         ({"rankings": "ab"}, "an interleaving compares two rankings: got 'ab'"),
-        ({"units": 0}, "units= must be positive: got 0"),
+        ({"units": 0}, "units= must be a positive whole number: got 0"),
         ({"alpha": 1}, r"alpha= must be between 0 and 1: got 1.*test_ml_interleaving\.py"),
     ],
 )
