@@ -31,6 +31,11 @@ class ExperimentStop(Artifact):
         return self.experiment
 
     @property
+    def pending(self) -> str:
+        """The experiment runs."""
+        return f"looks whether {self.experiment} does harm"
+
+    @property
     def fingerprint(self) -> str:
         """It has no options."""
         return fingerprint("experiment stop", self.experiment)

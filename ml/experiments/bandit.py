@@ -96,6 +96,11 @@ class ExperimentWeights(Artifact):
         return self.experiment
 
     @property
+    def pending(self) -> str:
+        """Results are new."""
+        return f"gives units to the variants of {self.experiment}"
+
+    @property
     def fingerprint(self) -> str:
         """Changes with the variants and the metric."""
         return fingerprint("experiment weights", self.experiment, repr((self.variants, self.metric)))

@@ -63,6 +63,11 @@ class RolloutSteps(Artifact):
         return self.model
 
     @property
+    def pending(self) -> str:
+        """A rollout is under way, or a version waits for one."""
+        return f"decides about the rollout of {self.model}"
+
+    @property
     def fingerprint(self) -> str:
         """Changes with the options."""
         return fingerprint("rollout", self.model, repr(self.rollout))

@@ -401,6 +401,11 @@ class BuildContext(Protocol):
 class Artifact(Definition):
     """A definition whose result is not a table, for example a model."""
 
+    @property
+    def pending(self) -> str:
+        """Why the next run builds it, if there is no verdict yet."""
+        return "not evaluated yet"
+
     @abstractmethod
     def verdict(self, context: BuildContext) -> Verdict | None:
         """Return the existing verdict for these inputs and this definition, or `None` if there is none."""

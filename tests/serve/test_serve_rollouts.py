@@ -18,7 +18,9 @@ from ml.models.registry.rollouts import Rollouts
 from ml.models.registry.versions import ModelVersions
 from ml.models.serving import Predictor
 from pipeline.core.errors import DefinitionError, ModelError, StorageError
-from pipeline.project import load
+from pipeline.project import Workspace, load
+from pipeline.runner.decide import RunOptions
+from pipeline.runner.dry_run import plan_run
 from serve import models, prediction_log
 from tests.serve.test_serve_models import BAR, TOML, drinks
 from tests.serve.test_serve_roles import run, versions
@@ -103,6 +105,10 @@ def test_a_version_without_harm_becomes_the_champion_step_by_step(bar):
     assert next(step.reason for step in record.steps if step.name == "mood").endswith("it waits for its rollout")
     assert decision_of(record) == ("accepted", "version 2 predicts 20 % of the units: begins")
     assert roles_of(bar) == {"champion": "1", "challenger": "2", "traffic": 0.2}
+    planned = plan_run(Workspace(load(bar.root)), RunOptions())
+    assert {each.definition.name: each.decision.reason for each in planned}["mood_rollout"] == (
+        "decides about the rollout of mood"
+    )
     decision, reason = decision_of(run(bar.root))
     assert decision == "accepted"
     assert reason.startswith("version 2 predicts 20 % of the units: 0 units of each version, no harm in ")

@@ -30,7 +30,7 @@ class ArtifactHandler:
             return PlannedStep(definition, _build_decision(workspace, definition, words))
         verdict = None if options.full else definition.verdict(RunBuildContext(workspace, definition, ""))
         if verdict is None:
-            return PlannedStep(definition, _build_decision(workspace, definition, "not evaluated yet"))
+            return PlannedStep(definition, _build_decision(workspace, definition, definition.pending))
         reason = verdict.reason if verdict.accepted else still_refused(verdict)
         return PlannedStep(definition, Decision(DecisionKind.SKIP, reason))
 
