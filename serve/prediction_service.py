@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import queue
 import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -86,6 +87,8 @@ class PredictionService:
             chosen = [number for number, each in enumerate(arms) if each == arm]
             used, found = self._arm(served, arm, [rows[number] for number in chosen])
             answers |= {number: (used, found, place) for place, number in enumerate(chosen)}
+        # before anything is logged: a request that is refused is no exposure
+        explanations = self._explained(answers, len(rows)) if request.explain else None
         ids = (uuid.uuid4().hex, client_id)
         self._record(name, ids, answers, units, started)
         if served.shadow is not None:
@@ -97,21 +100,21 @@ class PredictionService:
         }
         if served.challenger is not None and served.traffic:
             result["versions"] = [answers[number][1].predictor.version for number in range(len(rows))]
-        if request.explain:
-            result["explanations"] = self._explained(answers, len(rows))
+        if explanations is not None:
+            result["explanations"] = explanations
         if request.return_features:
             result["features"] = [answers[number][1].looked_up[answers[number][2]] for number in range(len(rows))]
         return result | ({"request_id": ids[0]} if name in self._logs else {})
 
     @staticmethod
-    def _explained(answers: Mapping[int, tuple[str, _Answer, int]], count: int) -> list[dict[str, float]]:
-        """Return what each feature adds to the prediction of each row, by the version that predicted it."""
+    def _explained(answers: Mapping[int, tuple[str, _Answer, int]], count: int) -> list[dict[str, object]]:
+        """Return what makes the score of each row, by the version that predicted it."""
         try:
             each = {id(answer): answer for _, answer, _ in answers.values()}
             found = {key: answer.predictor.explain(answer.features) for key, answer in each.items()}
         except RequestError as error:
             raise RowsError(error.problem, got=error.got, do=error.do) from error
-        return [found[id(answers[number][1])][answers[number][2]] for number in range(count)]
+        return [asdict(found[id(answers[number][1])][answers[number][2]]) for number in range(count)]
 
     def _units(
         self, name: str, served: ServedModel, rows: Sequence[dict[str, Any]]
@@ -215,9 +218,11 @@ class PredictionService:
 
 
 def _text(value: object, number: int, column: str) -> str | None:
-    """Return a unit as text; raise `RowsError` for one that is no valid text."""
-    if value is None:
+    """Return a unit as text; `None` for null and NaN, which are none. Raise `RowsError` for other values than texts and numbers."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value in {math.inf, -math.inf}:
+        raise RowsError(f"row {number}: {column!r} must be a text, a number or null", got=repr(value)[:80])
     text = str(value)
     try:
         text.encode()

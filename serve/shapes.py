@@ -87,6 +87,18 @@ SCHEMAS: dict[str, Any] = {
                     },
                 },
             },
+            "explanations": {
+                "type": "array",
+                "description": "with explain: for each row, what makes its score: the sum of the base and of what the features add",
+                "items": {
+                    "type": "object",
+                    "required": ["base", "features"],
+                    "properties": {
+                        "base": {"type": "number"},
+                        "features": {"type": "object", "additionalProperties": {"type": "number"}},
+                    },
+                },
+            },
             "predictions": {
                 "type": "array",
                 "items": {

@@ -21,6 +21,8 @@ app = typer.Typer(
     help="List, show, compare and promote registered models; go back to an earlier one; train one again.",
     no_args_is_help=True,
 )
+_SHOWN = 3
+"""How many versions are shown beside the champion of a model in the list of all models."""
 _NAMED = re.compile(r"(?P<name>[^@]+)(?:@(?P<version>\d+))?")
 Name = Annotated[str, typer.Argument(help="Name of a model.")]
 Named = Annotated[str, typer.Argument(help="Name of a model, or NAME@VERSION; by default the champion.")]
@@ -276,9 +278,7 @@ def _list_models(versions: dict[str, list[ModelVersion]]) -> None:
     rows = []
     for name, known in versions.items():
         champion = next((each for each in known if CHAMPION in each.roles), None)
-        waiting = ", ".join(
-            f"{each.number} {_role(each)}" for each in known if each.state or set(each.roles) - {CHAMPION}
-        )
+        waiting = _others(known)
         if champion is None:
             rows.append((name, "", "", "", "", waiting or "not trained yet"))
             continue
@@ -297,6 +297,18 @@ def _list_models(versions: dict[str, list[ModelVersion]]) -> None:
         grid(None, ("model", "task", "champion", "metric", "trained", "others"), rows, right="champion")
     else:
         out.print("this project has no models")
+
+
+def _others(versions: Sequence[ModelVersion]) -> str:
+    """Return the versions with a role or a state besides the champion: of those that were withdrawn, a few, and no reasons."""
+    named = [each for each in versions if each.state or set(each.roles) - {CHAMPION}]
+    in_use = [each for each in named if each.roles or not each.state.startswith("withdrawn")]
+    withdrawn = [each for each in named if each not in in_use]
+    chosen = in_use + withdrawn[: max(_SHOWN - len(in_use), 0)]
+    shown = [", ".join((*each.roles, each.state.partition(":")[0])).removesuffix(", ") for each in chosen]
+    texts = [f"{each.number} {text}" for each, text in zip(chosen, shown, strict=True)]
+    left = len(named) - len(chosen)
+    return ", ".join(texts + ([f"{left:,} more"] if left else []))
 
 
 def _list_versions(versions: Sequence[ModelVersion]) -> None:

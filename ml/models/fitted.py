@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Explanation:
+    """What makes the score of a row: the sum of the base and of what the features add."""
+
+    base: float
+    """What all rows have: the mean score of the rows that the model was fitted to."""
+    features: dict[str, float]
+    """What each feature adds for this row."""
+
+
+@dataclass(frozen=True)
 class FittedModel:
     """An estimator, its task, the kind of each feature, and for conditions the calibration and the threshold."""
 
@@ -46,8 +56,8 @@ class FittedModel:
         """Return the predictions for rows as columns: what is predicted and, for classes, its probability."""
         return self.task.columns(self.predictions(features), self.threshold)
 
-    def explanations(self, features: Features) -> list[dict[str, float]]:
-        """Return for each row what each feature adds to the score of what is predicted; see `BoostedTrees.contributions`.
+    def explanations(self, features: Features) -> list[Explanation]:
+        """Return for each row what makes the score of what is predicted; see `BoostedTrees.contributions`.
 
         Raises `RequestError` for estimators that cannot be explained exactly.
         """
@@ -57,7 +67,7 @@ class FittedModel:
         added = self.estimator.contributions(features)
         if self.task.name == "multiclass":
             added = added[range(len(features)), self.predictions(features).argmax(axis=1)]
-        return [dict(zip(self.kinds, row, strict=True)) for row in added[:, :-1].tolist()]
+        return [Explanation(row[-1], dict(zip(self.kinds, row[:-1], strict=True))) for row in added.tolist()]
 
     def measure(
         self, label: Array, predictions: Array, costs: Costs | None, groups: Array | None = None

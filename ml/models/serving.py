@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ml.models.fitted import FittedModel
+from ml.models.fitted import Explanation, FittedModel
 from ml.models.rows import ARROW, Kind
 from ml.models.tasks import Task
 from pipeline.core.errors import ModelError, RequestError, did_you_mean
@@ -46,8 +46,8 @@ class Predictor:
         """
         return self.fitted.answers(self._features(rows)) if rows else []
 
-    def explain(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-        """Return what each feature adds to the prediction of each row; see `FittedModel.explanations`."""
+    def explain(self, rows: Sequence[Mapping[str, Any]]) -> list[Explanation]:
+        """Return what makes the score of each row; see `FittedModel.explanations`."""
         return self.fitted.explanations(self._features(rows)) if rows else []
 
     def _features(self, rows: Sequence[Mapping[str, Any]]) -> Features:

@@ -67,7 +67,7 @@ class LoadedModel:
         """
         fitted = self.predictor.fitted
         added = fitted.explanations(features_of(fitted, self.name, self._given(rows)))
-        return self.rows_of(pa.table({name: [row[name] for row in added] for name in self.features}))
+        return self.rows_of(pa.table({name: [row.features[name] for row in added] for name in self.features}))
 
     def _given(self, rows: Any) -> pa.Table:
         if not is_objects(rows):

@@ -31,6 +31,10 @@ GIVEN = "rows"
 FROM_GIVEN = f"from {GIVEN}"
 
 
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
 class Rows:
     """The result of one SELECT over versions of tables. It is computed when it is needed, and always the same.
 
@@ -107,7 +111,7 @@ class Rows:
     ) -> Plot:
         """Return a chart of `y` over `x`, with a line or a color for each value of `by`.
 
-        Raises `RequestError` for an unknown column or kind.
+        Raises `RequestError` for an unknown column or kind, and if `y` has values, and none of them is a number.
         """
         for column in (x, y, *([] if by is None else [by])):
             if column not in self.columns:
@@ -117,7 +121,15 @@ class Rows:
         chart = Chart(kind, x, y, by, title or f"{y} by {x}".replace("_", " ").capitalize())
         points = self._select(points_query(chart, self._text))
         fetched = [tuple(row.values()) for row in points.to_pylist()]
+        kind_of_y = self._schema.field(y).type
+        if not fetched and not _is_number(kind_of_y) and self._has(y):
+            raise RequestError(f"the column {y!r} has no numbers to draw", got=str(kind_of_y), do="choose another y")
         return Plot(rendered("rows", chart, points_of(chart, fetched, len(self))))
+
+    def _has(self, column: str) -> bool:
+        """Return whether a column has a value."""
+        found = self._select(f"select 1 from ({self._text}\n) where {quoted(column)} is not null limit 1")
+        return len(found) > 0
 
     def __len__(self) -> int:
         """Return the number of rows."""

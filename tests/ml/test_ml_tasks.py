@@ -335,7 +335,7 @@ def test_models_of_other_tasks_are_trained(project, trainer):
     assert {"smape", "baseline_smape"} <= set(steps["forecast"].verdict.metrics)
     assert 0 <= steps["odd"].verdict.metrics["average_precision"] <= 1
     champion = load_champion(project.store, "order")
-    assert [set(each) for each in champion.explain([{"hour": 8, "load": 0.1}])] == [{"hour", "load"}]
+    assert [set(each.features) for each in champion.explain([{"hour": 8, "load": 0.1}])] == [{"hour", "load"}]
     scores = [each["score"] for each in champion.predict([{"hour": 8, "load": load} for load in (0.1, 0.9)])]
     assert scores[0] < scores[1]
 

@@ -194,7 +194,12 @@ def test_contributions_add_up_to_the_score(library, task):
         assert scores == pytest.approx(predictions, abs=1e-5)
     fitted = FittedModel(trees, task_of(task, CLASSES[task]), KINDS)
     explained = fitted.explanations(rows.features)
-    assert [list(each) for each in explained] == [list(KINDS)] * 50
+    assert [list(each.features) for each in explained] == [list(KINDS)] * 50
+    sums = [each.base + sum(each.features.values()) for each in explained]
+    chosen = fitted.predictions(rows.features).argmax(axis=1) if task == "multiclass" else np.zeros(50, dtype=int)
+    of_rows = scores[range(50), chosen] if task == "multiclass" else scores
+    assert sums == pytest.approx(of_rows, abs=1e-9)
+    assert len({each.base for each in explained}) == len({*chosen.tolist()}), "all rows have the same base"
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

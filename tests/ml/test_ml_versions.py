@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from cluster.cli.commands import load as command
 from cluster.cli.models import app
 from ml.models import load_champion
 from ml.models.registry.promotions import record_promotion
-from ml.models.registry.registry import Registry
+from ml.models.registry.registry import AWAITS_ROLLOUT, STATE, Registry
 from ml.models.registry.roles import Roles
 from ml.models.registry.stored_models import skops_types
-from ml.models.registry.versions import ModelVersions
+from ml.models.registry.versions import ModelVersion, ModelVersions
 from ml.models.reproduction import reproduce
 from pipeline.core.errors import HeadwaterError, RequestError, StorageError
 from pipeline.lake.holds import holds
@@ -185,9 +186,25 @@ def test_the_commands(project):
         cli(project, "rollback", "lateness").stdout == "version 1 of 'lateness' is the champion again, instead of 2\n"
     )
     assert cli(project, "promote", "lateness", "2", "--to", "challenger").exit_code == 0
-    assert "2 challenger, withdrawn: by hand" in cli(project, "ls").stdout
+    listed = cli(project, "ls").stdout
+    assert "2 challenger, withdrawn" in listed
+    assert "by hand" not in listed
     reproduced = cli(project, "reproduce", "lateness@2")
     assert (reproduced.exit_code, reproduced.stdout.splitlines()[-1]) == (0, "the same model")
+
+
+def test_a_list_of_models_shows_few_withdrawn_versions_and_no_reasons(monkeypatch, project):
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    states = {9: "", 3: AWAITS_ROLLOUT} | dict.fromkeys((1, 2, 4, 5, 6, 7, 8), "withdrawn: complaints: +31.0 %, more")
+    roles = {9: ("champion",), 2: ("shadow",)}
+    many = [
+        ModelVersion("lateness", number, roles.get(number, ()), at, {}, {}, {STATE: states[number]}, "r")
+        for number in range(9, 0, -1)
+    ]
+    monkeypatch.setattr(ModelVersions, "names", lambda _: ["lateness"])
+    monkeypatch.setattr(ModelVersions, "of", lambda *_: many)
+    (line,) = [line for line in cli(project, "ls").stdout.splitlines() if "lateness" in line]
+    assert line.split("01-01 00:00")[1].strip() == f"3 {AWAITS_ROLLOUT}, 2 shadow, withdrawn, 8 withdrawn, 5 more"
 
 
 @pytest.mark.parametrize(

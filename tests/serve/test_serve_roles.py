@@ -215,6 +215,26 @@ def test_halves_of_characters_are_refused(bar, row):
         assert client.post(PATH, content=body).status_code == 422
 
 
+@pytest.mark.parametrize("unit", [True, ["a"], {"a": 1}, float("inf")])
+def test_what_is_no_unit_is_refused(bar, unit):
+    with bar.client() as client:
+        answer = client.post(PATH, content=json.dumps({"rows": [ROW, ROW | {"guest": unit}]}))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["problem"]) == (422, "row 1: 'guest' must be a text, a number or null")
+
+
+def test_null_and_nan_are_no_units_and_what_is_refused_is_not_logged(bar):
+    """A request that is refused is no exposure."""
+    with bar.client() as client:
+        body = {"rows": [ROW | {"guest": "eve"}], "explain": True}
+        assert client.post(PATH, json=body).status_code == 422, "the model cannot explain"
+        rows = [ROW | {"guest": guest} for guest in (None, float("nan"), 7, "7")]
+        assert client.post(PATH, content=json.dumps({"rows": rows})).status_code == 200
+    run(bar.root)
+    logged = Workspace(load(bar.root)).query("select unit from served order by row").to_pylist()
+    assert [row["unit"] for row in logged] == [None, None, "7", "7"]
+
+
 def test_a_prediction_that_takes_too_long_is_an_error(bar, monkeypatch):
     real = Predictor.predict
     monkeypatch.setattr(Predictor, "predict", lambda self, rows: [time.sleep(1.5), real(self, rows)][1])

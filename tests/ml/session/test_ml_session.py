@@ -216,6 +216,7 @@ WRONG = {
     "a table's name": (lambda s: s.sql("orders"), RequestError, "SELECT"),
     "unknown x": (lambda s: s.table("orders").plot("dayy", "amount"), RequestError, "no column 'dayy'; did you mean 'day'"),
     "unknown by": (lambda s: s.table("orders").plot("day", "amount", by="k"), RequestError, "no column 'k'"),
+    "no numbers": (lambda s: s.table("orders").plot("day", "product"), RequestError, "the column 'product' has no numbers to draw: got string; choose another y"),
     "unknown kind": (lambda s: s.table("orders").plot("day", "amount", kind="pie"), RequestError, "no kind of chart: got 'pie'; use 'line'"),
     "dataset of a query": (lambda s: s.sql("from orders").dataset(), RequestError, "only the rows of a table are a dataset"),
     "unknown step": (lambda s: s.run("order"), RequestError, "'order' is not defined; did you mean 'orders'"),
