@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,9 @@ def test_agents_of_a_killed_node_are_stopped(folder, name, is_stopped):
     with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True) as node:
         agent = int(node.stdout.readline())
         node.wait(10)
+        until = time.monotonic() + 10
+        while not Path(f"/proc/{agent}/cmdline").read_text().startswith(name) and time.monotonic() < until:
+            time.sleep(0.01)  # until then, it is a shell
         (folder / "local-test.pid").write_text(f"{node.pid} 1")
         try:
             assert stop(folder) == is_stopped

@@ -31,6 +31,7 @@ def test_the_package_exports_what_definitions_need():
             "feature_view",
             "features",
             "integers",
+            "interleaving",
             "loguniform",
             "metric",
             "model",
