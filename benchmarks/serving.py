@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks import data
 from benchmarks.interleaved_runs import Answer, Case, Contestant, Ran, UnableError
 from benchmarks.measure import measure
+from benchmarks.peer import ROOT
 from cluster.local.ports import unused_port
 
 ROWS, FEATURES, ROUNDS = 100_000, 10, 100
@@ -139,7 +140,7 @@ def _loaded(url: str, body: object, seconds: float, folder: Path, server: int) -
     """Load a server, and return the figures; the answer is whether it predicts a probability."""
     (folder / "body.json").write_text(json.dumps(body))
     command = [sys.executable, "-m", "benchmarks.http_load", url, str(folder / "body.json"), CONNECTIONS, str(seconds)]
-    result = measure(command, folder, beside=[server])
+    result = measure(command, folder, environ={"PYTHONPATH": str(ROOT)}, beside=[server])
     if result.code:
         raise UnableError(result.errors.strip().splitlines()[-1][:300])
     parts: dict[str, float] = json.loads(result.output.strip().splitlines()[-1])["parts"]
