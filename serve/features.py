@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -29,6 +29,8 @@ class CompletedRows:
     rows: list[dict[str, Any]]
     looked_up: list[dict[str, Any]]
     """By feature: its `value`, and the `event_time` of the row of its view, which computed features do not have."""
+    asked: list[dict[str, Any]]
+    """The columns of each row by which features were looked up; none if it has them all."""
 
 
 class FeatureLookup:
@@ -72,9 +74,10 @@ class FeatureLookup:
         """
         model, known = predictor.name, self.names(predictor.name)
         lacking = {name for name in predictor.inputs if name in known and any(name not in row for row in rows)}
-        columns = set(self.request_columns(model))
+        columns = self.request_columns(model)
         if not lacking:
-            return CompletedRows([_inputs(row, predictor, columns) for row in rows], [{} for _ in rows])
+            nothing: list[dict[str, Any]] = [{}] * len(rows)
+            return CompletedRows([_inputs(row, predictor, columns) for row in rows], nothing, nothing)
         self._require_views(predictor, trained_on)
         chosen = self._chosen(model).only(lacking)
         table = _table(rows, chosen, lacking)
@@ -96,7 +99,8 @@ class FeatureLookup:
                 if name not in row:
                     complete[number][name] = values[name][number]
                     looked_up[number][name] = shown[name][number]
-        return CompletedRows(complete, looked_up)
+        asked = [{name: row[name] for name in columns if name in row} for row in rows]
+        return CompletedRows(complete, looked_up, asked)
 
     def _require_views(self, predictor: Predictor, trained_on: Mapping[str, str]) -> None:
         examples = self._training_set(predictor.name)
@@ -117,7 +121,7 @@ class FeatureLookup:
         return examples if isinstance(examples, TrainingSet) and (examples.joins or examples.computed) else None
 
 
-def _inputs(row: Row, predictor: Predictor, columns: set[str]) -> dict[str, Any]:
+def _inputs(row: Row, predictor: Predictor, columns: Collection[str]) -> dict[str, Any]:
     """Return a row without columns that only serve to look up others."""
     return {name: value for name, value in row.items() if name in predictor.inputs or name not in columns}
 

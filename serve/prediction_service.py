@@ -19,7 +19,7 @@ from ml.models.prediction_log import PredictionLog
 from ml.models.registry.roles import CHALLENGER, CHAMPION, SHADOW
 from pipeline.core.errors import HeadwaterError, RequestError
 from pipeline.project.project import Project
-from serve.features import FeatureLookup
+from serve.features import CompletedRows, FeatureLookup
 from serve.http_errors import RowsError
 from serve.models import PredictionRequest, ServedModel, ServedModels
 from serve.prediction_log import LogWriter, ServedPrediction
@@ -35,11 +35,7 @@ class _Answer:
 
     predictor: Predictor
     predictions: list[dict[str, object]]
-    features: list[dict[str, Any]]
-    """The features of each row, for the log."""
-    looked_up: list[dict[str, Any]]
-    asked: list[dict[str, Any]]
-    """The columns of each row by which features were looked up."""
+    completed: CompletedRows
 
 
 class PredictionService:
@@ -103,7 +99,9 @@ class PredictionService:
         if explanations is not None:
             result["explanations"] = explanations
         if request.return_features:
-            result["features"] = [answers[number][1].looked_up[answers[number][2]] for number in range(len(rows))]
+            result["features"] = [
+                answers[number][1].completed.looked_up[answers[number][2]] for number in range(len(rows))
+            ]
         return result | ({"request_id": ids[0]} if name in self._logs else {})
 
     @staticmethod
@@ -111,7 +109,7 @@ class PredictionService:
         """Return what makes the score of each row, by the version that predicted it."""
         try:
             each = {id(answer): answer for _, answer, _ in answers.values()}
-            found = {key: answer.predictor.explain(answer.features) for key, answer in each.items()}
+            found = {key: answer.predictor.explain(answer.completed.rows) for key, answer in each.items()}
         except RequestError as error:
             raise RowsError(error.problem, got=error.got, do=error.do) from error
         return [asdict(found[id(answers[number][1])][answers[number][2]]) for number in range(count)]
@@ -158,9 +156,7 @@ class PredictionService:
             predicted = predictor.predict(completed.rows)
         except RequestError as error:
             raise RowsError(error.problem, got=error.got, do=error.do) from error
-        columns = self._lookup.request_columns(predictor.name)
-        asked = [{name: row[name] for name in columns if name in row} for row in rows]
-        return _Answer(predictor, predicted, completed.rows, completed.looked_up, asked)
+        return _Answer(predictor, predicted, completed)
 
     def _record(
         self,
@@ -184,10 +180,10 @@ class PredictionService:
                     found.predictor.version,
                     units[number],
                     found.predictions[place],
-                    found.features[place],
+                    found.completed.rows[place],
                     latency,
-                    found.asked[place],
-                    found.looked_up[place],
+                    found.completed.asked[place],
+                    found.completed.looked_up[place],
                 )
                 for number, (arm, found, place) in sorted(answers.items())
             ]

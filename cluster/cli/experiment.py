@@ -238,13 +238,9 @@ def _results(workspace: Workspace, name: str) -> pa.Table:
 
 
 def _named(workspace: Workspace, name: str) -> Experiment:
-    from ml.experiments import Experiment  # noqa: PLC0415 - imports DuckDB
+    from ml.experiments.live import experiment_of  # noqa: PLC0415 - imports DuckDB
 
-    known = {each.name: each for each in workspace.project.graph.all_of(Experiment)}
-    if name not in known:
-        do = did_you_mean(name, known) if known else "define one with experiment(…)"
-        raise RequestError(f"{name!r} is not an experiment", do=do)
-    return known[name]
+    return experiment_of(workspace.project, name)
 
 
 def _shown(value: float | str | None, column: str) -> str:

@@ -15,6 +15,8 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.errors import RequestError, quantity
 
 if TYPE_CHECKING:
+    from ml.features.verification import ViewComparison
+    from ml.models.served_features import ServedComparison
     from pipeline.project.workspace import Workspace
 
 HELP = "List feature views, keep the online store at their newest versions, and read features of entities from it."
@@ -111,17 +113,9 @@ def verify(
     if as_json:
         print_json([{**asdict(view), "at": view.at.isoformat(), "holds": view.holds} for view in views])
     for view in () if as_json else views:
-        mark = "[green]✓[/]" if view.holds else "[red]✗[/]"
-        counts = ", ".join(f"{text(count)} {cause}" for cause, count in view.causes.items()) or "0 differ"
         entities = "1 entity" if view.entities == 1 else f"{view.entities:,} entities"
-        versions = f"version {view.online_version} online, {view.lake_version} in the lake"
-        out.print(f"{mark} {view.view}: {entities}, {counts}; {versions}")
-        if view.examples:
-            rows = [
-                (each.cause, *(_pairs(part) for part in (each.entity, each.online, each.offline)))
-                for each in view.examples
-            ]
-            grid(None, ("cause", "entity", "online", "offline"), rows)
+        versions = f"; version {view.online_version} online, {view.lake_version} in the lake"
+        _print_comparison(view, entities, versions)
     if not all(view.holds for view in views):
         raise typer.Exit(DIFFERENT)
 
@@ -133,17 +127,20 @@ def _verify_served(workspace: Workspace, log: str, sample: int, *, as_json: bool
     if as_json:
         print_json([{**asdict(view), "holds": view.holds} for view in views])
     for view in () if as_json else views:
-        mark = "[green]✓[/]" if view.holds else "[red]✗[/]"
-        counts = ", ".join(f"{text(count)} {cause}" for cause, count in view.causes.items()) or "0 differ"
-        out.print(f"{mark} {view.view}: {quantity(view.requests, 'request')}, {counts}")
-        if view.examples:
-            rows = [
-                (each.cause, each.at, *(_pairs(part) for part in (each.request, each.served, each.joined)))
-                for each in view.examples
-            ]
-            grid(None, ("cause", "at", "request", "served", "joined"), rows)
+        _print_comparison(view, quantity(view.requests, "request"))
     if not all(view.holds for view in views):
         raise typer.Exit(DIFFERENT)
+
+
+def _print_comparison(view: ViewComparison | ServedComparison, compared: str, versions: str = "") -> None:
+    mark = "[green]✓[/]" if view.holds else "[red]✗[/]"
+    counts = ", ".join(f"{text(count)} {cause}" for cause, count in view.causes.items()) or "0 differ"
+    out.print(f"{mark} {view.view}: {compared}, {counts}{versions}")
+    if view.examples:
+        rows = [
+            (each.cause, *(_pairs(part) for part in (each.entity, each.online, each.offline))) for each in view.examples
+        ]
+        grid(None, ("cause", "entity", "online", "offline"), rows)
 
 
 def _pairs(row: Mapping[str, Any]) -> str:

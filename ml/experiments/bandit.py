@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ml.experiments.moments import Moments
+from ml.experiments.moments import LEAST_UNITS, Moments
 from pipeline.core.definitions import Artifact, BuildContext, Verdict
 from pipeline.core.fingerprint import fingerprint
 from pipeline.kernel.sql_text import literal, quoted
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 LEAST_SHARE = 0.05
 """The share of units that each variant gets whatever its results, so that one that was unlucky is not lost."""
-LEAST_UNITS = 100
-"""The units of each variant from which on weights follow the results."""
 _DRAWS, _SEED = 20_000, 0
 
 
@@ -38,7 +36,7 @@ def thompson_weights(
     """
     import numpy as np  # noqa: PLC0415 - needed only when weights are computed
 
-    if any(arm.units < LEAST_UNITS or not _is_finite(arm) for arm in arms.values()):
+    if any(arm.units < LEAST_UNITS or not arm.is_finite for arm in arms.values()):
         return None
     rng = np.random.default_rng(_SEED)
     draws = [_draws(rng, arm, per_unit) for arm in arms.values()]
@@ -66,10 +64,6 @@ def _draws(rng: np.random.Generator, arm: Moments, per_unit: str) -> np.ndarray[
         spread = arm.variance - 2 * value * arm.covariance + value**2 * arm.covariate_variance
         variance = max(spread, 0.0) * arm.units / arm.x**2
     return rng.normal(value, math.sqrt(variance), _DRAWS)
-
-
-def _is_finite(arm: Moments) -> bool:
-    return all(math.isfinite(value) for value in (arm.y, arm.yy, arm.x, arm.xx, arm.xy))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +115,7 @@ class ExperimentWeights(Artifact):
         columns = "variant, units, y, yy, x, xx, xy"
         name = literal(self.metric.name)
         sums = context.query(f"select {columns} from {quoted(self.inputs[0])} where metric = {name}").to_pylist()
-        known = {
-            row["variant"]: Moments(row["units"], *(row[each] or 0.0 for each in ("y", "yy", "x", "xx", "xy")))
-            for row in sums
-        }
+        known = {row["variant"]: Moments.of(row) for row in sums}
         arms = {variant: known.get(variant, Moments(0, 0.0, 0.0)) for variant in self.variants}
         better = self.metric.is_higher_better
         weights = thompson_weights(arms, per_unit=self.metric.per_unit, is_higher_better=better)

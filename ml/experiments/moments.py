@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 SEVERAL, INCOMPLETE = "(several)", "(incomplete)"
 """The names in the table of sums, beside those of metrics, for units that saw several variants, and for exposures without a
 unit, variant or time."""
+LEAST_UNITS = 100
+"""The units of each variant from which on a mean is taken to be normal."""
 _LEAST_SPREAD = 1e-12
 """The variance, as a share of the mean square, below which values are taken to be equal: it is what rounding leaves of none."""
 
@@ -22,6 +26,16 @@ class Moments:
     x: float = 0.0
     xx: float = 0.0
     xy: float = 0.0
+
+    @classmethod
+    def of(cls, sums: Mapping[str, Any]) -> Self:
+        """Return a row of the table of sums."""
+        return cls(sums["units"], *(sums[name] or 0.0 for name in ("y", "yy", "x", "xx", "xy")))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
+        return all(math.isfinite(value) for value in (self.y, self.yy, self.x, self.xx, self.xy))
 
     def __add__(self, other: Moments) -> Moments:
         """Return the sums over the units of both."""

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ml.experiments.moments import INCOMPLETE, SEVERAL, Difference, Moments, cuped, difference, ratio_difference
+from ml.experiments.moments import (
+    INCOMPLETE,
+    LEAST_UNITS,
+    SEVERAL,
+    Difference,
+    Moments,
+    cuped,
+    difference,
+    ratio_difference,
+)
 from ml.experiments.sequential import Interval, always_valid, mixture_for, sequential_sample_ratio
 
 if TYPE_CHECKING:
@@ -17,8 +26,6 @@ if TYPE_CHECKING:
 BROKEN, HARM, BETTER, WORSE, SAFE, OPEN = "broken", "harm", "better", "worse", "safe", "undecided"
 BROKEN_BELOW = 0.001
 """The p-value of the ratio of variants below which no result can be trusted."""
-LEAST_UNITS = 100
-"""The units of each variant from which on a mean is taken to be normal."""
 SCHEMA = pa.schema(
     [
         ("metric", pa.string()),
@@ -85,12 +92,7 @@ def means(sums: pa.Table, variants: Sequence[tuple[str, float]], metrics: Sequen
 
 def _moments(sums: pa.Table) -> dict[tuple[str, str], Moments]:
     """Return the sums by metric and variant."""
-    return {
-        (row["metric"], row["variant"]): Moments(
-            row["units"], *(row[name] or 0.0 for name in ("y", "yy", "x", "xx", "xy"))
-        )
-        for row in sums.to_pylist()
-    }
+    return {(row["metric"], row["variant"]): Moments.of(row) for row in sums.to_pylist()}
 
 
 def _ratio(by: Mapping[tuple[str, str], Moments], weights: Mapping[str, float]) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def _row(
     least = min(arm.units for arm in pair)
     interval = always_valid(against, mixture, alpha) if least >= LEAST_UNITS else Interval(-math.inf, math.inf, 1.0)
     decision, reason = _decided(metric, against, interval)
-    if not all(math.isfinite(value) for arm in pair for value in (arm.y, arm.yy, arm.x, arm.xx, arm.xy)):
+    if not all(arm.is_finite for arm in pair):
         decision, reason = BROKEN, "a value is NaN or infinite"
     elif least < LEAST_UNITS:
         reason = f"{least:,} units, needs {LEAST_UNITS:,} in each variant"

@@ -10,7 +10,7 @@ from ml.experiments.definition import sums_of
 from ml.experiments.moments import INCOMPLETE
 from ml.experiments.results import BROKEN, HARM, WORSE, results
 from ml.models.registry.registry import AWAITS_ROLLOUT, Registry
-from ml.models.registry.roles import CHALLENGER, CHAMPION, SHADOW
+from ml.models.registry.roles import CHALLENGER, CHAMPION, SHADOW, Roles
 from ml.models.registry.rollouts import RolloutProgress, Rollouts
 from ml.models.registry.versions import ModelVersion, ModelVersions
 from pipeline.core.clock import Clock, now
@@ -39,28 +39,26 @@ def verdict(steps: RolloutSteps, context: BuildContext) -> Verdict | None:
 
 def build(steps: RolloutSteps, context: BuildContext, clock: Clock = now) -> Verdict:
     """Decide about a rollout. See `RolloutSteps.build`."""
-    name, rollouts = steps.model, Rollouts(context.store, clock)
-    frozen, roles = Registry(context.store).frozen(name), Registry(context.store).roles(name)
+    name, rollouts, registry = steps.model, Rollouts(context.store, clock), Registry(context.store)
+    frozen, roles = registry.frozen(name), registry.roles(name)
     champion, progress = roles.versions.get(CHAMPION, ""), rollouts.progress(name)
     known = {each.number: each for each in ModelVersions(context.store).of(name)}
     if progress is not None and (changed := _changed(progress, champion, known)):
         rollouts.end(name, progress, changed)
         reason = f"the rollout of version {progress.version} has ended: {changed}"
         return Verdict(accepted=True, reason=reason, version=champion)
-    if progress is None or (frozen and progress.role == SHADOW):
-        paused = Verdict(accepted=True, reason=f"paused, because {name} is frozen: {frozen}", version=champion)
-        return paused if frozen else _begun(steps, rollouts, champion, known)
-    shares = {CHALLENGER: roles.traffic, SHADOW: 0.0}
-    if not frozen and (roles.versions.get(progress.role), shares[progress.role]) != (
-        str(progress.version),
-        progress.share,
-    ):
+    paused = f"paused, because {name} is frozen: {frozen}"
+    if frozen and (progress is None or progress.role == SHADOW):
+        return Verdict(accepted=True, reason=paused, version=champion)
+    if progress is None:
+        return _begun(steps, rollouts, champion, known)
+    if not frozen and not _has_its_role(progress, roles):
         reason = "begins again, because somebody changed its role, or a run was killed"
         rollouts.take_step(name, progress.version, progress.champion, progress.share, reason)
         return _verdict(progress.version, progress.share, champion, reason)
     decision, reason = _decided(steps, progress, context, clock())
     if frozen and decision != "roll back":
-        decision, reason = "wait", f"paused, because {name} is frozen: {frozen}"
+        decision, reason = "wait", paused
     return _next(steps, rollouts, progress, decision, reason)
 
 
@@ -76,6 +74,11 @@ def _begun(steps: RolloutSteps, rollouts: Rollouts, champion: str, known: Mappin
         return Verdict(accepted=True, reason=reason, version=champion)
     rollouts.take_step(steps.model, max(waiting), int(champion), share, "begins")
     return _verdict(max(waiting), share, champion, "begins")
+
+
+def _has_its_role(progress: RolloutProgress, roles: Roles) -> bool:
+    is_share = progress.role == SHADOW or roles.traffic == progress.share
+    return is_share and roles.versions.get(progress.role) == str(progress.version)
 
 
 def _decided(
@@ -156,9 +159,8 @@ def step_decision(
     rows = results(sums, variants, options.metrics, 2 * options.units, options.alpha / len(options.steps)).to_pylist()
     if (harm := harm_of(rows)) is not None:
         return "roll back", harm
-    counts = {row["variant"]: row["units"] for row in sums.to_pylist() if row["metric"] == ""}
-    fewest = min(counts.get(name, 0) for name, _ in variants)
-    nobody = sum(row["units"] for row in sums.to_pylist() if row["metric"] == INCOMPLETE)
+    counts = {(row["metric"], row["variant"]): row["units"] for row in sums.to_pylist()}
+    fewest, nobody = min(counts.get(("", name), 0) for name, _ in variants), counts.get((INCOMPLETE, None), 0)
     words = f"{quantity(fewest, 'unit')} of each version, no harm"
     words += f" ({quantity(nobody, 'row')} without a unit)" if nobody else ""
     decision, reason = _waits(options.every, progress, at, (fewest, options.units, words))

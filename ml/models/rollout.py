@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from ml.companions import require_columns_of
 from ml.experiments.definition import OutcomeMetric
-from ml.experiments.results import LEAST_UNITS
+from ml.experiments.moments import LEAST_UNITS
 from ml.models.prediction_log import PredictionLog
 from pipeline.core.definitions import Artifact, BuildContext, Definition, Verdict, caller
 from pipeline.core.errors import DefinitionError, Place

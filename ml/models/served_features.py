@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from ml.features import TrainingSet
 from ml.features.point_in_time import Join
+from ml.features.verification import Mismatch
 from ml.models.prediction_log import PredictionLog
 from pipeline.core.errors import RequestError, StorageError, did_you_mean
 from pipeline.core.schema import Schema
@@ -27,26 +29,15 @@ _EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class ServedMismatch:
-    """A request whose features of a view differ from those of the join, and why."""
-
-    cause: str
-    """`late`: another row of the view was shown; `value`: the same row had other values."""
-    at: str
-    request: Mapping[str, Any]
-    served: Mapping[str, Any]
-    joined: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class ServedComparison:
     """The requests of a log whose features of a view were compared, and those that differ."""
 
     view: str
     requests: int
     causes: Mapping[str, int] = field(default_factory=dict)
-    """The number of requests that differ, by cause."""
-    examples: tuple[ServedMismatch, ...] = ()
+    """The number of requests that differ, by cause. `late`: another row of the view was shown; `value`: the same row had other values."""
+    examples: tuple[Mismatch, ...] = ()
+    """Each with the request and its time as the entity."""
 
     @property
     def holds(self) -> bool:
@@ -97,34 +88,27 @@ def _differences(con: duckdb.DuckDBPyConnection, join: Join, version: Version) -
     names = [name for name in join.names if name != _AT]
     joined = _joined(join, version.schema)
     types = {column.name: column.type for column in schema_of(con, joined).columns}
-    served = [f"{_served(name, types[name])} as {quoted(name)}" for name in names]
+    served = [f"{_served(name, types[name])} as {quoted(f's_{name}')}" for name in names]
     known = " or ".join(f"{_found(name)} is not null" for name in names)
     times = ", ".join(f"{_found(name)} ->> 'event_time'" for name in names)
     differs = " or ".join(
-        f"({_found(name)} is not null and s.{quoted(name)} is distinct from {_plain(f'j.{quoted(name)}', types[name])})"
+        f"({_found(name)} is not null and {quoted(f's_{name}')} is distinct from {_plain(f'j.{quoted(name)}', types[name])})"
         for name in names
     )
-    con.execute(f"""
-        create temp table _compared as
-        select *, {differs} as differs, _shown::timestamptz is distinct from j.{_AT}::timestamptz as is_late
+    both = [f"{quoted(f's_{name}')}, j.{quoted(name)} as {quoted(f'j_{name}')}" for name in names]
+    compared = f"""
+        select {_ROW}, make_timestamptz(_time)::varchar as "at", _request, {", ".join(both)}, {differs} as _differs,
+               if(_shown::timestamptz is distinct from j.{_AT}::timestamptz, 'late', 'value') as _cause
         from (
-            select {_ROW}, _time, looked_up, looked_up::json -> 'request' as request, coalesce({times}) as _shown, {", ".join(served)}
+            select {_ROW}, _time, looked_up, (looked_up::json -> 'request')::varchar as _request, coalesce({times}) as _shown, {", ".join(served)}
             from {_LOG} where {known}
         ) as s join ({joined}) as j using ({_ROW})
-    """)
-    counted = con.execute("select count(*) from _compared").fetchall()[0][0]
-    wrong = "select is_late, count(*)::bigint from _compared where differs group by all"
-    causes = Counter({("late" if late else "value"): number for late, number in con.execute(wrong).fetchall()})
-    both = ", ".join(
-        f"s.{quoted(name)} as {quoted(f's_{name}')}, s.{quoted(f'{name}_1')} as {quoted(f'j_{name}')}" for name in names
-    )
-    examples = arrow(
-        con,
-        f"select make_timestamptz(_time)::varchar as _when, request::varchar as request, is_late, {both} "
-        f"from _compared as s where differs order by {_ROW} limit {_EXAMPLES}",
-    ).to_pylist()
-    con.execute("drop table _compared")
-    return ServedComparison(join.view.name, counted, dict(causes), tuple(_example(each, names) for each in examples))
+    """
+    rows = arrow(con, f"select * from ({compared}) as compared order by {_ROW}")
+    differing = rows.filter(rows["_differs"])
+    causes = dict(Counter(differing["_cause"].to_pylist()))
+    examples = [_mismatch(each, names) for each in differing.slice(0, _EXAMPLES).to_pylist()]
+    return ServedComparison(join.view.name, rows.num_rows, causes, tuple(examples))
 
 
 def _joined(join: Join, schema: Schema) -> str:
@@ -154,8 +138,6 @@ def _plain(value: str, kind: str) -> str:
     return f"case when isnan({value}) then null else {value} end" if kind in {"DOUBLE", "FLOAT"} else value
 
 
-def _example(row: Mapping[str, Any], names: list[str]) -> ServedMismatch:
+def _mismatch(row: Mapping[str, Any], names: list[str]) -> Mismatch:
     served, joined = ({name: row[f"{part}_{name}"] for name in names} for part in "sj")
-    return ServedMismatch(
-        "late" if row["is_late"] else "value", row["_when"], {"request": row["request"]}, served, joined
-    )
+    return Mismatch(row["_cause"], {"at": row["at"], **json.loads(row["_request"])}, served, joined)

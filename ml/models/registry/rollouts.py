@@ -70,22 +70,17 @@ class Rollouts:
 
     def decisions(self, name: str) -> list[RolloutDecision]:
         """Return what was decided about the rollouts of a model, the newest first."""
-        with self._store.translating():
-            (found,) = self._store.client().search_registered_models(f"name='{name}'") or (None,)
-            text = "" if found is None else found.tags.get(_HISTORY, "")
-            return [RolloutDecision(**each) for each in json.loads(text or "[]")]
+        return [RolloutDecision(**each) for each in json.loads(self._tag(name, _HISTORY) or "[]")]
 
     def progress(self, name: str) -> RolloutProgress | None:
         """Return the rollout that is under way."""
-        with self._store.translating():
-            (found,) = self._store.client().search_registered_models(f"name='{name}'") or (None,)
-            text = "" if found is None else found.tags.get(ROLLOUT, "")
-            return RolloutProgress.of(text) if text else None
+        text = self._tag(name, ROLLOUT)
+        return RolloutProgress.of(text) if text else None
 
     def take_step(self, name: str, version: int, champion: int, share: float, reason: str) -> None:
         """Let a version predict a share of the units, or be a shadow if that is 0.
 
-        If it fails in between, what is under way is not what the roles say, so that `is_taken` is false.
+        If it fails in between, the roles are not those of the step that is under way, which the next run finds.
         """
         progress = RolloutProgress(version, champion, share, self._clock())
         self._note(name, version, f"predicts {share:.0%}" if share else "is a shadow", reason, progress.text)
@@ -115,6 +110,12 @@ class Rollouts:
             name, progress.version, "" if champion > progress.version else f"not rolled out: {reason}"
         )
         self._note(name, progress.version, "is not rolled out any more", reason, "")
+
+    def _tag(self, name: str, tag: str) -> str:
+        """Return a tag of a model; empty if there is none."""
+        with self._store.translating():
+            (found,) = self._store.client().search_registered_models(f"name='{name}'") or (None,)
+            return "" if found is None else str(found.tags.get(tag, ""))
 
     def _note(self, name: str, version: int, decision: str, reason: str, progress: str) -> None:
         """Record a decision and what is under way."""

@@ -169,13 +169,13 @@ class TopicAdmin:
             time.sleep(_LOOKS_EVERY_S)
 
     def _known_partitions(self, name: str) -> Iterator[int]:
-        """Yield how many partitions of a topic each broker knows."""
+        """Yield how many partitions of a topic, with their leaders, each broker knows."""
         request = MetadataRequest(
             topics=[MetadataRequest.MetadataRequestTopic(name=name)], allow_auto_topic_creation=False
         )
         for broker in self._brokers():
             [topic] = self._send(request, broker).topics
-            yield len(topic.partitions)
+            yield sum(partition.leader_id >= 0 for partition in topic.partitions)
 
     def _brokers(self) -> list[int]:
         return sorted(
