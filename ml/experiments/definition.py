@@ -303,28 +303,16 @@ def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
     `variants` are the names with their weights, the control first. `exposures` is a table with a row whenever a unit saw its
     variant: its columns `unit`, `variant` and `time`. Of a unit, the first exposure counts; units that saw several variants are
     excluded and counted. `units` is the planned number of units, at which the intervals are the shortest; `units_needed` tells
-    how many a difference needs. Exposures before `since` do not count. `alpha` is the probability of a wrong result, at any time and for all goals together. With `stops`,
-    a run stops an experiment that was started if it does harm. With the name of a metric as `bandit`, runs give more units to the variant
-    that seems best, and results have no tests. The other options are those of `Assignment`, which
-    `experiment.assignment` is.
+    how many a difference needs. Exposures before `since` do not count. `alpha` is the probability of a wrong result, at any time
+    and for all goals together. With `stops`, a run stops an experiment that was started if it does harm. With the name of a metric
+    as `bandit`, runs give more units to the variant that seems best, and results have no tests. The other options are those of
+    `Assignment`, which `experiment.assignment` is.
 
     Raises `DefinitionError` for weights and shares that are none, for no metric and for two of one name, for a bandit with
     guardrails or without its metric, and for a `since` that is no time.
     """
     place = caller()
-    if not isinstance(metrics, Sequence) or not metrics:
-        raise DefinitionError(
-            "the experiment has no metrics", got=repr(metrics), do="pass metrics=[metric(…)]", place=place
-        )
-    other = next((each for each in metrics if not isinstance(each, OutcomeMetric)), None)
-    if other is not None:
-        raise DefinitionError(
-            "an experiment has a metric that is none", got=repr(other), do="pass metric(…)", place=place
-        )
-    known = [each.name for each in metrics]
-    twice = next((name for name in known if known.count(name) > 1), None)
-    if twice is not None:
-        raise DefinitionError(f"two metrics are named {twice!r}", do="rename one", place=place)
+    known = _require_metrics(metrics, place)
     require_plan(units, alpha, place)
     _require_bandit(bandit, metrics, place)
     try:
@@ -345,6 +333,24 @@ def experiment(  # noqa: PLR0913 - options of a definition, all keyword-only
         stops=stops,
         since="" if since is None else moment(since, "since=", place),
     )
+
+
+def _require_metrics(metrics: Sequence[OutcomeMetric], place: Place) -> list[str]:
+    """Return the names of metrics; raise `DefinitionError` unless there are some, each with a name of its own."""
+    if not isinstance(metrics, Sequence) or not metrics:
+        raise DefinitionError(
+            "the experiment has no metrics", got=repr(metrics), do="pass metrics=[metric(…)]", place=place
+        )
+    other = next((each for each in metrics if not isinstance(each, OutcomeMetric)), None)
+    if other is not None:
+        raise DefinitionError(
+            "an experiment has a metric that is none", got=repr(other), do="pass metric(…)", place=place
+        )
+    known = [each.name for each in metrics]
+    twice = next((name for name in known if known.count(name) > 1), None)
+    if twice is not None:
+        raise DefinitionError(f"two metrics are named {twice!r}", do="rename one", place=place)
+    return known
 
 
 def _require_bandit(bandit: str, metrics: Sequence[OutcomeMetric], place: Place) -> None:

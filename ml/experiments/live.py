@@ -39,9 +39,8 @@ class LiveExperiment:
     def assign(self, unit: object, shown: str | None = None) -> Assigned:
         """Return what a unit gets: the control, unless the experiment runs and the unit takes part, or was stopped for a variant.
 
-        `None` and NaN are no unit, and take no part.
-        A unit that takes part and that was `shown` a variant before keeps it, for example by a cookie. Units of a bandit that come
-        back need that, because its weights move.
+        `None` and NaN are no unit, and take no part. A unit that takes part and that was `shown` a variant before keeps it, for
+        example by a cookie. Units of a bandit that come back need that, because its weights move.
 
         The state is looked up again when it is three seconds old; if it cannot be read, the last one stays. Raises `StorageError` if
         the first one cannot be read, and `RequestError` for a unit that is no valid text.

@@ -231,8 +231,9 @@ class Registry:
             if not register:
                 return f"runs:/{run.run_id}/{_FOLDER}", ""
             number = _registered(client, trained, f"{run.artifact_uri}/{_FOLDER}", run.run_id, stored)
+            if awaits == AWAITS_ROLLOUT:
+                self._forget_waiting(client, trained.name)
             if awaits:
-                self._forget_waiting(client, trained.name, awaits)
                 client.set_model_version_tag(trained.name, number, STATE, awaits)
             else:
                 record_promotion(client, trained.name, int(number), trained.verdict)
@@ -271,11 +272,11 @@ class Registry:
         versions, tags = ({str(k): str(v).strip() for part, k, v in rows if part == kind} for kind in ("alias", "tag"))
         return versions, tags
 
-    def _forget_waiting(self, client: Any, name: str, state: str) -> None:
-        """Let versions not wait any more, because a newer one does; that of a rollout that is under way stays."""
+    def _forget_waiting(self, client: Any, name: str) -> None:
+        """Let versions not wait for a rollout any more, because a newer one does; the one that is under way stays."""
         under_way = json.loads(self._used(name)[1].get(ROLLOUT) or "{}").get("version")
         for number, tags in self._version_tags(name).items():
-            if tags.get(STATE) == state and number != under_way:
+            if tags.get(STATE) == AWAITS_ROLLOUT and number != under_way:
                 client.delete_model_version_tag(name, str(number), STATE)
 
     def _version_tags(self, name: str) -> dict[int, dict[str, str]]:
