@@ -65,8 +65,8 @@ def create_app(
     """Return the app of a project. Nothing is read before it is started.
 
     Only tables of `layers` are served. `limits` apply to all queries together (default: the project's
-    `memory_bytes` or 1 GiB, and two threads), `patience` to the time of each, and of each prediction. There is no authentication: expose the
-    app only to clients that may read the tables.
+    `memory_bytes` or 1 GiB, and two threads), `patience` to the time of each, and of each prediction. There is no authentication:
+    expose the app only to clients that may read the tables.
     """
     backend = _backend(project, layers, limits, patience)
 

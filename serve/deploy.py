@@ -81,7 +81,9 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
 
     Joins the cluster of `RAY_ADDRESS`, or starts a local one. Replicas run on this machine, where the project's
     folder is. They inherit this process's `HEADWATER_*` variables; all other variables that the settings name must be
-    set where Ray was started. With `direct_port`, the replicas also listen there themselves; see `DirectServer`. Before Ray is started, raises `RequestError` for a port in use or fewer than one
+    set where Ray was started. With `direct_port`, the replicas also listen there themselves; see `DirectServer`.
+
+    Before Ray is started, raises `RequestError` for a port in use, one port for both, or fewer than one
     replica, and the errors of loading the project.
     """
     if replicas < 1:

@@ -94,11 +94,11 @@ def files(
     than 256 MB that expands to more than `most_expansion` times its size is an error.
 
     A file that changed less than `settled` ago waits, for example `"1 minute"`. With `manifest`, the path or a pattern of text
-    files that list complete files, one in a line and relative to the folder of the list, other files wait. A file that changed after it was read
-    makes all files be read again; with `changed="refuse"` it is an error, with `"keep"` its rows are kept. The rows of a
-    file that `vanished` are kept; with `"refuse"` it is an error, with `"reread"` all other files are read again. It is an error that there has never been a file, unless `required=False`: then
-    there are no rows until the first file arrives. New files are read in the order of their locations, or
-    with `order="time"` of their last changes.
+    files that list complete files, one in a line and relative to the folder of the list, other files wait. A file that changed
+    after it was read makes all files be read again; with `changed="refuse"` it is an error, with `"keep"` its rows are kept. The
+    rows of a file that `vanished` are kept; with `"refuse"` it is an error, with `"reread"` all other files are read again. It is
+    an error that there has never been a file, unless `required=False`: then there are no rows until the first file arrives. New
+    files are read in the order of their locations, or with `order="time"` of their last changes.
 
     For Excel, `sheet` is the name or the number of the sheet, and `skip` the number of rows above the header. For XML,
     `rows` is the name of the elements that are rows; `lists` are the names of children that are lists even if there is
