@@ -184,7 +184,7 @@ BUILT_IN = (
         "snowflake_table",
         "tables and queries of Snowflake: full, or by a cursor column",
         "each cursor value once",
-        "",
+        "fakesnow 0.12, a double of its protocol",
         ("snowflake",),
         "sql-database.md",
     ),

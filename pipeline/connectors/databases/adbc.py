@@ -101,7 +101,7 @@ class _Session:
 
     def _column(self, field: pa.Field, kind: str) -> DatabaseColumn:
         at = f"t.{self.database.quote(field.name)}"
-        text = f"cast({at} as {self.database.text_type})"
+        text = exact_text(self.database.system, at, kind) or f"cast({at} as {self.database.text_type})"
         is_other = (
             kind == "VARCHAR" and field.type not in _TEXTS
         )  # a time or an interval, which the lake stores as text
@@ -120,6 +120,18 @@ class _Session:
 
     def stamp(self) -> str | None:
         return None
+
+
+def exact_text(system: str, at: str, kind: str) -> str | None:
+    """Return SQL for a time as text with all its digits; `None` where a cast is exact.
+
+    A cast of Snowflake writes a time as the session is set: without an offset of minutes, and with three digits.
+    """
+    if system != "snowflake" or kind not in {"TIMESTAMP", "TIMESTAMPTZ"}:
+        return None
+    utc = f"convert_timezone('UTC', {at})" if kind == "TIMESTAMPTZ" else at
+    zone = " || '+00:00'" if kind == "TIMESTAMPTZ" else ""
+    return f"to_varchar({utc}, 'YYYY-MM-DD HH24:MI:SS.FF9'){zone}"
 
 
 def _plain(rows: pa.Table) -> pa.Table:

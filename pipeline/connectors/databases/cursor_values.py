@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
-from pipeline.connectors.databases.sessions import INTEGERS, is_number
+from pipeline.connectors.databases.sessions import is_integer, is_number
 from pipeline.core.cursors import Bound
 from pipeline.core.errors import DefinitionError, SourceError
 from pipeline.core.event_time import parse_duration
@@ -58,9 +58,9 @@ def less_lag(text: str, kind: str, lag: Lag | None) -> str:
 
 def cuts(low: str, high: str, kind: str, parts: int) -> list[str]:
     """Return values that divide the range from `low` to `high`, in order; none if the type cannot be divided."""
-    if parts < 2 or not (kind in INTEGERS or kind in TIMES):  # noqa: PLR2004 - one part has no cut
+    if parts < 2 or not (is_integer(kind) or kind in TIMES):  # noqa: PLR2004 - one part has no cut
         return []
-    if kind in INTEGERS:
+    if is_integer(kind):
         begin, end = int(low), int(high)
         return [str(begin + (end - begin) * n // parts) for n in range(1, parts)]
     begin_at, end_at = _moment(low), _moment(high)

@@ -32,7 +32,7 @@ from pipeline.connectors.databases.cursor_values import (
 )
 from pipeline.connectors.databases.deletes import Deletes, KeyComparison, vanished_keys
 from pipeline.connectors.databases.seen_rows import NO_HASHES, SeenRows, among, hashes_of
-from pipeline.connectors.databases.sessions import INTEGERS, SqlDatabase, SqlSession
+from pipeline.connectors.databases.sessions import SqlDatabase, SqlSession, is_integer
 from pipeline.connectors.databases.typed_rows import with_types
 from pipeline.core.cursors import Bound, Cursor, ReadPlan
 from pipeline.core.errors import Place, SourceError, did_you_mean, quantity
@@ -203,7 +203,7 @@ class _Planning:
         """
         count = self._count("")
         column = self.columns[self.key[0]] if len(self.key) == 1 else None
-        if count <= SPLIT_ROWS or column is None or column.type not in INTEGERS:
+        if count <= SPLIT_ROWS or column is None or not is_integer(column.type):
             yield QueryRange(order=order), count
             return
         ends = self.session.table(f"select min({column.value}) as a, max({column.value}) as b from {self.relation} t")

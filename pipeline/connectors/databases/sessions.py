@@ -13,7 +13,7 @@ from pipeline.connectors.databases.columns import DatabaseColumn, FetchedColumn
 from pipeline.kernel.sql_text import literal, quoted
 from pipeline.kernel.types import decimal_of
 
-INTEGERS = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT"})
+_INTEGERS = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT"})
 
 
 class SqlSession(Protocol):
@@ -86,9 +86,15 @@ class StandardSql:
         return text if is_number(column.type) else literal(text)
 
 
+def is_integer(kind: str) -> bool:
+    """Return whether a type has only integers; those of Snowflake are `DECIMAL(38,0)`."""
+    decimal = decimal_of(kind)
+    return kind in _INTEGERS or (decimal is not None and decimal[1] == 0)
+
+
 def is_number(kind: str) -> bool:
     """Return whether a type's literals have no quotes."""
-    return kind in INTEGERS or kind in {"HUGEINT", "UBIGINT", "FLOAT", "DOUBLE"} or decimal_of(kind) is not None
+    return kind in _INTEGERS or kind in {"HUGEINT", "UBIGINT", "FLOAT", "DOUBLE"} or decimal_of(kind) is not None
 
 
 def fetched_type(column: FetchedColumn) -> str:

@@ -147,34 +147,40 @@ class _Session:
     def columns(self, relation: str) -> tuple[DatabaseColumn, ...]:
         if relation.startswith("("):
             return self._sampled(relation)
-        preparer = self.connection.dialect.identifier_preparer
+        dialect = self.connection.dialect
+        preparer = dialect.identifier_preparer
         parts = [preparer._unescape_identifier(part[1:-1]) for part in _split(relation, preparer)]  # noqa: SLF001 - its inverse
         try:
-            described = sa.inspect(self.connection).get_columns(parts[-1], ".".join(parts[:-1]) or None)
+            described = sa.inspect(self.connection).get_columns(*as_stored(dialect, parts[-1], ".".join(parts[:-1])))
         except sa.exc.NoSuchTableError as error:
             raise SourceError("there is no such table", got=relation, place=Place(self.database.uri)) from error
-        return tuple(self._column(str(each["name"]), reflected_type(each["type"])) for each in described)
+        return tuple(
+            self._column(stored_name(dialect, each["name"]), reflected_type(each["type"])) for each in described
+        )
 
     def _sampled(self, relation: str) -> tuple[DatabaseColumn, ...]:
         """Return the columns of a query, whose types are those of its first values."""
         result = self.connection.exec_driver_sql(f"select * from {relation} t")
-        names, rows = list(result.keys()), result.fetchmany(_SAMPLED_ROWS)
+        names = [stored_name(self.connection.dialect, name) for name in result.keys()]  # noqa: SIM118 - no dictionary
+        rows = result.fetchmany(_SAMPLED_ROWS)
         result.close()
         values = list(zip(*rows, strict=True)) if rows else [()] * len(names)
         return tuple(self._column(name, sampled_type(column)) for name, column in zip(names, values, strict=True))
 
     def _column(self, name: str, kind: str) -> DatabaseColumn:
-        at = f"t.{self.database.quote(name)}"
-        text = sa.cast(sa.literal_column(at), sa.String(_TEXT_LENGTH)).compile(dialect=self.connection.dialect)
-        return DatabaseColumn(name, kind, at, exact_text(self.connection.dialect.name, at, kind) or str(text))
+        at, dialect = f"t.{self.database.quote(name)}", self.connection.dialect
+        text = sa.cast(sa.literal_column(at), sa.String(_TEXT_LENGTH)).compile(dialect=dialect)
+        return DatabaseColumn(
+            name, kind, exact_value(dialect.name, at, kind), exact_text(dialect.name, at, kind) or str(text)
+        )
 
     def key(self, table: str) -> tuple[str, ...]:
-        schema, _, name = table.rpartition(".")
+        (schema, _, name), dialect = table.rpartition("."), self.connection.dialect
         try:
-            described = sa.inspect(self.connection).get_pk_constraint(name, schema or None)
+            described = sa.inspect(self.connection).get_pk_constraint(*as_stored(dialect, name, schema))
         except sa.exc.NoSuchTableError:
             return ()
-        return tuple(described["constrained_columns"])
+        return tuple(stored_name(dialect, each) for each in described["constrained_columns"])
 
     def table(self, query: str) -> pa.Table:
         result = self.connection.exec_driver_sql(query)
@@ -195,6 +201,23 @@ class _Session:
 def _driver(url: sa.URL) -> str:
     """Return the name of the driver of a URL; raise `NoSuchModuleError` for an unknown one."""
     return str(url.get_dialect().driver)
+
+
+def stored_name(dialect: sa.Dialect, name: str) -> str:
+    """Return the name that a dialect reflects as the database stores it: Oracle's ID is reflected as `id`."""
+    return str(dialect.denormalize_name(name) if dialect.requires_name_normalize else name)
+
+
+def as_stored(dialect: sa.Dialect, table: str, schema: str) -> tuple[str, str | None]:
+    """Return the names of a table and its schema such that a dialect looks them up as they are stored."""
+    if not dialect.requires_name_normalize:
+        return table, schema or None
+    return sa.quoted_name(table, quote=True), sa.quoted_name(schema, quote=True) if schema else None
+
+
+def exact_value(dialect: str, at: str, kind: str) -> str:
+    """Return SQL for the value of a column as the driver keeps it: that of Oracle forgets the zone of a time."""
+    return f"sys_extract_utc({at})" if (dialect, kind) == ("oracle", "TIMESTAMPTZ") else at
 
 
 def exact_text(dialect: str, at: str, kind: str) -> str | None:

@@ -16,7 +16,7 @@ def snowflake_table(url: str, table: str | None = None, **options: Any) -> Query
 
         orders = source(snowflake_table("env:SNOWFLAKE_URL", "SHOP.PUBLIC.ORDERS", key="ID", cursor="UPDATED_AT"))
 
-    Not tested against Snowflake. Names are case-sensitive: write them as Snowflake stores them.
+    Tested against a double of its protocol. Names are case-sensitive: write them as Snowflake stores them.
     """
     return adbc("adbc_driver_snowflake", url, table, **options)
 
@@ -52,6 +52,6 @@ def oracle(url: str, table: str | None = None, **options: Any) -> QueryReader:
 
         orders = source(oracle("oracle+oracledb://reader@db.example.com/?service_name=shop", "SHOP.ORDERS"))
 
-    Not tested against Oracle.
+    Not tested against Oracle. Names are case-sensitive: write them as Oracle stores them.
     """
     return sql_database(url, table, **options)
