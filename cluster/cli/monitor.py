@@ -18,8 +18,6 @@ from pipeline.kernel.sql_text import quoted
 if TYPE_CHECKING:
     from ml.monitoring import Monitor, PerformanceMonitor
     from ml.monitoring.incidents import Incident
-    from ml.monitoring.monitored import Monitored
-    from ml.monitoring.performance_options import PerformanceOptions
     from pipeline.project.workspace import Workspace
 
 app = typer.Typer(no_args_is_help=True, help="List monitors, show their open alarms, and write Evidently's reports.")
@@ -34,6 +32,8 @@ def ls(
     folder: Folder = HERE,
 ) -> None:
     """List the monitors with their newest window and the number of open alarms."""
+    from ml.monitoring.status import monitors, open_alarms  # noqa: PLC0415 - imports DuckDB
+
     workspace = open_workspace(folder, env)
     rows = []
     for monitor in monitors(workspace):
@@ -63,6 +63,7 @@ def show(
     """Show a monitor: its open alarms, and the newest results that are not quiet."""
     from ml.monitoring import Monitor  # noqa: PLC0415 - imports DuckDB
     from ml.monitoring.counts import LEAST_REFERENCE  # noqa: PLC0415 - likewise
+    from ml.monitoring.status import open_alarms, options_of  # noqa: PLC0415 - likewise
 
     workspace = open_workspace(folder, env)
     monitor = monitor_named(workspace, name)
@@ -83,7 +84,7 @@ def show(
         if isinstance(monitor, Monitor)
         else f"round({monitor.transform.options.metric}, 4) as {monitor.transform.options.metric}"
     )
-    by = "".join(f"{quoted(column)}, " for column in _options(monitor).by)
+    by = "".join(f"{quoted(column)}, " for column in options_of(monitor).by)
     results = workspace.query(
         f"select window_start::timestamp as window_start, {by}segment, {columns}, rows, state, reason from {quoted(name)} "
         f"where state <> 'quiet' order by all desc limit {limit}"
@@ -150,46 +151,15 @@ def _time(text: str) -> datetime:
     return start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
 
 
-def monitors(workspace: Workspace) -> tuple[Monitor | PerformanceMonitor, ...]:
-    """Return the monitors of the project."""
-    from ml.monitoring import Monitor, PerformanceMonitor  # noqa: PLC0415 - imports DuckDB
-
-    graph = workspace.project.graph
-    return (*graph.all_of(Monitor), *graph.all_of(PerformanceMonitor))
-
-
 def monitor_named(workspace: Workspace, name: str) -> Monitor | PerformanceMonitor:
     """Return a monitor; raise `RequestError` if there is none of this name."""
+    from ml.monitoring.status import monitors  # noqa: PLC0415 - imports DuckDB
+
     known = {monitor.name: monitor for monitor in monitors(workspace)}
     if name not in known:
         do = did_you_mean(name, known) if known else "define one with monitor(…)"
         raise RequestError(f"{name!r} is not a monitor", do=do)
     return known[name]
-
-
-def open_alarms(workspace: Workspace, monitor: Monitor | PerformanceMonitor) -> tuple[str | None, list[Incident]]:
-    """Return the newest window of a monitor, and its open alarms; `None` if it was not computed yet or has no windows."""
-    from ml.monitoring.incidents import incidents  # noqa: PLC0415 - with the package, imports DuckDB
-
-    if workspace.version(monitor.name) is None:
-        return None, []
-    options = _options(monitor)
-    span = int((options.window * options.alarms.of).total_seconds())
-    newest = workspace.query(
-        f"select max(window_start)::timestamp::varchar as newest from {quoted(monitor.name)}"
-    ).to_pylist()
-    recent = workspace.query(
-        f"select * from {quoted(monitor.name)} where window_start > "
-        f"(select max(window_start) from {quoted(monitor.name)}) - interval '{span}' second"
-    )
-    alarms = incidents(recent.to_pylist(), options.by, options.window, options.alarms.of)
-    return newest[0]["newest"] if newest else None, alarms
-
-
-def _options(monitor: Monitor | PerformanceMonitor) -> Monitored | PerformanceOptions:
-    from ml.monitoring import Monitor  # noqa: PLC0415 - imports DuckDB
-
-    return monitor.monitored if isinstance(monitor, Monitor) else monitor.transform.options
 
 
 def _shown(incident: Incident) -> dict[str, str]:

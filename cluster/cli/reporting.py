@@ -1,4 +1,4 @@
-"""The report file of a project, written by `headwater run`, `headwater stream` and `headwater report`."""
+"""The report of a project and the pages beside it, written by `headwater run`, `headwater stream` and `headwater report`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from cluster.jobs import report_file
 from pipeline.core.errors import HeadwaterError
 from pipeline.governance import Catalog
 from pipeline.project.project import Project
+from pipeline.project.workspace import Workspace
 from pipeline.report import write_report
 
 
 def update_report(project: Project, catalog: Catalog) -> Path:
-    """Write the report to its place in the project and return the path; errors are those of `write_report`."""
-    return write_report(project, catalog, report_file(project.settings))
+    """Write the report and its pages to their place in the project and return the path; errors are those of `write_report`."""
+    from ml.pages import links_of, write_pages  # noqa: PLC0415 - imports the catalog
+
+    path = report_file(project.settings)
+    write_report(project, catalog, path, links_of(project.graph, path))
+    write_pages(Workspace(project), path)
+    return path
 
 
 def try_update_report(project: Project, catalog: Catalog, *, quiet: bool, known: str = "") -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 
 from ml.features.online.opening import open_store
 from ml.features.online.reading import instant
-from ml.features.online.store import FeatureStore
+from ml.features.online.store import FeatureStore, ViewState
 from ml.features.view import ONLINE, FeatureView
 from pipeline.commit.sink_delivery import SinkSender
 from pipeline.core.errors import RequestError, StorageError, did_you_mean
@@ -19,7 +19,7 @@ from pipeline.core.sinks import Sink
 from pipeline.project.workspace import Workspace
 from pipeline.runner.facts import is_computed_by
 
-UP_TO_DATE = "up to date"
+UP_TO_DATE, UNKNOWN = "up to date", "unknown"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ViewStatus:
     lake_version: int | None
     online_version: int | None
     state: str
-    """`up to date`, `behind`, `not loaded`, `loaded as defined before`, or empty for a view that is not online."""
+    """`up to date`, `behind`, `not loaded`, `loaded as defined before`, `unknown` if the store does not answer, or empty for a view that is not online."""
     newest: datetime | None
     """When the newest row in the online store became available."""
     written_at: datetime | None
@@ -59,33 +59,35 @@ def statuses(workspace: Workspace) -> list[ViewStatus]:
     """Return the status of each feature view, in topological order."""
     with closing(store_of(workspace.settings)) as store:
         states = store.states()
-    result = []
-    for view in workspace.project.graph.all_of(FeatureView):
-        state, number = states.get(view.name), workspace.table(view.name).number()
-        reached = None if state is None else state.reached
-        if not view.online:
-            word = ""
-        elif state is None or reached is None:
-            word = "not loaded"
-        elif state.fingerprint != view.online_fingerprint:
-            word = "loaded as defined before"
-        else:
-            word = UP_TO_DATE if reached.version == number else "behind"
-        result.append(
-            ViewStatus(
-                view.name,
-                view.entity,
-                len(view.columns),
-                "" if view.ttl is None else format_duration(view.ttl),
-                view.owner,
-                number,
-                None if reached is None else reached.version,
-                word,
-                None if state is None or state.newest is None else instant(state.newest),
-                None if state is None else instant(state.written_at),
-            )
-        )
-    return result
+    return [view_status(workspace, view, states) for view in workspace.project.graph.all_of(FeatureView)]
+
+
+def view_status(workspace: Workspace, view: FeatureView, states: Mapping[str, ViewState] | None) -> ViewStatus:
+    """Return the status of a feature view by the states of the online store; `None` if the store does not answer."""
+    state, number = (states or {}).get(view.name), workspace.table(view.name).number()
+    reached = None if state is None else state.reached
+    if not view.online:
+        word = ""
+    elif states is None:
+        word = UNKNOWN
+    elif state is None or reached is None:
+        word = "not loaded"
+    elif state.fingerprint != view.online_fingerprint:
+        word = "loaded as defined before"
+    else:
+        word = UP_TO_DATE if reached.version == number else "behind"
+    return ViewStatus(
+        view.name,
+        view.entity,
+        len(view.columns),
+        "" if view.ttl is None else format_duration(view.ttl),
+        view.owner,
+        number,
+        None if reached is None else reached.version,
+        word,
+        None if state is None or state.newest is None else instant(state.newest),
+        None if state is None else instant(state.written_at),
+    )
 
 
 def materialize(workspace: Workspace, names: Sequence[str]) -> list[tuple[str, Materialized]]:

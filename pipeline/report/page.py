@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import quantity
@@ -34,30 +34,48 @@ class CheckSummary:
     violations: int
 
 
-def page(facts: ReportData) -> str:
-    """Return the report as one HTML document without external references."""
+@dataclass(frozen=True)
+class Link:
+    """A page beside the report that its navigation names."""
+
+    file: str
+    title: str
+
+
+def templates(*packages: str) -> Environment:
+    """Return the templates of packages, which may extend those of the report, with the report's filters."""
     environment = Environment(
-        loader=PackageLoader("pipeline.report"),
+        loader=ChoiceLoader([PackageLoader(package) for package in (*packages, "pipeline.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update({tool.__name__: tool for tool in _FILTERS})
+    return environment
+
+
+def page(facts: ReportData, links: Sequence[Link] = ()) -> str:
+    """Return the report as one HTML document without external references, besides links to other pages."""
     models = judged(facts.tables)
-    return environment.get_template("report.html").render(
-        settings=facts.project.settings,
-        run=facts.run,
-        lasted=None if facts.run is None else words.between(facts.run.started_at, facts.run.ended_at),
-        tables=facts.tables,
-        figures=headline.figures(facts, models),
-        unaccounted=headline.accounted(facts.tables),
-        flow=flow_picture(facts.tables),
-        judged_tables=[_expected(t) for t in facts.tables if t.built is not None and t.built.checks],
-        quarantines=facts.quarantines,
-        charts=[rendered(each.table.name, each.table.chart, each.drawn) for each in facts.charts],
-        models=models,
-        absent=words.ABSENT,
+    return (
+        templates()
+        .get_template("report.html")
+        .render(
+            settings=facts.project.settings,
+            run=facts.run,
+            lasted=None if facts.run is None else words.between(facts.run.started_at, facts.run.ended_at),
+            tables=facts.tables,
+            figures=headline.figures(facts, models),
+            unaccounted=headline.accounted(facts.tables),
+            flow=flow_picture(facts.tables),
+            judged_tables=[_expected(t) for t in facts.tables if t.built is not None and t.built.checks],
+            quarantines=facts.quarantines,
+            charts=[rendered(each.table.name, each.table.chart, each.drawn) for each in facts.charts],
+            models=models,
+            absent=words.ABSENT,
+            links=links,
+        )
     )
 
 

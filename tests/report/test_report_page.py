@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 
@@ -14,44 +13,7 @@ from pipeline.project.project import load
 from pipeline.report import write_report
 from pipeline.report.verdicts import paired
 from pipeline.runner.runner import Runner, RunOptions
-
-VOID = {"meta", "link", "br", "img", "input"}
-
-
-class Reader(HTMLParser):
-    """Checks that tags are closed in order, and keeps the text, the tags and the attributes that load something."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.tags, self.words, self.loads, self.ids = [], [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.ids += [value for name, value in attrs if name == "id"]
-        self.loads += [value for name, value in attrs if name in {"src", "href", "action", "data", "srcset"}]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
-def read(text):
-    reader = Reader()
-    reader.feed(text)
-    reader.close()
-    assert reader.open == []
-    reader.text = " ".join(" ".join(reader.words).split())
-    return reader
+from tests.rigs.html import read
 
 
 def test_report_shows_every_part_of_a_run(corner, report):
