@@ -36,6 +36,8 @@ class _Answer:
     predictor: Predictor
     predictions: list[dict[str, object]]
     completed: CompletedRows
+    explanations: list[dict[str, object]]
+    """What makes the score of each row; empty if the request does not ask for it."""
 
 
 class PredictionService:
@@ -71,7 +73,8 @@ class PredictionService:
     def answer(self, name: str, request: PredictionRequest, client_id: str = "") -> Mapping[str, object]:
         """Return the predictions for rows, whose features are looked up if they lack them.
 
-        Each row is predicted by the champion, or by the challenger if its unit belongs to that; if the challenger fails, by the champion.
+        Each row is predicted by the champion, or by the challenger if its unit belongs to that; by the champion too if the challenger
+        fails, or cannot explain a prediction that is to be explained.
         Raises `RowsError` with the row and the feature that the model rejects, and the errors of `FeatureLookup.complete`.
         """
         started = time.perf_counter()
@@ -81,10 +84,8 @@ class PredictionService:
         answers: dict[int, tuple[str, _Answer, int]] = {}
         for arm in dict.fromkeys(arms or [CHAMPION]):
             chosen = [number for number, each in enumerate(arms) if each == arm]
-            used, found = self._arm(served, arm, [rows[number] for number in chosen])
+            used, found = self._arm(served, arm, [rows[number] for number in chosen], explain=request.explain)
             answers |= {number: (used, found, place) for place, number in enumerate(chosen)}
-        # before anything is logged: a request that is refused is no exposure
-        explanations = self._explained(answers, len(rows)) if request.explain else None
         ids = (uuid.uuid4().hex, client_id)
         self._record(name, ids, answers, units, started)
         if served.shadow is not None:
@@ -96,23 +97,15 @@ class PredictionService:
         }
         if served.challenger is not None and served.traffic:
             result["versions"] = [answers[number][1].predictor.version for number in range(len(rows))]
-        if explanations is not None:
-            result["explanations"] = explanations
+        if request.explain:
+            result["explanations"] = [
+                answers[number][1].explanations[answers[number][2]] for number in range(len(rows))
+            ]
         if request.return_features:
             result["features"] = [
                 answers[number][1].completed.looked_up[answers[number][2]] for number in range(len(rows))
             ]
         return result | ({"request_id": ids[0]} if name in self._logs else {})
-
-    @staticmethod
-    def _explained(answers: Mapping[int, tuple[str, _Answer, int]], count: int) -> list[dict[str, object]]:
-        """Return what makes the score of each row, by the version that predicted it."""
-        try:
-            each = {id(answer): answer for _, answer, _ in answers.values()}
-            found = {key: answer.predictor.explain(answer.completed.rows) for key, answer in each.items()}
-        except RequestError as error:
-            raise RowsError(error.problem, got=error.got, do=error.do) from error
-        return [asdict(found[id(answers[number][1])][answers[number][2]]) for number in range(count)]
 
     def _units(
         self, name: str, served: ServedModel, rows: Sequence[dict[str, Any]]
@@ -133,15 +126,16 @@ class PredictionService:
             return CHAMPION
         return served.arm(json.dumps(row, sort_keys=True, default=str) if unit is None else unit)
 
-    def _arm(self, served: ServedModel, arm: str, rows: list[dict[str, Any]]) -> tuple[str, _Answer]:
+    def _arm(self, served: ServedModel, arm: str, rows: list[dict[str, Any]], *, explain: bool) -> tuple[str, _Answer]:
         if arm == CHALLENGER and served.challenger is not None:
             try:
-                return arm, self._predicted(served, served.challenger, self._known(served, served.challenger, rows))
+                known = self._known(served, served.challenger, rows)
+                return arm, self._predicted(served, served.challenger, known, explain=explain)
             except HeadwaterError as error:  # also rows that it refuses: the champion decides whether they are wrong
                 _LOG.warning(
                     "the challenger of model %s failed, the champion predicts: %s", served.champion.name, error
                 )
-        return CHAMPION, self._predicted(served, served.champion, rows)
+        return CHAMPION, self._predicted(served, served.champion, rows, explain=explain)
 
     @staticmethod
     def _known(served: ServedModel, predictor: Predictor, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -149,14 +143,17 @@ class PredictionService:
         others = served.champion.inputs.keys() - predictor.inputs.keys()
         return [{name: value for name, value in row.items() if name not in others} for row in rows]
 
-    def _predicted(self, served: ServedModel, predictor: Predictor, rows: list[dict[str, Any]]) -> _Answer:
+    def _predicted(
+        self, served: ServedModel, predictor: Predictor, rows: list[dict[str, Any]], *, explain: bool = False
+    ) -> _Answer:
         trained_on = served.views.get(predictor.version, {})
         completed = self._lookup.complete(predictor, trained_on, rows)
         try:
             predicted = predictor.predict(completed.rows)
+            explained = [asdict(each) for each in predictor.explain(completed.rows)] if explain else []
         except RequestError as error:
             raise RowsError(error.problem, got=error.got, do=error.do) from error
-        return _Answer(predictor, predicted, completed)
+        return _Answer(predictor, predicted, completed, explained)
 
     def _record(
         self,

@@ -61,13 +61,14 @@ class LoadedModel:
         return self.rows_of(scored(self.predictor.fitted, self.name, self.version, table, table.column_names))
 
     def explain(self, rows: Any) -> Rows:
-        """Return what each feature adds to the prediction of each row, in its order; see `FittedModel.explanations`.
+        """Return what makes the score of each row, in its order: `_base`, and what each feature adds to it.
 
-        Raises as `predict` does, and `RequestError` for estimators that cannot be explained.
+        The score is their sum; see `FittedModel.explanations`. Raises as `predict` does, and `RequestError` for estimators that cannot be explained.
         """
         fitted = self.predictor.fitted
         added = fitted.explanations(features_of(fitted, self.name, self._given(rows)))
-        return self.rows_of(pa.table({name: [row.features[name] for row in added] for name in self.features}))
+        parts = {name: [row.features[name] for row in added] for name in self.features}
+        return self.rows_of(pa.table({"_base": [row.base for row in added], **parts}))
 
     def _given(self, rows: Any) -> pa.Table:
         if not is_objects(rows):

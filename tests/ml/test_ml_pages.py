@@ -142,9 +142,7 @@ def test_monitors_show_drift_alarms_and_performance(pages):
     page = read(pages["monitors"])
     assert "Open alarms 2 drift, quality" in page.text
     assert "drift 1 open alarm" in page.text
-    assert re.search(
-        r"x 2026-03-14 00:00 [a-z, ]+ index [\d.]+ against the 2 days before", page.text
-    )
+    assert re.search(r"x 2026-03-14 00:00 [a-z, ]+ index [\d.]+ against the 2 days before", page.text)
     assert "auc 2026-03-10 00:00 all rows auc 0.8" in page.text
     assert "x, 2026-03-14: alarm" in page.text
     assert "x, 2026-03-13: quiet" in page.text
