@@ -12,7 +12,7 @@ from ml.companions import CompanionTable, StatementTransform
 from ml.experiments.assignment import Assignment
 from ml.experiments.auto_stop import ExperimentStop
 from ml.experiments.bandit import ExperimentWeights
-from ml.experiments.moments import INCOMPLETE, SEVERAL
+from ml.experiments.moments import EARLIER, INCOMPLETE, SEVERAL
 from ml.experiments.options import moment, require_number, require_plan, require_text
 from pipeline.core.definitions import Definition, Layer, Table, caller
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
@@ -204,9 +204,14 @@ def sums_of(
     """Return the SELECT of sums by metric and variant, over the text of a relation of exposures.
 
     `columns` are those of the unit, the variant and the time. With `of_text`, units are texts, and may be numbers in the tables of the
-    metrics. Exposures before `since`, the SQL of a time, do not count.
+    metrics. Exposures before `since`, the SQL of a time, do not count; how many there are is a row of its own.
     """
     unit, variant, time = map(quoted, columns)
+    none = "null::double as y, null::double as yy, null::double as x, null::double as xx, null::double as xy"
+    earlier = f"""
+        select {literal(EARLIER)} as metric, null::varchar as variant, count(*) as units, {none} from {exposures}
+        where {time} < {since}
+    """
     if since:
         exposures = f"(select * from {exposures} where {time} is null or {time} >= {since}) as counted"
     units = f"""
@@ -214,7 +219,6 @@ def sums_of(
         from {exposures} where {unit} is not null and {variant} is not null and {time} is not null group by {unit}
     """
     clean = f"select * from ({units}) as each_unit where variants = 1"
-    none = "null::double as y, null::double as yy, null::double as x, null::double as xx, null::double as xy"
     exposed = f"""
         select case when variants = 1 then '' else {literal(SEVERAL)} end as metric, variant::varchar as variant, count(*) as units, {none}
         from ({units}) as each_unit group by all
@@ -223,7 +227,8 @@ def sums_of(
         select {literal(INCOMPLETE)} as metric, null::varchar as variant, count(*) as units, {none} from {exposures}
         where {unit} is null or {variant} is null or {time} is null
     """
-    return " union all ".join([exposed, incomplete, *(metric.moments(clean, of_text=of_text) for metric in metrics)])
+    counted = [exposed, incomplete, *([earlier] if since else [])]
+    return " union all ".join([*counted, *(metric.moments(clean, of_text=of_text) for metric in metrics)])
 
 
 def metric(  # noqa: PLR0913 - options of a definition, all keyword-only
@@ -252,7 +257,7 @@ def metric(  # noqa: PLR0913 - options of a definition, all keyword-only
     """
     place = caller()
     require_text(name, "the name of a metric", place)
-    if name in {SEVERAL, INCOMPLETE}:
+    if name in {SEVERAL, INCOMPLETE, EARLIER}:
         raise DefinitionError(f"{name!r} is the name of counts in the sums of experiments", do="rename it", place=place)
     for option, text in {"of": of, "value": value, "unit": unit, "time": time}.items():
         require_text(text, f"{option}= of metric {name!r}", place)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-SEVERAL, INCOMPLETE = "(several)", "(incomplete)"
-"""The names in the table of sums, beside those of metrics, for units that saw several variants, and for exposures without a
-unit, variant or time."""
+SEVERAL, INCOMPLETE, EARLIER = "(several)", "(incomplete)", "(earlier)"
+"""The names in the table of sums, beside those of metrics, for units that saw several variants, for exposures without a
+unit, variant or time, and for exposures before the time from which they count."""
 LEAST_UNITS = 100
 """The units of each variant from which on a mean is taken to be normal."""
 _LEAST_SPREAD = 1e-12

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ml.experiments.moments import (
+    EARLIER,
     INCOMPLETE,
     LEAST_UNITS,
     SEVERAL,
@@ -104,6 +105,8 @@ def _ratio(by: Mapping[tuple[str, str], Moments], weights: Mapping[str, float]) 
     parts += [f"{several:,} units saw several variants and are excluded"] if several else []
     incomplete = sum(moments.units for (metric, _), moments in by.items() if metric == INCOMPLETE)
     parts += [f"{incomplete:,} exposures without unit, variant or time"] if incomplete else []
+    earlier = sum(moments.units for (metric, _), moments in by.items() if metric == EARLIER)
+    parts += [f"{earlier:,} exposures before since= do not count"] if earlier else []
     parts += [f"unknown variant {name!r}: {counts[name]:,} units" for name in unknown]
     is_broken = p < BROKEN_BELOW or bool(unknown)
     return {

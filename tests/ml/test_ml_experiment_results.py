@@ -149,7 +149,7 @@ def test_exposures_before_a_time_do_not_count(since):
     early = exposed(variants(200)[::-1])
     late = exposed(variants(400), hours=2)
     rows = found([metric("m", **REVENUE)], pa.concat_tables([early, late]), ordered([1.0] * 400, hours=3), since=since)
-    assert rows[None]["reason"] == "old 200; new 200"
+    assert rows[None]["reason"] == "old 200; new 200; 200 exposures before since= do not count"
     assert rows["m"]["control_mean"] == 1.0
 
 

@@ -15,13 +15,17 @@ from typer.testing import CliRunner
 from cluster.cli.commands import load as command
 from cluster.cli.models import app
 from ml.models import load_champion
+from ml.models.fitted import FittedModel
+from ml.models.registry.model_store import ModelStore
 from ml.models.registry.promotions import record_promotion
 from ml.models.registry.registry import AWAITS_ROLLOUT, STATE, Registry
 from ml.models.registry.roles import Roles
-from ml.models.registry.stored_models import skops_types
+from ml.models.registry.stored_models import digest, save, skops_types
+from ml.models.registry.stored_models import load as load_stored
 from ml.models.registry.versions import ModelVersion, ModelVersions
 from ml.models.reproduction import reproduce
-from pipeline.core.errors import HeadwaterError, RequestError, StorageError
+from ml.models.tasks import task_of
+from pipeline.core.errors import HeadwaterError, ModelError, RequestError, SettingsError, StorageError
 from pipeline.lake.holds import holds
 from pipeline.project import Workspace, load
 from pipeline.project.holds import release_holds
@@ -165,6 +169,36 @@ def test_files_that_somebody_changed_are_not_loaded(project, file):
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(StorageError, match="the files of model lateness 1 are not those that were registered"):
         load_champion(project.store, "lateness")
+
+
+def test_a_file_of_another_format_than_registered_is_not_loaded(project):
+    """`headwater model show` says skops, which runs no code; the file would be unpickled."""
+    project.run()
+    store, (folder,) = ModelStore(project.store), (project.root / ".headwater" / "mlflow").rglob("model")
+    path = folder / "MLmodel"
+    path.write_text(path.read_text().replace("format: skops", "format: cloudpickle"))
+    store.client().set_model_version_tag("lateness", "1", "headwater.digest", digest(folder))
+    problem = "a stored model has another format than the one that is registered: got cloudpickle instead of skops"
+    with pytest.raises(StorageError, match=problem):
+        load_champion(project.store, "lateness")
+
+
+def test_models_that_run_code_can_be_refused(project, monkeypatch, tmp_path):
+    project.run()
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    assert load_champion(project.store, "lateness").version == "1", "skops runs no code"
+    with_code = make_pipeline(FunctionTransformer(abs), LogisticRegression())
+    fitted = FittedModel(with_code, task_of("binary", (0, 1)), {"load": "number"})
+    with pytest.raises(ModelError, match=r"could only be stored by cloudpickle, which is refused here: got Pipeline"):
+        save(fitted, tmp_path / "refused", "late")
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
+    assert save(fitted, tmp_path / "stored", "late") == "cloudpickle"
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    with pytest.raises(StorageError, match="stored by cloudpickle, which is refused here: loading it runs its code"):
+        load_stored(tmp_path / "stored")
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "perhaps")
+    with pytest.raises(SettingsError, match="is neither true nor false: got 'perhaps'"):
+        load_stored(tmp_path / "stored")
 
 
 def test_the_commands(project):

@@ -260,7 +260,7 @@ class Registry:
             path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=self._store.url)
             tags = client.get_model_version(name, number).tags
             _require_digest(tags.get(_DIGEST), Path(path), f"{name} {number}")
-            return Champion(number, load(Path(path)), Origin.of(tags))
+            return Champion(number, load(Path(path), tags.get(FORMAT)), Origin.of(tags))
 
     def _used(self, name: str) -> tuple[dict[str, str], dict[str, str]]:
         """Return the version of each alias of a model, and the tags of the model."""

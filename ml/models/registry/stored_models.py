@@ -2,7 +2,7 @@
 
 Boosted trees are stored in their library's own format, and estimators of scikit-learn by skops, if they consist of known
 classes. Loading these runs no code. Other estimators are stored by cloudpickle, whose loading runs code: trust such a model like
-code. `ModelFormat` says which it is. The digest of a folder shows whether a stored model is the one that was registered.
+code, or refuse all of them by MLflow's variable MLFLOW_ALLOW_PICKLE_DESERIALIZATION. `ModelFormat` says which it is. The digest of a folder shows whether a stored model is the one that was registered.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ml.models.fitted import FittedModel
 from ml.models.rows import Kind
 from ml.models.tasks import HALF, Task, task_of
 from ml.models.trainers.boosted_trees import BoostedTrees
-from pipeline.core.errors import ModelError, StorageError
+from pipeline.core.errors import ModelError, SettingsError, StorageError
 
 ModelFormat = Literal["trees", "skops", "cloudpickle"]
 _FEATURES, _TASK, _CLASSES, _FORMAT = "features", "task", "classes", "format"
@@ -34,6 +34,7 @@ Functions of Python and NumPy are not among them: a pipeline of such functions r
 _KNOWN_TYPES = frozenset({"numpy.dtype", "collections.OrderedDict", "collections.defaultdict"})
 _MLFLOW = {"text": "string", "timestamp": "datetime"}
 _SKOPS_FILE = "model.skops"
+_ALLOW_PICKLE = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
 
 
 def quiet_mlflow() -> Any:
@@ -50,14 +51,21 @@ def quiet_mlflow() -> Any:
 
 
 def save(fitted: FittedModel, folder: Path, name: str) -> ModelFormat:
-    """Write a model to a new folder, and return its format. Raises `ModelError` if the estimator cannot be stored."""
+    """Write a model to a new folder, and return its format.
+
+    Raises `ModelError` if the estimator cannot be stored, or only by cloudpickle where that is refused.
+    """
     if isinstance(fitted.estimator, BoostedTrees):
         return _save_trees(fitted, fitted.estimator, folder)
     return _save_estimator(fitted, folder, name)
 
 
-def load(folder: Path) -> FittedModel:
-    """Read a model from a folder. Raises `StorageError` if it is damaged, or consists of unknown classes."""
+def load(folder: Path, registered_as: str | None = None) -> FittedModel:
+    """Read a model from a folder.
+
+    Raises `StorageError` if it is damaged, consists of unknown classes, has another format than the one that it is `registered_as`
+    (which people see before they trust it), or is stored by cloudpickle where that is refused.
+    """
     from mlflow.models import Model  # noqa: PLC0415 - takes two seconds
 
     model = Model.load(str(folder))
@@ -66,8 +74,33 @@ def load(folder: Path) -> FittedModel:
     kinds: dict[str, Kind] = {name: known[_FEATURES][name] for name in signature.inputs.input_names()}
     points = known.get(_CALIBRATION)
     calibration = None if points is None else Calibration(points[0], tuple(points[1]), tuple(points[2]))
-    estimator = _estimator(folder, known.get(_FORMAT, "cloudpickle"))
+    format_ = known.get(_FORMAT, "cloudpickle")
+    if registered_as is not None and format_ != registered_as:
+        problem = "a stored model has another format than the one that is registered"
+        do = "do not use it: somebody has changed the model store"
+        raise StorageError(problem, got=f"{format_} instead of {registered_as}", do=do)
+    if format_ == "cloudpickle" and not _allows_pickle():
+        raise StorageError(
+            "the model is stored by cloudpickle, which is refused here: loading it runs its code",
+            got=f"{_ALLOW_PICKLE}=false",
+            do="train it with an estimator of scikit-learn or boosted trees, or remove the variable if you trust the model store",
+        )
+    estimator = _estimator(folder, format_)
     return FittedModel(estimator, task, kinds, calibration, known.get(_THRESHOLD, HALF))
+
+
+def _allows_pickle() -> bool:
+    quiet_mlflow()
+    from mlflow.environment_variables import (  # noqa: PLC0415 - takes two seconds
+        MLFLOW_ALLOW_PICKLE_DESERIALIZATION,
+    )
+
+    try:
+        return bool(MLFLOW_ALLOW_PICKLE_DESERIALIZATION.get())
+    except ValueError as error:
+        raise SettingsError(
+            f"{_ALLOW_PICKLE} is neither true nor false", got=repr(os.environ[_ALLOW_PICKLE]), do="set it to false"
+        ) from error
 
 
 def digest(folder: Path) -> str:
@@ -115,6 +148,12 @@ def _save_estimator(fitted: FittedModel, folder: Path, name: str) -> ModelFormat
     estimator = fitted.estimator
     types = skops_types(estimator)
     format_: ModelFormat = "cloudpickle" if types is None else "skops"
+    if format_ == "cloudpickle" and not _allows_pickle():
+        raise ModelError(
+            f"model {name!r} could only be stored by cloudpickle, which is refused here",
+            got=f"{type(estimator).__name__}, with {_ALLOW_PICKLE}=false",
+            do="use classes of scikit-learn only, without functions, or boosted trees",
+        )
     package = type(estimator).__module__.partition(".")[0]
     try:
         mlflow.sklearn.save_model(
