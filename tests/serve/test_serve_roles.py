@@ -109,6 +109,73 @@ def test_a_challenger_that_fails_is_replaced_by_the_champion(bar, monkeypatch):
         assert versions(client, ["a", "b"])["versions"] == ["2", "2"]
 
 
+ODD = """
+class Odd:
+    "Good in training; later it returns NaN for some rows and raises for others."
+
+    def fit(self, rows, happy):
+        from sklearn.linear_model import LogisticRegression
+
+        self.kinds, self.inner = {*rows["kind"]}, LogisticRegression().fit(rows[["glasses"]].fillna(0), happy)
+        return self
+
+    def predict_proba(self, rows):
+        if not self.kinds.issuperset(rows["kind"]):
+            raise ValueError("Found unknown categories in column 0")
+        1 / (rows["glasses"] != 13).astype(int).to_numpy().min().item()
+        return self.inner.predict_proba(rows[["glasses"]].fillna(0)) / (1 if (rows["glasses"] < 100).all() else float("nan"))
+"""
+
+
+def mood_of(body):
+    """The project with another function of the model."""
+    start = LOGGED[
+        LOGGED.index("    from sklearn.linear_model") : LOGGED.index(
+            '@model(label="happy", split_at="2026-01-02", at_least=0.999'
+        )
+    ]
+    return LOGGED.replace(start, f"    {body}\n\n\n")
+
+
+def test_the_champion_answers_what_its_challenger_cannot(bar):
+    """NaN, an exception, and an unknown category, of an estimator that was accepted; the next rows are the challenger's again."""
+    text = mood_of("return Odd().fit(drinks, drinks.pop('happy'))")
+    (bar.root / "bar.py").write_text(text.replace("\n\n@model", f"{ODD}\n\n@model", 1))
+    run(bar.root)
+    store_of(bar).promote("mood", 2)
+    store_of(bar).promote("mood", 3, "challenger", traffic=1.0)
+    wrong = {"NaN": {"glasses": 101}, "raises": {"glasses": 13}, "unknown category": {"kind": "cider"}}
+    with bar.client() as client:
+        for case, change in wrong.items():
+            answer = client.post(PATH, json={"rows": [ROW | change | {"guest": "eve"}]})
+            assert (answer.status_code, answer.json()["versions"]) == (200, ["2"]), case
+            assert versions(client, ["eve"])["versions"] == ["3"], case
+        refused = client.post(PATH, json={"rows": [ROW | {"guest": "eve", "glasses": "two"}]})
+        assert refused.status_code == 422, "a feature of another type"
+        assert "'glasses' must be an integer" in refused.text
+        assert versions(client, ["eve"])["versions"] == ["3"]
+
+
+NAN = "return type('Never', (), {'predict_proba': lambda self, rows: [[float('nan')] * 2] * len(rows)})()"
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("raise ZeroDivisionError('no rows')", "ZeroDivisionError"),
+        ("raise MemoryError", "MemoryError"),
+        (NAN, "must return two probabilities per row: got values outside 0 to 1"),
+    ],
+)
+def test_the_champion_is_served_after_a_training_that_fails(bar, body, problem):
+    (bar.root / "bar.py").write_text(mood_of(body))
+    with pytest.raises(ModelError, match=problem):
+        run(bar.root)
+    with bar.client() as client:
+        answer = client.post(PATH, json={"rows": [ROW | {"guest": "eve"}]})
+    assert (answer.status_code, answer.json()["version"]) == (200, "2")
+
+
 def test_what_was_served_becomes_a_table(bar):
     store = store_of(bar)
     store.promote("mood", 1, "shadow")

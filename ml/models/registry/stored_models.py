@@ -91,12 +91,11 @@ def load(folder: Path, registered_as: str | None = None) -> FittedModel:
 
 def _allows_pickle() -> bool:
     quiet_mlflow()
-    from mlflow.environment_variables import (  # noqa: PLC0415 - takes two seconds
-        MLFLOW_ALLOW_PICKLE_DESERIALIZATION,
-    )
+    from mlflow import environment_variables  # noqa: PLC0415 - takes two seconds
 
+    variable: Any = environment_variables.MLFLOW_ALLOW_PICKLE_DESERIALIZATION
     try:
-        return bool(MLFLOW_ALLOW_PICKLE_DESERIALIZATION.get())
+        return bool(variable.get())
     except ValueError as error:
         raise SettingsError(
             f"{_ALLOW_PICKLE} is neither true nor false", got=repr(os.environ[_ALLOW_PICKLE]), do="set it to false"
