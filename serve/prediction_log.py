@@ -129,10 +129,11 @@ def _table(rows: Sequence[ServedPrediction]) -> pa.Table:
     def probability(row: ServedPrediction) -> float | None:
         if "probability" in row.prediction:
             return float(row.prediction["probability"])
-        if "score" in row.prediction:
-            return float(row.prediction["score"])
         known = row.prediction.get("probabilities")
         return None if known is None else float(known[str(row.prediction["label"])])
+
+    def score(row: ServedPrediction) -> float | None:
+        return float(row.prediction["score"]) if "score" in row.prediction else None
 
     return pa.table(
         {
@@ -145,6 +146,7 @@ def _table(rows: Sequence[ServedPrediction]) -> pa.Table:
             "unit": [row.unit for row in rows],
             "predicted": [predicted(row) for row in rows],
             "probability": [probability(row) for row in rows],
+            "score": [score(row) for row in rows],
             "features": [json.dumps(dict(row.features), default=str) for row in rows],
             "latency_ms": [row.latency_ms for row in rows],
             "looked_up": [_looked_up(row) for row in rows],

@@ -19,11 +19,12 @@ COLUMNS = {
     "unit": "varchar",
     "predicted": "varchar",
     "probability": "double",
+    "score": "double",
     "features": "json",
     "latency_ms": "double",
     "looked_up": "json",
 }
-"""The columns of a log with their types. `looked_up` is null if the request had all features; see `headwater features verify`."""
+"""The columns of a log with their types. Classes have a `probability`, rankings and anomalies a `score`, which is none. `looked_up` is null if the request had all features; see `headwater features verify`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ from pipeline.lake.holds import Hold, holds, place_hold
 from pipeline.project import Workspace, load
 from pipeline.project.holds import artifact_hold, release_holds
 from pipeline.runner import Runner
+from pipeline.runner.decide import RunOptions
+from pipeline.runner.dry_run import plan_run
 
 SHOP = """\
 from ml import experiment, metric
@@ -57,6 +59,12 @@ def command(root, *words, code=0):
     answer = CliRunner().invoke(app, [*words, "--project", str(root)])
     assert answer.exit_code == code, (answer.output, answer.exception)
     return answer
+
+
+def test_a_dry_run_says_what_is_decided(shop):
+    """`checkout_stop` computes nothing: that an input changes is only when it decides."""
+    planned = {step.definition.name: step.decision.reason for step in plan_run(Workspace(load(shop)), RunOptions())}
+    assert planned["checkout_stop"] == "looks whether checkout does harm: 'checkout' would change"
 
 
 def test_a_run_stops_an_experiment_that_does_harm(shop, monkeypatch):

@@ -220,23 +220,42 @@ def test_a_log_that_cannot_be_written_loses_rows_and_no_answers(bar):
         versions(client, ["b"])
 
 
+def logged(prediction):
+    now = prediction_log.datetime.now(prediction_log.UTC)
+    return ServedPrediction("r", "", 0, now, "champion", "1", None, prediction, {}, 2.0, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("prediction", "expected"),
+    [
+        ({"probability": 0.75, "label": True}, ("true", 0.75, None)),
+        ({"label": "b", "probabilities": {"a": 0.25, "b": 0.75}}, ("b", 0.75, None)),
+        ({"value": 1.5}, ("1.5", None, None)),
+        ({"score": 1.75}, ("1.75", None, 1.75)),
+        ({"score": 0.75, "label": False}, ("false", None, 0.75)),
+    ],
+)
+def test_a_score_is_no_probability_in_the_log(tmp_path, prediction, expected):
+    """Also of earlier files, which have no column for it."""
+    writer = LogWriter("log", tmp_path, every_s=60)
+    writer.add([logged(prediction)])
+    writer.close()
+    (file,) = (tmp_path / "log").iterdir()
+    earlier = prediction_log.pa.parquet.read_table(file).drop_columns("score")
+    earlier = earlier.set_column(0, "request_id", [["earlier"]])
+    prediction_log.pa.parquet.write_table(earlier, tmp_path / "log" / "earlier.parquet")
+    (tmp_path / "headwater.toml").write_text(TOML)
+    (tmp_path / "bar.py").write_text('from ml import prediction_log\n\nserved = prediction_log("mood", "log")\n')
+    run(tmp_path)
+    query = "select predicted, probability, score from served order by request_id"
+    rows = [tuple(row.values()) for row in Workspace(load(tmp_path)).query(query).to_pylist()]
+    assert rows == [(*expected[:2], None), expected]
+
+
 def test_rows_beyond_the_limit_are_dropped_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(prediction_log, "MOST_WAITING", 5)
     writer = LogWriter("log", tmp_path, every_s=60)
-    row = ServedPrediction(
-        "r",
-        "",
-        0,
-        prediction_log.datetime.now(prediction_log.UTC),
-        "champion",
-        "1",
-        None,
-        {"value": 1.5},
-        {},
-        2.0,
-        {},
-        {},
-    )
+    row = logged({"value": 1.5})
     writer.add([row] * 8)
     assert writer.dropped == 3
     writer.close()

@@ -27,6 +27,8 @@ class ArtifactHandler:
         """Build if the inputs or the definition changed since the last verdict."""
         if changing:
             words = f"{', '.join(map(repr, changing))} would change"
+            if type(definition).pending is not Artifact.pending:  # it decides about something, which is not built anew
+                words = f"{definition.pending}: {words}"
             return PlannedStep(definition, _build_decision(workspace, definition, words))
         verdict = None if options.full else definition.verdict(RunBuildContext(workspace, definition, ""))
         if verdict is None:
