@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -17,7 +18,7 @@ from pipeline.commit.commit_plan import row_key
 from pipeline.core.as_of import AsOf
 from pipeline.core.errors import HeadwaterError, RequestError, few, quantity
 from pipeline.kernel.budget import budget_here
-from pipeline.lake import Version
+from pipeline.lake import VacuumPlan, Version
 from pipeline.lake.diff import TableDiff, diff
 from pipeline.lake.history import VersionFacts, history
 from pipeline.project.forgotten import WAREHOUSE, ForgottenTable, forget, forgotten_tables, remains_of
@@ -29,6 +30,7 @@ from pipeline.project.maintenance import (
     plan_vacuums,
     vacuum_table,
 )
+from pipeline.project.spools import plan_spool, spools, vacuum_spool
 from pipeline.project.workspace import Workspace
 from pipeline.reprocessing.restore import plan_restore, restore
 
@@ -49,14 +51,23 @@ Tables = Annotated[
 
 @app.command("maintain")
 def maintain_(names: Tables = None, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
-    """Compact and vacuum tables and their quarantines by their policies, and shorten their logs."""
+    """Compact and vacuum tables and their quarantines by their policies, and shorten their logs; of all tables, spools too."""
     workspace = open_workspace(folder, env)
-    chosen = _names(workspace, names)
+    chosen, places = _names(workspace, names), () if names else spools(workspace)
     done, errors = _each(chosen, lambda name: maintain(workspace, name))
+    fetches, failed_spools = _each(places, _maintained_spool)
+    errors |= failed_spools
     failed = {name: TableMaintenance(name, error=error) for name, error in errors.items()}
-    _print_maintenance([{**done, **failed}[name] for name in chosen], as_json=as_json)
+    _print_maintenance([{**done, **fetches, **failed}[name] for name in (*chosen, *places)], as_json=as_json)
     if errors:
         raise typer.Exit(1)
+
+
+def _maintained_spool(location: str) -> TableMaintenance:
+    begun = time.perf_counter()
+    files = vacuum_spool(location)
+    size, seconds = sum(files.values()), time.perf_counter() - begun
+    return TableMaintenance(location, removed_files=len(files), removed_bytes=size, seconds=seconds)
 
 
 def _print_maintenance(done: Sequence[TableMaintenance], *, as_json: bool) -> None:
@@ -133,11 +144,13 @@ def _fail_for(errors: Mapping[str, str]) -> None:
 def vacuum_(
     names: Tables = None, yes: Execute = False, env: Env = None, as_json: Json = False, folder: Folder = HERE
 ) -> None:
-    """List the files that no readable version of tables and their quarantines needs; with --yes, remove them."""
+    """List the files that no readable version of tables and their quarantines needs, and of all tables, old fetches in spools; with --yes, remove them."""
     workspace = open_workspace(folder, env)
-    chosen = _names(workspace, names)
-    act = vacuum_table if yes else plan_vacuums
+    chosen, places = _names(workspace, names), () if names else spools(workspace)
+    act, act_on_spool = (vacuum_table, vacuum_spool) if yes else (plan_vacuums, plan_spool)
     plans, errors = _each(chosen, lambda name: act(workspace, name))
+    fetches, failed_spools = _each(places, lambda place: (VacuumPlan(place, act_on_spool(place)),))
+    plans, errors = {**plans, **fetches}, {**errors, **failed_spools}
     if as_json:
         print_json(
             [
@@ -151,7 +164,7 @@ def vacuum_(
                 }
                 for n, each in plans.items()
                 for p in each
-                if p.oldest is not None
+                if p.oldest is not None or p.files
             ]
             + [{"table": name, "error": error} for name, error in errors.items()]
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -129,3 +130,19 @@ def test_tables_are_maintained(headwater, project):
     assert "the manifest of table 'names' is damaged" in headwater("lake", "maintain", check=1).stdout.replace(
         "\n", " "
     )
+
+
+def test_old_fetches_of_apis_are_removed_with_all_tables(headwater, tmp_path):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "p"\ndefinitions = "p.py"\n')
+    urls = ", ".join(f'source(rest("https://api.example.com/{name}"), schema={{"id": "bigint"}})' for name in "ab")
+    (tmp_path / "p.py").write_text(f"from pipeline import rest, source\n\na, b = {urls}\n")
+    fetch = tmp_path / ".headwater/spool/of-a-former-definition/20260101T000000-0123abcd"
+    fetch.mkdir(parents=True)
+    (fetch / "000000.ndjson").write_text("{}\n")
+    assert json.loads(headwater("lake", "vacuum", "--json", check=0).stdout) == []
+    os.utime(fetch / "000000.ndjson", (0, 0))
+    assert "3 bytes can be removed" in headwater("lake", "vacuum", check=0).stdout
+    assert json.loads(headwater("lake", "vacuum", "a", "--json", check=0).stdout) == []
+    (done,) = json.loads(headwater("lake", "maintain", "--json", check=0).stdout)
+    assert (done["table"].endswith(".headwater/spool"), done["removed_files"], done["removed_bytes"]) == (True, 1, 3)
+    assert not fetch.exists()

@@ -19,7 +19,8 @@ LINES = re.findall(r"\.venv/bin/headwater (.*?)(?: >> .*)?$", PAGE, re.MULTILINE
 
 
 def test_commands_exist():
-    assert len(LINES) == 3
+    assert len(LINES) == 4
+    assert "lake maintain --json" in LINES
     for line in LINES:
         words = [word for word in shlex.split(line) if not word.startswith("-") and word != "json"]
         assert words[0] in COMMANDS

@@ -111,7 +111,6 @@ BIGQUERY = Dialect(
 )
 SNOWFLAKE = Dialect(
     _types("bigint", "varchar(100)", "number(20,4)", "double", "date", "timestamp_ntz(6)", "timestamp_tz(6)", "boolean", "binary"),
-    blob="to_binary('{}')",
 )  # fmt: skip
 
 

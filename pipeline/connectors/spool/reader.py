@@ -61,9 +61,13 @@ class SpooledReader(ABC):
     @property
     def segments(self) -> Spool:
         """The spool of this source."""
+        return Spool(f"{self.spool_location}/{fingerprint(self.uri, self.fingerprint)}")
+
+    @property
+    def spool_location(self) -> str:
+        """The folder or the URI of all spools beside that of this source."""
         location = self.spool or DEFAULT_FOLDER
-        base = location if "://" in location else str(Path(self.folder) / location)
-        return Spool(f"{base.rstrip('/')}/{fingerprint(self.uri, self.fingerprint)}")
+        return (location if "://" in location else str(Path(self.folder) / location)).rstrip("/")
 
     def within(self, folder: Path) -> SpooledReader:
         """Return the reader with a relative spool resolved against a folder."""

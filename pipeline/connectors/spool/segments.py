@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
+from pipeline.connectors.spool.old_fetches import KEPT, remove_old_fetches
 from pipeline.core import scratch
 from pipeline.core.clients import is_unavailable, message_of
+from pipeline.core.clock import now
 from pipeline.core.errors import Place, SourceError, SourceUnavailableError
 from pipeline.core.splits import SourceObject, SourceSplit
 
 SEGMENT_BYTES = 16 << 20
 """A segment ends with the page that exceeds this size."""
-KEPT_S = 3 * 86400
-"""Segments are removed by a later plan after this time."""
 _ROWS, _REQUESTS = ".ndjson", ".requests"
 
 
@@ -73,14 +73,11 @@ class Spool:
         with self.path(split.source_object.stamp + _REQUESTS) as path:
             return [(int(rows), str(request)) for rows, request in json.loads(Path(path).read_text(encoding="utf-8"))]
 
-    def remove_old(self, kept_s: float = KEPT_S) -> None:
+    def remove_old(self, kept: timedelta = KEPT) -> None:
         """Remove the segments of earlier plans, which were committed or repeated since; an object store keeps them."""
-        before = time.time() - kept_s
-        if self.is_local and Path(self.location).is_dir():
-            for fetch in Path(self.location).iterdir():
-                with suppress(OSError):
-                    if fetch.stat().st_mtime < before:
-                        shutil.rmtree(fetch, ignore_errors=True)
+        if self.is_local:
+            with suppress(SourceError):  # they are removed by another plan, or by `headwater lake maintain`
+                remove_old_fetches(self.location, now(), kept)
 
     def _read(self, name: str) -> bytes:
         try:

@@ -284,7 +284,7 @@ def test_old_segments_are_removed(server, tmp_path):
     reader.plan(None)
     segments = reader.segments
     assert len(list(Path(segments.location).iterdir())) == 1
-    segments.remove_old(kept_s=-1)
+    segments.remove_old(kept=-timedelta(seconds=1))
     assert list(Path(segments.location).iterdir()) == []
 
 
