@@ -26,7 +26,10 @@ def answer_errors(app: FastAPI, lake: str) -> None:
         parts = {"problem": error.problem, "got": error.got, "do": error.do}
         if isinstance(error, StorageError):
             parts = {name: text and text.replace(lake, "the lake") for name, text in parts.items()}
-        return _answer(status_of(error), parts)
+        answer = _answer(status_of(error), parts)
+        if isinstance(error, HttpError) and error.retry_after_s is not None:
+            answer.headers["Retry-After"] = str(error.retry_after_s)
+        return answer
 
     def of_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)  # noqa: S101 - see above

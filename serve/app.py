@@ -25,7 +25,7 @@ from pipeline.project.workspace import Workspace
 from serve.answers import answer_errors
 from serve.engine import Engine
 from serve.features import FeatureLookup
-from serve.http_errors import OverloadError, UnknownError
+from serve.http_errors import BusyError, OverloadError, UnknownError
 from serve.models import ServedModels, request_of
 from serve.openapi import document
 from serve.prediction_service import PredictionService
@@ -37,6 +37,8 @@ from serve.tables import Tables
 _LOG = logging.getLogger("headwater.serve")
 GOLD: tuple[Layer, ...] = ("gold",)
 PATIENCE = timedelta(seconds=30)
+MOST_PREDICTIONS = 256
+"""How many requests for predictions a process answers at a time, including those that wait for a thread."""
 MOST_BODY_BYTES = 8 << 20
 _MOST_ID = 200
 """The most characters of an id that a client gives its request."""
@@ -115,8 +117,24 @@ def _add_tables(app: FastAPI, backend: Backend) -> None:
 
 
 def _add_models(app: FastAPI, backend: Backend, patience: timedelta) -> None:
+    """Add the endpoints of models. Further requests than `MOST_PREDICTIONS` at a time are refused: those that wait are late already."""
+    in_flight = 0  # changed by the event loop only
+
     @app.post("/models/{name}/predict")
     async def predict_rows(name: str, request: Request) -> Response:
+        nonlocal in_flight
+        if in_flight >= MOST_PREDICTIONS:
+            got = f"{in_flight:,} requests"
+            raise BusyError(
+                "the server has as many predictions to make as it may", got=got, do="try again after a second"
+            )
+        in_flight += 1
+        try:
+            return await predicted(name, request)
+        finally:
+            in_flight -= 1
+
+    async def predicted(name: str, request: Request) -> Response:
         body = await read_body(request, MOST_BODY_BYTES, do="send fewer rows per request")
         request_id = request.headers.get("x-request-id", "")[:_MOST_ID]
         try:

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 import ray.serve
 from fastapi import FastAPI
-from ray.serve.config import ControllerOptions, HTTPOptions
+from ray.serve.config import BackpressureConfig, ControllerOptions, HTTPOptions
 from ray.serve.schema import LoggingConfig
 
 from pipeline.batch.ray_address import has_address
@@ -21,8 +21,9 @@ from pipeline.batch.ray_cluster import join
 from pipeline.core.errors import RequestError, SettingsError, UnavailableError
 from pipeline.kernel.engine import first_line
 from pipeline.project.project import load
-from serve.app import create_app
+from serve.app import MOST_PREDICTIONS, create_app
 from serve.direct import DirectServer
+from serve.http_errors import BusyError
 from serve.select import Statement
 
 APP = "headwater"
@@ -154,6 +155,8 @@ def _deploy(arguments: tuple[str, str | None, tuple[str, int] | None], replicas:
         name="Server",
         num_replicas=replicas,
         max_ongoing_requests=64,
+        max_queued_requests=MOST_PREDICTIONS,  # beyond that, the proxy refuses requests
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=BusyError.retry_after_s),
         max_constructor_retry_count=1,  # errors of a project are permanent
         health_check_period_s=5,
         health_check_timeout_s=10,

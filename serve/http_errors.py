@@ -9,6 +9,7 @@ RequestError
     ├── TooLongError       414  the query is too long
     ├── RowsError          422  the model does not accept the rows
     └── OverloadError      503  the request exceeds the limit of time or memory
+        └── BusyError      503  as many requests wait as may; with Retry-After
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ class HttpError(RequestError):
     """An error that is returned with `status` and the parts of this error."""
 
     status: ClassVar[int] = 400
+    retry_after_s: ClassVar[int | None] = None
+    """After how many seconds the same request may succeed; `None` if that is not known."""
 
 
 class UnknownError(HttpError):
@@ -64,3 +67,9 @@ class OverloadError(HttpError):
     """The request exceeds the limit of time or memory; a smaller request may succeed."""
 
     status = 503
+
+
+class BusyError(OverloadError):
+    """As many requests are answered, or wait, as may; the same request may succeed soon."""
+
+    retry_after_s = 1
