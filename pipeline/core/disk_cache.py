@@ -13,9 +13,12 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.core import scratch
 from pipeline.core.logs import logger
+from pipeline.core.processes import machine
 
 log = logger(__name__)
 FORMAT_VERSION = 1
@@ -126,6 +129,29 @@ _here: list[DiskCache] = []
 def use_cache(folder: Path, max_bytes: int) -> None:
     """Let this process cache files in a folder from now on; with 0 bytes, not at all."""
     _here[:] = [DiskCache(folder, max_bytes)] if max_bytes else []
+
+
+@dataclass(frozen=True)
+class CacheAddress:
+    """The cache of a process, for those that work for it on any machine."""
+
+    folder: Path
+    max_bytes: int
+    machine: str
+
+    def use(self) -> None:
+        """Let this process use the cache, or on another machine, a folder of the same limit beside its temporary files."""
+        is_here = bool(self.machine) and self.machine == machine()
+        folder = self.folder if is_here else scratch.base() / "cache"
+        cache = cache_here()
+        if cache is None or (cache.folder, cache.max_bytes) != (folder, self.max_bytes):
+            use_cache(folder, self.max_bytes)
+
+
+def address_here() -> CacheAddress | None:
+    """Return the address of the cache of this process; `None` if it has none."""
+    cache = cache_here()
+    return None if cache is None else CacheAddress(cache.folder.absolute(), cache.max_bytes, machine())
 
 
 def cache_here() -> DiskCache | None:

@@ -5,12 +5,15 @@ rows is never changed under its name, so what the store or the log of its table 
 small files too, also of those that this process has written. A write replaces what is known about the name: a retried
 task writes the same names. Before a write, DuckDB asks whether the file, and a folder of its name, exist; the name of a
 new file is known to be new.
+
+A worker of Ray gets the sizes of committed files with its task, and uses the disk cache of the machine that it is on.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import io
+import itertools
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
@@ -19,11 +22,13 @@ from typing import Any
 
 from s3fs import S3File, S3FileSystem
 
-from pipeline.core.disk_cache import cache_here
+from pipeline.core.disk_cache import CacheAddress, address_here, cache_here
 from pipeline.core.object_store_options import S3FS_TRIES
 
 MOST_FILES = 100_000
 """The number of files whose description is kept, in about 50 MB."""
+MOST_SHIPPED = 10_000
+"""The number of files whose sizes a worker gets with a task, in about 1 MB."""
 SMALL_BYTES = 4 << 20
 """The size up to which a file is read by one request and kept, and of the cached blocks of larger ones."""
 MOST_BYTES = 64 << 20
@@ -36,6 +41,10 @@ class ObjectFiles(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     """S3 for files that do not change, such as those of a table; not for files that are replaced or removed."""
 
     retries = S3FS_TRIES
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle for a worker: with the committed files that this process has used last, and the address of its cache."""
+        return _in_worker, (dict(self.storage_options), self._kept().committed(MOST_SHIPPED), address_here())
 
     def know(self, sizes: Mapping[str, int]) -> None:
         """Note the sizes of committed files by their URIs, which are then not asked for."""
@@ -141,6 +150,14 @@ class ObjectFiles(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         return self._kept_files
 
 
+def _in_worker(options: dict[str, Any], committed: dict[str, int], cache: CacheAddress | None) -> ObjectFiles:
+    files = ObjectFiles(**options)
+    files.know(committed)
+    if cache is not None:
+        cache.use()
+    return files
+
+
 def _described(name: str, size: int, modified: dt.datetime) -> dict[str, Any]:
     return {"name": name, "type": "file", "size": size, "LastModified": modified}
 
@@ -228,6 +245,12 @@ class KeptFiles:
             if name in self._infos:
                 self._infos.move_to_end(name)
             return self._infos.get(name)
+
+    def committed(self, most: int) -> dict[str, int]:
+        """Return the sizes of the committed files that were used last, by name."""
+        with self._lock:
+            last = itertools.islice(reversed(self._infos.items()), most)
+            return {name: int(each["size"]) for name, each in last if each["LastModified"] == _COMMITTED}
 
     def content(self, name: str) -> bytes | None:
         """Return a content, or `None` if it is not kept."""

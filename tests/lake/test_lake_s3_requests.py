@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import shutil
 import time
 import uuid
@@ -18,7 +19,7 @@ from pipeline.kernel.engine import connect, one
 from pipeline.kernel.pool import close_idle
 from pipeline.lake import Lake, LakeTable, log_copies
 from pipeline.lake.log_copies import LogCopies
-from pipeline.lake.object_files import KeptFiles
+from pipeline.lake.object_files import KeptFiles, ObjectFiles
 from pipeline.project import Workspace, load
 from pipeline.runner import Runner
 from pipeline.runner.dry_run import RunOptions
@@ -185,6 +186,34 @@ def test_blocks_of_large_files_are_cached(table, proxy, tmp_path, monkeypatch):
     assert requests(proxy, lambda: sums.append(total()), ".parquet") > 0
     assert requests(proxy, lambda: sums.append(total()), ".parquet") == 0
     assert sums[0] == sums[1]
+
+
+@pytest.mark.parametrize("is_here", [True, False], ids=["the driver's machine", "another machine"])
+def test_workers_of_ray_use_the_cache_of_their_machine(table, proxy, tmp_path, monkeypatch, is_here):
+    """A worker gets the filesystem with a task: it knows the sizes of committed files, and where to cache them."""
+    monkeypatch.setattr(disk_cache, "_here", [DiskCache(tmp_path / "project", 1 << 24)])
+    monkeypatch.setenv("HEADWATER_TMP", str(tmp_path / "tmp"))
+    table.commit(manifest_of(0), stage(table, 0), SCHEMA, None)
+    table.storage.filesystem().invalidate_cache()
+    query, sent = table.version().scan().query(), pickle.dumps(table.storage.filesystem())
+    if not is_here:
+        monkeypatch.setattr(disk_cache, "machine", lambda: "another")
+
+    def read() -> None:
+        monkeypatch.setattr(disk_cache, "_here", [])
+        ObjectFiles.clear_instance_cache()
+        with connect(filesystem=pickle.loads(sent), keep=False) as con:  # noqa: S301 - our own
+            assert one(con, query) == (0,)
+
+    assert requests(proxy, read, ".parquet") == 1
+    assert requests(proxy, read, ".parquet") == 0
+    assert (tmp_path / "tmp" / "cache").is_dir() is not is_here
+
+
+def test_a_process_without_a_cache_gives_none_to_its_workers(table, monkeypatch):
+    monkeypatch.setattr(disk_cache, "_here", [])
+    pickle.loads(pickle.dumps(table.storage.filesystem()))  # noqa: S301 - our own
+    assert disk_cache.cache_here() is None
 
 
 def test_a_stream_has_a_budget_of_requests(project, proxy):
