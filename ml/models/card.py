@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ml.models.tuning.search import Trial
 
 _LIBRARIES = ("scikit-learn", "lightgbm", "xgboost-cpu", "pandas", "numpy", "ray")
+_SAMPLED = {
+    "training": "All rows are fitted; leaks and the baseline are determined from",
+    "holdout": "Metrics, segments and importance are those of",
+}
 _MOST_SEGMENTS, _MOST_TRIALS = 20, 10
 
 
@@ -54,8 +58,14 @@ class Card:
             "versions": self.origin.inputs,
             "fingerprint": self.origin.fingerprint,
             "parts": [
-                ("Training", parts.train, f"all rows but those {evaluation.holdout.words}"),
-                ("Holdout", parts.holdout, f"rows {evaluation.holdout.words}"),
+                ("Training", parts.train.part, f"all rows but those {evaluation.holdout.words}"),
+                ("Holdout", parts.holdout.part, f"rows {evaluation.holdout.words}"),
+            ],
+            "sampled": _SAMPLED,
+            "samples": [
+                (word, len(rows))
+                for word, rows in (("training", parts.train), ("holdout", parts.holdout))
+                if rows.sample_of is not None
             ],
             "excluded": parts.unlabelled + parts.undated,
             "kinds": parts.kinds,

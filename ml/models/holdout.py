@@ -6,19 +6,21 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.event_time import format_duration, parse_duration
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
     from ml.models.rows import LabelledRows
 
 SHARE = 0.2
 """The share of groups that is held out by default, and the share of training rows that validate."""
-_SALTS = {"holdout": "headwater.holdout", "validation": "headwater.validation"}
+Purpose = Literal["holdout", "validation"]
+_SALTS: dict[Purpose, str] = {"holdout": "headwater.holdout", "validation": "headwater.validation"}
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class Holdout:
         import numpy as np  # noqa: PLC0415 - needed only for training
 
         if self.by:
-            draws = _draws(rows, "validation")
-            parts = np.minimum((draws * count).astype(int), count - 1)
+            drawn = draws(rows.group, "validation")
+            parts = np.minimum((drawn * count).astype(int), count - 1)
             return [(parts != number, parts == number) for number in range(count)]
         parts = np.arange(len(rows)) * (count + 1) // max(len(rows), 1)
         return [(parts <= number, parts == number + 1) for number in range(count)]
@@ -110,15 +112,14 @@ def _newest(rows: LabelledRows, share: float) -> np.ndarray[Any, Any]:
     return np.asarray(times >= times[begin])
 
 
-def _drawn(rows: LabelledRows, share: float, purpose: str) -> np.ndarray[Any, Any]:
-    return _draws(rows, purpose) < share
+def _drawn(rows: LabelledRows, share: float, purpose: Purpose) -> np.ndarray[Any, Any]:
+    return draws(rows.group, purpose) < share
 
 
-def _draws(rows: LabelledRows, purpose: str) -> np.ndarray[Any, Any]:
+def draws(groups: pd.Series, purpose: Purpose) -> np.ndarray[Any, Any]:
     """Return a number from 0 to 1 for each row, by a hash of its group: the same for all rows of a group, in any run."""
     import numpy as np  # noqa: PLC0415 - needed only for training
 
-    groups = rows.group
     known = {
         group: int.from_bytes(hashlib.blake2b(f"{_SALTS[purpose]}:{group}".encode(), digest_size=8).digest()) / 2**64
         for group in groups.unique()

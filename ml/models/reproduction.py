@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from ml.models.definition import Model
 from ml.models.registry.registry import PREDICTIONS, VALUES
 from ml.models.registry.versions import ModelVersion
-from ml.models.rows import split
-from ml.models.training import evaluated, fit, training_set_of
+from ml.models.training import evaluated, fit, parts_of, training_set_of
 from pipeline.core.errors import RequestError, StorageError
-from pipeline.kernel.engine import connect
 from pipeline.lake import Version
 from pipeline.lake.holds import holds
 from pipeline.project.holds import artifact_hold
@@ -53,8 +51,7 @@ def reproduce(workspace: Workspace, model: Model, version: ModelVersion) -> Repr
         )
     examples = training_set_of(model, RunBuildContext(workspace, model, ""))
     rows = _version(workspace, model, version)
-    with connect(filesystem=workspace.lake.storage.filesystem()) as con:
-        parts = split(con.sql(rows.scan().query()).to_arrow_table(), examples, model.evaluation, model.place)
+    parts = parts_of(model, examples, rows.scan(), workspace.lake.storage.filesystem())
     found = evaluated(model, fit(model, parts, json.loads(version.tags.get(VALUES, "{}"))), parts)
     return Reproduction(version.metrics, found.metrics, found.predictions == version.tags.get(PREDICTIONS))
 

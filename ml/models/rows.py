@@ -1,9 +1,10 @@
-"""Prepares the rows of a training set for a model: the kinds of columns, the data frame, and the split by time."""
+"""Prepares the rows of a training set for a model, in memory: the kinds of columns, the data frame, and the split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from ml.models.stored_rows import StoredRows
+
 Kind = Literal["boolean", "integer", "number", "text", "timestamp"]
 UTC_US = pa.timestamp("us", tz="UTC")
 ARROW: dict[Kind, pa.DataType] = {
@@ -28,6 +31,18 @@ ARROW: dict[Kind, pa.DataType] = {
     "timestamp": UTC_US,
 }
 """The Arrow type of each kind for the estimator. Numbers are always float64, so that nulls do not change the type."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is known of all rows of a part, also if only a sample of them is in memory."""
+
+    rows: int
+    first: datetime
+    """The earliest event time, in UTC."""
+    last: datetime
+    mean_label: float | None
+    """`None` for several classes."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,17 @@ class LabelledRows:
     """The values of the columns by which rows are split, as text; the same text if there are none."""
     others: pd.DataFrame
     """Columns that are not features, but segments or parts of the baseline."""
+    sample_of: Part | None = None
+    """What these rows are a sample of; `None` if they are all."""
+
+    @property
+    def part(self) -> Part:
+        """All rows, of which these may be a sample. There is at least one."""
+        if self.sample_of is not None:
+            return self.sample_of
+        is_number = self.label.dtype.kind in "biuf"
+        mean = float(self.label.mean()) if is_number else None
+        return Part(len(self), self.time.min().to_pydatetime(), self.time.max().to_pydatetime(), mean)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -69,6 +95,13 @@ class TrainTestSplit:
     rows: int
     unlabelled: int
     undated: int
+    stored: StoredRows | None = None
+    """All training rows, if `train` may be a sample of them: workers read them."""
+
+    @property
+    def fitted(self) -> LabelledRows | StoredRows:
+        """The rows that a trainer fits."""
+        return self.train if self.stored is None else self.stored
 
 
 def split(table: pa.Table, examples: TrainingSet, evaluation: Evaluation, place: Place) -> TrainTestSplit:
@@ -77,7 +110,7 @@ def split(table: pa.Table, examples: TrainingSet, evaluation: Evaluation, place:
     Raises `DefinitionError` if a column is missing or has an unsupported type, and `ModelError` if the task cannot predict
     the label, or a part is too small or has only one label.
     """
-    kinds = _kinds(table.schema, examples, evaluation, place)
+    kinds = kinds_of(table.schema, examples, evaluation, place)
     label = evaluation.kind.label(table[evaluation.label], evaluation.label, place)
     time = _time(table, examples.event_time, place)
     read = _with(_with(table, evaluation.label, label), examples.event_time, time)
@@ -87,8 +120,8 @@ def split(table: pa.Table, examples: TrainingSet, evaluation: Evaluation, place:
     rows = _labelled(ordered, kinds, examples, evaluation)
     held_out = evaluation.holdout.mask(rows) if len(rows) else rows.label.to_numpy(dtype=bool)
     train, holdout = rows.where(~held_out), rows.where(held_out)
-    _require_enough(train, "training", evaluation, place)
-    _require_enough(holdout, "holdout", evaluation, place)
+    require_enough(len(train), train.label.unique().tolist(), "training", evaluation, place)
+    require_enough(len(holdout), holdout.label.unique().tolist(), "holdout", evaluation, place)
     return TrainTestSplit(
         train=train,
         holdout=holdout,
@@ -99,6 +132,17 @@ def split(table: pa.Table, examples: TrainingSet, evaluation: Evaluation, place:
         rows=table.num_rows,
         unlabelled=label.null_count,
         undated=table.num_rows - label.null_count - usable.num_rows,
+    )
+
+
+def labelled_rows(
+    table: pa.Table, kinds: dict[str, Kind], examples: TrainingSet, evaluation: Evaluation, place: Place
+) -> LabelledRows:
+    """Return rows of a training set that all have a label and an event time, in their order."""
+    label = evaluation.kind.label(table[evaluation.label], evaluation.label, place)
+    time = _time(table, examples.event_time, place)
+    return _labelled(
+        _with(_with(table, evaluation.label, label), examples.event_time, time), kinds, examples, evaluation
     )
 
 
@@ -116,15 +160,22 @@ def require_both_labels(rows: LabelledRows, evaluation: Evaluation, place: Place
 def _labelled(table: pa.Table, kinds: dict[str, Kind], examples: TrainingSet, evaluation: Evaluation) -> LabelledRows:
     import pandas as pd  # noqa: PLC0415 - needed only for training
 
-    by = evaluation.holdout.by
-    group = pd.Series("", index=range(table.num_rows))
-    for name in by:
-        group = group + table[name].cast(pa.string()).to_pandas().fillna("null").astype(str) + "\x1f"
+    group = group_texts(table, evaluation.holdout.by)
     names = [n for n in dict.fromkeys((*evaluation.segments, *evaluation.baseline)) if n not in kinds]
     others = table.select(names).to_pandas() if names else pd.DataFrame(index=range(table.num_rows))
     return LabelledRows(
         frame(table, kinds), table[evaluation.label].to_pandas(), table[examples.event_time].to_pandas(), group, others
     )
+
+
+def group_texts(table: pa.Table, by: Sequence[str]) -> pd.Series:
+    """Return the values of columns as one text for each row; the same text for all rows without columns."""
+    import pandas as pd  # noqa: PLC0415 - needed only for training
+
+    group = pd.Series("", index=range(table.num_rows))
+    for name in by:
+        group = group + table[name].cast(pa.string()).to_pandas().fillna("null").astype(str) + "\x1f"
+    return group
 
 
 def typed(table: pa.Table, kinds: Mapping[str, Kind]) -> pa.Table:
@@ -137,7 +188,8 @@ def frame(table: pa.Table, kinds: Mapping[str, Kind]) -> pd.DataFrame:
     return typed(table, kinds).to_pandas()
 
 
-def _kinds(schema: pa.Schema, examples: TrainingSet, evaluation: Evaluation, place: Place) -> dict[str, Kind]:
+def kinds_of(schema: pa.Schema, examples: TrainingSet, evaluation: Evaluation, place: Place) -> dict[str, Kind]:
+    """Return the kind of each feature; raise `DefinitionError` for a column that is missing or has an unsupported type."""
     by = evaluation.holdout.by
     aside = {*examples.key, examples.event_time, evaluation.label, *by, *evaluation.exclude}
     features = [name for name in schema.names if name not in aside]
@@ -186,10 +238,15 @@ def kind_of(type_: pa.DataType) -> Kind | None:
 
 
 def _time(table: pa.Table, name: str, place: Place) -> pa.ChunkedArray:
-    column = table[name]
-    if kind_of(column.type) != "timestamp":
-        raise DefinitionError(f"the event time {name!r} is not a date or timestamp", got=str(column.type), place=place)
-    return _cast(column, UTC_US)
+    require_time(table.schema, name, place)
+    return _cast(table[name], UTC_US)
+
+
+def require_time(schema: pa.Schema, name: str, place: Place) -> None:
+    """Raise `DefinitionError` unless a column is a date or a timestamp."""
+    type_ = schema.field(name).type
+    if kind_of(type_) != "timestamp":
+        raise DefinitionError(f"the event time {name!r} is not a date or timestamp", got=str(type_), place=place)
 
 
 def _cast(column: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
@@ -198,8 +255,8 @@ def _cast(column: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
     return column.cast(type_, safe=False)
 
 
-def _require_enough(part: LabelledRows, word: str, evaluation: Evaluation, place: Place) -> None:
-    rows = len(part)
+def require_enough(rows: int, labels: Sequence[object], word: str, evaluation: Evaluation, place: Place) -> None:
+    """Raise `ModelError` for a part of too few rows, or with one label only; `labels` are its labels, or two of them."""
     if rows < evaluation.min_rows:
         side = "not " if word == "training" else ""
         raise ModelError(
@@ -208,7 +265,6 @@ def _require_enough(part: LabelledRows, word: str, evaluation: Evaluation, place
             do="hold out other rows, wait for data, or lower min_rows",
             place=place,
         )
-    labels = part.label.unique().tolist()
     if len(labels) == 1 and (word == "training" or evaluation.kind.has_two_labels):
         raise ModelError(
             f"all {rows:,} {word} rows have the same label",

@@ -16,6 +16,7 @@ from ml.models.fitted import FittedModel, with_threshold
 from ml.models.gain import bootstrapped_gains
 from ml.models.importance import permutation_importance
 from ml.models.leakage import leaks
+from ml.models.memory import require_memory
 from ml.models.registry.registry import (
     AWAITS_APPROVAL,
     AWAITS_ROLLOUT,
@@ -31,13 +32,19 @@ from ml.models.registry.rollouts import end_rollout
 from ml.models.retraining import alarmed_monitors, decision
 from ml.models.rows import LabelledRows, TrainTestSplit, require_both_labels, split
 from ml.models.segments import Segment, segments_of
+from ml.models.stored_rows import StoredRows
+from ml.models.stored_split import split_stored
 from ml.models.tasks import Multiclass
 from ml.models.trainers.trainer import SEED, FitRequest
 from pipeline.core.definitions import BuildContext, Verdict
-from pipeline.core.errors import DefinitionError, ModelError, StorageError, quantity
+from pipeline.core.errors import DefinitionError, ModelError, Place, StorageError, quantity
 from pipeline.core.fingerprint import fingerprint
+from pipeline.kernel.engine import arrow, connect
+from pipeline.kernel.scan import Scan
 
 if TYPE_CHECKING:
+    import fsspec
+
     from ml.models.definition import Model
     from ml.models.tuning.search import Trial
 
@@ -85,7 +92,7 @@ def build(model: Model, context: BuildContext) -> Verdict:
     why = occasion(model, context, store)[1]
     examples = training_set_of(model, context)
     origin = _origin(model, context)  # read before the rows: if they change in between, the next run trains again
-    parts = split(context.table(examples.name), examples, model.evaluation, model.place)
+    parts = parts_of(model, examples, context.scan(examples.name), context.lake.filesystem())
     values, trials = _tuned(model, parts, origin, context)
     fitted = fit(model, parts, values)
     found = against_champion(model, evaluated(model, fitted, parts), fitted, parts, store)
@@ -129,6 +136,17 @@ def build(model: Model, context: BuildContext) -> Verdict:
     return Verdict(judgement.accepted, reason, figures, uri, version, parts.rows)
 
 
+def parts_of(
+    model: Model, examples: TrainingSet, scan: Scan, filesystem: fsspec.AbstractFileSystem | None
+) -> TrainTestSplit:
+    """Return the parts of the rows of a training set: in memory, or where they are stored if workers fit the model."""
+    if model.trainer.has_workers:
+        return split_stored(scan, examples, model.evaluation, model.place, filesystem)
+    require_memory(scan, model.name, model.place)
+    with connect(filesystem=filesystem) as con:
+        return split(arrow(con, scan.query()), examples, model.evaluation, model.place)
+
+
 def _frozen(model: Model, store: Registry) -> Verdict | None:
     """Return the verdict on a model that is frozen, if it has a champion."""
     why, champion = store.frozen(model.name), store.champion_version(model.name)
@@ -167,11 +185,9 @@ def fit(model: Model, parts: TrainTestSplit, values: Mapping[str, object]) -> Fi
     """
     evaluation = model.evaluation
     if evaluation.calibrate is None and evaluation.costs is None:
-        whole = FittedModel(model.trainer.fit(request_of(model, parts, parts.train, values)), parts.task, parts.kinds)
+        whole = FittedModel(model.trainer.fit(request_of(model, parts, parts.fitted, values)), parts.task, parts.kinds)
         return with_threshold(whole, parts.train, model.place)
-    aside = evaluation.holdout.validation(parts.train)
-    others, rest = parts.train.where(~aside), parts.train.where(aside)
-    require_both_labels(rest, evaluation, model.place)
+    others, rest = _validated(parts, evaluation, model.place)
     plain = FittedModel(model.trainer.fit(request_of(model, parts, others, values)), parts.task, parts.kinds)
     label, scores = rest.label.to_numpy(), plain.predictions(rest.features, model.place)
     if evaluation.calibrate is not None:
@@ -182,7 +198,21 @@ def fit(model: Model, parts: TrainTestSplit, values: Mapping[str, object]) -> Fi
     return replace(plain, threshold=threshold)
 
 
-def request_of(model: Model, parts: TrainTestSplit, rows: LabelledRows, values: Mapping[str, object]) -> FitRequest:
+def _validated(
+    parts: TrainTestSplit, evaluation: Evaluation, place: Place
+) -> tuple[LabelledRows | StoredRows, LabelledRows]:
+    """Return the training rows for the estimator, and those that calibrate it and decide about its threshold."""
+    if parts.stored is not None:
+        return parts.stored.validated()
+    aside = evaluation.holdout.validation(parts.train)
+    rest = parts.train.where(aside)
+    require_both_labels(rest, evaluation, place)
+    return parts.train.where(~aside), rest
+
+
+def request_of(
+    model: Model, parts: TrainTestSplit, rows: LabelledRows | StoredRows, values: Mapping[str, object]
+) -> FitRequest:
     """Return what a trainer fits to rows."""
     return FitRequest(model.name, rows, model.evaluation.label, parts.task, parts.kinds, values, model.place)
 
@@ -286,18 +316,19 @@ def _recorded(model: Model, hyperparameters: Mapping[str, object]) -> dict[str, 
 
 def _shares(parts: TrainTestSplit) -> dict[str, float]:
     """Return the number of rows of each part and, for numbers, the mean label: for a condition, the share of 1."""
+    train, holdout = parts.train.part, parts.holdout.part
     means = (
         {}
         if isinstance(parts.task, Multiclass)
         else {
-            "training_mean": float(parts.train.label.mean()),
-            "holdout_mean": float(parts.holdout.label.mean()),
+            "training_mean": float(train.mean_label or 0.0),
+            "holdout_mean": float(holdout.mean_label or 0.0),
         }
     )
     return {
         **means,
-        "training_rows": float(len(parts.train)),
-        "holdout_rows": float(len(parts.holdout)),
+        "training_rows": float(train.rows),
+        "holdout_rows": float(holdout.rows),
         "unlabelled_rows": float(parts.unlabelled),
         "undated_rows": float(parts.undated),
     }

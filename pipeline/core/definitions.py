@@ -28,6 +28,7 @@ from pipeline.core.type_policy import DEFAULT_TYPE_POLICY, TypePolicy
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.kernel.scan import Scan
     from pipeline.lake import Storage
 
 
@@ -386,6 +387,9 @@ class BuildContext(Protocol):
 
     def table(self, name: str) -> pa.Table:
         """Return all rows of an input."""
+
+    def scan(self, name: str) -> Scan:
+        """Return the files with all rows of an input, of one version."""
 
     def query(self, text: str) -> pa.Table:
         """Return the rows of a SELECT over inputs."""

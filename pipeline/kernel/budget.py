@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -79,3 +80,21 @@ def machine_bytes() -> int:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = read_text("/sys/fs/cgroup/memory.max").strip()
     return min(total, int(limit)) if limit.isdigit() else total
+
+
+def free_bytes() -> int:
+    """Return the memory that this process can still take: of the machine, its container and its own limit."""
+    known = dict(line.split(":", 1) for line in read_text("/proc/meminfo").splitlines() if ":" in line)
+    available = known.get("MemAvailable", "").split()
+    free = [int(available[0]) << 10 if available else machine_bytes()]
+    limit, used = read_text("/sys/fs/cgroup/memory.max").strip(), read_text("/sys/fs/cgroup/memory.current").strip()
+    if limit.isdigit() and used.isdigit():
+        stat = dict(
+            line.split() for line in read_text("/sys/fs/cgroup/memory.stat").splitlines() if line.count(" ") == 1
+        )
+        free.append(int(limit) - int(used) + int(stat.get("inactive_file", 0)))  # pages of files are given back
+    own = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if own != resource.RLIM_INFINITY:
+        pages = int(read_text("/proc/self/statm").split()[0])
+        free.append(own - pages * os.sysconf("SC_PAGE_SIZE"))
+    return max(0, min(free))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.core.definitions import Artifact, Definition
+from pipeline.kernel.scan import Scan
 from pipeline.lake import Storage
 from pipeline.project.workspace import Workspace
 
@@ -51,6 +52,10 @@ class RunBuildContext:
     def table(self, name: str) -> pa.Table:
         """Return all rows of an input."""
         return self._workspace.lake.rows(self._workspace.table(name))
+
+    def scan(self, name: str) -> Scan:
+        """Return the files with all rows of an input, of its newest version."""
+        return self._workspace.require(name, self._artifact.name).scan()
 
     def query(self, text: str) -> pa.Table:
         """Return the rows of a SELECT over inputs."""

@@ -20,7 +20,7 @@ from ml.models.tasks import task_of
 from ml.models.trainers import BoostedTrees, FitRequest
 from ml.models.trainers.encoding import MOST_CATEGORIES, FeatureEncoding
 from pipeline.core.errors import DefinitionError, ModelError, Place, StorageError
-from tests.ml.rows import CLASSES, KINDS, labelled
+from tests.ml.rows import CLASSES, KINDS, labelled, stored
 from tests.rigs.proofs import examples
 
 LIBRARIES = [LightGBM, XGBoost]
@@ -217,12 +217,14 @@ def test_damaged_trees_are_an_error(tmp_path):
 
 @pytest.mark.proof
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_workers_of_ray_train_fit_together_all_rows_and_equal_trees_each_time(library):
-    rows = labelled(1001)
-    trees = fit(library(rounds=20, workers=2), rows=rows)
-    assert fit(library(rounds=20, workers=2), rows=rows).trees == trees.trees
+def test_workers_of_ray_train_fit_together_all_rows_and_equal_trees_each_time(library, tmp_path):
+    rows = stored(labelled(1001), tmp_path)
+    trees = fit(library(rounds=20, workers=2, balanced=True), rows=rows)
+    assert fit(library(rounds=20, workers=2, balanced=True), rows=rows).trees == trees.trees
     fresh = labelled(seed=1)
     auc = task_of("binary", (0, 1)).measure(fresh.label.to_numpy(), trees.predict_proba(fresh.features)[:, 1])["auc"]
     assert auc > 0.9
     if library is LightGBM:  # the first tree knows how many rows there were
         assert "internal_count=1001 " in trees.trees.decode()
+    early = fit(library(rounds=400, workers=2, stop_after=5), rows=rows)
+    assert _number_of_trees(early) < 200

@@ -35,10 +35,7 @@ class Regression(Task):
             do = 'convert it to a number, or use task="binary" or "multiclass"'
             raise ModelError(f"the label {name!r} is not a number", got=str(kind), do=do, place=place)
         numbers = column.cast(pa.float64(), safe=False)
-        infinite = pc.sum(pc.invert(pc.is_finite(numbers.drop_null()))).as_py()
-        if infinite:
-            problem = f"the label {name!r} has values that are not finite"
-            raise ModelError(problem, got=f"{infinite:,} rows", do="exclude them in the SELECT", place=place)
+        require_finite(pc.sum(pc.invert(pc.is_finite(numbers.drop_null()))).as_py() or 0, name, place)
         return numbers
 
     def learned(self, label: pa.ChunkedArray) -> Task:
@@ -161,6 +158,13 @@ class Ranking(Regression):
         """Return the score: rows of a group are in the order of their scores, the highest first."""
         del threshold
         return [{"score": score} for score in predictions.tolist()]
+
+
+def require_finite(infinite: int, name: str, place: Place | None) -> None:
+    """Raise `ModelError` if a label has values that are not finite."""
+    if infinite:
+        problem = f"the label {name!r} has values that are not finite"
+        raise ModelError(problem, got=f"{infinite:,} rows", do="exclude them in the SELECT", place=place)
 
 
 def _ordered(label: Array, predictions: Array, groups: Array) -> Iterator[tuple[Array, Array]]:

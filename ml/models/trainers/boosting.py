@@ -7,9 +7,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from ml.models.rows import LabelledRows
+from ml.models.stored_rows import StoredRows
 from ml.models.tasks import TaskName
 from ml.models.trainers.boosted_trees import BoostedTrees
-from ml.models.trainers.encoding import FeatureEncoding
+from ml.models.trainers.encoding import MOST_CATEGORIES, FeatureEncoding
 from ml.models.trainers.rounds import AfterRound, BoostingRows, Library, Rounds
 from ml.models.trainers.trainer import FitRequest, Trainer, set_passive_openmp_wait
 from pipeline.core.definitions import caller
@@ -55,7 +57,7 @@ class Boosting(Trainer):
 
         `stop_after` stops earlier if so many rounds bring no progress on the newest tenth of the training rows. `balanced`
         weighs rows so that all classes count the same. With `workers`, so many workers of Ray Train fit together, each on its
-        share of the rows; with 0, this process fits.
+        share of the rows, which they read; with 0, this process fits.
 
         Raises `DefinitionError` for numbers that are too small, and for params that are not numbers, texts, booleans or lists.
         """
@@ -84,6 +86,11 @@ class Boosting(Trainer):
     def continues(self) -> bool:
         """Trees are added to trees, unless other workers or the newest rows decide about them."""
         return not self.workers and not self.stop_after
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether workers of Ray Train fit it."""
+        return bool(self.workers)
 
     @property
     def tasks(self) -> Collection[TaskName]:
@@ -128,12 +135,22 @@ class Boosting(Trainer):
         if request.task.name == "ranking" and (self.workers or self.stop_after):
             do = "remove workers= and stop_after="
             raise ModelError("a ranking is fitted to all of its groups at once", do=do, place=request.place)
-        encoding = FeatureEncoding.learned(request.rows.features, request.kinds)
-        rows = _encoded(request, encoding, balanced=self.balanced)
         count = values.pop("rounds", self.rounds)
         start = None if request.start is None else request.start.trees
         rounds = Rounds(int(str(count)), {**_objective(self, request), **values}, self.stop_after, start)
-        newest = None
+        try:
+            if isinstance(request.rows, StoredRows):
+                return self._fit_stored(request, request.rows, rounds)
+            return self._fit_here(request, request.rows, rounds)
+        except HeadwaterError:
+            raise
+        except Exception as error:
+            problem = f"model {request.model!r} could not be trained: {type(error).__name__}"
+            raise ModelError(problem, got=str(error).strip().partition("\n")[0], place=request.place) from error
+
+    def _fit_here(self, request: FitRequest, labelled: LabelledRows, rounds: Rounds) -> BoostedTrees:
+        encoding = FeatureEncoding.learned(labelled.features, request.kinds)
+        rows, newest, start = _encoded(request, labelled, encoding, balanced=self.balanced), None, rounds.start
         if self.stop_after:
             cut = len(rows.label) - max(1, int(len(rows.label) * STOPPING_SHARE))
             rows, newest = rows.part(slice(0, cut)), rows.part(slice(cut, None))
@@ -143,20 +160,21 @@ class Boosting(Trainer):
 
         progress = request.progress
         after = None if progress is None else lambda number, grown: progress(number, lambda: trees(grown()))
-        try:
-            if self.workers:
-                from ml.models.trainers.distributed import grow_on_ray  # noqa: PLC0415 - importing Ray takes seconds
+        *earlier, last = _stages(rounds, request.values)
+        for stage in earlier:
+            start = self.grow(rows, newest, replace(stage, start=start), None)
+        return trees(self.grow(rows, newest, replace(last, start=start), after))
 
-                return trees(grow_on_ray(self, rows, newest, rounds, request.model))
-            *earlier, last = _stages(rounds, request.values)
-            for stage in earlier:
-                start = self.grow(rows, newest, replace(stage, start=start), None)
-            return trees(self.grow(rows, newest, replace(last, start=start), after))
-        except HeadwaterError:
-            raise
-        except Exception as error:
-            problem = f"model {request.model!r} could not be trained: {type(error).__name__}"
-            raise ModelError(problem, got=str(error).strip().partition("\n")[0], place=request.place) from error
+    def _fit_stored(self, request: FitRequest, stored: StoredRows, rounds: Rounds) -> BoostedTrees:
+        from ml.models.trainers.distributed import StoredBoostingRows, grow_on_ray  # noqa: PLC0415 - Ray takes seconds
+
+        rows, newest = stored.newest(STOPPING_SHARE) if self.stop_after else (stored, None)
+        encoding = FeatureEncoding(dict(request.kinds), stored.categories(MOST_CATEGORIES))
+        classes = tuple(request.task.classes)
+        weights = stored.class_weights(classes) if self.balanced and classes else ()
+        work = StoredBoostingRows(rows, newest, encoding, classes, weights)
+        grown = grow_on_ray(self, work, rounds, request.model)
+        return BoostedTrees(self.library, grown, encoding, request.task.name, request.task.classes)
 
 
 def rounds_of_stage(rounds: int, stage: int, stages: int) -> int:
@@ -201,11 +219,11 @@ def _objective(trainer: Boosting, request: FitRequest) -> dict[str, object]:
     return {"objective": trainer.objectives[task.name], **classes}
 
 
-def _encoded(request: FitRequest, encoding: FeatureEncoding, *, balanced: bool) -> BoostingRows:
+def _encoded(request: FitRequest, rows: LabelledRows, encoding: FeatureEncoding, *, balanced: bool) -> BoostingRows:
     import numpy as np  # noqa: PLC0415 - needed only for training
 
     classes = request.task.classes
-    label = request.rows.label.to_numpy()
+    label = rows.label.to_numpy()
     if request.task.name == "multiclass":
         codes = {value: number for number, value in enumerate(classes)}
         label = np.fromiter((codes[value] for value in label.tolist()), dtype=np.int64, count=len(label))
@@ -213,10 +231,10 @@ def _encoded(request: FitRequest, encoding: FeatureEncoding, *, balanced: bool) 
     if balanced and classes:
         _, inverse, counts = np.unique(label, return_inverse=True, return_counts=True)
         weight = (len(label) / (len(counts) * counts))[inverse]
-    features = encoding.matrix(request.rows.features)
+    features = encoding.matrix(rows.features)
     names, categorical = tuple(encoding.kinds), tuple(encoding.categorical)
     if request.task.name != "ranking":
         return BoostingRows(features, label.astype(float), weight, names, categorical)
-    _, queries = np.unique(request.rows.group.to_numpy(), return_inverse=True)
+    _, queries = np.unique(rows.group.to_numpy(), return_inverse=True)
     order, sizes = np.argsort(queries, kind="stable"), tuple(np.bincount(queries).tolist())
     return BoostingRows(features[order], label[order].astype(float), None, names, categorical, sizes)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ml.models.trainers.trainer import SEED, FitRequest, Trainer, set_passive_openmp_wait
+from ml.models.trainers.trainer import SEED, FitRequest, Trainer, in_memory, set_passive_openmp_wait
 from pipeline.core.errors import USER_CODE_ERRORS, ModelError, Place
 from pipeline.core.fingerprint import of_function
 
@@ -41,10 +41,11 @@ class FunctionTrainer(Trainer):
     def fit(self, request: FitRequest) -> Any:
         """Return what the function returns. Raises `ModelError` if it raises, or if its result cannot predict the task."""
         set_passive_openmp_wait()
-        rows = request.rows.features.assign(**{request.label: request.rows.label})
+        rows = in_memory(request)
+        frame = rows.features.assign(**{request.label: rows.label})
         with _seeded():
             try:
-                estimator = self.function(rows, **request.values)
+                estimator = self.function(frame, **request.values)
             except USER_CODE_ERRORS as error:
                 place = _line(error, self.function) or request.place
                 problem = f"model {request.model!r} could not be trained: {type(error).__name__}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ml.models.rows import Kind, LabelledRows
+from ml.models.stored_rows import StoredRows
 from ml.models.tasks import TASKS, Task, TaskName
 from pipeline.core.errors import Place
 
@@ -23,7 +24,8 @@ class FitRequest:
 
     model: str
     """The name of the model, for messages."""
-    rows: LabelledRows
+    rows: LabelledRows | StoredRows
+    """In memory: this process fits them. Stored: workers do, who read them; see `Trainer.has_workers`."""
     label: str
     task: Task
     kinds: Mapping[str, Kind]
@@ -61,6 +63,11 @@ class Trainer(ABC):
         return False
 
     @property
+    def has_workers(self) -> bool:
+        """Whether workers fit it, which read the rows themselves: no process holds all of them."""
+        return False
+
+    @property
     def tasks(self) -> Collection[TaskName]:
         """The tasks that it fits."""
         return TASKS
@@ -76,6 +83,12 @@ class Trainer(ABC):
     @abstractmethod
     def fit(self, request: FitRequest) -> Any:
         """Return the fitted estimator. Raises `ModelError` if it cannot be fitted."""
+
+
+def in_memory(request: FitRequest) -> LabelledRows:
+    """Return the rows of a request that this process fits."""
+    assert isinstance(request.rows, LabelledRows), "only trainers with workers are given stored rows"  # noqa: S101
+    return request.rows
 
 
 def set_passive_openmp_wait() -> None:

@@ -12,6 +12,8 @@ from ml.models.trainers.boosting import SEEDS, Boosting
 from ml.models.trainers.rounds import AfterRound, BoostingRows, Library, Rounds
 from ml.models.trainers.trainer import SEED
 
+_BATCH_ROWS = 1 << 17
+
 
 @dataclass(frozen=True, init=False)
 class XGBoost(Boosting):
@@ -46,12 +48,13 @@ class XGBoost(Boosting):
                     after(epoch + 1, lambda: bytes(model.save_raw("ubj")))
                 return False
 
+        matrix = _matrix(rows, params)
         stops = newest is not None and bool(rounds.stop_after)
         booster = xgboost.train(
             params,
-            _matrix(rows),
+            matrix,
             rounds.count,
-            evals=[] if newest is None else [(_matrix(newest), "newest")],
+            evals=[] if newest is None else [(_matrix(newest, params, matrix), "newest")],
             early_stopping_rounds=rounds.stop_after if stops else None,
             xgb_model=None if rounds.start is None else bytearray(rounds.start),
             callbacks=[] if after is None else [_After()],
@@ -61,14 +64,44 @@ class XGBoost(Boosting):
         return bytes(best.save_raw("ubj"))
 
 
-def _matrix(rows: BoostingRows) -> Any:
+def _matrix(rows: BoostingRows, params: Mapping[str, object], like: Any = None) -> Any:
+    import numpy as np  # noqa: PLC0415 - needed only for training
     import xgboost  # noqa: PLC0415 - an extra
 
     coded = set(rows.categorical)
     types = ["c" if number in coded else "q" for number in range(len(rows.names))]
+    if isinstance(rows.features, np.memmap) and params["tree_method"] == "hist":
+        return _quantized(rows, types, params, like)
     matrix = xgboost.DMatrix(
         rows.features, label=rows.label, weight=rows.weight, feature_types=types, enable_categorical=True
     )
     if rows.group_sizes:
         matrix.set_group(rows.group_sizes)
     return matrix
+
+
+def _quantized(rows: BoostingRows, types: list[str], params: Mapping[str, object], like: Any) -> Any:
+    """Return rows of a file as XGBoost's bins, read in batches: about a byte for each value instead of eight."""
+    import xgboost  # noqa: PLC0415 - an extra
+
+    class _Batches(xgboost.DataIter):
+        def __init__(self) -> None:
+            super().__init__()
+            self._start = 0
+
+        def next(self, input_data: Any) -> bool:
+            part = slice(self._start, self._start + _BATCH_ROWS)
+            if part.start >= len(rows.label):
+                return False
+            weight = None if rows.weight is None else rows.weight[part]
+            input_data(data=rows.features[part], label=rows.label[part], weight=weight, feature_types=types)
+            self._start = part.stop
+            return True
+
+        def reset(self) -> None:
+            self._start = 0
+
+    bins = params.get("max_bin")
+    return xgboost.QuantileDMatrix(
+        _Batches(), max_bin=None if bins is None else int(str(bins)), ref=like, enable_categorical=True
+    )
