@@ -20,6 +20,7 @@ import pyarrow.parquet
 from ml.models.prediction_log import COLUMNS
 from pipeline.core.schema import Schema
 from pipeline.kernel.types import arrow_schema
+from serve.log_owner import FILE, LogOwner
 
 _LOG = logging.getLogger(__name__)
 MOST_WAITING = 100_000
@@ -52,8 +53,11 @@ class ServedPrediction:
 class LogWriter:
     """Writes rows to new files in a folder, from a thread of its own."""
 
-    def __init__(self, folder: str, root: Path, *, every_s: float | None = None) -> None:
-        """Create the writer. Nothing is written until there are rows."""
+    def __init__(self, folder: str, root: Path, owner: LogOwner, *, every_s: float | None = None) -> None:
+        """Create the writer. Nothing is written until there are rows; the folder is then the owner's.
+
+        Raises `SettingsError` if the folder is the log of another owner.
+        """
         self._folder = folder if "://" in folder else str(root / folder)
         self._every_s = EVERY_S if every_s is None else every_s
         self._waiting: queue.Queue[ServedPrediction] = queue.Queue(MOST_WAITING)
@@ -62,6 +66,11 @@ class LogWriter:
         """How many rows were dropped, because too many waited or their file could not be written."""
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._owner, self._is_claimed = owner, False
+        try:
+            self._is_claimed = owner.require(self._folder)
+        except OSError as error:  # the store does not answer now: predictions are made all the same
+            _LOG.warning("whose log %s is cannot be read: %s", self._folder, error)
 
     def add(self, rows: Sequence[ServedPrediction]) -> None:
         """Let rows be written soon. Never waits for that."""
@@ -103,6 +112,9 @@ class LogWriter:
         try:
             sink = pa.BufferOutputStream()
             pa.parquet.write_table(_table(rows), sink, compression="zstd")
+            if not self._is_claimed and not self._owner.require(self._folder):
+                self._put(FILE, self._owner.text().encode())
+            self._is_claimed = True
             self._put(name, sink.getvalue().to_pybytes())
         except Exception as error:  # noqa: BLE001 - requests are answered whatever happens to the log
             self.dropped += len(rows)

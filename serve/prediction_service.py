@@ -21,6 +21,7 @@ from pipeline.core.errors import HeadwaterError, RequestError
 from pipeline.project.project import Project
 from serve.features import CompletedRows, FeatureLookup
 from serve.http_errors import RowsError
+from serve.log_owner import LogOwner
 from serve.models import PredictionRequest, ServedModel, ServedModels
 from serve.prediction_log import LogWriter, ServedPrediction
 
@@ -44,10 +45,16 @@ class PredictionService:
     """Answers requests with the versions in use. Thread-safe."""
 
     def __init__(self, project: Project, models: ServedModels, lookup: FeatureLookup) -> None:
-        """Create it; a log that the project declares is written from now on."""
+        """Create it; a log that the project declares is written from now on.
+
+        Raises `SettingsError` if the folder of a log is that of another model or environment.
+        """
         self._models, self._lookup = models, lookup
-        logs = project.graph.all_of(PredictionLog)
-        self._logs = {each.model: LogWriter(each.folder, project.settings.root) for each in logs}
+        logs, settings = project.graph.all_of(PredictionLog), project.settings
+        self._logs = {
+            each.model: LogWriter(each.folder, settings.root, LogOwner(settings.name, settings.env, each.model))
+            for each in logs
+        }
         self._shadowed: queue.Queue[
             tuple[str, tuple[str, str], ServedModel, list[dict[str, Any]], list[str | None]] | None
         ]

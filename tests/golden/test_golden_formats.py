@@ -21,7 +21,7 @@ import pytest
 from ml.features.online.row_versions import version_at
 from ml.features.online.store import ViewState
 from pipeline.core.cursors import Cursor
-from pipeline.core.errors import StorageError
+from pipeline.core.errors import SettingsError, StorageError
 from pipeline.core.sinks import SinkPosition
 from pipeline.core.staging import Manifest
 from pipeline.governance import Catalog, Leases
@@ -224,6 +224,14 @@ def test_states_of_experiments(version):
 def test_weights_of_bandits(version):
     kept = write.ExperimentStates(Storage(str(HERE / "experiment_weights" / str(version))))
     assert kept.state_and_weights("checkout") == (None, {"control": 0.05, "new": 0.95})
+
+
+@every("log_owner")
+def test_owners_of_logs(version):
+    folder = str(HERE / "log_owner" / str(version))
+    assert write.owners.LogOwner("shop", "dev", "returns").require(folder)
+    with pytest.raises(SettingsError, match="the log of model 'returns' of project 'shop', environment 'dev'"):
+        write.owners.LogOwner("shop", "prod", "returns").require(folder)
 
 
 @every("hold")

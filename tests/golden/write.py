@@ -56,6 +56,7 @@ from pipeline.streaming.runtime import savepoints
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.savepoints import save
 from pipeline.streaming.runtime.stream import Stream
+from serve import log_owner as owners
 
 HERE = Path(__file__).parent
 TOML = """\
@@ -213,6 +214,12 @@ def experiment_weights(folder: Path) -> None:
     kept.set_weights("checkout", {"control": 0.05, "new": 0.95})
 
 
+def log_owner(folder: Path) -> None:
+    """Write whose log a folder of served predictions is."""
+    folder.mkdir(parents=True)
+    (folder / owners.FILE).write_text(owners.LogOwner("shop", "dev", "returns").text())
+
+
 def hold(folder: Path) -> None:
     """Write a hold with all fields."""
     place_hold(Storage(str(folder)), Hold("model-m-1", 7, "model m 1", "a run", AT))
@@ -257,6 +264,7 @@ WRITERS: dict[str, tuple[int, int, Callable[[Path], None]]] = {
     "quarantine": (1, quarantine_format.FORMAT_VERSION, quarantine),
     "experiment": (1, states.FORMAT_VERSION, experiment),
     "experiment_weights": (1, states.WEIGHTS_FORMAT_VERSION, experiment_weights),
+    "log_owner": (1, owners.FORMAT_VERSION, log_owner),
     "hold": (1, holds.FORMAT_VERSION, hold),
     "kept_versions": (1, versions.FORMAT_VERSION, kept_versions),
     "online_store": (1, row_versions.FORMAT_VERSION, online_store),

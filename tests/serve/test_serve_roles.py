@@ -15,10 +15,11 @@ import pytest
 from ml.models.registry.registry import Registry
 from ml.models.registry.versions import ModelVersions
 from ml.models.serving import Predictor
-from pipeline.core.errors import ModelError, StorageError
+from pipeline.core.errors import ModelError, SettingsError, StorageError
 from pipeline.project import Workspace, load
 from pipeline.runner.runner import Runner
 from serve import models, prediction_log
+from serve.log_owner import LogOwner
 from serve.prediction_log import LogWriter, ServedPrediction
 from tests.serve.test_serve_models import BAR, PATH, TOML, drinks
 
@@ -28,6 +29,7 @@ LOGGED = (
     )
     + '\nserved = prediction_log("mood", "served")\n'
 )
+OWNER = LogOwner("bar", "dev", "mood")
 ROW = {"glasses": 2, "strength": 0.5, "kind": "beer"}
 
 
@@ -237,10 +239,10 @@ def logged(prediction):
 )
 def test_a_score_is_no_probability_in_the_log(tmp_path, prediction, expected):
     """Also of earlier files, which have no column for it."""
-    writer = LogWriter("log", tmp_path, every_s=60)
+    writer = LogWriter("log", tmp_path, OWNER, every_s=60)
     writer.add([logged(prediction)])
     writer.close()
-    (file,) = (tmp_path / "log").iterdir()
+    (file,) = (tmp_path / "log").glob("*.parquet")
     earlier = prediction_log.pa.parquet.read_table(file).drop_columns("score")
     earlier = earlier.set_column(0, "request_id", [["earlier"]])
     prediction_log.pa.parquet.write_table(earlier, tmp_path / "log" / "earlier.parquet")
@@ -252,14 +254,38 @@ def test_a_score_is_no_probability_in_the_log(tmp_path, prediction, expected):
     assert rows == [(*expected[:2], None), expected]
 
 
+@pytest.mark.parametrize("folder", ["log", "memory://headwater-logs/mood"])
+def test_a_log_is_of_one_model_in_one_environment(tmp_path, folder):
+    writer = LogWriter(folder, tmp_path, OWNER, every_s=60)
+    late = LogWriter(folder, tmp_path, replace(OWNER, environment="prod"), every_s=60)
+    writer.add([logged({"value": 1.5})] * 2)
+    writer.close()
+    for other in (replace(OWNER, environment="prod"), replace(OWNER, model="tips"), replace(OWNER, project="pub")):
+        with pytest.raises(
+            SettingsError,
+            match=r"cannot be logged in .*: got the log of model 'mood' of project 'bar', environment 'dev'",
+        ):
+            LogWriter(folder, tmp_path, other)
+    late.add([logged({"value": 2.5})] * 3)  # both were started before there was a row
+    late.close()
+    assert (writer.dropped, late.dropped) == (0, 3)
+    again = LogWriter(folder, tmp_path, OWNER, every_s=60)
+    again.add([logged({"value": 3.5})])
+    again.close()
+    filesystem, path = prediction_log.fsspec.core.url_to_fs(folder if "://" in folder else str(tmp_path / folder))
+    assert len(filesystem.glob(f"{path}/*.parquet")) == 2
+
+
 def test_rows_beyond_the_limit_are_dropped_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(prediction_log, "MOST_WAITING", 5)
-    writer = LogWriter("log", tmp_path, every_s=60)
+    writer = LogWriter("log", tmp_path, OWNER, every_s=60)
     row = logged({"value": 1.5})
     writer.add([row] * 8)
     assert writer.dropped == 3
     writer.close()
-    assert sum(prediction_log.pa.parquet.read_table(file).num_rows for file in (tmp_path / "log").iterdir()) == 5
+    assert (
+        sum(prediction_log.pa.parquet.read_table(file).num_rows for file in (tmp_path / "log").glob("*.parquet")) == 5
+    )
 
 
 def test_a_challenger_without_a_feature_of_the_champion_predicts(bar, monkeypatch):
