@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from cluster.cli.console import err
@@ -15,9 +16,12 @@ from pipeline.report import write_report
 
 def update_report(project: Project, catalog: Catalog) -> Path:
     """Write the report and its pages to their place in the project and return the path; errors are those of `write_report`."""
-    from ml.pages import links_of, write_pages  # noqa: PLC0415 - imports the catalog
-
     path = report_file(project.settings)
+    # a project that has not imported `ml` has none of its definitions; it may have had some before
+    if "ml" not in sys.modules and not any(path.parent.glob(f"{path.stem}-*.html")):
+        return write_report(project, catalog, path)
+    from ml.pages import links_of, write_pages  # noqa: PLC0415 - only for projects with features and the like
+
     write_report(project, catalog, path, links_of(project.graph, path))
     write_pages(Workspace(project), path)
     return path

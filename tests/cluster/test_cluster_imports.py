@@ -54,7 +54,7 @@ def test_run_with_nothing_to_do_imports_no_unused_library(headwater, teashop):
     assert [
         name
         for name in loaded
-        if name.startswith(("pipeline.streaming.operators.", "pipeline.streaming.planning.plan", "serve"))
+        if name.startswith(("pipeline.streaming.operators.", "pipeline.streaming.planning.plan", "serve", "ml"))
     ] == []
     assert len(loaded) < 1400
 
