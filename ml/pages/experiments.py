@@ -14,6 +14,7 @@ from ml.experiments.definition import OutcomeMetric
 from ml.experiments.live import for_all
 from ml.experiments.results import BROKEN, HARM, OPEN
 from ml.experiments.states import ExperimentState, ExperimentStates
+from ml.pages.current import current_version
 from ml.pages.effects import Effect, effects_picture
 from pipeline.core.errors import HeadwaterError, quantity
 from pipeline.kernel.sql_text import quoted
@@ -82,8 +83,8 @@ def _experiment(workspace: Workspace, experiment: Experiment, states: Experiment
         state, weights = states.state_and_weights(experiment.name)
         known = _with_state(known, experiment, state)
         assignment = experiment.assignment_by(weights)
-        if workspace.version(experiment.name) is None:
-            none = f"It has no results yet: headwater run --select {experiment.name}."
+        version, none = current_version(workspace, experiment)
+        if version is None:
             return replace(known, arms=_arms(assignment.variants, {}), note=none)
         rows = workspace.query(f"select * from {quoted(experiment.name)}").to_pylist()
         counts = workspace.query(
@@ -184,8 +185,9 @@ def _interleaving(workspace: Workspace, interleaving: Interleaving) -> Experimen
         ),
     )
     try:
-        if workspace.version(interleaving.name) is None:
-            return replace(known, note=f"It has no results yet: headwater run --select {interleaving.name}.")
+        version, none = current_version(workspace, interleaving)
+        if version is None:
+            return replace(known, note=none)
         (row,) = workspace.query(f"select * from {quoted(interleaving.name)}").to_pylist()
     except HeadwaterError as error:
         return replace(known, problem=str(error))

@@ -13,6 +13,7 @@ from ml.features.online.store import ViewState
 from ml.features.training_set import TrainingSet
 from ml.features.view import FeatureView
 from ml.models.definition import Model
+from ml.pages.current import current_version
 from pipeline.core.errors import HeadwaterError, quantity
 from pipeline.core.event_time import format_duration
 from pipeline.lake import Version
@@ -107,7 +108,7 @@ def _summary(
     version, newest, problem, status = None, None, "", None
     try:
         status = view_status(workspace, view, states)
-        version = workspace.version(view.name)
+        version, _ = current_version(workspace, view)
         newest = None if version is None else _newest(workspace, view, version)
     except HeadwaterError as error:
         problem = str(error)

@@ -14,6 +14,7 @@ from ml.monitoring.alarm_rules import NO_DATA, NOT_JUDGED, QUIET, STATES
 from ml.monitoring.counts import LEAST_REFERENCE
 from ml.monitoring.incidents import Incident
 from ml.monitoring.status import monitors, open_alarms, options_of
+from ml.pages.current import current_version
 from ml.pages.strips import StateSeries, strips
 from pipeline.core.definitions import Chart
 from pipeline.core.errors import HeadwaterError, quantity
@@ -87,8 +88,9 @@ def _summary(workspace: Workspace, monitor: Monitor | PerformanceMonitor) -> Mon
     subject = "all features" if isinstance(monitor, Monitor) else monitor.transform.options.metric
     known = MonitorSummary(monitor.name, monitor.description, rule, subject)
     try:
-        if workspace.version(monitor.name) is None:
-            return replace(known, notes=(f"It is not computed yet: headwater run {monitor.name}.",))
+        version, none = current_version(workspace, monitor)
+        if version is None:
+            return replace(known, notes=(none,))
         newest, alarms = open_alarms(workspace, monitor)
         if newest is None:
             return replace(known, notes=(_without_windows(monitor),))

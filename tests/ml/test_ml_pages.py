@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -121,7 +122,7 @@ def test_features_show_freshness_the_online_store_and_models(pages):
     assert "x DOUBLE lateness examples" in text
     assert f"unused DOUBLE {ABSENT} {ABSENT}" in text
     assert (
-        f"never_run not online Entity shop Owner {ABSENT} Time to live unlimited Rows not computed yet Newest row {ABSENT}"
+        f"never_run not online Entity shop Owner {ABSENT} Time to live unlimited Rows not computed by this definition yet Newest row {ABSENT}"
         in text
     )
     assert "Expired 1 shop_facts" in text
@@ -156,7 +157,7 @@ def test_monitors_without_windows_say_why(pages):
     text = read(pages["monitors"]).text
     assert "waiting no windows yet" in text
     assert "the reference has fewer than 200 rows, or 'none' has none with a time." in text
-    assert "It is not computed yet: headwater run uncomputed." in text
+    assert "It is not computed yet: headwater run --select uncomputed." in text
     assert "Without windows 2 waiting, uncomputed" in text
 
 
@@ -179,6 +180,24 @@ def test_experiments_without_exposures_claim_nothing(pages):
     assert f"a 3 75.00 % 0 {ABSENT} b 1 25.00 % 0 {ABSENT}" in text
     assert "Sample-ratio check: undecided without units" in text
     assert "ranked interleaving Whether new ranks better than old, by clicks. There are no clicks yet." in text
+
+
+def test_results_of_another_definition_are_not_shown(project, tmp_path):
+    """Their columns may be others: here, a metric, a column of windows and a time are renamed."""
+    folder = shutil.copytree(project.settings.root, tmp_path / "shop")
+    text = DEFINITIONS.replace('metric("revenue"', 'metric("sales"').replace(
+        'entity="shop", event_time="at", ttl', 'entity="shop", event_time="then", ttl'
+    )
+    text = text.replace("select shop, at, x, score as unused", "select shop, at as then, x, score as unused")
+    (folder / "shop.py").write_text(text.replace('segment="shop"', 'by="shop"'))
+    write_pages(Workspace(load(folder)), folder / "report.html")
+    features, monitors, experiments = (
+        read((folder / f"report-{name}.html").read_text()).text for name in ("features", "monitors", "experiments")
+    )
+    assert "Rows not computed by this definition yet" in features
+    assert "It was computed by another definition: headwater run --select drift." in monitors
+    assert "It was computed by another definition: headwater run --select checkout." in experiments
+    assert "sales: new" not in experiments
 
 
 def test_a_project_without_such_definitions_has_no_pages(tmp_path):
