@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pyarrow as pa
 
@@ -78,17 +80,33 @@ class Lake:
         return note
 
     @contextmanager
-    def staging(self, table: LakeTable, run_id: str, seen: Version | None) -> Iterator[None]:
+    def staging(
+        self, table: LakeTable, run_id: str, seen: Version | None, *, meanwhile: bool = False
+    ) -> Iterator[Callable[[], str]]:
         """Note what a step stages until it has committed; the note remains if it fails.
 
-        If the outcome of the commit is unknown, the files are kept.
+        If the outcome of the commit is unknown, the files are kept. With `meanwhile`, an object store writes the note while
+        the step computes. The function that is yielded waits for it, and must be called before the commit; what a process
+        stages that is killed before then is left to the vacuum.
         """
-        note, run = self.note_staging(table, run_id, seen), self._run(run_id)
+        run = self._run(run_id)
+        with ThreadPoolExecutor(1) as pool:
+            if run.is_local or not meanwhile:
+                noted: Callable[[], str] = partial(str, self.note_staging(table, run_id, seen))
+            else:
+                noted = pool.submit(self.note_staging, table, run_id, seen).result
+            with self._until_committed(run, run_id, table, noted):
+                yield noted
+
+    @contextmanager
+    def _until_committed(self, run: Storage, run_id: str, table: LakeTable, noted: Callable[[], str]) -> Iterator[None]:
         try:
             yield
         except OutcomeUnknownError:
+            note = noted()
             run.remove([note])
             raise
+        note = noted()
         if not run.is_local:
             self._obsolete.add(f"{run_id}/{note}")  # `end_run` removes them with one request
             return

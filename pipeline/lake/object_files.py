@@ -20,10 +20,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from s3fs import S3File, S3FileSystem
+from s3fs import S3File
 
 from pipeline.core.disk_cache import CacheAddress, address_here, cache_here
-from pipeline.core.object_store_options import S3FS_TRIES
+from pipeline.lake.s3_client import S3Client
 
 MOST_FILES = 100_000
 """The number of files whose description is kept, in about 50 MB."""
@@ -37,10 +37,8 @@ _COMMITTED = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 """When files of a table were modified, as far as DuckDB has to know: they are never modified again."""
 
 
-class ObjectFiles(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
+class ObjectFiles(S3Client):
     """S3 for files that do not change, such as those of a table; not for files that are replaced or removed."""
-
-    retries = S3FS_TRIES
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle for a worker: with the committed files that this process has used last, and the address of its cache."""

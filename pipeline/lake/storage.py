@@ -18,7 +18,7 @@ from pipeline.core.clients import is_unavailable, message_of
 from pipeline.core.disk_cache import cache_here
 from pipeline.core.durable import sync
 from pipeline.core.errors import OutcomeUnknownError, StorageError, StorageUnavailableError
-from pipeline.core.object_store_options import S3FS_TRIES, s3_client_options
+from pipeline.core.object_store_options import s3_client_options
 from pipeline.core.s3_access import s3_access
 from pipeline.core.store_refusals import refusal_of
 from pipeline.kernel.scan import DataFile
@@ -436,11 +436,11 @@ class Storage:
     def _filesystem(self) -> fsspec.AbstractFileSystem:
         if self.is_local:
             return LocalFileSystem()
-        protocol = self.uri.partition("://")[0]
-        filesystem = fsspec.filesystem(protocol, **self._client_options())
         if self.is_s3:
-            filesystem.retries = S3FS_TRIES
-        return filesystem
+            from pipeline.lake.s3_client import S3Client  # noqa: PLC0415 - an extra
+
+            return S3Client(**self._client_options())
+        return fsspec.filesystem(self.uri.partition("://")[0], **self._client_options())
 
     def _client_options(self) -> dict[str, Any]:
         return s3_client_options(s3_access(self.options, os.environ).options) if self.is_s3 else {}

@@ -95,10 +95,11 @@ def commit_step(
     """
     definition, begun, kind = basis.definition, time.perf_counter(), basis.decision.kind
     table = run.workspace.table(definition.name)
-    with run.workspace.lake.staging(table, run.run_id, basis.version):
+    with run.workspace.lake.staging(table, run.run_id, basis.version, meanwhile=True) as noted:
         before_bytes = 0 if basis.version is None else sum(file.size_bytes for file in basis.version.files)
         with run.reserve(spec, before_bytes) as memory_bytes:
             outcome = _executed(run, spec, basis, memory_bytes)
+            noted()
             basis = before_commit(run, basis, memory_bytes)
             commit = _planned(run, spec, basis, outcome)
         kept_states = KeptStates.of(table.storage)

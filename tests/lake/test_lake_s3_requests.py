@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import pickle
 import shutil
+import socket
+import threading
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,12 +23,13 @@ from pipeline.kernel.pool import close_idle
 from pipeline.lake import Lake, LakeTable, log_copies
 from pipeline.lake.log_copies import LogCopies
 from pipeline.lake.object_files import KeptFiles, ObjectFiles
+from pipeline.lake.s3_client import ASKED_BYTES
 from pipeline.project import Workspace, load
 from pipeline.runner import Runner
 from pipeline.runner.dry_run import RunOptions
 from pipeline.streaming.runtime.job import catch_up
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
-from tests.rigs.proxy import Proxy, proxied
+from tests.rigs.proxy import Fault, Proxy, Rule, proxied
 
 SCHEMA = Schema.of({"a": "INTEGER"})
 TABLES = 6
@@ -94,6 +98,33 @@ def test_reading_small_files_takes_one_request_each(table, proxy):
 
     assert requests(proxy, rows, ".parquet") <= 2 * 3
     assert requests(proxy, rows, ".parquet") == 0
+
+
+@pytest.mark.parametrize(("size", "asks"), [(0, False), (1, False), (ASKED_BYTES, True)])
+def test_small_files_take_one_round_trip(s3, size, asks):
+    """What is large is announced first, and sent when the store agrees."""
+    received = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += client.recv(1 << 16)
+                received.append(b"expect: 100-continue" in head.lower())
+                if received[0]:
+                    client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                body = len(head.partition(b"\r\n\r\n")[2])
+                while body < size:
+                    body += len(client.recv(1 << 16))
+                client.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: "e"\r\nConnection: close\r\n\r\n')
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        s3.storage("place", port=server.getsockname()[1]).write_bytes("name", b"x" * size)
+        answering.join()
+    assert received == [asks]
 
 
 def test_a_file_that_is_written_again_is_read_again(table):
@@ -214,6 +245,27 @@ def test_a_process_without_a_cache_gives_none_to_its_workers(table, monkeypatch)
     monkeypatch.setattr(disk_cache, "_here", [])
     pickle.loads(pickle.dumps(table.storage.filesystem()))  # noqa: S301 - our own
     assert disk_cache.cache_here() is None
+
+
+def test_a_step_computes_while_its_note_is_written(table, proxy):
+    """The note of what is staged is there when the step calls for it, which it does before it commits."""
+    lake = Lake(replace(table.storage, uri=table.storage.uri.removesuffix("/silver/t")))
+    proxy.latency_s = 0.4
+    begun = time.perf_counter()
+    with lake.staging(table, "r", None, meanwhile=True) as noted:
+        assert time.perf_counter() - begun < 0.4
+        assert noted() == "staging/silver/t/-1"
+        assert time.perf_counter() - begun >= 0.4
+        proxy.latency_s = 0.0
+        assert len([name for name in lake.storage.names() if name.endswith("r/staging/silver/t/-1")]) == 1
+
+
+def test_a_step_whose_note_cannot_be_written_does_not_commit(project, proxy):
+    proxy.rule(Rule("PUT", "staging/silver/t1", Fault.REFUSE, 403, times=1000))
+    run = Runner(load(project), RunOptions(select=("raw", "t1"))).attempt()
+    proxy.rule()
+    assert [(step.name, step.has_failed) for step in run.steps] == [("raw", False), ("t1", True)]
+    assert Workspace(load(project)).version("t1") is None
 
 
 def test_a_stream_has_a_budget_of_requests(project, proxy):
