@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -34,8 +35,10 @@ async def load(url: str, body: bytes, connections: int, seconds: float) -> list[
     """Return the sorted seconds of all answers."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 80
+    key = os.environ.get("HEADWATER_API_KEY", "")
     head = (
-        f"POST {parts.path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        f"POST {parts.path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}"
     )
     request, until = f"{head}\r\n\r\n".encode() + body, time.perf_counter() + seconds
     every = await asyncio.gather(*(ask(host, port, request, until) for _ in range(connections)))

@@ -39,6 +39,15 @@ late = model("examples", LightGBM(rounds={rounds}), label="late", holdout=0.2, a
 """
 ROW = {name: 0.25 + number / 100 for number, name in enumerate(NAMES)}
 _PATIENCE_S = 90.0
+TOML = """\
+[project]
+name = "served"
+definitions = "served.py"
+
+[env.dev.serve]
+requests_per_second = 100_000
+burst = 100_000
+"""
 
 
 def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
@@ -63,8 +72,8 @@ def _ours(files: Path, seconds: float, direct: bool, folder: Path) -> Ran:  # no
     port, direct_port = unused_port(), unused_port()
     words = [HEADWATER, "serve", "--port", str(port), "--direct-port", str(direct_port), "--project", project]
     with _server(words, folder, port) as pid:
-        url = f"http://127.0.0.1:{direct_port if direct else port}/models/late/predict"
-        return _loaded(url, {"rows": [ROW]}, seconds, folder, pid)
+        url = f"http://127.0.0.1:{direct_port if direct else port}/v1/models/late/predict"
+        return _loaded(url, {"rows": [ROW]}, seconds, folder, pid, _key(project))
 
 
 def _mlflow(files: Path, seconds: float, folder: Path) -> Ran:
@@ -98,7 +107,7 @@ def _project(files: Path, folder: Path) -> Path:
     """Train the model in a project, and return its folder."""
     project = folder / "project"
     project.mkdir()
-    (project / "headwater.toml").write_text('[project]\nname = "served"\ndefinitions = "served.py"\n')
+    (project / "headwater.toml").write_text(TOML)
     (project / "served.py").write_text(DEFINITIONS.format(files=files, columns=", ".join(NAMES), rounds=ROUNDS))
     done = subprocess.run(
         [HEADWATER, "run", "--no-summary", "--project", project], capture_output=True, text=True, check=False
@@ -136,20 +145,28 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _loaded(url: str, body: object, seconds: float, folder: Path, server: int) -> Ran:
+def _key(project: Path) -> str:
+    """Create a key for the endpoints of a project."""
+    words = [str(HEADWATER), "keys", "create", "benchmark", "--scope", "predict", "--project", str(project)]
+    created: str = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return created.strip()
+
+
+def _loaded(url: str, body: object, seconds: float, folder: Path, server: int, key: str = "") -> Ran:  # noqa: PLR0913 - a call
     """Load a server, and return the figures; the answer is whether it predicts a probability."""
     (folder / "body.json").write_text(json.dumps(body))
     command = [sys.executable, "-m", "benchmarks.http_load", url, str(folder / "body.json"), CONNECTIONS, str(seconds)]
-    result = measure(command, folder, environ={"PYTHONPATH": str(ROOT)}, beside=[server])
+    result = measure(command, folder, environ={"PYTHONPATH": str(ROOT), "HEADWATER_API_KEY": key}, beside=[server])
     if result.code:
         raise UnableError(result.errors.strip().splitlines()[-1][:300])
     parts: dict[str, float] = json.loads(result.output.strip().splitlines()[-1])["parts"]
     each = sum(value for name, value in parts.items() if name.endswith("each"))
-    return Ran(each, result.seconds, result.peak_bytes, _predicted(url, body), parts)
+    return Ran(each, result.seconds, result.peak_bytes, _predicted(url, body, key), parts)
 
 
-def _predicted(url: str, body: object) -> Answer:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310 - our own server
+def _predicted(url: str, body: object, key: str) -> Answer:
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - our own server
     with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - likewise
         [predicted] = json.loads(response.read())["predictions"]
     probability = predicted["probability"] if isinstance(predicted, dict) else predicted

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         snowflake_warehouse,
     )
     from pipeline.core.source_declaration import source
+    from pipeline.governance.access_policies import access_policy
     from pipeline.kernel.sql import sql
     from pipeline.kernel.window_definitions import hop, session, tumble, window
     from pipeline.quality import drop, fail, quarantine, warn
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Chart",
+    "access_policy",
     "accumulating_snapshot",
     "adbc",
     "airbyte_messages",
@@ -173,6 +175,7 @@ __getattr__, __dir__ = lazy(
             "snowflake_warehouse",
         ),
         "pipeline.core.sinks": ("sink",),
+        "pipeline.governance.access_policies": ("access_policy",),
         "pipeline.kernel.sql": ("sql",),
         "pipeline.kernel.window_definitions": ("hop", "session", "tumble", "window"),
         "pipeline.quality": ("drop", "fail", "quarantine", "warn"),

@@ -1,6 +1,6 @@
 # Headwater in R: tables of the lake, and tables and models of a server. Load it by source("headwater.R").
 #
-# Needs the packages arrow, curl and jsonlite.
+# Needs the packages arrow, curl and jsonlite. The key of the server is in the environment variable HEADWATER_API_KEY.
 
 # The rows of a table of the lake, as a dataset of arrow: dplyr's verbs and as.data.frame() read it, only the columns and
 # files that they need.
@@ -29,7 +29,7 @@ hw_table <- function(url, table, ...) {
   }
   given <- c(given[setdiff(names(given), "limit")], limit = if (is.null(given$limit)) "10000" else given$limit)
   query <- paste(names(given), vapply(given, function(each) curl::curl_escape(as.character(each)), ""), sep = "=")
-  following <- paste0("/tables/", curl::curl_escape(table), "?", paste(query, collapse = "&"))
+  following <- paste0("/v1/tables/", curl::curl_escape(table), "?", paste(query, collapse = "&"))
   pages <- list()
   while (!is.null(following)) {
     answer <- .hw_request(paste0(url, following), accept = "application/vnd.apache.arrow.stream")
@@ -43,13 +43,15 @@ hw_table <- function(url, table, ...) {
 # The predictions of the champion of a model, as a data frame with a row for each row of a data frame.
 hw_predict <- function(url, model, rows) {
   body <- jsonlite::toJSON(list(rows = rows), dataframe = "rows", na = "null", digits = NA, POSIXt = "ISO8601", UTC = TRUE)
-  answer <- .hw_request(paste0(url, "/models/", curl::curl_escape(model), "/predict"), body = body)
+  answer <- .hw_request(paste0(url, "/v1/models/", curl::curl_escape(model), "/predict"), body = body)
   jsonlite::fromJSON(rawToChar(answer$content))$predictions
 }
 
 .hw_request <- function(url, accept = "application/json", body = NULL) {
   handle <- curl::new_handle()
   headers <- list(Accept = accept)
+  key <- Sys.getenv("HEADWATER_API_KEY")
+  if (nzchar(key)) headers[["Authorization"]] <- paste("Bearer", key)
   if (!is.null(body)) {
     curl::handle_setopt(handle, copypostfields = enc2utf8(body))
     headers[["Content-Type"]] <- "application/json"
@@ -57,8 +59,8 @@ hw_predict <- function(url, model, rows) {
   curl::handle_setheaders(handle, .list = headers)
   answer <- curl::curl_fetch_memory(url, handle)
   if (answer$status_code >= 400) {
-    error <- jsonlite::fromJSON(rawToChar(answer$content))$error
-    parts <- c(error$problem, if (!is.null(error$got)) paste("got", error$got), error$do)
+    error <- jsonlite::fromJSON(rawToChar(answer$content))
+    parts <- c(error$detail, if (!is.null(error$got)) paste("got", error$got), error$do)
     stop(answer$status_code, ": ", paste(parts, collapse = "; "), call. = FALSE)
   }
   answer

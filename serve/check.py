@@ -8,13 +8,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from pipeline.core.definitions import Artifact, StoredDefinition
+from pipeline.governance.api_keys import SCOPES, ApiKeys
 from pipeline.project.project import Project
+from pipeline.project.workspace import Workspace
 
 _TIMEOUT_S = 30
 _SHORT = 300
+_KEY_LASTS = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -36,50 +40,67 @@ class CallResult:
 def check(url: str, project: Project) -> list[CallResult]:
     """Call /health, a gold mart and a model, if the project has them. Error responses do not raise.
 
-    The model predicts two real rows of its training set, which are read through the endpoint.
+    The model predicts two real rows of its training set, which are read through the endpoint. The calls have a key of their own,
+    which is revoked at the end.
     """
-    answers = [_call(url, "/health")[0]]
+    catalog = Workspace(project).catalog
+    keys = ApiKeys(catalog, project.settings.env)
+    text, key = keys.create("headwater serve --check", scopes=SCOPES, expires_in=_KEY_LASTS)
+    try:
+        return _answers(_Client(url, text), project)
+    finally:
+        keys.revoke(key.id)
+        catalog.close()
+
+
+def _answers(client: _Client, project: Project) -> list[CallResult]:
+    answers = [client.call("/health")[0]]
     gold = [d for d in project.graph.all_of(StoredDefinition) if d.layer == "gold"]
     best = next((d for d in gold if d.kind == "mart"), gold[0] if gold else None)
     if best is not None:
-        answers.append(_call(url, f"/tables/{best.name}?limit=3")[0])
+        answers.append(client.call(f"/v1/tables/{best.name}?limit=3")[0])
     models = (d for d in project.graph.all_of(Artifact) if d.kind == "model")
     model = next(models, None)
     if model is not None:
-        answers.extend(_predict(url, model))
+        answers.extend(_predict(client, model))
     return answers
 
 
-def _predict(url: str, model: Artifact) -> list[CallResult]:
+def _predict(client: _Client, model: Artifact) -> list[CallResult]:
     """Return the response of a model to rows of its training set, or the response that failed before it."""
-    path = f"/models/{model.name}/predict"
-    described, document = _call(url, "/openapi.json")
+    path = f"/v1/models/{model.name}/predict"
+    described, document = client.call("/openapi.json")
     try:
         body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         features: list[str] = body["properties"]["rows"]["items"]["required"]
     except (KeyError, TypeError):
         return [described]
     if not features:  # no champion: return the endpoint's own error
-        return [_call(url, path, {"rows": []})[0]]
-    read, page = _call(url, f"/tables/{model.inputs[0]}?limit=2&select={','.join(features)}")
+        return [client.call(path, {"rows": []})[0]]
+    read, page = client.call(f"/v1/tables/{model.inputs[0]}?limit=2&select={','.join(features)}")
     if not read.is_good:
         return [read]
-    return [_call(url, path, {"rows": page["rows"]})[0]]
+    return [client.call(path, {"rows": page["rows"]})[0]]
 
 
-def _call(url: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[CallResult, Any]:
-    """Return the result and the full body parsed as JSON, or None if it is not JSON."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(  # noqa: S310 - the given endpoint
-        url.rstrip("/") + path, data, {"Content-Type": "application/json"}, method="GET" if data is None else "POST"
-    )
-    begun = time.perf_counter()
-    status, text = _answered(lambda: urllib.request.urlopen(request, timeout=_TIMEOUT_S))  # noqa: S310 - see above
-    answer = CallResult(request.get_method(), path, status, (time.perf_counter() - begun) * 1000, text[:_SHORT])
-    try:
-        return answer, json.loads(text)
-    except ValueError:
-        return answer, None
+class _Client:
+    def __init__(self, url: str, key: str) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+
+    def call(self, path: str, body: Mapping[str, Any] | None = None) -> tuple[CallResult, Any]:
+        """Return the result and the full body parsed as JSON, or None if it is not JSON."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(  # noqa: S310 - the given endpoint
+            self._url + path, data, self._headers, method="GET" if data is None else "POST"
+        )
+        begun = time.perf_counter()
+        status, text = _answered(lambda: urllib.request.urlopen(request, timeout=_TIMEOUT_S))  # noqa: S310 - see above
+        answer = CallResult(request.get_method(), path, status, (time.perf_counter() - begun) * 1000, text[:_SHORT])
+        try:
+            return answer, json.loads(text)
+        except ValueError:
+            return answer, None
 
 
 def _answered(send: Callable[[], Any]) -> tuple[int, str]:

@@ -12,19 +12,20 @@ from typing import Any
 
 import ray
 import ray.serve
-from fastapi import FastAPI
 from ray.serve.config import BackpressureConfig, ControllerOptions, HTTPOptions
 from ray.serve.schema import LoggingConfig
+from starlette.applications import Starlette
 
 from pipeline.batch.ray_address import has_address
 from pipeline.batch.ray_cluster import join
 from pipeline.core.errors import RequestError, SettingsError, UnavailableError
 from pipeline.kernel.engine import first_line
 from pipeline.project.project import load
-from serve.app import MOST_PREDICTIONS, create_app
+from serve.app import create_app
 from serve.direct import DirectServer
 from serve.http_errors import BusyError
-from serve.select import Statement
+from serve.queries.select import Statement
+from serve.rest.models import MOST_PREDICTIONS
 
 APP = "headwater"
 """The name of the Serve application."""
@@ -51,7 +52,7 @@ class Server:
         self._app = create_app(load(root, env=env))
         self._direct = None if direct is None else DirectServer(self._app, *direct)
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> Starlette:
         """Return the app; called once by Serve."""
         return self._app
 

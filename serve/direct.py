@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.applications import Starlette
 
 _DRAINS_S = 5
 _BACKLOG = 2048
@@ -24,7 +24,7 @@ _MOST_CONNECTIONS = 1024
 class DirectServer:
     """An app on a port that other processes may listen on too, until `close`."""
 
-    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+    def __init__(self, app: Starlette, host: str, port: int) -> None:
         """Listen; raise `OSError` if that is not possible. `app` is started and ended by others."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)

@@ -2,12 +2,16 @@
 
 RequestError
 └── HttpError              400  a parameter is invalid
+    ├── UnauthenticatedError  401  the key or token is missing or not valid
+    ├── ForbiddenError     403  the caller lacks a scope
     ├── UnknownError       404  there is no such table, version, model or page
     ├── UnacceptableError  406  the requested media type is not supported
     ├── GoneError          410  the version is no longer available
     ├── TooLargeError      413  the body is too large
     ├── TooLongError       414  the query is too long
     ├── RowsError          422  the model does not accept the rows
+    ├── TooManyError       429  the caller sends more requests than it may
+    ├── DeniedError        503  a policy cannot be applied, so nothing is shown
     └── OverloadError      503  the request exceeds the limit of time or memory
         └── BusyError      503  as many requests wait as may; with Retry-After
 """
@@ -25,6 +29,18 @@ class HttpError(RequestError):
     status: ClassVar[int] = 400
     retry_after_s: ClassVar[int | None] = None
     """After how many seconds the same request may succeed; `None` if that is not known."""
+
+
+class UnauthenticatedError(HttpError):
+    """The key or token is missing or not valid."""
+
+    status = 401
+
+
+class ForbiddenError(HttpError):
+    """The caller is known, and lacks a scope."""
+
+    status = 403
 
 
 class UnknownError(HttpError):
@@ -61,6 +77,18 @@ class RowsError(HttpError):
     """The model does not accept the rows."""
 
     status = 422
+
+
+class TooManyError(HttpError):
+    """The caller sends more requests than it may."""
+
+    status = 429
+
+
+class DeniedError(HttpError):
+    """A policy cannot be applied, so nothing is shown."""
+
+    status = 503
 
 
 class OverloadError(HttpError):

@@ -16,7 +16,7 @@ from ml.models.registry.roles import CHALLENGER, CHAMPION, SHADOW, Roles
 from pipeline.core.definitions import Artifact
 from pipeline.core.errors import ModelError, StorageError, did_you_mean
 from serve.http_errors import RowsError, TooLargeError, UnknownError
-from serve.query import shown
+from serve.queries.values import shown
 
 if TYPE_CHECKING:
     from ml.models.registry.registry import Registry

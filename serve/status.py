@@ -1,35 +1,51 @@
-"""The status of tables and models, for /tables and /health."""
+"""The status of tables and models, for /v1/tables and /health."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import StorageError
+from pipeline.core.schema import Schema
 from pipeline.core.settings import Settings
+from serve.access.authorization import Grant
+from serve.access.caller import Caller
 from serve.features import FeatureLookup
+from serve.http_errors import DeniedError
 from serve.models import ServedModels
+from serve.reading import Reading
 from serve.tables import Tables
 
 
-def describe(definition: StoredDefinition, tables: Tables) -> dict[str, Any]:
-    """Return a table's name, description, and current version, rows and columns.
+def describe(reading: Reading, caller: Caller, grant: Grant) -> dict[str, Any]:
+    """Return a table's name, description, and current version, rows and columns, as a caller sees them.
 
-    Raises `StorageError` if the table cannot be read.
+    The number of rows is only told to a caller that sees all of them. Raises `StorageError` if the table cannot be read.
     """
-    version = tables.newest(definition.name)
-    columns = {} if version is None else version.schema.as_dict()
+    definition = grant.definition
+    version = reading.tables.newest(definition.name)
+    relation = None if version is None else reading.authorizer.relation(grant, caller, version)
+    is_partial = grant.policy is not None and grant.policy.rows is not None
+    columns = {} if relation is None else relation.schema.as_dict()
     return {
         "name": definition.name,
         "kind": definition.kind,
         "layer": definition.layer,
         "description": definition.description,
-        "key": definition.key,
+        "key": [name for name in definition.key if name in columns or relation is None],
         "version": None if version is None else version.number,
-        "rows": None if version is None else version.rows,
+        "rows": None if version is None or is_partial else version.rows,
         "columns": [{"name": name, "type": kind} for name, kind in columns.items()],
     }
+
+
+def visible_schema(reading: Reading, caller: Caller, grant: Grant) -> Schema | None:
+    """Return the columns of a table that a caller sees, or `None` if it cannot be read or is not computed yet."""
+    try:
+        version = reading.tables.newest(grant.definition.name)
+        return None if version is None else reading.authorizer.relation(grant, caller, version).schema
+    except (StorageError, DeniedError):
+        return None
 
 
 def health(settings: Settings, tables: Tables, models: ServedModels, lookup: FeatureLookup) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from pipeline.kernel.scan import Scan
 from pipeline.lake import Version, files_for
 from pipeline.project.workspace import Workspace
 from serve.http_errors import GoneError, UnknownError
-from serve.query import COMPARISONS, Filter, shown
+from serve.queries.query import ColumnCondition
+from serve.queries.values import shown
 
 FRESH_S = 1.0
 """How long a version is used as the newest before the lake is read again, in seconds."""
@@ -30,9 +31,9 @@ class _Seen:
 
 
 class Tables:
-    """A project's tables of some layers. Versions are read from the lake at most once a second per table.
+    """A project's tables of some layers, and those that access policies name. Versions are read at most once a second per table.
 
-    Tables of other layers are not served. Thread-safe.
+    Other tables are not served. Thread-safe.
     """
 
     def __init__(
@@ -40,7 +41,8 @@ class Tables:
     ) -> None:
         """Create the collection without reading anything. `clock` returns seconds."""
         stored = workspace.project.graph.all_of(StoredDefinition)
-        self._definitions = {d.name: d for d in stored if d.layer in layers}
+        named = {name for policy in workspace.project.access for name in policy.tables}
+        self._definitions = {d.name: d for d in stored if d.layer in layers or named & {d.name, d.layer}}
         self._workspace = workspace
         self._clock = clock
         self._locks = {name: threading.Lock() for name in self._definitions}
@@ -52,24 +54,28 @@ class Tables:
         """The definitions, in dependency order."""
         return tuple(self._definitions.values())
 
-    def definition(self, name: str) -> StoredDefinition:
-        """Return a table's definition; raise `UnknownError` if it is not served."""
-        if name not in self._definitions:
-            raise UnknownError(f"there is no table {shown(name)}", do=did_you_mean(name[:200], self._definitions))
-        return self._definitions[name]
+    def definition_or_none(self, name: str) -> StoredDefinition | None:
+        """Return a table's definition, or `None` if it is not served."""
+        return self._definitions.get(name)
 
     def newest(self, name: str) -> Version | None:
         """Return the newest version, at most `FRESH_S` old, or `None` if the table is not computed yet.
 
         Raises `StorageError` if it cannot be read.
         """
-        self.definition(name)
         with self._locks[name]:
             seen = self._newest.get(name)
             if seen is None or self._clock() - seen.at > FRESH_S:
                 seen = _Seen(self._read(name), self._clock())
                 self._newest[name] = seen
             return seen.version
+
+    def known(self, name: str) -> int | None:
+        """Return the number of the newest version if it was read less than `FRESH_S` ago, without waiting for anything."""
+        seen = self._newest.get(name)
+        if seen is None or seen.version is None or self._clock() - seen.at > FRESH_S:
+            return None
+        return seen.version.number
 
     def version(self, name: str, number: int | None = None) -> Version:
         """Return the newest or a given version.
@@ -101,15 +107,16 @@ class Tables:
             raise GoneError(error.problem, got=error.got, do=error.do) from error
         return self.version(name, min(number, newest.number))
 
-    def scan(self, name: str, version: Version, filters: Sequence[Filter]) -> Scan:
-        """Return the rows of a version that may satisfy the filters, without the files that they exclude."""
-        conditions = [
+    def scan(self, name: str, version: Version, conditions: Sequence[ColumnCondition] = ()) -> Scan:
+        """Return the rows of a version that may satisfy all conditions, without the files that these exclude."""
+        bounds = [
             each
-            for one in filters
-            for each in value_conditions(one.column, COMPARISONS.get(one.operator, one.operator), one.values)
+            for one in conditions
+            if not one.quantifier
+            for each in value_conditions(one.column, one.operator, one.values)
         ]
         table = self._workspace.table(name)
-        files = files_for(table, version, conditions)
+        files = files_for(table, version, bounds)
         self._workspace.reads.note(table.storage.uri, files)
         return replace(version.scan(), files=files)
 
@@ -134,3 +141,8 @@ def gone(name: str, number: int) -> GoneError:
     return GoneError(
         f"this version of table {name!r} is no longer available", got=str(number), do="start again without version="
     )
+
+
+def unknown_table(name: str, known: Collection[str]) -> UnknownError:
+    """Return the error for a table that does not exist, or that the caller may not read."""
+    return UnknownError(f"there is no table {shown(name)}", do=did_you_mean(name[:200], known))

@@ -77,6 +77,8 @@ COMMANDS = {
         "List, show, compare and promote registered models; go back to an earlier one; train one again.",
     ),
     "serve": ("serving.serve", "Serve tables and models over HTTP with Ray Serve, with an OpenAPI page at /docs."),
+    "keys": ("keys.app", "Create, list, rotate and revoke the keys of the callers of endpoints."),
+    "audit": ("audit.app", "Show who read what through endpoints, and check that the records were not changed."),
     "submit": (
         "submit.submit",
         "Submit a command of this project to a Ray cluster, as a job with the project's files.",

@@ -58,7 +58,7 @@ def serve(
             if bad:
                 raise StopError(f"{bad[0].method} {bad[0].path} returned {bad[0].status}", got=bad[0].body)
             return
-        out.print(f"serving at {endpoint.url}  (tables: /tables, health: /health, docs: {endpoint.url}/docs)")
+        out.print(f"serving at {endpoint.url}  (tables: /v1/tables, health: /health, docs: {endpoint.url}/docs)")
         if endpoint.direct_url is not None:
             out.print(f"without Ray's proxy: {endpoint.direct_url}")
         err.print("[dim]press Ctrl-C to stop[/]")

@@ -29,6 +29,7 @@ import uvicorn
 
 from ml.experiments import Assignment
 from ml.models.registry.rollouts import Rollouts
+from pipeline.governance.api_keys import ApiKeys
 from pipeline.project import Workspace, load
 from pipeline.runner import Runner
 from serve import create_app
@@ -112,22 +113,36 @@ def serve(root: Path, rows: Sequence[dict[str, Any]]) -> Counter[str]:
     if Rollouts(load(root).settings.models).progress("late_risk") is not None:
         time.sleep(SETTLES_S)
     used: Counter[str] = Counter()
-    with serving(root) as url:
+    with serving(root) as url, key_of(root) as key:
         for first in range(0, len(rows), ROWS_OF_A_REQUEST):
             asked = [
                 {name: row[name] for name in ("flight_id", *FEATURES)}
                 for row in rows[first : first + ROWS_OF_A_REQUEST]
             ]
             body = json.dumps({"rows": asked}).encode()
-            with urllib.request.urlopen(posted(f"{url}/models/late_risk/predict", body), timeout=60) as response:  # noqa: S310 - our own server
+            request = posted(f"{url}/v1/models/late_risk/predict", body, key)
+            with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - our own server
                 answer = json.loads(response.read())
             used.update(answer.get("versions", [answer["version"]] * len(asked)))
     return used
 
 
-def posted(url: str, body: bytes) -> urllib.request.Request:
-    """Return a request with a body of JSON."""
-    return urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - our own server
+def posted(url: str, body: bytes, key: str) -> urllib.request.Request:
+    """Return a request with a body of JSON and the caller's key."""
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+    return urllib.request.Request(url, body, headers)  # noqa: S310 - our own server
+
+
+@contextmanager
+def key_of(root: Path) -> Iterator[str]:
+    """Create a key of the project's endpoints, as `headwater keys create --scope predict` does, and revoke it at the end."""
+    project = load(root)
+    keys = ApiKeys(Workspace(project).catalog, project.settings.env)
+    text, key = keys.create("live.py", scopes=["predict"])
+    try:
+        yield text
+    finally:
+        keys.revoke(key.id)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -32,11 +32,16 @@ from pipeline.core.credentials import is_reference
 from pipeline.core.errors import Place, SettingsError, did_you_mean
 from pipeline.core.execution import Execution
 from pipeline.core.object_store_options import LAKE_OPTIONS, aws_options
+from pipeline.core.serve_settings import ServeSettings, serve_settings
 from pipeline.core.setting_values import positive, typed
 
 FILE = "headwater.toml"
 NAME = "HEADWATER_PROJECT_NAME"
 """The environment variable with the name of a project without one, whose folder has another name in a job."""
+_TABLES: Mapping[str, Callable[[Mapping[str, object], Place], object]] = {
+    "cluster": cluster_settings,
+    "serve": serve_settings,
+}
 _REFERENCE = re.compile(r"\$\{(file:)?([^}]+)\}")
 _MASK = "headwater-reference"
 _SECRET = re.compile(r"secret|passw|pwd|token|account_key|private_key|sas_key", re.IGNORECASE)
@@ -70,6 +75,7 @@ class Settings:
     roles: Mapping[str, str] = field(default_factory=dict)
     """The ARN of each role that policies of lake tables name."""
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    serve: ServeSettings = field(default_factory=ServeSettings)
     ray_address: str = ""
     """The value of the environment variable `RAY_ADDRESS`; empty if it is not set."""
 
@@ -237,8 +243,8 @@ def _checked(setting: _Value) -> Any:
         return {name: _expanded(setting, typed(name, arn, str, "text", place)) for name, arn in roles.items()}
     if key == "storage":
         return _storage(setting, typed(key, value, dict, "a table of text", place))
-    if key == "cluster":
-        return cluster_settings(typed(key, value, dict, "a table", place), place)
+    if key in _TABLES:
+        return _TABLES[key](typed(key, value, dict, "a table", place), place)
     least = 0 if key in {"warehouse_seconds", "cache_bytes"} else 1
     return positive(key, value, f"a number of {key.rpartition('_')[2]}", place, least=least)
 

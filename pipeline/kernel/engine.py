@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -201,11 +201,16 @@ def arrow(con: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
     return con.sql(query).to_arrow_table()
 
 
-def arrow_reader(con: duckdb.DuckDBPyConnection, query: str, rows: int) -> pa.RecordBatchReader:
-    """Return a query's rows in batches of at most so many rows, computed as they are read; raises DuckDB's errors then too."""
+def arrow_reader(
+    con: duckdb.DuckDBPyConnection, query: str, rows: int, values: Sequence[object] = ()
+) -> pa.RecordBatchReader:
+    """Return a query's rows in batches of at most so many rows, computed as they are read; raises DuckDB's errors then too.
+
+    `values` are those of the query's placeholders.
+    """
     import pyarrow as pa  # noqa: PLC0415 - a process that only plans does not import Arrow
 
-    reader = con.sql(query).to_arrow_reader(rows)
+    reader = con.sql(query, params=list(values)).to_arrow_reader(rows)
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import pkgutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +35,7 @@ from pipeline.core.settings import Settings, find
 from pipeline.core.settings import load as load_settings
 from pipeline.core.snowflake_account import DeclaredAccount, SnowflakeDeclaration, declared_account
 from pipeline.core.sources import InProject
+from pipeline.governance.access_policies import AccessPolicy, require_known_tables
 from pipeline.kernel.types import require_types
 from pipeline.warehouse.warehouse import LEDGER
 
@@ -59,6 +60,8 @@ class Project:
     """The policies of lake tables that are declared, in the order of the definitions."""
     account: DeclaredAccount = field(default_factory=DeclaredAccount)
     """What is declared of the account of a Snowflake warehouse."""
+    access: tuple[AccessPolicy, ...] = ()
+    """Who may read what through endpoints, in the order of the definitions."""
 
     def policy(self, definition: StoredDefinition) -> LakePolicy:
         """Return how the table of a definition is kept in the lake."""
@@ -119,7 +122,19 @@ def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[st
     require_tables(policies, graph)
     topics, quotas = _declared_in(modules, TopicDefinition), _declared_in(modules, QuotaDefinition)
     account = declared_account(_values_of(modules, SnowflakeDeclaration), graph)
-    return Project(settings, graph, topics, quotas, policies, account)
+    access = tuple(_access_policies(modules))
+    require_known_tables(access, graph)
+    return Project(settings, graph, topics, quotas, policies, account, access)
+
+
+def _access_policies(modules: Iterable[ModuleType]) -> Iterator[AccessPolicy]:
+    """Yield the access policies that are assigned to names in modules, each once, with its first name."""
+    seen: set[int] = set()
+    for module in modules:
+        for name, value in vars(module).items():
+            if isinstance(value, AccessPolicy) and id(value) not in seen:
+                seen.add(id(value))
+                yield replace(value, name=name)
 
 
 def _require_free_names(graph: Graph) -> None:

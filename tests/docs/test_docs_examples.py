@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.cluster_settings import ClusterSettings
+from pipeline.core.serve_settings import ServeSettings
 from pipeline.core.settings import FILE, Settings
 from pipeline.core.settings import load as load_settings
 from pipeline.project import load
@@ -133,7 +134,7 @@ def flat(text: str) -> str:
 def test_settings_page_describes_every_key(tmp_path):
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     keys = {field.name for field in fields(Settings)} - {"name", "root", "definitions", "env", "ray_address"}
-    keys |= {field.name for field in fields(ClusterSettings)}
+    keys |= {field.name for each in (ClusterSettings, ServeSettings) for field in fields(each)}
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == keys
 
     (tmp_path / FILE).write_text(re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1])

@@ -247,6 +247,14 @@ def test_times_of_kept_versions(version):
     assert write.versions.kept_times(storage) == {100: 1_704_067_200_000, 200: 1_704_067_800_000}
 
 
+@every("audit")
+def test_audit_logs(version):
+    folder = HERE / "audit" / str(version)
+    found = [(each["caller"], each["status"]) for each in write.audit_records.records(folder)]
+    assert found == [("k1", 200), ("anonymous", 401)]
+    assert write.audit_records.verify(folder) == (2, [])
+
+
 @every("online_store")
 def test_online_stores(version):
     """What an earlier release stored is read; its rows are those that are shown before and from the second version on."""

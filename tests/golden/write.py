@@ -41,8 +41,10 @@ from pipeline.governance import (
     StepRecord,
     SystemRecord,
     VersionRecord,
+    audit_records,
     revisions,
 )
+from pipeline.governance.api_keys import ApiKeys
 from pipeline.lake import Storage, holds, versions
 from pipeline.lake import quarantine as quarantine_format
 from pipeline.lake.holds import Hold, place_hold
@@ -200,6 +202,7 @@ def record(kept: Catalog) -> None:
     registry.set_level("orders-value", "FULL")
     kept.record_column_changes("r1", AT, [ColumnChange("raw_orders", "v", "BIGINT", "DOUBLE", ("orders",))])
     kept.record_systems([SystemRecord("api.example.com", "closed", 0.0, 12, 2, "r1", AT)])
+    ApiKeys(kept, "dev", clock=lambda: 0.0).create("app", roles=["sales"], claims={"region": ("EU", "US")})
     Leases(kept, clock=lambda: 0.0).acquire("by_minute", LeaseHolder("holder", "host", "", 1))
 
 
@@ -228,6 +231,14 @@ def hold(folder: Path) -> None:
 def kept_versions(folder: Path) -> None:
     """Write the times of two versions."""
     keep_times(Storage(str(folder)), {100: 1_704_067_200_000, 200: 1_704_067_800_000})
+
+
+def audit(folder: Path) -> None:
+    """Write an audit log of two records."""
+    (folder / "2024-01-01").mkdir(parents=True)
+    first, digest = audit_records.sealed({"at": 1_704_067_200.0, "caller": "k1", "status": 200}, audit_records.FIRST)
+    second, _ = audit_records.sealed({"at": 1_704_067_201.0, "caller": "anonymous", "status": 401}, digest)
+    (folder / "2024-01-01" / "000000000000-r1.jsonl").write_text(first + second)
 
 
 def online_store(folder: Path) -> None:
@@ -268,6 +279,7 @@ WRITERS: dict[str, tuple[int, int, Callable[[Path], None]]] = {
     "hold": (1, holds.FORMAT_VERSION, hold),
     "kept_versions": (1, versions.FORMAT_VERSION, kept_versions),
     "online_store": (1, row_versions.FORMAT_VERSION, online_store),
+    "audit": (1, audit_records.FORMAT_VERSION, audit),
     "catalog": (0, revisions.FORMAT_VERSION, catalog),
 }
 """By format: the oldest readable version, the newest version, and its writer."""

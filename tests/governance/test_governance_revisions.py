@@ -29,7 +29,7 @@ sys.stdin.readline()
 Catalog(sys.argv[1]).begin(RunRecord(sys.argv[2], 'p', 'dev', 't', None, 'running', None))
 """
 PROCESSES = 4
-ADDED = {"column_changes", "systems"}
+ADDED = {"column_changes", "systems", "api_keys"}
 """Tables that revisions have added to the first ones."""
 
 
@@ -107,7 +107,7 @@ def test_later_revision_is_rejected_by_name(url):
     assert runs(url) == ()
     run(url, f"update {VERSION_TABLE} set version_num = '0007'")
     expected = (
-        r"the catalog at .* was written by a later version of Headwater: got format 7; .* up to 3; upgrade Headwater"
+        r"the catalog at .* was written by a later version of Headwater: got format 7; .* up to 4; upgrade Headwater"
     )
     with pytest.raises(StorageError, match=expected):
         runs(url)
@@ -116,7 +116,7 @@ def test_later_revision_is_rejected_by_name(url):
     run(url, f"update {VERSION_TABLE} set version_num = 'ae12'")
     with pytest.raises(StorageError, match="later version of Headwater: got format ae12"):
         runs(url)
-    run(url, f"update {VERSION_TABLE} set version_num = '0003'")
+    run(url, f"update {VERSION_TABLE} set version_num = '0004'")
     assert runs(url) == ()
 
 

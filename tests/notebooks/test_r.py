@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import threading
@@ -19,6 +20,8 @@ from deltalake import DeltaTable
 
 from ml.session import Rows
 from pipeline import connect
+from pipeline.governance.api_keys import ApiKeys
+from pipeline.project.workspace import Workspace
 from serve import create_app
 from tests.rigs.r_program import run_r
 
@@ -78,7 +81,10 @@ def folder(tmp_path_factory) -> Path:
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """Serve a project on loopback; yields the address."""
-    config = uvicorn.Config(create_app(connect(folder).project), port=0, log_level="error", lifespan="on")
+    project = connect(folder).project
+    text, _ = ApiKeys(Workspace(project).catalog, project.settings.env).create("R", scopes=["read", "predict"])
+    os.environ["HEADWATER_API_KEY"] = text
+    config = uvicorn.Config(create_app(project), port=0, log_level="error", lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -90,6 +96,7 @@ def served(folder: Path) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+        del os.environ["HEADWATER_API_KEY"]
 
 
 def run(script: str, folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.governance.api_keys import SCOPES, ApiKeys
 from pipeline.project.project import Project, load
+from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from serve import create_app
@@ -25,6 +27,11 @@ TOML = """\
 [project]
 name = "cafe"
 definitions = "cafe.py"
+
+[env.dev.serve]
+requests_per_second = 10000
+burst = 10000
+anonymous_requests_per_second = 10000
 """
 CAFE = '''\
 from pathlib import Path
@@ -88,8 +95,30 @@ class Cafe:
     def project(self) -> Project:
         return load(self.root)
 
-    def client(self, **options: Any) -> AbstractContextManager[TestClient]:
-        return TestClient(create_app(self.project(), **options), raise_server_exceptions=False)
+    def key(self, *, scopes: Sequence[str] = SCOPES, **options: Any) -> str:
+        """A new key, by default with all scopes."""
+        project = self.project()
+        catalog = Workspace(project).catalog
+        text, _ = ApiKeys(catalog, project.settings.env).create("a test", scopes=scopes, **options)
+        catalog.close()
+        return text
+
+    def client(self, *, key: str | None = None, **options: Any) -> AbstractContextManager[TestClient]:
+        """The app, called with a key: by default one with all scopes; an empty text is none."""
+        text = self.key() if key is None else key
+        headers = {"Authorization": f"Bearer {text}"} if text else {}
+        app = create_app(self.project(), **options)
+        return TestClient(app, raise_server_exceptions=False, headers=headers)
+
+
+def problem_of(answer: Any) -> dict[str, str | None]:
+    """The parts of an error response, whose other members are checked."""
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["status"] == answer.status_code
+    assert body["instance"].removeprefix("urn:uuid:") == answer.headers["x-request-id"]
+    assert set(body) <= {"type", "title", "status", "detail", "instance", "got", "do"}
+    return {"problem": body["detail"], "got": body.get("got"), "do": body.get("do")}
 
 
 def open_cafe(root: Path) -> Cafe:
@@ -126,7 +155,7 @@ def rows(client) -> Callable[..., list[dict[str, Any]]]:
     """Rows of `cafe_orders` for parameters, as pairs or by name."""
 
     def get(*pairs: tuple[str, str], table: str = "cafe_orders", **parameters: str) -> list[dict[str, Any]]:
-        answer = client.get(f"/tables/{table}", params=[*pairs, *parameters.items()])
+        answer = client.get(f"/v1/tables/{table}", params=[*pairs, *parameters.items()])
         assert answer.status_code == 200, answer.text
         return answer.json()["rows"]
 
@@ -140,9 +169,6 @@ def refused(client) -> Callable[..., dict[str, str | None]]:
     def get(path: str, status: int, *pairs: tuple[str, str], **parameters: str) -> dict[str, str | None]:
         answer = client.get(path, params=[*pairs, *parameters.items()])
         assert answer.status_code == status, answer.text
-        assert answer.headers["content-type"] == "application/json"
-        assert set(answer.json()) == {"error"}
-        assert set(answer.json()["error"]) == {"problem", "got", "do"}
-        return answer.json()["error"]
+        return problem_of(answer)
 
     return get

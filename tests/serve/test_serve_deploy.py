@@ -93,17 +93,20 @@ def test_a_project_is_served_by_ray(cafe, environ):
     ) as process:
         answers = json.loads(process.stdout.readline())
         url = f"http://127.0.0.1:{port}"
-        page = httpx.get(f"{url}/tables/cafe_orders?limit=1&cups=gt.1").json()
-        following = httpx.get(url + page["next"]).json()
-        same = httpx.get(f"http://127.0.0.1:{direct}/tables/cafe_orders?limit=1&cups=gt.1").json()
+        headers = {"Authorization": f"Bearer {cafe.key()}"}
+        page = httpx.get(f"{url}/v1/tables/cafe_orders?limit=1&cups=gt.1", headers=headers).json()
+        following = httpx.get(url + page["next"], headers=headers).json()
+        same = httpx.get(f"http://127.0.0.1:{direct}/v1/tables/cafe_orders?limit=1&cups=gt.1", headers=headers).json()
+        locked = httpx.get(f"{url}/v1/tables/cafe_orders").status_code
         with pytest.raises(RequestError, match=f"cannot listen on 127.0.0.1:{port}: got Address already in use"):
             start(cafe.root, port=port)
         elsewhere, still_there = process.communicate("go on\n", timeout=120)[0].splitlines()
     assert [(a["method"], a["path"], a["status"]) for a in answers] == [
         ("GET", "/health", 200),
-        ("GET", "/tables/cafe_orders?limit=3", 200),
+        ("GET", "/v1/tables/cafe_orders?limit=3", 200),
     ]
     assert same == page, "the replicas answer themselves"
+    assert locked == 404, "not for those without a key"
     assert [row["order_id"] for row in page["rows"] + following["rows"]] == [2, 3]
     assert elsewhere.startswith("RequestError Ray Serve does not listen on 127.0.0.1:")
     assert still_there == "200", "the running application continues"
@@ -156,6 +159,6 @@ def test_check_reports_an_endpoint_that_does_not_respond(cafe):
     answers = check(f"http://127.0.0.1:{unused_port()}", cafe.project())
     assert [(answer.path, answer.status, answer.is_good) for answer in answers] == [
         ("/health", 0, False),
-        ("/tables/cafe_orders?limit=3", 0, False),
+        ("/v1/tables/cafe_orders?limit=3", 0, False),
     ]
     assert "refused" in answers[0].body

@@ -49,7 +49,7 @@ def returns(examples):
     returned = examples.pop("returned")
     return make_pipeline(SimpleImputer(), LogisticRegression()).fit(examples, returned)
 """
-PATH = "/models/returns/predict"
+PATH = "/v1/models/returns/predict"
 
 
 def orders() -> str:
@@ -148,8 +148,8 @@ def test_given_values_win_and_others_are_computed_from_them(client):
 def test_rows_that_do_not_suffice_are_rejected(client, row, problem, do):
     answer = predict(client, row)
     assert answer.status_code == 422, answer.text
-    error = answer.json()["error"]
-    assert problem in error["problem"]
+    error = answer.json()
+    assert problem in error["detail"]
     assert do is None or do in error["do"]
 
 
@@ -180,7 +180,7 @@ def test_the_check_of_an_endpoint_predicts_by_entity(shop):
 
 def test_return_features_is_a_boolean(client):
     answer = predict(client, {"payer": 3, "amount": 1}, return_features=1)
-    assert (answer.status_code, answer.json()["error"]["problem"]) == (422, "'return_features' must be true or false")
+    assert (answer.status_code, answer.json()["detail"]) == (422, "'return_features' must be true or false")
 
 
 def test_a_model_of_other_views_is_refused_until_it_is_trained_again(tmp_path, at):
@@ -194,14 +194,14 @@ def test_a_model_of_other_views_is_refused_until_it_is_trained_again(tmp_path, a
         refused = predict(client, {"payer": 3, "amount": 1})
         by_value = predict(client, {"amount": 1, "orders": 1, "mean_amount": 1, "ratio": 1})
     assert (refused.status_code, by_value.status_code) == (409, 200)
-    assert "was trained on feature view 'buyers' of another definition" in refused.json()["error"]["problem"]
+    assert "was trained on feature view 'buyers' of another definition" in refused.json()["detail"]
 
     run(tmp_path)
     (tmp_path / ".headwater" / "features.db").unlink()
     with at(tmp_path).client() as client:
         missing = predict(client, {"payer": 3, "amount": 1})
     assert missing.status_code == 503
-    assert missing.json()["error"]["do"] == "run `headwater features materialize buyers`"
+    assert missing.json()["do"] == "run `headwater features materialize buyers`"
 
 
 def test_an_online_store_that_cannot_be_read_degrades_health(shop, monkeypatch):
@@ -212,7 +212,7 @@ def test_an_online_store_that_cannot_be_read_degrades_health(shop, monkeypatch):
         health = client.get("/health").json()
         answer = predict(client, {"payer": 3, "amount": 1})
     assert (health["status"], "the online store does not answer" in health["reasons"][-1]) == ("degraded", True)
-    assert (answer.status_code, answer.json()["error"]["problem"]) == (503, "the online store does not answer")
+    assert (answer.status_code, answer.json()["detail"]) == (503, "the online store does not answer")
 
 
 def test_features_of_views_that_are_not_online_are_part_of_the_request(tmp_path, at):
@@ -223,7 +223,7 @@ def test_features_of_views_that_are_not_online_are_part_of_the_request(tmp_path,
     run(tmp_path)
     with at(tmp_path).client() as client:
         answer = predict(client, {"amount": 1})
-    assert (answer.status_code, answer.json()["error"]["problem"]) == (
+    assert (answer.status_code, answer.json()["detail"]) == (
         422,
         "row 0 lacks 'orders', 'mean_amount', 'ratio'",
     )

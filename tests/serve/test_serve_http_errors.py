@@ -8,8 +8,9 @@ import pytest
 from deltalake import DeltaTable
 
 from pipeline.kernel.pool import Limits
+from tests.serve.conftest import problem_of
 
-ORDERS = "/tables/cafe_orders"
+ORDERS = "/v1/tables/cafe_orders"
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ ORDERS = "/tables/cafe_orders"
         ({"order": "gest.desc"}, "there is no column 'gest'"),
         ({"guest": "is.Bo"}, "guest=is. takes null or not_null"),
         ({"guest": "Bo"}, "the filter on column 'guest' has no operator"),
-        ({"guest": "ilike.Bo"}, "the filter on column 'guest' has no operator"),
+        ({"guest": "alike.Bo"}, "the filter on column 'guest' has no operator"),
         ({"guest": "eq"}, "the filter on column 'guest' has no operator"),
         ({"guest": "in.Bo"}, "guest=in. takes a list in parentheses"),
         ({"guest": "in.()"}, "guest=in. takes a list in parentheses"),
@@ -60,7 +61,7 @@ def test_invalid_parameter_is_reported(refused, parameters, problem):
 
 def test_similar_name_is_suggested(refused):
     assert refused(ORDERS, 400, gest="eq.Bo")["do"] == "did you mean 'guest'?"
-    assert refused("/tables/cafe_order", 404)["do"] == "did you mean 'cafe_orders'?"
+    assert refused("/v1/tables/cafe_order", 404)["do"] == "did you mean 'cafe_orders'?"
 
 
 def test_repeated_parameter_is_rejected(refused):
@@ -68,26 +69,27 @@ def test_repeated_parameter_is_rejected(refused):
 
 
 def test_values_that_cannot_be_compared_are_rejected(refused):
-    assert "which cannot be compared" in refused("/tables/shapes", 400, nested="eq.1")["problem"]
+    assert "which cannot be compared" in refused("/v1/tables/shapes", 400, nested="eq.1")["problem"]
     assert (
-        "takes a time without time zone" in refused("/tables/shapes", 400, clock="eq.2026-01-05T08:00:00Z")["problem"]
+        "takes a time without time zone"
+        in refused("/v1/tables/shapes", 400, clock="eq.2026-01-05T08:00:00Z")["problem"]
     )
 
 
 @pytest.mark.parametrize("name", ["nothing", "orders", "raw_orders", "%2e%2e", "quarantine", "caf%C3%A9"])
 def test_a_table_that_is_not_served_is_unknown(refused, name):
-    assert "there is no table" in refused(f"/tables/{name}", 404)["problem"]
+    assert "there is no table" in refused(f"/v1/tables/{name}", 404)["problem"]
 
 
 def test_table_that_is_not_computed_yet(refused):
-    assert refused("/tables/later", 404)["problem"] == "table 'later' is not computed yet"
+    assert refused("/v1/tables/later", 404)["problem"] == "table 'later' is not computed yet"
 
 
 def test_version_that_does_not_exist_yet(refused):
     assert refused(ORDERS, 404, version="7")["problem"] == "table 'cafe_orders' has no such version"
 
 
-@pytest.mark.parametrize(("path", "status"), [("/table", 404), ("/models", 404), ("/models/x/predict", 405)])
+@pytest.mark.parametrize(("path", "status"), [("/table", 404), ("/models", 404), ("/v1/models/x/predict", 405)])
 def test_unknown_paths_and_methods(refused, path, status):
     assert refused(path, status)["problem"]
 
@@ -96,7 +98,7 @@ def test_unsupported_media_type(client):
     for accept in ("text/html", "image/*", "application/json;q=0", "text/csv;q=much"):
         answer = client.get(ORDERS, headers={"accept": accept})
         assert answer.status_code == 406
-        assert answer.json()["error"]["problem"] == "the media type is not supported"
+        assert answer.json()["detail"] == "the media type is not supported"
 
 
 def test_long_query_string_is_rejected(refused):
@@ -112,8 +114,8 @@ def test_slow_query_is_cancelled(cafe):
     with cafe.client(patience=timedelta(milliseconds=20)) as client:
         answer = client.get(ORDERS, params=[*conditions, ("order", "guest")])
     assert answer.status_code == 503
-    assert answer.json()["error"]["problem"] == "the request exceeds a limit"
-    assert answer.json()["error"]["got"] == "more than 0.02 s"
+    assert answer.json()["detail"] == "the request exceeds a limit"
+    assert answer.json()["got"] == "more than 0.02 s"
 
 
 def test_query_beyond_the_memory_limit_is_cancelled(cafe):
@@ -124,8 +126,8 @@ def test_query_beyond_the_memory_limit_is_cancelled(cafe):
     with cafe.client(limits=Limits(memory_bytes=4 << 20, threads=1)) as client:
         answer = client.get(ORDERS, params={"offset": "50000", "order": "guest"})
         assert answer.status_code == 503
-        assert answer.json()["error"]["got"] == "more memory than the limit for all requests"
-        assert client.get("/tables/cafe_orders?limit=1&order_id=eq.1").status_code == 200, "the next query succeeds"
+        assert answer.json()["got"] == "more memory than the limit for all requests"
+        assert client.get("/v1/tables/cafe_orders?limit=1&order_id=eq.1").status_code == 200, "the next query succeeds"
 
 
 def test_a_time_before_the_first_version(refused):
@@ -143,7 +145,7 @@ def test_version_with_missing_files(cafe):
             file.unlink()
         answer = client.get(first)
     assert answer.status_code == 410
-    assert answer.json()["error"]["problem"] == "this version of table 'cafe_orders' is no longer available"
+    assert answer.json()["detail"] == "this version of table 'cafe_orders' is no longer available"
 
 
 def test_version_with_a_missing_log(cafe):
@@ -167,15 +169,15 @@ def test_unreadable_lake(cafe):
     damage(lake)
     with cafe.client() as client:
         health = client.get("/health")
-        table = client.get("/tables/guests")
-        listed = client.get("/tables")
-        other = client.get("/tables/cups")
+        table = client.get("/v1/tables/guests")
+        listed = client.get("/v1/tables")
+        other = client.get("/v1/tables/cups")
         described = client.get("/openapi.json")
     assert (health.status_code, health.json()["status"]) == (503, "down")
     assert health.json()["reasons"][0].startswith("table 'guests' cannot be read: ")
     assert health.json()["tables"]["cups"] == 0
     assert (table.status_code, listed.status_code, other.status_code) == (503, 503, 200)
-    assert table.json()["error"]["problem"] == "table 'guests' cannot be read"
+    assert table.json()["detail"] == "table 'guests' cannot be read"
     assert described.status_code == 200
     assert str(cafe.root) not in health.text + table.text, "no path of this machine is shown"
 
@@ -184,9 +186,9 @@ def test_missing_files_of_the_newest_version(cafe):
     for file in (cafe.root / ".headwater/lake/gold/guests").glob("*.parquet"):
         file.unlink()
     with cafe.client() as client:
-        answer = client.get("/tables/guests")
+        answer = client.get("/v1/tables/guests")
     assert answer.status_code == 503
-    assert answer.json()["error"]["problem"] == "the table's files cannot be read"
+    assert answer.json()["detail"] == "the table's files cannot be read"
     assert str(cafe.root) not in answer.text
 
 
@@ -202,6 +204,6 @@ def test_internal_error_reveals_no_details(cafe):
     with cafe.client() as client:
         client.app.state.backend.tables._newest["guests"] = None  # noqa: SLF001 - a cache broken by a simulated bug
         client.app.state.backend.tables._locks.clear()  # noqa: SLF001 - likewise
-        answer = client.get("/tables/guests")
+        answer = client.get("/v1/tables/guests")
     assert answer.status_code == 500
-    assert answer.json() == {"error": {"problem": "internal error", "got": None, "do": "see the server's log"}}
+    assert problem_of(answer) == {"problem": "internal error", "got": None, "do": "see the server's log"}

@@ -55,7 +55,7 @@ def genius(drinks):
 
     return DummyClassifier().fit(drinks, drinks.pop("happy"))
 """
-PATH = "/models/mood/predict"
+PATH = "/v1/models/mood/predict"
 ROW = {"glasses": 1, "strength": 0.5, "kind": "beer"}
 
 
@@ -108,7 +108,7 @@ def test_rows_get_a_probability_and_a_label(client):
 
 def test_only_boosted_trees_explain_their_predictions(client):
     answer = client.post(PATH, json={"rows": [ROW], "explain": True})
-    assert (answer.status_code, answer.json()["error"]["problem"]) == (422, "this model cannot explain its predictions")
+    assert (answer.status_code, answer.json()["detail"]) == (422, "this model cannot explain its predictions")
     assert client.post(PATH, json={"rows": [ROW], "explain": 1}).status_code == 422
 
 
@@ -138,7 +138,7 @@ def test_no_rows_give_no_predictions(client):
 def test_invalid_body_is_rejected(client, body, status, problem):
     answer = client.post(PATH, content=body)
     assert answer.status_code == status, answer.text
-    assert problem in answer.json()["error"]["problem"]
+    assert problem in answer.json()["detail"]
 
 
 def test_number_with_too_many_digits_is_rejected(client):
@@ -147,13 +147,13 @@ def test_number_with_too_many_digits_is_rejected(client):
 
 
 def test_a_model_that_is_not_defined(client):
-    answer = client.post("/models/mod/predict", json={"rows": []})
-    assert (answer.status_code, answer.json()["error"]["do"]) == (404, "did you mean 'mood'?")
+    answer = client.post("/v1/models/mod/predict", json={"rows": []})
+    assert (answer.status_code, answer.json()["do"]) == (404, "did you mean 'mood'?")
 
 
 def test_a_model_without_champion(client):
-    answer = client.post("/models/genius/predict", json={"rows": []})
-    assert (answer.status_code, answer.json()["error"]["problem"]) == (409, "model 'genius' has no champion yet")
+    answer = client.post("/v1/models/genius/predict", json={"rows": []})
+    assert (answer.status_code, answer.json()["detail"]) == (409, "model 'genius' has no champion yet")
 
 
 def test_health_lists_the_champions(client):
@@ -214,7 +214,7 @@ def test_failed_model_store_degrades_health_and_tables_are_still_served(bar, tmp
     with bar.client() as client:
         health = client.get("/health")
         predicted = client.post(PATH, json={"rows": []})
-        read = client.get("/tables/drinks?limit=1")
+        read = client.get("/v1/tables/drinks?limit=1")
         described = client.get("/openapi.json")
     assert (health.status_code, health.json()["status"]) == (200, "degraded")
     assert "model store" in health.json()["reasons"][0]
@@ -235,7 +235,7 @@ def test_check_predicts_existing_rows(bar):
         thread.join()
     assert [(a.method, a.path, a.is_good) for a in answers] == [
         ("GET", "/health", True),
-        ("GET", "/tables/drinks?limit=3", True),
+        ("GET", "/v1/tables/drinks?limit=3", True),
         ("POST", PATH, True),
     ]
     assert len(json.loads(answers[-1].body)["predictions"]) == 2

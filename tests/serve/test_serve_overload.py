@@ -14,7 +14,9 @@ import uvicorn
 from ml.models.serving import Predictor
 from pipeline.project import load
 from pipeline.runner import Runner
-from serve import app, create_app
+from serve import create_app
+from serve.rest import models
+from tests.serve.conftest import problem_of
 from tests.serve.test_serve_explanations import BAR
 from tests.serve.test_serve_models import PATH, TOML, drinks
 
@@ -37,7 +39,7 @@ def bar(tmp_path_factory, at):
 
 
 def test_requests_beyond_the_limit_are_refused_at_once(bar, monkeypatch):
-    monkeypatch.setattr(app, "MOST_PREDICTIONS", 2)
+    monkeypatch.setattr(models, "MOST_PREDICTIONS", 2)
     inside, goes_on, real = threading.Semaphore(0), threading.Event(), Predictor.predict
 
     def predict(self, rows):
@@ -52,20 +54,20 @@ def test_requests_beyond_the_limit_are_refused_at_once(bar, monkeypatch):
             for _ in first:
                 assert inside.acquire(timeout=30)
             refused = client.post(PATH, json=ROWS)
-            read = client.get("/tables")
+            read = client.get("/v1/tables")
         finally:
             goes_on.set()
         assert [each.result().status_code for each in first] == [200, 200]
         assert client.post(PATH, json=ROWS).status_code == 200, "there is room again"
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
-    assert refused.json()["error"] == BUSY
+    assert problem_of(refused) == BUSY
     assert read.status_code == 200, "tables are read all the same"
 
 
 @pytest.mark.proof
 def test_at_twice_the_rate_answers_stay_fast(bar, monkeypatch):
     """40 threads that need a second each answer 40 requests in a second. Without a limit, those of the 8th second wait for 4."""
-    monkeypatch.setattr(app, "MOST_PREDICTIONS", 60)
+    monkeypatch.setattr(models, "MOST_PREDICTIONS", 60)
     real = Predictor.predict
     monkeypatch.setattr(Predictor, "predict", lambda self, rows: [time.sleep(1), real(self, rows)][1])
     server = uvicorn.Server(uvicorn.Config(create_app(bar.project()), port=0, log_level="error", lifespan="on"))
@@ -76,7 +78,8 @@ def test_at_twice_the_rate_answers_stay_fast(bar, monkeypatch):
             time.sleep(0.01)
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}{PATH}"
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        with httpx.Client(timeout=60, limits=limits) as client, ThreadPoolExecutor(640) as threads:
+        headers = {"Authorization": f"Bearer {bar.key()}"}
+        with httpx.Client(timeout=60, limits=limits, headers=headers) as client, ThreadPoolExecutor(640) as threads:
             assert client.post(url, json=ROWS).status_code == 200
 
             def sent():

@@ -331,8 +331,7 @@ def test_halves_of_characters_are_refused(bar, row):
 def test_what_is_no_unit_is_refused(bar, unit):
     with bar.client() as client:
         answer = client.post(PATH, content=json.dumps({"rows": [ROW, ROW | {"guest": unit}]}))
-    error = answer.json()["error"]
-    assert (answer.status_code, error["problem"]) == (422, "row 1: 'guest' must be a text, a number or null")
+    assert (answer.status_code, answer.json()["detail"]) == (422, "row 1: 'guest' must be a text, a number or null")
 
 
 def test_null_and_nan_are_no_units_and_what_is_refused_is_not_logged(bar):
@@ -355,8 +354,9 @@ def test_a_prediction_that_takes_too_long_is_an_error(bar, monkeypatch):
         answer = client.post(PATH, json={"rows": [ROW]})
         assert time.monotonic() - begun < 1.2
         assert answer.status_code == 503
-        assert answer.json()["error"] == {
-            "problem": "the prediction takes too long",
+        assert answer.json() == {
+            **answer.json(),
+            "detail": "the prediction takes too long",
             "got": "more than 0.3 s",
             "do": "send fewer rows, or try later",
         }

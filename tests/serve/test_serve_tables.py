@@ -5,6 +5,8 @@ import json
 import pyarrow as pa
 import pytest
 
+from serve.queries.cursor import PageCursor
+
 
 def ids(rows):
     return [row["order_id"] for row in rows]
@@ -81,7 +83,7 @@ def test_nulls_are_last_in_both_directions(rows):
 
 
 def test_following_next_gives_each_row_once(client):
-    path, seen, pages = "/tables/cafe_orders?cups=is.not_null&limit=2&select=order_id&order=cups.desc", [], 0
+    path, seen, pages = "/v1/tables/cafe_orders?cups=is.not_null&limit=2&select=order_id&order=cups.desc", [], 0
     while path:
         answer = client.get(path).json()
         seen, path, pages = seen + ids(answer["rows"]), answer["next"], pages + 1
@@ -89,12 +91,14 @@ def test_following_next_gives_each_row_once(client):
 
 
 def test_next_contains_the_version_and_orders_by_the_key_last(client):
-    link = client.get("/tables/cafe_orders?limit=1&order=cups.desc&guest=neq.a%26b").json()["next"]
-    assert link == "/tables/cafe_orders?guest=neq.a%26b&limit=1&order=cups.desc,order_id&offset=1&version=0"
+    link = client.get("/v1/tables/cafe_orders?limit=1&order=cups.desc&guest=neq.a%26b").json()["next"]
+    begin, _, cursor = link.partition("&cursor=")
+    assert begin == "/v1/tables/cafe_orders?guest=neq.a%26b&limit=1&order=cups.desc,order_id"
+    assert PageCursor.of(cursor) == PageCursor(0, PageCursor.of(cursor).query, ("3", "3"))
 
 
 def test_pages_of_a_table_without_a_key_contain_all_rows(client):
-    path, cups = "/tables/cups?limit=1", []
+    path, cups = "/v1/tables/cups?limit=1", []
     while path:
         answer = client.get(path).json()
         cups, path = [*cups, answer["rows"][0]["cups"]], answer["next"]
@@ -129,12 +133,12 @@ def test_nested_columns_can_be_filtered_by_null(rows):
 
 
 def test_a_table_without_rows(client):
-    assert client.get("/tables/nobody").json() == {"table": "nobody", "version": 0, "rows": [], "next": None}
+    assert client.get("/v1/tables/nobody").json() == {"table": "nobody", "version": 0, "rows": [], "next": None}
 
 
 def test_csv_has_plain_columns(client):
     answer = client.get(
-        "/tables/cafe_orders?limit=2&select=order_id,paid_at,guest,rating", headers={"accept": "text/csv"}
+        "/v1/tables/cafe_orders?limit=2&select=order_id,paid_at,guest,rating", headers={"accept": "text/csv"}
     )
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     assert answer.text.splitlines() == [
@@ -143,22 +147,22 @@ def test_csv_has_plain_columns(client):
         '2,"2026-01-05T09:30:00.250000Z","Bo",',
     ]
     assert answer.headers["table-version"] == "0"
-    assert answer.links["next"]["url"].startswith("/tables/cafe_orders?")
+    assert answer.links["next"]["url"].startswith("/v1/tables/cafe_orders?")
 
 
 def test_csv_contains_nested_values_as_json(client):
-    answer = client.get("/tables/shapes?select=nested&limit=1", headers={"accept": "text/csv"})
+    answer = client.get("/v1/tables/shapes?select=nested&limit=1", headers={"accept": "text/csv"})
     nested = answer.text.splitlines()[1].strip('"').replace('""', '"')
     assert json.loads(nested)["scores"] == [{"x": None}]
 
 
 def test_arrow_keeps_the_types(client):
-    answer = client.get("/tables/cafe_orders", headers={"accept": "application/vnd.apache.arrow.stream"})
+    answer = client.get("/v1/tables/cafe_orders", headers={"accept": "application/vnd.apache.arrow.stream"})
     table = pa.ipc.open_stream(answer.content).read_all()
     assert table.schema.field("paid_at").type == pa.timestamp("us", "UTC")
     assert table.schema.field("price").type == pa.decimal128(10, 2)
     assert table.num_rows == 5
-    empty = client.get("/tables/nobody", headers={"accept": "application/vnd.apache.arrow.stream"})
+    empty = client.get("/v1/tables/nobody", headers={"accept": "application/vnd.apache.arrow.stream"})
     assert pa.ipc.open_stream(empty.content).schema.names == ["order_id", "guest"]
 
 
@@ -174,12 +178,12 @@ def test_arrow_keeps_the_types(client):
     ],
 )
 def test_accept_chooses_the_media_type(client, accept, media_type):
-    answer = client.get("/tables/cafe_orders", headers={"accept": accept})
+    answer = client.get("/v1/tables/cafe_orders", headers={"accept": accept})
     assert answer.headers["content-type"].partition(";")[0] == media_type
 
 
 def test_gold_tables_are_served(client):
-    tables = {table["name"]: table for table in client.get("/tables").json()["tables"]}
+    tables = {table["name"]: table for table in client.get("/v1/tables").json()["tables"]}
     assert set(tables) == {"cafe_orders", "guests", "cups", "shapes", "nobody", "later"}
     assert tables["cafe_orders"] | {"columns": None} == {
         "name": "cafe_orders",
@@ -197,6 +201,6 @@ def test_gold_tables_are_served(client):
 
 def test_other_layers_are_served_if_configured(cafe):
     with cafe.client(layers=("silver",)) as client:
-        assert [table["name"] for table in client.get("/tables").json()["tables"]] == ["orders"]
-        assert client.get("/tables/orders?limit=1").status_code == 200
-        assert client.get("/tables/guests").status_code == 404
+        assert [table["name"] for table in client.get("/v1/tables").json()["tables"]] == ["orders"]
+        assert client.get("/v1/tables/orders?limit=1").status_code == 200
+        assert client.get("/v1/tables/guests").status_code == 404

@@ -73,7 +73,7 @@ def test_messages_are_rows(project, client):
 
 def test_endpoints_that_do_not_exist(client):
     response = client.post("/webhooks/other", content=b"{}")
-    assert (response.status_code, response.json()["error"]["problem"]) == (404, "there is no webhook 'other'")
+    assert (response.status_code, response.json()["detail"]) == (404, "there is no webhook 'other'")
     assert client.get("/webhooks/events").status_code == 405
 
 
@@ -82,9 +82,9 @@ def test_the_limit_of_a_message_is_that_of_its_webhook(client):
     assert client.post("/webhooks/large", content=b'{"id": "' + b"x" * (9 << 20) + b'"}').status_code == 200
     response = client.post("/webhooks/events", content=b" " * ((1 << 20) + 1))
     assert response.status_code == 413
-    assert response.json()["error"] == {
-        **response.json()["error"],
-        "problem": "the body is longer than 1048576 bytes",
+    assert response.json() == {
+        **response.json(),
+        "detail": "the body is longer than 1048576 bytes",
         "do": "send smaller messages, or raise most_bytes= of the webhook",
     }
 
@@ -98,5 +98,5 @@ def test_a_message_that_cannot_be_stored_is_to_be_sent_again(client, monkeypatch
     folder.mkdir(exist_ok=True)
     (folder / "spool").touch()
     response = client.post("/webhooks/events", content=b"{}")
-    assert (response.status_code, response.json()["error"]["problem"]) == (503, "the message could not be stored")
+    assert (response.status_code, response.json()["detail"]) == (503, "the message could not be stored")
     assert str(folder) not in response.text

@@ -10,12 +10,15 @@ from ml.models import Model
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Column, Schema
+from serve.access.caller import Caller
+from serve.backend import Backend
 from serve.features import FeatureLookup
-from serve.formats import ARROW, CSV, JSON
 from serve.models import MOST_ROWS as MOST_PREDICTED
 from serve.models import ServedModels
-from serve.shapes import REASONS, SCHEMAS, WORDS
-from serve.tables import Tables
+from serve.problems import MEDIA_TYPE as PROBLEM
+from serve.queries.formats import ARROW, CSV, JSON, NDJSON, PARQUET
+from serve.rest.shapes import REASONS, SCHEMAS, SECURITY, WORDS
+from serve.status import visible_schema
 
 _TYPES: dict[str, dict[str, Any]] = {
     "BOOLEAN": {"type": "boolean"},
@@ -41,48 +44,52 @@ _FEATURES: dict[str, dict[str, Any]] = {
 _EXAMPLES = {"number": 1.5, "integer": 1, "boolean": True, "text": "a", "timestamp": "2013-07-01T12:00:00Z"}
 _LOOKED_UP = "looked up or computed if it is not given"
 _FILTERS = (
-    "Filter a column with `column=operator.value`: eq, neq, gt, gte, lt, lte, like (`*` matches any text), "
-    "`in.(a,b)`, `is.null`, `is.not_null`. Multiple filters are combined with AND. Follow `next` for more rows; "
-    "all pages are of the same version."
+    "Filter a column with `column=operator.value`: eq, neq, gt, gte, lt, lte, like and ilike (`*` matches any text), "
+    "match (a regular expression), fts (words), `in.(a,b)`, `is.null`, `is.not_null`, each also after `not.`. Conditions are combined "
+    "with AND, or with `or=(a.eq.1,b.gt.2)`. Follow `next` for more rows; all pages are of the same version."
 )
 
 
-def document(project: str, tables: Tables, models: ServedModels, lookup: FeatureLookup) -> dict[str, Any]:
-    """Return the document. A table or champion that cannot be read now is described without columns or features."""
+def document(backend: Backend, caller: Caller) -> dict[str, Any]:
+    """Return the document of what a caller may see. What cannot be read now is described without columns or features."""
+    reading, models = backend.reading, backend.models
     paths: dict[str, Any] = {
         "/health": {
             "get": _get(
-                "Health", "Is the service healthy?", "The status of tables and models.", _ref("Health"), errors=()
+                "Health",
+                "Is the service healthy?",
+                "The status of tables and models.",
+                _ref("Health"),
+                errors=("401", "429", "503"),
             )
         },
-        "/tables": {
+        "/v1/tables": {
             "get": _get(
-                "Tables", "Which tables are there?", "All tables with their columns.", _ref("Tables"), errors=("503",)
+                "Tables",
+                "Which tables are there?",
+                "All tables with their columns.",
+                _ref("Tables"),
+                errors=("401", "429", "503"),
             )
         },
     }
-    for definition in tables.definitions:
-        paths[f"/tables/{quote(definition.name)}"] = {"get": _table(definition, _schema(definition, tables))}
+    for grant in reading.authorizer.readable(caller):
+        name = grant.definition.name
+        paths[f"/v1/tables/{quote(name)}"] = {"get": _table(grant.definition, visible_schema(reading, caller, grant))}
     for artifact in models.definitions:
-        paths[f"/models/{quote(artifact.name)}/predict"] = {"post": _model(artifact, models, lookup)}
+        if caller.may("predict", artifact.name):
+            paths[f"/v1/models/{quote(artifact.name)}/predict"] = {"post": _model(artifact, models, backend.features)}
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": project,
+            "title": backend.project.settings.name,
             "version": "1",
             "description": "Tables and predictions of this project, served by Headwater.",
         },
         "paths": paths,
-        "components": {"schemas": SCHEMAS},
+        "components": {"schemas": SCHEMAS, "securitySchemes": SECURITY},
+        "security": [{"bearer": []}, {"basic": []}, {}],
     }
-
-
-def _schema(definition: StoredDefinition, tables: Tables) -> Schema | None:
-    try:
-        newest = tables.newest(definition.name)
-    except StorageError:
-        return None
-    return None if newest is None else newest.schema
 
 
 def _table(definition: StoredDefinition, schema: Schema | None) -> dict[str, Any]:
@@ -95,15 +102,20 @@ def _table(definition: StoredDefinition, schema: Schema | None) -> dict[str, Any
             "table": {"const": definition.name},
             "version": {"type": "integer"},
             "rows": {"type": "array", "items": row},
+            "count": {"type": ["integer", "null"], "description": "with count=: the rows of all pages"},
             "next": {"type": ["string", "null"], "description": "link to the next page"},
         },
     }
     operation = _get(
-        "Tables", definition.name, definition.description, answer, errors=("400", "404", "406", "410", "414", "503")
+        "Tables",
+        definition.name,
+        definition.description,
+        answer,
+        errors=("400", "401", "404", "406", "410", "414", "429", "503"),
     )
     operation["description"] = f"{definition.description}\n\n{_FILTERS}".strip()
     operation["x-kind"] = definition.kind
-    operation["responses"]["200"]["content"] |= {CSV: {}, ARROW: {}}
+    operation["responses"]["200"]["content"] |= {NDJSON: {}, CSV: {}, ARROW: {}, PARQUET: {}}
     operation["parameters"] = [*(_filter(column) for column in columns), *WORDS]
     return operation
 
@@ -141,7 +153,7 @@ def _model(artifact: Model, models: ServedModels, lookup: FeatureLookup) -> dict
         "x-kind": artifact.kind,
         "operationId": f"predict_{artifact.name}",
         "requestBody": {"required": True, "content": {JSON: {"schema": body, "example": example}}},
-        "responses": _responses(_ref("Predictions"), ("404", "409", "413", "422", "503")),
+        "responses": _responses(_ref("Predictions"), ("400", "401", "403", "404", "409", "413", "422", "429", "503")),
     }
 
 
@@ -158,7 +170,7 @@ def _get(
 
 
 def _responses(answer: dict[str, Any], errors: tuple[str, ...]) -> dict[str, Any]:
-    wrong = {"content": {JSON: {"schema": _ref("Error")}}}
+    wrong = {"content": {PROBLEM: {"schema": _ref("Problem")}}}
     responses: dict[str, Any] = {"200": {"description": "success", "content": {JSON: {"schema": answer}}}}
     return responses | {status: {"description": REASONS[status], **wrong} for status in errors}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve.query import DEFAULT_LIMIT, MOST_OFFSET, MOST_ROWS
+from serve.queries.query import DEFAULT_LIMIT, MOST_ROWS
+from serve.queries.rest_syntax import MOST_OFFSET
 
 
 def _word(name: str, description: str, **schema: Any) -> dict[str, Any]:
@@ -12,35 +13,61 @@ def _word(name: str, description: str, **schema: Any) -> dict[str, Any]:
 
 
 WORDS = (
-    _word("select", "columns, separated by commas", type="string"),
+    _word(
+        "select",
+        "columns, separated by commas; `name:column` renames, `column.sum()` and `count()` aggregate rows that are equal in the others, "
+        "and `table(column)` adds related rows",
+        type="string",
+    ),
     _word("order", "columns, separated by commas, each optionally with .desc", type="string"),
-    _word("limit", "maximum number of rows", type="integer", minimum=1, maximum=MOST_ROWS, default=DEFAULT_LIMIT),
+    _word(
+        "limit",
+        f"maximum number of rows, up to {MOST_ROWS}; or all, for a stream in any media type but JSON",
+        oneOf=[{"type": "integer", "minimum": 1, "maximum": MOST_ROWS}, {"const": "all"}],
+        default=DEFAULT_LIMIT,
+    ),
+    _word("cursor", "where the page begins; taken from the link to it", type="string"),
+    _word("distinct", "whether equal rows are returned once", enum=["false", "true"], default="false"),
+    _word("or", "conditions of which one must hold: (a.eq.1,b.gt.2)", type="string"),
+    _word("and", "conditions of which all must hold", type="string"),
+    _word("count", "whether the rows of all pages are counted, or estimated", enum=["none", "exact", "planned"]),
     _word("offset", "number of rows to skip", type="integer", minimum=0, maximum=MOST_OFFSET, default=0),
     _word("version", "table version (default: the newest)", type="integer", minimum=0),
     _word("at", "a time, or a duration ago such as -2h: the version that was the newest then", type="string"),
 )
 REASONS = {
     "400": "a parameter is invalid",
+    "401": "the key or token is missing or not valid",
+    "403": "the key or token lacks a scope",
     "404": "there is no such table, version or model",
     "406": "the media type is not supported",
     "409": "the model has no champion yet, or its feature views have changed",
     "410": "the version is no longer available",
     "413": "too many rows in one request",
     "414": "the query is too long",
+    "429": "the caller sends more requests than it may",
     "422": "the model does not accept the rows",
     "503": "the lake, the model store or the online store cannot be read, or the request exceeds a limit",
+}
+SECURITY: dict[str, Any] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "an API key, or a token of the identity provider"},
+    "basic": {"type": "http", "scheme": "basic", "description": "an API key as the password"},
 }
 _TEXT, _MAYBE, _COUNT = {"type": "string"}, {"type": ["string", "null"]}, {"type": ["integer", "null"]}
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 SCHEMAS: dict[str, Any] = {
-    "Error": {
+    "Problem": {
         "type": "object",
+        "required": ["type", "title", "status", "detail"],
         "properties": {
-            "error": {"type": "object", "properties": {"problem": _TEXT, "got": _MAYBE, "do": _MAYBE}},
+            **dict.fromkeys(("type", "title", "detail", "got", "do", "instance"), _TEXT),
+            "status": {"type": "integer"},
         },
     },
     "Health": {
         "type": "object",
+        "required": ["status"],
+        "description": "names and reasons for keys with the scope operate, otherwise only the status",
         "properties": {
             "status": {"enum": ["ok", "degraded", "down"]},
             "project": _TEXT,

@@ -1,0 +1,71 @@
+"""The table `[env.….serve]` of `headwater.toml`: how much the endpoints allow, and whom they trust."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pipeline.core.errors import Place, SettingsError, did_you_mean
+from pipeline.core.setting_values import positive, typed
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How much the endpoints allow, and whom they trust."""
+
+    requests_per_second: float = 100.0
+    """How many requests a second each key or token may send over time, to each replica."""
+    burst: int = 200
+    """How many requests it may send at once."""
+    anonymous_requests_per_second: float = 10.0
+    """How many requests a second callers without a key may send from one address."""
+    concurrent_queries: int = 8
+    """How many statements run at once in a replica; others wait, those of each caller in turn."""
+    cache_bytes: int = 64 << 20
+    """The memory for responses in each replica; 0: none are kept."""
+    cors_origins: tuple[str, ...] = ()
+    """The origins of web pages that may call the endpoints from a browser."""
+
+
+def serve_settings(values: Mapping[str, object], place: Place) -> ServeSettings:
+    """Return the settings with these values; raise `SettingsError` for an unknown key and for an invalid value."""
+    known = [each.name for each in fields(ServeSettings)]
+    for key in values:
+        if key not in known:
+            raise SettingsError(f"unknown key 'serve.{key}'", do=did_you_mean(key, known), place=place)
+    return ServeSettings(**{key: _CHECKS[key](f"serve.{key}", value, place) for key, value in values.items()})
+
+
+def _rate(key: str, value: object, place: Place) -> float:
+    number = value if isinstance(value, float) else typed(key, value, int, "a number", place)
+    if not 0 < number < math.inf:
+        raise SettingsError(f"{key!r} must be positive", got=repr(number), place=place)
+    return float(number)
+
+
+def _number(key: str, value: object, place: Place) -> int:
+    return positive(key, value, "a number", place)
+
+
+def _bytes(key: str, value: object, place: Place) -> int:
+    return positive(key, value, "a number of bytes", place, least=0)
+
+
+def _origins(key: str, value: object, place: Place) -> tuple[str, ...]:
+    origins = typed(key, value, list, "a list of origins such as 'https://app.example'", place)
+    for each in origins:
+        if not isinstance(each, str) or not each.startswith(("http://", "https://")) or each.count("/") != 2:  # noqa: PLR2004 - those of ://
+            raise SettingsError(f"{key!r} must name origins such as 'https://app.example'", got=repr(each), place=place)
+    return tuple(origins)
+
+
+_CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
+    "requests_per_second": _rate,
+    "burst": _number,
+    "anonymous_requests_per_second": _rate,
+    "concurrent_queries": _number,
+    "cache_bytes": _bytes,
+    "cors_origins": _origins,
+}

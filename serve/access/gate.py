@@ -1,0 +1,272 @@
+"""What every request passes first: its caller, its limits, the cache, the headers of the response, and the audit log.
+
+It is plain ASGI, because a response from the cache costs less than a framework's routing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from anyio import to_thread
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.core.errors import HeadwaterError
+from serve.access.audit import AuditLog
+from serve.access.authentication import Authenticator
+from serve.access.authorization import Authorizer
+from serve.access.caller import ANONYMOUS, Caller
+from serve.access.rate_limits import Allowance, RateLimits, RequestRate
+from serve.access.response_cache import CachedResponse, Key, ResponseCache
+from serve.http_errors import BusyError, TooManyError
+from serve.problems import REQUEST_ID, problem, problem_response
+from serve.tables import Tables
+
+_LOG = logging.getLogger("headwater.serve")
+STATE = "headwater"
+"""Where a request's scope has its `RequestContext`."""
+_UNCHANGED = 304
+_OK = 200
+_SERVER_ERROR = 500
+_TOO_MANY = 429
+_SECURITY = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"strict-transport-security", b"max-age=31536000"),
+)
+
+
+@dataclass
+class RequestContext:
+    """A request and what becomes of it: handlers read the caller, and add what the cache and the audit log need."""
+
+    request_id: str
+    caller: Caller
+    rights: str
+    """The SHA-256 of what decides what the caller sees."""
+    begun: float
+    etag: str = ""
+    versions: tuple[tuple[str, int], ...] = ()
+    """The newest versions of the tables that the response is made of."""
+    is_cacheable: bool = False
+    facts: dict[str, object] = field(default_factory=dict)
+    """What the audit log records, for example the table and its policy."""
+
+
+def context_of(scope: Scope) -> RequestContext:
+    """Return the context of a request that passed the gate."""
+    context: RequestContext = scope[STATE]
+    return context
+
+
+class Gate:
+    """An application behind authentication, rate limits, the cache and the audit log."""
+
+    def __init__(  # noqa: PLR0913 - the parts of the gate, all keyword-only
+        self,
+        app: ASGIApp,
+        *,
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        tables: Tables,
+        cache: ResponseCache,
+        audit: AuditLog,
+        rate: RequestRate,
+        anonymous_rate: RequestRate,
+    ) -> None:
+        """Pass requests on to `app`."""
+        self._app = app
+        self._authenticator = authenticator
+        self._authorizer = authorizer
+        self._tables = tables
+        self.cache = cache
+        self._audit = audit
+        self._rate = rate
+        self._anonymous_rate = anonymous_rate
+        self._limits = RateLimits()
+        self._rights: dict[int, tuple[Caller, str]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let the application do it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = _headers(scope)
+        context = RequestContext(uuid.uuid4().hex, ANONYMOUS, "", time.perf_counter())
+        scope[STATE], scope[REQUEST_ID] = context, context.request_id
+        sender = _Sender(self, scope, send, context)
+        try:
+            if not self._audit.is_writable:
+                raise BusyError("requests cannot be recorded", do="try again later")
+            context.caller = await self._caller(headers.get(b"authorization"))
+            context.rights = self._rights_of(context.caller)
+            sender.allowance = self._take(scope, context.caller)
+            if not sender.allowance.is_granted:
+                raise TooManyError("there are too many requests", do="send fewer, or wait as `Retry-After` says")
+        except HeadwaterError as error:
+            await problem_response(error, context.request_id)(scope, receive, sender)
+            return
+        key = self._key(scope, headers, context.rights)
+        if key is not None and await self._answer_from_cache(key, headers, context, sender):
+            return
+        sender.key = key
+        try:
+            await self._app(scope, receive, sender)
+        except Exception:
+            _LOG.exception("%s failed", scope["path"])
+            if sender.has_begun:
+                raise  # the connection is closed, so that the client does not take the response for complete
+            parts = {"detail": "internal error", "do": "see the server's log"}
+            await problem(_SERVER_ERROR, parts, context.request_id)(scope, receive, sender)
+
+    async def _caller(self, header: bytes | None) -> Caller:
+        authorization = None if header is None else header.decode("latin-1")
+        known = self._authenticator.known(authorization)
+        if known is not None or authorization is None:
+            return known or ANONYMOUS
+        return await to_thread.run_sync(self._authenticator.caller, authorization)
+
+    def _rights_of(self, caller: Caller) -> str:
+        known = self._rights.get(id(caller))
+        if known is None or known[0] is not caller:
+            if len(self._rights) > 10_000:  # noqa: PLR2004 - callers of tokens come and go
+                self._rights.clear()
+            known = self._rights[id(caller)] = (caller, self._authorizer.fingerprint(caller))
+        return known[1]
+
+    def _take(self, scope: Scope, caller: Caller) -> Allowance:
+        if caller.is_anonymous:
+            client = scope.get("client") or ("",)
+            return self._limits.take(f"address {client[0]}", self._anonymous_rate)
+        return self._limits.take(f"{caller.kind} {caller.id}", self._rate)
+
+    def _key(self, scope: Scope, headers: Mapping[bytes, bytes], rights: str) -> Key | None:
+        if scope["method"] != "GET":
+            return None
+        accept = headers.get(b"accept", b"").decode("latin-1")
+        prefer = headers.get(b"prefer", b"").decode("latin-1")
+        return (rights, scope["path"], scope["query_string"].decode("latin-1"), accept, prefer)
+
+    async def _answer_from_cache(
+        self, key: Key, headers: Mapping[bytes, bytes], context: RequestContext, sender: _Sender
+    ) -> bool:
+        found = self.cache.get(key)
+        if found is None or not await self._is_current(found):
+            self.cache.misses += 1
+            return False
+        self.cache.hits += 1
+        context.facts.update(found.facts)
+        sender.is_hit = True
+        is_known = is_same(headers.get(b"if-none-match", b"").decode("latin-1"), found.etag)
+        await sender(
+            {"type": "http.response.start", "status": _UNCHANGED if is_known else _OK, "headers": list(found.headers)}
+        )
+        await sender({"type": "http.response.body", "body": b"" if is_known else found.body})
+        return True
+
+    async def _is_current(self, response: CachedResponse) -> bool:
+        for name, number in response.versions:
+            newest = self._tables.known(name)
+            if newest is None:
+                version = await to_thread.run_sync(self._tables.newest, name)
+                newest = None if version is None else version.number
+            if newest != number:
+                return False
+        return True
+
+    def finish(self, scope: Scope, context: RequestContext, status: int, size: int) -> None:
+        """Record a request that was answered."""
+        caller = context.caller
+        self._audit.add(
+            {
+                "at": round(time.time(), 3),
+                "request_id": context.request_id,
+                "caller": caller.id,
+                "caller_kind": caller.kind,
+                "caller_name": caller.name,
+                "method": scope["method"],
+                "path": scope["path"][:1000],
+                "status": status,
+                "bytes": size,
+                "ms": round((time.perf_counter() - context.begun) * 1000, 1),
+                **context.facts,
+            }
+        )
+
+
+class _Sender:
+    """Sends a response with the headers that all have, and keeps it if it may be cached."""
+
+    def __init__(self, gate: Gate, scope: Scope, send: Send, context: RequestContext) -> None:
+        self._gate = gate
+        self._scope = scope
+        self._send = send
+        self._exchange = context
+        self.allowance: Allowance | None = None
+        self.key: Key | None = None
+        self.is_hit = False
+        self._status = 0
+        self._size = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body: bytes | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the client has got the status."""
+        return self._status > 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            self._headers = list(message.get("headers", []))
+            await self._send({**message, "headers": [*self._headers, *self._added()]})
+            return
+        body, more = message.get("body", b""), message.get("more_body", False)
+        self._size += len(body)
+        if not more:
+            self._body = body if self._size == len(body) else None
+            self._keep()
+            self._gate.finish(self._scope, self._exchange, self._status, self._size)
+        await self._send(message)
+
+    def _keep(self) -> None:
+        context = self._exchange
+        if self.key is None or not context.is_cacheable or self._status != _OK or self._body is None:
+            return
+        facts = tuple(context.facts.items())
+        self._gate.cache.put(
+            self.key, CachedResponse(tuple(self._headers), self._body, context.etag, context.versions, facts)
+        )
+
+    def _added(self) -> list[tuple[bytes, bytes]]:
+        added = [(b"x-request-id", self._exchange.request_id.encode()), *_SECURITY]
+        if self.is_hit:
+            added.append((b"cache-status", b"headwater; hit"))
+        wait = 1 if self.allowance is None else max(1, round(self.allowance.reset_s))
+        if self._status == _TOO_MANY:
+            added.append((b"retry-after", b"%d" % wait))
+        if self.allowance is not None:
+            added.append((b"ratelimit", b'"requests";r=%d;t=%d' % (self.allowance.remaining, wait)))
+        return added
+
+
+def is_same(if_none_match: str, etag: str) -> bool:
+    """Return whether a client has the response with this entity tag already."""
+    return bool(etag) and (
+        if_none_match == "*" or etag in (each.strip().removeprefix("W/") for each in if_none_match.split(","))
+    )
+
+
+def _headers(scope: Scope) -> dict[bytes, bytes]:
+    headers: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name == b"authorization" and name in headers:
+            headers[name] = b"several"  # refused: which one another server looked at is not known
+        else:
+            headers.setdefault(name, value)
+    return headers

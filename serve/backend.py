@@ -1,0 +1,75 @@
+"""The components that requests use, opened together and closed together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pipeline.core.definitions import Artifact, Layer
+from pipeline.governance.api_keys import ApiKeys
+from pipeline.kernel.pool import Limits
+from pipeline.project.project import Project
+from pipeline.project.workspace import Workspace
+from serve.access.audit import AuditLog
+from serve.access.authentication import Authenticator, KeyRing
+from serve.access.authorization import Authorizer
+from serve.access.response_cache import ResponseCache
+from serve.features import FeatureLookup
+from serve.models import ServedModels
+from serve.prediction_service import PredictionService
+from serve.queries.engine import Engine
+from serve.reading import Reading
+from serve.related import RelatedTables
+from serve.tables import Tables
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The components that requests use."""
+
+    project: Project
+    reading: Reading
+    models: ServedModels
+    features: FeatureLookup
+    predictions: PredictionService
+    authenticator: Authenticator
+    audit: AuditLog
+    cache: ResponseCache
+
+    @property
+    def tables(self) -> Tables:
+        """The tables that are served."""
+        return self.reading.tables
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of all queries."""
+        return self.reading.engine
+
+    def close(self) -> None:
+        """Write what waits, and close all."""
+        self.predictions.close()
+        self.features.close()
+        self.engine.close()
+        self.authenticator.ring.close()
+        self.audit.close()
+
+
+def open_backend(project: Project, layers: Collection[Layer], limits: Limits | None, patience: timedelta) -> Backend:
+    """Return the components of a project. Nothing is read yet."""
+    workspace, settings = Workspace(project), project.settings
+    bounds = limits or Limits(settings.memory_bytes or 1 << 30, threads=2)
+    tables, engine = Tables(workspace, layers), Engine(workspace.lake.storage, bounds, patience)
+    authorizer = Authorizer(project.access, tables, engine)
+    models, features = ServedModels(settings.models, project.graph.all_of(Artifact)), FeatureLookup(project)
+    return Backend(
+        project=project,
+        reading=Reading(tables, engine, authorizer, RelatedTables(project.graph, tables, authorizer)),
+        models=models,
+        features=features,
+        predictions=PredictionService(project, models, features),
+        authenticator=Authenticator(KeyRing(ApiKeys(workspace.catalog, settings.env))),
+        audit=AuditLog(settings.state / "audit" / settings.env),
+        cache=ResponseCache(settings.serve.cache_bytes),
+    )

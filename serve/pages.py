@@ -1,0 +1,45 @@
+"""The pages about the server itself: its health, and the description of its endpoints for the caller that asks."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from serve.access.gate import context_of
+from serve.backend import Backend
+from serve.rest.openapi import document
+from serve.status import health
+
+_DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+
+
+def page_routes(backend: Backend) -> list[Route]:
+    """Return the routes of these pages."""
+
+    def tell_health(request: Request) -> Response:
+        report = health(backend.project.settings, backend.tables, backend.models, backend.features)
+        report |= {"not_logged": backend.predictions.dropped, "not_mirrored": backend.predictions.not_mirrored}
+        status = 503 if report["status"] == "down" else 200
+        if not context_of(request.scope).caller.may("operate"):
+            report = {"status": report["status"]}  # names and reasons are for those who operate the server
+        return JSONResponse(report, status)
+
+    def tell_openapi(request: Request) -> Response:
+        return JSONResponse(document(backend, context_of(request.scope).caller))
+
+    def show_docs(_: Request) -> Response:
+        page = files("serve").joinpath("templates/docs.html").read_text(encoding="utf-8")
+        return HTMLResponse(page, headers={"Content-Security-Policy": _DOCS_POLICY})
+
+    def go_to_docs(_: Request) -> Response:
+        return RedirectResponse("docs")
+
+    return [
+        Route("/health", tell_health),
+        Route("/openapi.json", tell_openapi),
+        Route("/docs", show_docs),
+        Route("/", go_to_docs),
+    ]

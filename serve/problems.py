@@ -1,0 +1,88 @@
+"""Errors as responses: `application/problem+json` of RFC 9457, with the parts of the error as further members."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ExceptionHandler, Scope
+
+from pipeline.core.errors import HeadwaterError, ModelError, RequestError, StorageError
+from serve.http_errors import HttpError
+
+_LOG = logging.getLogger("headwater.serve")
+MEDIA_TYPE = "application/problem+json"
+REQUEST_ID = "headwater.request_id"
+"""Where a request's scope has its id."""
+_SERVER_ERROR = 500
+_UNAUTHENTICATED = 401
+
+
+def request_id_of(scope: Scope) -> str:
+    """Return the id of a request."""
+    request_id: str = scope[REQUEST_ID]
+    return request_id
+
+
+def status_of(error: HeadwaterError) -> int:
+    """Return the HTTP status for an error's type."""
+    if isinstance(error, HttpError):
+        return error.status
+    if isinstance(error, RequestError):
+        return 400
+    if isinstance(error, ModelError):
+        return 409
+    return 503 if isinstance(error, StorageError) else _SERVER_ERROR
+
+
+def problem_response(error: HeadwaterError, request_id: str, hidden: str = "") -> Response:
+    """Return the response for an error; of the lake's errors, the path or URI `hidden` is not revealed."""
+    parts = {"detail": error.problem, "got": error.got, "do": error.do}
+    if isinstance(error, StorageError) and hidden:
+        parts = {name: text and text.replace(hidden, "the lake") for name, text in parts.items()}
+    response = problem(status_of(error), parts, request_id)
+    if isinstance(error, HttpError) and error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+def problem(status: int, parts: Mapping[str, str | None], request_id: str) -> Response:
+    """Return the response for a problem: `detail`, and optionally what was `got` and what to `do`."""
+    content = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "instance": f"urn:uuid:{request_id}",
+        **{name: text for name, text in parts.items() if text is not None},
+    }
+    headers = {"Cache-Control": "no-store"}
+    if status == _UNAUTHENTICATED:
+        headers["WWW-Authenticate"] = 'Bearer realm="headwater", Basic realm="headwater"'
+    body = json.dumps(content, ensure_ascii=False)
+    return Response(body.encode("utf-8", "backslashreplace"), status, headers, MEDIA_TYPE)
+
+
+def problem_handlers(lake: str) -> Mapping[Any, ExceptionHandler]:
+    """Return the handlers of an application's exceptions. The path or URI of the lake is not revealed to callers."""
+
+    def ours(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HeadwaterError)  # noqa: S101 - the handler is registered for it
+        if not isinstance(error, RequestError):
+            _LOG.warning("%s: %s", request.url.path, error)
+        return problem_response(error, request_id_of(request.scope), lake)
+
+    def of_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - see above
+        got = f"{request.method} {request.url.path}"[:200]
+        parts = {"detail": error.detail.lower(), "got": got, "do": "see /docs"}
+        response = problem(error.status_code, parts, request_id_of(request.scope))
+        response.headers.update(error.headers or {})
+        return response
+
+    return {HeadwaterError: ours, HTTPException: of_http}

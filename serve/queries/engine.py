@@ -1,0 +1,125 @@
+"""The DuckDB instance for requests: with limits, and without access to anything but the lake."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.core.errors import StorageError
+from pipeline.core.schema import Schema
+from pipeline.kernel.engine import arrow_reader, connect, interrupted_after, schema_of
+from pipeline.kernel.pool import Limits
+from pipeline.kernel.sql_text import literal
+from pipeline.lake import Storage
+from serve.http_errors import HttpError, OverloadError
+from serve.queries.select import Statement
+from serve.queries.values import shown
+
+_LOG = logging.getLogger("headwater.serve")
+_BATCH_ROWS = 8_192
+
+
+class Engine:
+    """One in-memory DuckDB instance for all requests, so that its limits apply to all of them together.
+
+    `enable_external_access=false` alone would forbid `read_parquet`; `allowed_directories` permits files of the lake
+    and no others. No extension is loaded and the configuration is locked. It opens at the first request. Thread-safe;
+    each statement has its own cursor.
+    """
+
+    def __init__(self, lake: Storage, limits: Limits, patience: timedelta) -> None:
+        """Create the engine without opening it; `patience` is the time limit of one statement."""
+        self._lake = lake
+        self._limits = limits
+        self._patience = patience
+        self._open = ExitStack()
+        self._lock = threading.Lock()
+        self._con: duckdb.DuckDBPyConnection | None = None
+
+    def rows(self, statement: Statement) -> pa.Table:
+        """Return a statement's rows.
+
+        Raises `OverloadError` if it exceeds the time or memory limit, `StorageError` if a file of the lake cannot be
+        read, and `HttpError` for a text that is no regular expression.
+        """
+        with self._running(self._patience.total_seconds()) as cursor:
+            return cursor.sql(statement.sql, params=list(statement.values)).to_arrow_table()
+
+    def batches(self, statement: Statement) -> Iterator[pa.RecordBatch]:
+        """Yield a statement's rows, of which only some are in memory. Raises as `rows` does.
+
+        The time limit is for each batch, so that a slow client ends no export, and an expensive statement does.
+        """
+        with self._running(None) as cursor:
+            with interrupted_after(cursor, self._patience.total_seconds()):
+                reader = arrow_reader(cursor, statement.sql, _BATCH_ROWS, statement.values)
+            while True:
+                try:
+                    with interrupted_after(cursor, self._patience.total_seconds()):
+                        batch = reader.read_next_batch()
+                except StopIteration:
+                    return
+                yield batch
+
+    def schema(self, query: str) -> Schema:
+        """Return the columns of a SELECT without running it."""
+        with self._running(self._patience.total_seconds()) as cursor:
+            return schema_of(cursor, query)
+
+    def require_pattern(self, pattern: str) -> None:
+        """Raise `HttpError` for a text that is no regular expression."""
+        try:
+            self.rows(Statement("select regexp_matches('', cast(? as varchar))", (pattern,)))
+        except duckdb.InvalidInputException as error:
+            raise HttpError("the regular expression is not valid", got=shown(pattern)) from error
+
+    def close(self) -> None:
+        """Close the instance; another request would open it again."""
+        with self._lock:
+            self._con = None
+            self._open.close()
+
+    @contextmanager
+    def _running(self, seconds: float | None) -> Iterator[duckdb.DuckDBPyConnection]:
+        cursor = self._connection().cursor()
+        try:
+            if seconds is None:
+                yield cursor
+            else:
+                with interrupted_after(cursor, seconds):
+                    yield cursor
+        except duckdb.InterruptException as error:
+            raise _too_much(f"more than {self._patience.total_seconds():g} s") from error
+        except duckdb.OutOfMemoryException as error:
+            raise _too_much("more memory than the limit for all requests") from error
+        except (duckdb.ConversionException, duckdb.OutOfRangeException) as error:
+            _LOG.warning("a statement failed: %s", error)  # its text may contain values, and is not for the caller
+            raise HttpError(
+                "the query cannot be computed", do="a value is out of range: use other functions or filters"
+            ) from error
+        except (duckdb.IOException, duckdb.HTTPException, OSError) as error:
+            raise StorageError("the table's files cannot be read", got=str(error).partition("\n")[0]) from error
+        finally:
+            cursor.close()
+
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        with self._lock:
+            if self._con is None:
+                con = self._open.enter_context(connect(self._limits, filesystem=self._lake.filesystem(), keep=False))
+                if self._limits.memory_bytes is not None:
+                    con.execute(f"set max_temp_directory_size = '{4 * self._limits.memory_bytes}B'")
+                con.execute(f"set allowed_directories = [{literal(self._lake.uri.rstrip('/') + '/')}]")
+                con.execute("set python_enable_replacements = false")  # a name is never a variable of this process
+                con.execute("set enable_external_access = false; set lock_configuration = true")
+                self._con = con
+            return self._con
+
+
+def _too_much(got: str) -> OverloadError:
+    return OverloadError("the request exceeds a limit", got=got, do="use filters, fewer columns, or a smaller offset")

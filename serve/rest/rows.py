@@ -1,0 +1,227 @@
+"""Reads rows of a table from one version: a page with a link to the next one, or all of them as a stream."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
+from urllib.parse import urlencode
+
+from starlette.concurrency import iterate_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from pipeline.core.errors import StorageError
+from pipeline.lake import Version
+from serve.access.authorization import Grant
+from serve.access.gate import RequestContext, context_of, is_same
+from serve.http_errors import HttpError, TooLongError
+from serve.queries import cursor as cursors
+from serve.queries.cursor import PageCursor
+from serve.queries.engine import Engine
+from serve.queries.formats import JSON, NDJSON, Page, envelope, negotiate, read_page, stream
+from serve.queries.query import MOST_ROWS, Query, comparisons
+from serve.queries.rest_syntax import Parameters, parse
+from serve.queries.select import PageStatement, VisibleRelation, count, page
+from serve.queries.values import require_value
+from serve.reading import Reading
+from serve.tables import gone
+
+MOST_QUERY_BYTES = 16 << 10
+_COUNTS = ("none", "exact", "planned")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A request of rows, checked: by whom, which version, which query, in which form."""
+
+    grant: Grant
+    context: RequestContext
+    parameters: Parameters
+    version: Version
+    is_pinned: bool
+    """Whether the request names the version, which may be gone."""
+    query: Query
+    media_type: str
+    counts: str
+
+
+def read_rows(reading: Reading, name: str, request: Request) -> Response:
+    """Return rows of a table in the accepted media type.
+
+    The header `Table-Version` is the version, and `Link` the next page if there is one. The link contains the version
+    and a total order, so following the links to the end returns each row of that version once. With `limit=all`, all rows
+    are sent while they are read, in any media type but JSON. Raises `HttpError`, or `StorageError` if the lake cannot be read.
+    """
+    if len(request.scope["query_string"]) > MOST_QUERY_BYTES:
+        raise TooLongError(f"the query is longer than {MOST_QUERY_BYTES} bytes", do="split it into several requests")
+    asked = _asked(reading, name, request)
+    context, number = asked.context, asked.version.number
+    context.facts.update(table=name, version=number, why=asked.grant.reason)
+    relation, related = _relations(reading, asked)
+    etag = _etag(request, relation, related, asked)
+    headers = {
+        "Table-Version": str(number),
+        "ETag": etag,
+        "Vary": "Accept, Authorization, Prefer",
+        "Cache-Control": "private, no-cache",
+    }
+    if is_same(request.headers.get("if-none-match", ""), etag):
+        return Response(None, 304, headers)
+    made = page(relation, asked.query, related)
+    _require_patterns(reading.engine, asked.query)
+    if asked.query.limit is None:
+        return _streamed(reading.engine, made, asked, headers)
+    try:
+        rows = read_page(reading.engine, made, asked.query.limit, asked.media_type)
+        total = _count(reading, asked, relation)
+    except StorageError as error:
+        if not asked.is_pinned:
+            raise
+        raise gone(name, number) from error
+    following = f"{request.url.path}?{_following(asked, rows)}" if rows.has_next else None
+    context.facts["rows"] = rows.rows
+    context.etag = etag
+    context.versions = (
+        () if asked.is_pinned else tuple((each.table, each.version) for each in (relation, *related.values()))
+    )
+    context.is_cacheable = True
+    return _answer(asked, rows, following, total, headers)
+
+
+def _asked(reading: Reading, name: str, request: Request) -> _Request:
+    context = context_of(request.scope)
+    grant = reading.authorizer.grant(context.caller, name)
+    media_type = negotiate(request.headers.get("accept"))
+    pairs = request.query_params.multi_items()
+    newest = reading.tables.version(name)
+    parameters = Parameters.of(pairs, reading.authorizer.relation(grant, context.caller, newest).schema.names)
+    text = parameters.words.get("cursor")
+    cursor = None if text is None else PageCursor.of(text)
+    time = parameters.time
+    if cursor is not None:
+        version = reading.tables.version(name, cursor.version)
+    else:
+        version = (
+            reading.tables.version(name, parameters.version) if time is None else reading.tables.version_at(name, time)
+        )
+    relation = reading.authorizer.relation(grant, context.caller, version)
+    query = parse(
+        parameters,
+        relation.schema,
+        relation.key,
+        lambda table, hint: reading.related.find(grant.definition, table, hint, context.caller),
+        most_rows=None if parameters.words.get("limit") == "all" else MOST_ROWS,
+    )
+    if query.limit is None and media_type == JSON:
+        raise HttpError("'limit' takes all only for a stream", do=f"accept {NDJSON}, CSV, Arrow or Parquet")
+    if cursor is not None:
+        query = _from(cursor, query, relation, str(text))
+    is_pinned = parameters.version is not None or time is not None or cursor is not None
+    return _Request(
+        grant, context, parameters, version, is_pinned, query, media_type, _counts(parameters, request.headers)
+    )
+
+
+def _relations(reading: Reading, asked: _Request) -> tuple[VisibleRelation, dict[str, VisibleRelation]]:
+    caller = asked.context.caller
+    relation = reading.authorizer.relation(asked.grant, caller, asked.version, asked.query.where)
+    related = {}
+    for each in asked.query.embed:
+        grant = reading.authorizer.grant(caller, each.table)
+        related[each.table] = reading.authorizer.relation(grant, caller, reading.tables.version(each.table))
+    return relation, related
+
+
+def _from(cursor: PageCursor, query: Query, relation: VisibleRelation, text: str) -> Query:
+    """Return the query from the place of a cursor on; raise `HttpError` for a cursor of another query."""
+    if cursor.query != cursors.identity(query):
+        raise cursors.invalid(text)
+    if not cursor.after:
+        return replace(query, offset=cursor.offset)
+    kinds = {column.name: column for column in relation.schema.columns}
+    if len(cursor.after) != len(query.order):
+        raise cursors.invalid(text)
+    for term, value in zip(query.order, cursor.after, strict=True):
+        if value is not None:
+            require_value(kinds[term.column], value)
+    return replace(query, after=cursor.after, offset=0)
+
+
+def _etag(request: Request, relation: VisibleRelation, related: Mapping[str, VisibleRelation], asked: _Request) -> str:
+    seen = [(each.table, each.version, each.fingerprint) for each in (relation, *related.values())]
+    decisive = (seen, request.scope["path"], request.scope["query_string"], asked.media_type, asked.counts)
+    return f'"{relation.version}-{hashlib.sha256(repr(decisive).encode()).hexdigest()[:20]}"'
+
+
+def _require_patterns(engine: Engine, query: Query) -> None:
+    for condition in comparisons(query.where):
+        if condition.operator in {"match", "imatch"}:
+            for value in condition.values:
+                engine.require_pattern(value)
+
+
+def _counts(parameters: Parameters, headers: Mapping[str, str]) -> str:
+    if "count" in parameters.words:
+        return parameters.choice("count", *_COUNTS)
+    preferred = [each.strip() for each in headers.get("prefer", "").split(",")]
+    return next((word for word in _COUNTS if f"count={word}" in preferred), "none")
+
+
+def _count(reading: Reading, asked: _Request, relation: VisibleRelation) -> int | None:
+    if asked.counts == "exact":
+        return int(reading.engine.rows(count(relation, asked.query)).column(0)[0].as_py())
+    if asked.counts == "planned":
+        return reading.authorizer.estimate(asked.grant, asked.version, asked.query.where)
+    return None
+
+
+def _following(asked: _Request, rows: Page) -> str:
+    query = asked.query
+    size = query.limit or 0
+    cursor = PageCursor(
+        asked.version.number,
+        cursors.identity(query),
+        cursors.values_of(rows.last),
+        0 if rows.last else query.offset + size,
+    )
+    words = {
+        **asked.parameters.words,
+        "order": ",".join(str(term) for term in query.order),
+        "limit": str(size),
+        "cursor": str(cursor),
+    }
+    pairs = [
+        *asked.parameters.conditions,
+        *((n, v) for n, v in words.items() if v and n not in {"offset", "version", "at"}),
+    ]
+    return urlencode(pairs, safe=",.():*")
+
+
+def _answer(asked: _Request, rows: Page, following: str | None, total: int | None, headers: dict[str, str]) -> Response:
+    if following is not None:
+        headers["Link"] = f'<{following}>; rel="next"'
+    if asked.counts != "none":
+        first = asked.query.offset
+        span = f"{first}-{first + rows.rows - 1}" if rows.rows and not asked.query.after else "*"
+        headers["Content-Range"] = f"{span}/{total}"
+    name, number = asked.grant.definition.name, asked.version.number
+    body = rows.content if rows.media_type != JSON else envelope(name, number, rows, following, total)
+    return Response(body, media_type=rows.media_type, headers=headers)
+
+
+def _streamed(engine: Engine, made: PageStatement, asked: _Request, headers: dict[str, str]) -> Response:
+    facts = asked.context.facts
+    facts["rows"] = 0
+
+    def chunks() -> Iterator[bytes]:
+        for content, number in stream(engine, made, asked.media_type):
+            facts["rows"] = int(str(facts["rows"])) + number
+            yield content
+
+    begun = chunks()
+    first = next(begun, b"")  # an error before the first row is a response of its own
+    return StreamingResponse(
+        iterate_in_threadpool(chain((first,), begun)), media_type=asked.media_type, headers=headers
+    )

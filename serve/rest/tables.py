@@ -1,0 +1,27 @@
+"""The routes of tables: which there are, and their rows."""
+
+from __future__ import annotations
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from serve.access.gate import context_of
+from serve.reading import Reading
+from serve.rest.rows import read_rows
+from serve.status import describe
+
+
+def table_routes(reading: Reading) -> list[Route]:
+    """Return the routes of the tables that callers may read."""
+
+    def list_tables(request: Request) -> Response:
+        caller = context_of(request.scope).caller
+        grants = reading.authorizer.readable(caller)
+        return JSONResponse({"tables": [describe(reading, caller, grant) for grant in grants]})
+
+    async def read_table(request: Request) -> Response:
+        return await run_in_threadpool(read_rows, reading, request.path_params["name"], request)
+
+    return [Route("/v1/tables", list_tables), Route("/v1/tables/{name}", read_table)]

@@ -1,0 +1,102 @@
+"""Rows of related tables come with those that were asked for, and only those that the caller may read."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.runner.dry_run import RunOptions
+from pipeline.runner.runner import Runner
+from tests.serve.conftest import Cafe
+
+DEFINITIONS = """
+from pathlib import Path
+
+from pipeline import access_policy, dimension, fact, files, lookup, source
+
+here = Path(__file__).parent
+raw_airports = source(files(here / "airports.csv"), schema={"code": "varchar", "city": "varchar", "owner": "varchar"})
+raw_flights = source(files(here / "flights.csv"), schema={"id": "bigint", "origin": "varchar", "dest": "varchar", "late": "integer"})
+dim_airport = dimension("select code, city, owner from raw_airports", key="code")
+flights = fact(
+    "select id, origin, dest, late from raw_flights", key="id",
+    lookups={"from_key": lookup("dim_airport", {"origin": "code"}), "to_key": lookup("dim_airport", {"dest": "code"})},
+)
+no_owner = access_policy("dim_airport", roles="public-*", rows="city <> 'Secret'", hide="owner")
+all_airports = access_policy("dim_airport", roles="staff")
+"""
+
+
+@pytest.fixture(scope="module")
+def airports(tmp_path_factory):
+    root = tmp_path_factory.mktemp("airports")
+    (root / "headwater.toml").write_text(
+        '[project]\nname = "airports"\ndefinitions = "airports.py"\n[env.dev.serve]\nburst = 1000\n'
+    )
+    (root / "airports.py").write_text(DEFINITIONS)
+    (root / "airports.csv").write_text("code,city,owner\nJFK,New York,PA\nLAX,Los Angeles,LAWA\nXXX,Secret,X\n")
+    (root / "flights.csv").write_text("id,origin,dest,late\n1,JFK,LAX,5\n2,LAX,JFK,0\n3,XXX,JFK,9\n4,JFK,ZZZ,1\n")
+    Runner(Cafe(root).project(), RunOptions()).run()
+    return Cafe(root)
+
+
+@pytest.fixture(scope="module")
+def staff(airports):
+    with airports.client(key=airports.key(roles=["staff"])) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def public(airports):
+    with airports.client(key=airports.key(roles=["public-eu"])) as client:
+        yield client
+
+
+def rows(client, path):
+    answer = client.get(path)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["rows"]
+
+
+def test_a_fact_with_the_row_of_its_dimension(staff):
+    assert rows(staff, "/v1/tables/flights?select=id,from_key(city),to:to_key(code,city)&order=id.desc") == [
+        {"id": 4, "from_key": {"city": "New York"}, "to": {"code": None, "city": None}},
+        {"id": 3, "from_key": {"city": "Secret"}, "to": {"code": "JFK", "city": "New York"}},
+        {"id": 2, "from_key": {"city": "Los Angeles"}, "to": {"code": "JFK", "city": "New York"}},
+        {"id": 1, "from_key": {"city": "New York"}, "to": {"code": "LAX", "city": "Los Angeles"}},
+    ]
+
+
+def test_a_dimension_with_the_rows_of_its_facts(staff):
+    found = rows(staff, "/v1/tables/dim_airport?select=code,flights!from_key(id,late)&order=code&code=neq.ZZZ")
+    assert {row["code"]: row["flights"] for row in found if row["code"]} == {
+        "JFK": [{"id": 1, "late": 5}, {"id": 4, "late": 1}],
+        "LAX": [{"id": 2, "late": 0}],
+        "XXX": [{"id": 3, "late": 9}],
+    }
+
+
+def test_pages_with_related_rows_keep_their_order(staff):
+    path, seen = "/v1/tables/flights?select=id,from_key(city)&order=late.desc&limit=1", []
+    while path:
+        page = staff.get(path).json()
+        seen += [row["id"] for row in page["rows"]]
+        path = page["next"]
+    assert seen == [3, 1, 4, 2]
+
+
+def test_related_rows_are_those_that_the_caller_may_read(public):
+    found = rows(public, "/v1/tables/flights?select=id,from_key(*)&order=id")
+    assert found[2] == {"id": 3, "from_key": None}
+    assert "owner" not in found[0]["from_key"]
+    answer = public.get("/v1/tables/flights?select=id,from_key(owner)")
+    assert (answer.status_code, answer.json()["detail"]) == (400, "there is no column 'owner'")
+
+
+def test_what_is_ambiguous_or_not_readable_is_an_error(staff, airports):
+    answer = staff.get("/v1/tables/flights?select=id,dim_airport(city)")
+    assert answer.json()["detail"] == "several columns relate 'flights' to 'dim_airport'"
+    assert answer.json()["do"] == "write dim_airport!from_key(…) or dim_airport!to_key(…)"
+    with airports.client(key=airports.key()) as client:
+        answer = client.get("/v1/tables/flights?select=id,from_key(city)")
+        assert answer.json()["detail"] == "no table 'from_key' is related to 'flights'"
+        assert answer.json()["do"] == "it has no related tables"
