@@ -1,0 +1,276 @@
+"""A client of the endpoints: tables, SQL and predictions, in Python, with retries, pages and Arrow.
+
+    from serve.client import Client
+
+    with Client("http://127.0.0.1:8000") as client:  # the key is in HEADWATER_API_KEY
+        for row in client.rows("departure_delays", origin="eq.JFK", order="late.desc"):
+            ...
+        delays = client.arrow("departure_delays")  # all rows, as a table of PyArrow
+        worst = client.query("select origin, max(late) as late from departure_delays group by all")
+
+`AsyncClient` has the same methods to await. Needs `headwater[rest]`, and no other part of Headwater's server.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+import anyio
+import httpx
+
+from pipeline.core.errors import HeadwaterError, UnavailableError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KEY = "HEADWATER_API_KEY"
+"""The environment variable with the key."""
+_ARROW = "application/vnd.apache.arrow.stream"
+_LATER = (429, 502, 503, 504)
+_LONGEST_WAIT_S = 30.0
+_BAD = 400
+
+
+class ApiError(HeadwaterError):
+    """The server refused a request: `status` is that of HTTP, and the other parts are the server's."""
+
+    status: int = 0
+
+    @classmethod
+    def of(cls, status: int, body: bytes) -> ApiError:
+        """Return the error for a response, whose body is a problem of RFC 9457 or anything else."""
+        try:
+            parts = json.loads(body)
+            error = cls(str(parts["detail"]), got=parts.get("got"), do=parts.get("do"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            error = cls(f"the server returned {status}", got=repr(body[:200].decode(errors="replace")))
+        error.status = status
+        return error
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by the parts and the status."""
+        return (*super().__reduce__(), self.__dict__)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A request that changes nothing, so that it can be sent again."""
+
+    method: str
+    path: str
+    params: Sequence[tuple[str, str]] = ()
+    body: object = None
+    accept: str = "application/json"
+
+    def arguments(self) -> dict[str, Any]:
+        content = None if self.body is None else json.dumps(self.body).encode()
+        headers = {"Accept": self.accept} | ({} if content is None else {"Content-Type": "application/json"})
+        # a link to the next page has its parameters in the path
+        params = {} if not self.params else {"params": list(self.params)}
+        return {"method": self.method, "url": self.path, "content": content, "headers": headers, **params}
+
+
+def _wait_s(attempt: int, response: httpx.Response | None) -> float:
+    """Return how long to wait before the next attempt: as long as the server says, otherwise longer each time."""
+    said = "" if response is None else response.headers.get("Retry-After", "")
+    if said.isdecimal():
+        return min(float(said), _LONGEST_WAIT_S)
+    return min(0.1 * float(2**attempt), 5.0) * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+
+
+def _unavailable(error: httpx.TransportError, url: str) -> UnavailableError:
+    return UnavailableError(f"the server at {url} does not answer", got=str(error) or type(error).__name__)
+
+
+def _table(name: str) -> str:
+    return f"/v1/tables/{quote(name, safe='')}"
+
+
+def _parameters(words: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return parameters of a table: a list of values is several conditions on a column."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in words.items():
+        several = value if isinstance(value, list | tuple) else [value]
+        pairs += [(name, str(each)) for each in several]
+    return pairs
+
+
+def _read_arrow(content: bytes) -> pa.Table:
+    import pyarrow as pa  # noqa: PLC0415 - not needed for rows
+
+    return pa.ipc.open_stream(io.BytesIO(content)).read_all()
+
+
+def _calls_of_rows(name: str, words: Mapping[str, object]) -> _Call:
+    return _Call("GET", _table(name), _parameters({"limit": 1000, **words}))
+
+
+def _call_of_arrow(name: str, words: Mapping[str, object]) -> _Call:
+    return _Call("GET", _table(name), _parameters({"limit": "all", **words}), accept=_ARROW)
+
+
+def _call_of_query(sql: str) -> _Call:
+    return _Call("POST", "/v1/query", body={"sql": sql, "limit": "all"}, accept=_ARROW)
+
+
+def _call_of_prediction(model: str, rows: Sequence[Mapping[str, Any]], options: Mapping[str, object]) -> _Call:
+    return _Call("POST", f"/v1/models/{quote(model, safe='')}/predict", body={"rows": list(rows), **options})
+
+
+def _settings(url: str, key: str | None, timeout_s: float) -> dict[str, Any]:
+    text = os.environ.get(KEY, "") if key is None else key
+    headers = {"Authorization": f"Bearer {text}"} if text else {}
+    return {"base_url": url.rstrip("/"), "headers": headers, "timeout": timeout_s}
+
+
+class Client:
+    """The endpoints at a URL. Thread-safe.
+
+    A request that finds the server busy or away is sent again for `patience_s` seconds: all are requests that change
+    nothing. Raises `ApiError` for a request that the server refuses, `UnavailableError` if it does not answer.
+    """
+
+    def __init__(self, url: str, key: str | None = None, *, timeout_s: float = 60.0, patience_s: float = 30.0) -> None:
+        """Create the client; nothing is sent. `key` is by default that of the environment variable `HEADWATER_API_KEY`."""
+        self._url = url
+        self._patience_s = patience_s
+        self._http = httpx.Client(**_settings(url, key, timeout_s))
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def tables(self) -> list[dict[str, Any]]:
+        """Return the tables that the key may read: `name`, `columns`, `version` and so on."""
+        found: list[dict[str, Any]] = self._send(_Call("GET", "/v1/tables")).json()["tables"]
+        return found
+
+    def rows(self, table: str, **words: object) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a table, page by page, all of one version.
+
+        `words` are the parameters of the endpoint: `select="a,b"`, `order="a.desc"`, `a="gt.1"`. `limit` is the size of a page.
+        """
+        call: _Call | None = _calls_of_rows(table, words)
+        while call is not None:
+            page = self._send(call).json()
+            yield from page["rows"]
+            call = _Call("GET", page["next"]) if page["next"] else None
+
+    def arrow(self, table: str, **words: object) -> pa.Table:
+        """Return the rows of a table, all of them without `limit`, with the types of the table."""
+        return _read_arrow(self._send(_call_of_arrow(table, words)).content)
+
+    def query(self, sql: str) -> pa.Table:
+        """Return the rows of one SELECT. The key needs the scope `query`."""
+        return _read_arrow(self._send(_call_of_query(sql)).content)
+
+    def predict(self, model: str, rows: Sequence[Mapping[str, Any]], **options: object) -> dict[str, Any]:
+        """Return the response of a model to rows: `predictions`, `version` and so on. The key needs the scope `predict`."""
+        found: dict[str, Any] = self._send(_call_of_prediction(model, rows, options)).json()
+        return found
+
+    def _send(self, call: _Call) -> httpx.Response:
+        until = time.monotonic() + self._patience_s
+        for attempt in range(1_000_000):
+            response, failure = None, None
+            try:
+                response = self._http.request(**call.arguments())
+            except httpx.TransportError as error:
+                failure = error
+            if response is not None and response.status_code not in _LATER:
+                break
+            wait = _wait_s(attempt, response)
+            if time.monotonic() + wait > until:
+                break
+            time.sleep(wait)
+        return _checked(response, failure, self._url)
+
+
+class AsyncClient:
+    """As `Client`, with methods to await."""
+
+    def __init__(self, url: str, key: str | None = None, *, timeout_s: float = 60.0, patience_s: float = 30.0) -> None:
+        """Create the client; nothing is sent. `key` is by default that of the environment variable `HEADWATER_API_KEY`."""
+        self._url = url
+        self._patience_s = patience_s
+        self._http = httpx.AsyncClient(**_settings(url, key, timeout_s))
+
+    async def __aenter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the connections."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def tables(self) -> list[dict[str, Any]]:
+        """Return the tables that the key may read; see `Client.tables`."""
+        found: list[dict[str, Any]] = (await self._send(_Call("GET", "/v1/tables"))).json()["tables"]
+        return found
+
+    async def rows(self, table: str, **words: object) -> AsyncIterator[dict[str, Any]]:
+        """Yield the rows of a table; see `Client.rows`."""
+        call: _Call | None = _calls_of_rows(table, words)
+        while call is not None:
+            page = (await self._send(call)).json()
+            for row in page["rows"]:
+                yield row
+            call = _Call("GET", page["next"]) if page["next"] else None
+
+    async def arrow(self, table: str, **words: object) -> pa.Table:
+        """Return the rows of a table; see `Client.arrow`."""
+        return _read_arrow((await self._send(_call_of_arrow(table, words))).content)
+
+    async def query(self, sql: str) -> pa.Table:
+        """Return the rows of one SELECT; see `Client.query`."""
+        return _read_arrow((await self._send(_call_of_query(sql))).content)
+
+    async def predict(self, model: str, rows: Sequence[Mapping[str, Any]], **options: object) -> dict[str, Any]:
+        """Return the response of a model to rows; see `Client.predict`."""
+        found: dict[str, Any] = (await self._send(_call_of_prediction(model, rows, options))).json()
+        return found
+
+    async def _send(self, call: _Call) -> httpx.Response:
+        until = time.monotonic() + self._patience_s
+        for attempt in range(1_000_000):
+            response, failure = None, None
+            try:
+                response = await self._http.request(**call.arguments())
+            except httpx.TransportError as error:
+                failure = error
+            if response is not None and response.status_code not in _LATER:
+                break
+            wait = _wait_s(attempt, response)
+            if time.monotonic() + wait > until:
+                break
+            await anyio.sleep(wait)
+        return _checked(response, failure, self._url)
+
+
+def _checked(response: httpx.Response | None, failure: httpx.TransportError | None, url: str) -> httpx.Response:
+    if response is None:
+        assert failure is not None  # noqa: S101 - one of the two
+        raise _unavailable(failure, url) from failure
+    if response.status_code >= _BAD:
+        raise ApiError.of(response.status_code, response.content)
+    return response

@@ -1,0 +1,100 @@
+"""The client of the endpoints, against a server on loopback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import anyio
+import httpx
+import pytest
+import uvicorn
+
+from cluster.local.ports import unused_port
+from pipeline.core.errors import UnavailableError
+from serve import create_app
+from serve.client import ApiError, AsyncClient, Client
+from tests.rigs.http_faults import Reply, http_server
+from tests.serve.conftest import open_cafe
+
+
+@contextmanager
+def served(project):
+    server = uvicorn.Server(uvicorn.Config(create_app(project), port=0, log_level="error", lifespan="on"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def cafe(tmp_path_factory):
+    return open_cafe(tmp_path_factory.mktemp("cafe"))
+
+
+@pytest.fixture(scope="module")
+def url(cafe):
+    with served(cafe.project()) as url:
+        yield url
+
+
+def test_rows_arrow_and_sql(url, cafe, monkeypatch):
+    monkeypatch.setenv("HEADWATER_API_KEY", cafe.key())
+    with Client(url) as client:
+        assert "cafe_orders" in [table["name"] for table in client.tables()]
+        rows = list(client.rows("cafe_orders", limit=2, order="cups.desc", cups=["gte.1", "lte.2"]))
+        assert [row["order_id"] for row in rows] == [2, 1, 4]
+        assert client.arrow("cafe_orders", select="order_id", order="order_id").to_pydict() == {
+            "order_id": [1, 2, 3, 4, 5]
+        }
+        assert client.query("select max(cups) as most from cafe_orders").to_pylist() == [{"most": 3}]
+        with pytest.raises(ApiError, match="there is no table 'cafe_order'; did you mean 'cafe_orders'") as caught:
+            client.arrow("cafe_order")
+        assert caught.value.status == 404
+    with Client(url, key="") as client, pytest.raises(ApiError, match="there is no table"):
+        list(client.rows("cafe_orders"))
+
+
+def test_the_same_to_await(url, cafe):
+    async def ask():
+        async with AsyncClient(url, cafe.key()) as client:
+            assert len(await client.tables()) > 3
+            assert [row["order_id"] async for row in client.rows("cafe_orders", limit=1)] == [1, 2, 3, 4, 5]
+            assert (await client.arrow("guests")).num_rows == 5
+            assert (await client.query("select 1 as x")).to_pylist() == [{"x": 1}]
+            with pytest.raises(ApiError, match="there is no model"):
+                await client.predict("mood", [{}])
+
+    anyio.run(ask)
+
+
+def test_a_busy_server_is_asked_again_and_an_absent_one_is_named(monkeypatch):
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with http_server() as server:
+        server.script = [Reply(b"", 503), Reply(b"{}", 429, headers={"Retry-After": "7"}), Reply({"tables": []})]
+        with Client(server.url, "k") as client:
+            assert client.tables() == []
+        assert server.received[0].headers["authorization"] == "Bearer k"
+        server.script = [Reply(b"<html>", 500)]
+        with Client(server.url, "k") as client, pytest.raises(ApiError, match=r"the server returned 500: got '<html>'"):
+            client.tables()
+    assert 7 in slept
+    absent = Client(f"http://127.0.0.1:{unused_port()}", "k", patience_s=0)
+    with absent, pytest.raises(UnavailableError, match=r"does not answer: got .*refused"):
+        absent.tables()
+
+
+def test_the_client_imports_no_server():
+    code = "import sys, serve.client; print([m for m in ('ray', 'fastapi', 'duckdb', 'mlflow', 'starlette') if m in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed == "[]\n"
+    assert httpx
