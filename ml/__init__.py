@@ -8,12 +8,13 @@ from ml.models.prediction_log import prediction_log
 from ml.models.predictions import predictions
 from ml.models.retraining import retrain
 from ml.models.rollout import rollout
-from ml.models.trainers import LightGBM, XGBoost
+from ml.models.trainers import LightGBM, Torch, XGBoost
 from ml.models.tuning.definition import choice, integers, loguniform, tune, uniform
 from ml.monitoring import alarms, monitor, performance, rows_of, same_weekday, trailing, training
 
 __all__ = [
     "LightGBM",
+    "Torch",
     "XGBoost",
     "alarms",
     "choice",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ml.models.training import Evaluated
     from ml.models.tuning.search import Trial
 
-_LIBRARIES = ("scikit-learn", "lightgbm", "xgboost-cpu", "pandas", "numpy", "ray")
+_LIBRARIES = ("scikit-learn", "lightgbm", "xgboost-cpu", "torch", "pandas", "numpy", "ray")
 _SAMPLED = {
     "training": "All rows are fitted; leaks and the baseline are determined from",
     "holdout": "Metrics, segments and importance are those of",

@@ -176,7 +176,7 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
     The first parameter of the function is named like its training set. The function receives a pandas DataFrame of the training
     rows, ordered by event time. It contains the features and the label, without key and event time. Numbers and booleans are float64,
     text is str, timestamps are UTC, and null is NaN. Rows without a label are excluded. Further parameters of the function are
-    hyperparameters and have defaults. `LightGBM(…)` and `XGBoost(…)` are trainers that need no function.
+    hyperparameters and have defaults. `LightGBM(…)`, `XGBoost(…)` and `Torch(…)` are trainers that need none.
 
     | task | label | the estimator has | metrics, the default first |
     | --- | --- | --- | --- |
@@ -292,6 +292,7 @@ def _require_task(trainer: Trainer, task: TaskName, place: Place) -> None:
     if task not in trainer.tasks:
         problem = f"{type(trainer).__name__} does not fit {task} tasks"
         raise DefinitionError(problem, do="decorate a function that fits an estimator", place=place)
+    trainer.require_fit(task, place)
 
 
 def _require_made_by(option: str, value: object, kind: type, function: str, place: Place) -> None:

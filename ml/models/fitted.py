@@ -10,6 +10,7 @@ from ml.models.calibration import Calibration, Costs
 from ml.models.rows import Kind, LabelledRows, frame, typed
 from ml.models.tasks import HALF, Task
 from ml.models.trainers.boosted_trees import BoostedTrees
+from ml.models.trainers.network import FittedNetwork
 from pipeline.core.errors import Place, RequestError
 
 if TYPE_CHECKING:
@@ -40,8 +41,12 @@ class FittedModel:
     """The probability above which a condition is predicted."""
 
     def features(self, rows: pa.Table) -> Features:
-        """Return the features of rows as the estimator takes them: as pandas, and for boosted trees as Arrow, which costs less."""
-        return typed(rows, self.kinds) if isinstance(self.estimator, BoostedTrees) else frame(rows, self.kinds)
+        """Return the features of rows as the estimator takes them: as pandas, and for those of our own as Arrow, which costs less."""
+        return (
+            typed(rows, self.kinds)
+            if isinstance(self.estimator, BoostedTrees | FittedNetwork)
+            else frame(rows, self.kinds)
+        )
 
     def predictions(self, features: Features, place: Place | None = None) -> Array:
         """Return the predictions for rows; raise `ModelError` if the estimator does not return them. See `Task`."""

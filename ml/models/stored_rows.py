@@ -5,7 +5,7 @@ No process holds all of these rows. A worker reads its share in batches into a f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -173,6 +173,26 @@ class StoredRows:
         texts = [name for name, kind in self.kinds.items() if kind == "text"]
         with self.open() as con:
             return {name: self._categories(con, quoted(name), most) for name in texts}
+
+    def moments(self, names: Sequence[str]) -> dict[str, tuple[float | None, float | None, int]]:
+        """Return the mean and standard deviation of the finite values of columns, and how many are missing or infinite.
+
+        A time counts in seconds since 1970.
+        """
+        parts = []
+        for name in names:
+            column = quoted(name)
+            value = (
+                f"epoch_us({column}::timestamptz) / 1e6" if self.kinds.get(name) == "timestamp" else f"{column}::double"
+            )
+            finite = f"filter (coalesce(isfinite({value}), false))"
+            parts.append(f"avg({value}) {finite}, stddev_pop({value}) {finite}, count(*) - count(*) {finite}")
+        if not parts:
+            return {}
+        with self.open() as con:
+            found = con.sql(f"select {', '.join(parts)} from {_ROWS} where {self.condition}").fetchall()[0]
+        triples = zip(found[::3], found[1::3], found[2::3], strict=True)
+        return dict(zip(names, triples, strict=True))
 
     def _categories(self, con: duckdb.DuckDBPyConnection, name: str, most: int) -> tuple[str, ...]:
         where = f"{self.condition} and {name} is not null"

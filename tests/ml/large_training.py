@@ -25,8 +25,8 @@ raw = source(
             "late": "hash(i * 31)::double / 18446744073709551616.0 + (hash(i * 11) % 5) / 5.0 > 1.0",
             **numbers,
         }},
-        count={rows} // 8,  # of each partition
-        partitions=8,
+        count={rows},
+        partitions=1,
     ),
     schema={{"at": "timestamp", "city": "varchar", "late": "boolean", **dict.fromkeys(numbers, "double")}},
 )

@@ -1,6 +1,6 @@
 """Fitted models as folders in MLflow's format.
 
-Boosted trees are stored in their library's own format, and estimators of scikit-learn by skops, if they consist of known
+Boosted trees are stored in their library's own format, networks of PyTorch as weights and the name of the function that builds them, and estimators of scikit-learn by skops, if they consist of known
 classes. Loading these runs no code. Other estimators are stored by cloudpickle, whose loading runs code: trust such a model like
 code, or refuse all of them by MLflow's variable MLFLOW_ALLOW_PICKLE_DESERIALIZATION. `ModelFormat` says which it is. The digest of a folder shows whether a stored model is the one that was registered.
 """
@@ -21,9 +21,10 @@ from ml.models.fitted import FittedModel
 from ml.models.rows import Kind
 from ml.models.tasks import HALF, Task, task_of
 from ml.models.trainers.boosted_trees import BoostedTrees
+from ml.models.trainers.network import FittedNetwork
 from pipeline.core.errors import ModelError, SettingsError, StorageError
 
-ModelFormat = Literal["trees", "skops", "cloudpickle"]
+ModelFormat = Literal["trees", "network", "skops", "cloudpickle"]
 _FEATURES, _TASK, _CLASSES, _FORMAT = "features", "task", "classes", "format"
 _CALIBRATION, _THRESHOLD = "calibration", "threshold"
 _KNOWN = ("sklearn.", "lightgbm.", "xgboost.")
@@ -56,7 +57,9 @@ def save(fitted: FittedModel, folder: Path, name: str) -> ModelFormat:
     Raises `ModelError` if the estimator cannot be stored, or only by cloudpickle where that is refused.
     """
     if isinstance(fitted.estimator, BoostedTrees):
-        return _save_trees(fitted, fitted.estimator, folder)
+        return _save_own(fitted, fitted.estimator, folder, "trees", (fitted.estimator.library,))
+    if isinstance(fitted.estimator, FittedNetwork):
+        return _save_own(fitted, fitted.estimator, folder, "network", ("torch", "safetensors"))
     return _save_estimator(fitted, folder, name)
 
 
@@ -115,6 +118,8 @@ def digest(folder: Path) -> str:
 def _estimator(folder: Path, format_: str) -> Any:
     if format_ == "trees":
         return BoostedTrees.load(folder)
+    if format_ == "network":
+        return FittedNetwork.load(folder)
     if format_ == "skops":
         import skops.io  # noqa: PLC0415 - only for such models
 
@@ -129,17 +134,23 @@ def _estimator(folder: Path, format_: str) -> Any:
     return mlflow.sklearn.load_model(str(folder))
 
 
-def _save_trees(fitted: FittedModel, trees: BoostedTrees, folder: Path) -> ModelFormat:
+def _save_own(
+    fitted: FittedModel,
+    estimator: BoostedTrees | FittedNetwork,
+    folder: Path,
+    format_: ModelFormat,
+    libraries: tuple[str, ...],
+) -> ModelFormat:
     quiet_mlflow()
     from mlflow.models import Model  # noqa: PLC0415 - takes two seconds
 
     folder.mkdir()
-    trees.save(folder)
-    model = Model(signature=_signature(fitted), metadata=_metadata(fitted, "trees"))
-    model.add_flavor("headwater", library=trees.library)
+    estimator.save(folder)
+    model = Model(signature=_signature(fitted), metadata=_metadata(fitted, format_))
+    model.add_flavor("headwater", library=libraries[0])
     model.save(str(folder / "MLmodel"))
-    (folder / "requirements.txt").write_text("\n".join(_requirements("numpy", "pandas", trees.library)) + "\n")
-    return "trees"
+    (folder / "requirements.txt").write_text("\n".join(_requirements("numpy", "pandas", *libraries)) + "\n")
+    return format_
 
 
 def _save_estimator(fitted: FittedModel, folder: Path, name: str) -> ModelFormat:

@@ -1,4 +1,4 @@
-"""Boosting by several workers of Ray Train, each on its share of the rows."""
+"""Workers of Ray Train that fit together, each its share of the rows; and boosting by them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import signal
 import tempfile
 import uuid
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import cloudpickle
 import numpy as np
 import ray
 import ray.train
@@ -62,33 +64,37 @@ class StoredBoostingRows:
 
 
 def grow_on_ray(trainer: Grower, rows: StoredBoostingRows, rounds: Rounds, model: str) -> bytes:
-    """Return the trees that the workers of a trainer fit to rows together, each to the share that it reads.
+    """Return the trees that the workers of a trainer fit to rows together, each to the share that it reads. See `run_workers`."""
+    kind = LightGBMTrainer if trainer.library == "lightgbm" else XGBoostTrainer
+    return run_workers(kind, _work, {"trainer": trainer, "rounds": rounds, "rows": rows}, trainer.workers, model)
+
+
+def run_workers(
+    kind: Any, work: Callable[[dict[str, Any]], bytes], config: dict[str, Any], workers: int, model: str
+) -> bytes:
+    """Return what the workers of a trainer of Ray Train return. Each calls `work` with the config.
 
     A lost worker is replaced, and all go on from the last checkpoint. On several nodes, which have no folder in common, there is no
-    checkpoint, and they begin again. Raises `ModelError` if they fail.
+    checkpoint, and they begin again; `is_shared` in the config says which it is. Raises `ModelError` if they fail.
     """
     join()
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_S)
-    kind = LightGBMTrainer if trainer.library == "lightgbm" else XGBoostTrainer
     is_shared = sum(bool(node["Alive"]) for node in ray.nodes()) == 1  # type: ignore[no-untyped-call]  # Ray is untyped
     cpus = max(ray.cluster_resources().get("CPU", 1.0), 1.0)  # type: ignore[no-untyped-call]  # Ray is untyped
     with scratch.folder("train") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray Train warns about its own settings
         fit = kind(
-            cast("Any", _work),  # whose result Ray returns, although its type is None
-            train_loop_config={
-                "trainer": trainer,
-                "rounds": rounds,
-                "rows": rows,
-                "is_shared": is_shared,
-            },
+            _call,
+            # Ray pickles functions of the project by name, which workers cannot import
+            train_loop_config={"shipped": cloudpickle.dumps((work, {**config, "is_shared": is_shared}))},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=trainer.workers, resources_per_worker={"CPU": min(1.0, cpus / (trainer.workers + 1))}
+                num_workers=workers, resources_per_worker={"CPU": min(1.0, cpus / (workers + 1))}
             ),
             run_config=ray.train.RunConfig(
                 name=f"{model}-{uuid.uuid4().hex[:8]}",
                 storage_path=str(folder),
                 failure_config=ray.train.FailureConfig(max_failures=_FAILURES),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             ),
         )
         try:
@@ -97,7 +103,12 @@ def grow_on_ray(trainer: Grower, rows: StoredBoostingRows, rounds: Rounds, model
         except ray.train.TrainingFailedError as error:
             problem = f"the workers of model {model!r} could not fit it"
             raise ModelError(problem, got=str(error).strip().splitlines()[-1]) from error
-    return bytes(getattr(result, "return_value"))  # noqa: B009 - Ray declares another class
+    return bytes(result.return_value)
+
+
+def _call(config: dict[str, bytes]) -> bytes:
+    work, options = cloudpickle.loads(config["shipped"])
+    return bytes(work(options))
 
 
 def _work(config: dict[str, Any]) -> bytes:

@@ -29,8 +29,8 @@ class FeatureEncoding:
     categories: Mapping[str, tuple[str, ...]]
 
     @classmethod
-    def learned(cls, features: pd.DataFrame, kinds: Mapping[str, Kind]) -> FeatureEncoding:
-        """Return the encoding of training rows: of each text, the most frequent values, at most 1,000."""
+    def learned(cls, features: pd.DataFrame, kinds: Mapping[str, Kind], most: int = MOST_CATEGORIES) -> FeatureEncoding:
+        """Return the encoding of training rows: of each text, the most frequent values, at most so many."""
         categories = {}
         for name, kind in kinds.items():
             if kind == "text":
@@ -39,7 +39,7 @@ class FeatureEncoding:
                 ordered = sorted(
                     zip(counts.index.tolist(), counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0])
                 )
-                categories[name] = tuple(sorted(value for value, _ in ordered[:MOST_CATEGORIES]))
+                categories[name] = tuple(sorted(value for value, _ in ordered[:most]))
         return cls(dict(kinds), categories)
 
     @property

@@ -77,6 +77,9 @@ class Trainer(ABC):
     def fingerprint(self) -> str:
         """Changes with everything that determines the estimator, apart from rows and tuned values."""
 
+    def require_fit(self, task: TaskName, place: Place) -> None:  # noqa: B027 - most fit all of their tasks
+        """Raise `DefinitionError` if its options do not fit a task, which is one of `tasks`."""
+
     def require_known(self, names: Collection[str], place: Place) -> None:  # noqa: B027 - most libraries check them
         """Raise `ModelError` for a hyperparameter that it does not have."""
 
