@@ -16,7 +16,6 @@ from pipeline.core.definitions import Layer
 from pipeline.kernel.pool import Limits
 from pipeline.project.project import Project
 from serve.access.gate import Gate
-from serve.access.rate_limits import RequestRate
 from serve.backend import Backend, open_backend
 from serve.pages import page_routes
 from serve.problems import problem_handlers
@@ -61,7 +60,7 @@ def create_app(
             *webhook_routes(project),
             *page_routes(backend),
         ],
-        middleware=[*_cors(project), _gate(project, backend)],
+        middleware=[*_cors(project), _gate(backend)],
         exception_handlers=problem_handlers(project.settings.lake),
         lifespan=lifespan,
     )
@@ -69,18 +68,8 @@ def create_app(
     return app
 
 
-def _gate(project: Project, backend: Backend) -> Middleware:
-    settings = project.settings.serve
-    return Middleware(
-        Gate,
-        authenticator=backend.authenticator,
-        authorizer=backend.reading.authorizer,
-        tables=backend.reading.tables,
-        cache=backend.cache,
-        audit=backend.audit,
-        rate=RequestRate(settings.requests_per_second, settings.burst),
-        anonymous_rate=RequestRate(settings.anonymous_requests_per_second, settings.burst),
-    )
+def _gate(backend: Backend) -> Middleware:
+    return Middleware(Gate, admission=backend.admission, tables=backend.tables, cache=backend.cache)
 
 
 def _cors(project: Project) -> list[Middleware]:

@@ -11,9 +11,11 @@ from pipeline.governance.api_keys import ApiKeys
 from pipeline.kernel.pool import Limits
 from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
+from serve.access.admission import Admission
 from serve.access.audit import AuditLog
 from serve.access.authentication import Authenticator, KeyRing
 from serve.access.authorization import Authorizer
+from serve.access.rate_limits import RequestRate
 from serve.access.response_cache import ResponseCache
 from serve.features import FeatureLookup
 from serve.models import ServedModels
@@ -33,7 +35,7 @@ class Backend:
     models: ServedModels
     features: FeatureLookup
     predictions: PredictionService
-    authenticator: Authenticator
+    admission: Admission
     audit: AuditLog
     cache: ResponseCache
 
@@ -52,7 +54,7 @@ class Backend:
         self.predictions.close()
         self.features.close()
         self.engine.close()
-        self.authenticator.ring.close()
+        self.admission.authenticator.ring.close()
         self.audit.close()
 
 
@@ -62,6 +64,7 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
     bounds = limits or Limits(settings.memory_bytes or 1 << 30, threads=2)
     tables, engine = Tables(workspace, layers), Engine(workspace.lake.storage, bounds, patience)
     authorizer = Authorizer(project.access, tables, engine)
+    audit, allowed = AuditLog(settings.state / "audit" / settings.env), settings.serve
     models, features = ServedModels(settings.models, project.graph.all_of(Artifact)), FeatureLookup(project)
     return Backend(
         project=project,
@@ -69,7 +72,13 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
         models=models,
         features=features,
         predictions=PredictionService(project, models, features),
-        authenticator=Authenticator(KeyRing(ApiKeys(workspace.catalog, settings.env))),
-        audit=AuditLog(settings.state / "audit" / settings.env),
+        admission=Admission(
+            Authenticator(KeyRing(ApiKeys(workspace.catalog, settings.env))),
+            authorizer,
+            audit,
+            RequestRate(allowed.requests_per_second, allowed.burst),
+            RequestRate(allowed.anonymous_requests_per_second, allowed.burst),
+        ),
+        audit=audit,
         cache=ResponseCache(settings.serve.cache_bytes),
     )

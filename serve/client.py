@@ -1,14 +1,14 @@
 """A client of the endpoints: tables, SQL and predictions, in Python, with retries, pages and Arrow.
 
-    from serve.client import Client
+    from serve.client import ApiClient
 
-    with Client("http://127.0.0.1:8000") as client:  # the key is in HEADWATER_API_KEY
+    with ApiClient("http://127.0.0.1:8000") as client:  # the key is in HEADWATER_API_KEY
         for row in client.rows("departure_delays", origin="eq.JFK", order="late.desc"):
             ...
         delays = client.arrow("departure_delays")  # all rows, as a table of PyArrow
         worst = client.query("select origin, max(late) as late from departure_delays group by all")
 
-`AsyncClient` has the same methods to await. Needs `headwater[rest]`, and no other part of Headwater's server.
+`AsyncApiClient` has the same methods to await. Needs `headwater[rest]`, and no other part of Headwater's server.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _settings(url: str, key: str | None, timeout_s: float) -> dict[str, Any]:
     return {"base_url": url.rstrip("/"), "headers": headers, "timeout": timeout_s}
 
 
-class Client:
+class ApiClient:
     """The endpoints at a URL. Thread-safe.
 
     A request that finds the server busy or away is sent again for `patience_s` seconds: all are requests that change
@@ -202,8 +202,8 @@ class Client:
         return _checked(response, failure, self._url)
 
 
-class AsyncClient:
-    """As `Client`, with methods to await."""
+class AsyncApiClient:
+    """As `ApiClient`, with methods to await."""
 
     def __init__(self, url: str, key: str | None = None, *, timeout_s: float = 60.0, patience_s: float = 30.0) -> None:
         """Create the client; nothing is sent. `key` is by default that of the environment variable `HEADWATER_API_KEY`."""
@@ -224,12 +224,12 @@ class AsyncClient:
         await self._http.aclose()
 
     async def tables(self) -> list[dict[str, Any]]:
-        """Return the tables that the key may read; see `Client.tables`."""
+        """Return the tables that the key may read; see `ApiClient.tables`."""
         found: list[dict[str, Any]] = (await self._send(_Call("GET", "/v1/tables"))).json()["tables"]
         return found
 
     async def rows(self, table: str, **words: object) -> AsyncIterator[dict[str, Any]]:
-        """Yield the rows of a table; see `Client.rows`."""
+        """Yield the rows of a table; see `ApiClient.rows`."""
         call: _Call | None = _calls_of_rows(table, words)
         while call is not None:
             page = (await self._send(call)).json()
@@ -238,15 +238,15 @@ class AsyncClient:
             call = _Call("GET", page["next"]) if page["next"] else None
 
     async def arrow(self, table: str, **words: object) -> pa.Table:
-        """Return the rows of a table; see `Client.arrow`."""
+        """Return the rows of a table; see `ApiClient.arrow`."""
         return _read_arrow((await self._send(_call_of_arrow(table, words))).content)
 
     async def query(self, sql: str) -> pa.Table:
-        """Return the rows of one SELECT; see `Client.query`."""
+        """Return the rows of one SELECT; see `ApiClient.query`."""
         return _read_arrow((await self._send(_call_of_query(sql))).content)
 
     async def predict(self, model: str, rows: Sequence[Mapping[str, Any]], **options: object) -> dict[str, Any]:
-        """Return the response of a model to rows; see `Client.predict`."""
+        """Return the response of a model to rows; see `ApiClient.predict`."""
         found: dict[str, Any] = (await self._send(_call_of_prediction(model, rows, options))).json()
         return found
 

@@ -23,6 +23,7 @@ from pipeline.kernel.engine import first_line
 from pipeline.project.project import load
 from serve.app import create_app
 from serve.direct import DirectServer
+from serve.flight.server import FlightServer
 from serve.http_errors import BusyError
 from serve.queries.select import Statement
 from serve.rest.models import MOST_PREDICTIONS
@@ -42,15 +43,23 @@ class Endpoint:
     """That of Ray Serve's proxy."""
     direct_url: str | None = None
     """That on which replicas answer themselves."""
+    flight_url: str | None = None
+    """That of Flight SQL."""
 
 
 class Server:
     """One replica: it loads the project from its folder and serves its app."""
 
-    def __init__(self, root: str, env: str | None, direct: tuple[str, int] | None = None) -> None:
-        """Load the project; an error in its settings or definitions fails the deployment. `direct` is a host and a port."""
+    def __init__(
+        self, root: str, env: str | None, direct: tuple[str, int] | None = None, sql: tuple[str, int] | None = None
+    ) -> None:
+        """Load the project; an error in its settings or definitions fails the deployment.
+
+        `direct` and `sql` are the hosts and ports of the direct server and of Flight SQL.
+        """
         self._app = create_app(load(root, env=env))
         self._direct = None if direct is None else DirectServer(self._app, *direct)
+        self._flight = None if sql is None else FlightServer(self._app.state.backend, *sql)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Return the app; called once by Serve."""
@@ -58,9 +67,10 @@ class Server:
 
     def __del__(self) -> None:
         """End the server of this replica; called by Serve."""
-        direct = getattr(self, "_direct", None)  # the project may not have been loaded
-        if direct is not None:
-            direct.close()
+        for name in ("_direct", "_flight"):  # the project may not have been loaded
+            server = getattr(self, name, None)
+            if server is not None:
+                server.close()
 
     def check_health(self) -> None:
         """Raise if the replica's DuckDB instance does not answer; Serve then replaces the replica.
@@ -77,24 +87,28 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
     host: str = "127.0.0.1",
     port: int = 8000,
     direct_port: int | None = None,
+    flight_port: int | None = None,
     replicas: int = 1,
 ) -> Endpoint:
     """Serve a project and return once its replicas answer.
 
     Joins the cluster of `RAY_ADDRESS`, or starts a local one. Replicas run on this machine, where the project's
     folder is. They inherit this process's `HEADWATER_*` variables; all other variables that the settings name must be
-    set where Ray was started. With `direct_port`, the replicas also listen there themselves; see `DirectServer`.
+    set where Ray was started. With `direct_port`, the replicas also listen there themselves; see `DirectServer`. With `flight_port`, they
+    answer Flight SQL there; see `FlightServer`.
 
     Before Ray is started, raises `RequestError` for a port in use, one port for both, or fewer than one
     replica, and the errors of loading the project.
     """
     if replicas < 1:
         raise RequestError("there must be at least one replica", got=repr(replicas), do="pass 1 or more")
-    for number in (port, *(() if direct_port is None else (direct_port,))):
+    ports = [port, *(each for each in (direct_port, flight_port) if each is not None)]
+    for number in ports:
         _require_free(host, number)
-    if direct_port == port:
+    if len(set(ports)) < len(ports):
+        got = f"{max(ports, key=ports.count)}"
         raise RequestError(
-            "the replicas cannot listen on the port of the proxy", got=f"{port}", do="choose another port"
+            "the replicas cannot listen on the port of the proxy, or twice on one", got=got, do="choose another port"
         )
     root = load(project_root, env=env).settings.root
     found_ray = ray.is_initialized()
@@ -106,12 +120,17 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
             ray.shutdown()
         raise
     try:
-        _deploy((str(root), env, None if direct_port is None else (host, direct_port)), replicas)
+        listening = (None if each is None else (host, each) for each in (direct_port, flight_port))
+        _deploy((str(root), env, *listening), replicas)
     except BaseException:
         stop()
         raise
-    address = f"http://{f'[{host}]' if ':' in host else host}"
-    return Endpoint(f"{address}:{port}", None if direct_port is None else f"{address}:{direct_port}")
+    address = f"{f'[{host}]' if ':' in host else host}"
+    return Endpoint(
+        f"http://{address}:{port}",
+        None if direct_port is None else f"http://{address}:{direct_port}",
+        None if flight_port is None else f"grpc://{address}:{flight_port}",
+    )
 
 
 def stop() -> None:
@@ -151,7 +170,7 @@ def _listen(host: str, port: int) -> None:
         ) from error
 
 
-def _deploy(arguments: tuple[str, str | None, tuple[str, int] | None], replicas: int) -> None:
+def _deploy(arguments: tuple[object, ...], replicas: int) -> None:
     deployed = ray.serve.deployment(
         name="Server",
         num_replicas=replicas,

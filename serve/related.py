@@ -53,7 +53,7 @@ class RelatedTables:
 
         Raises `HttpError` if there is none that the caller may read, or several.
         """
-        known = self._readable(definition, caller)
+        known = self.readable(definition, caller)
         found = [each for each in known if name in {each.table, each.column} and hint in {"", each.column}]
         if not found:
             names = sorted({each.table for each in known})
@@ -67,7 +67,7 @@ class RelatedTables:
         relation = self._authorizer.relation(grant, caller, self._tables.version(one.table))
         return Embedding(name, one.table, one.pairs, one.is_single, relation.schema.names)
 
-    def _readable(self, definition: StoredDefinition, caller: Caller) -> list[Relationship]:
+    def readable(self, definition: StoredDefinition, caller: Caller) -> list[Relationship]:
         """Return the relationships whose both ends the caller sees."""
         names = {grant.definition.name for grant in self._authorizer.readable(caller)}
         mine = self._columns(definition.name, caller)

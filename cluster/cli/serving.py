@@ -20,6 +20,10 @@ def serve(
         int | None,
         typer.Option(help="Port on which the replicas also answer themselves, without Ray's proxy.", min=1, max=65535),
     ] = None,
+    flight_port: Annotated[
+        int | None,
+        typer.Option(help="Port on which the replicas answer Flight SQL, for ADBC and JDBC drivers.", min=1, max=65535),
+    ] = None,
     replicas: Annotated[int, typer.Option(help="How many processes answer.", min=1)] = 1,
     check: Annotated[
         bool, typer.Option("--check", help="Start, call each kind of endpoint once, show the responses, and stop.")
@@ -39,6 +43,7 @@ def serve(
         host=host,
         port=port,
         direct_port=direct_port,
+        flight_port=flight_port,
         replicas=replicas,
     )
     try:
@@ -61,6 +66,8 @@ def serve(
         out.print(f"serving at {endpoint.url}  (tables: /v1/tables, health: /health, docs: {endpoint.url}/docs)")
         if endpoint.direct_url is not None:
             out.print(f"without Ray's proxy: {endpoint.direct_url}")
+        if endpoint.flight_url is not None:
+            out.print(f"Flight SQL: {endpoint.flight_url}")
         err.print("[dim]press Ctrl-C to stop[/]")
         _wait()
     finally:

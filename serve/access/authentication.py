@@ -103,7 +103,7 @@ class Authenticator:
         """Return the caller if it is known without waiting, otherwise `None`; raises `UnauthenticatedError` as `caller` does."""
         if authorization is None:
             return ANONYMOUS
-        text = _credential(authorization)
+        text = credential_of(authorization)
         if not text.startswith(_PREFIX) or self.ring.is_older_than(EVERY_S):
             return None
         return self.ring.find(_digest(text))
@@ -113,7 +113,7 @@ class Authenticator:
 
         Raises `UnauthenticatedError` for a key or token that is not valid, `OverloadError` if it cannot be checked.
         """
-        text = _credential(authorization)
+        text = credential_of(authorization)
         if not text.startswith(_PREFIX):
             if self._tokens is None:
                 raise UnauthenticatedError("the key is not valid", do="use a key that `headwater keys create` printed")
@@ -136,7 +136,7 @@ def _digest(text: str) -> str:
     return digest
 
 
-def _credential(authorization: str) -> str:
+def credential_of(authorization: str) -> str:
     """Return the key or token of an `Authorization` header: of Basic authentication, the password."""
     scheme, _, value = authorization.partition(" ")
     value = value.strip()
@@ -144,7 +144,8 @@ def _credential(authorization: str) -> str:
         return value
     if scheme.lower() == "basic":
         try:
-            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+            padded = value + "=" * (-len(value) % 4)  # drivers of Flight in Go leave it out
+            return base64.b64decode(padded, validate=True).decode().partition(":")[2]
         except (binascii.Error, UnicodeDecodeError):
             pass
     raise UnauthenticatedError(

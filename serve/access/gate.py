@@ -9,19 +9,16 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from anyio import to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.core.errors import HeadwaterError
-from serve.access.audit import AuditLog
-from serve.access.authentication import Authenticator
-from serve.access.authorization import Authorizer
+from serve.access.admission import Admission, RequestContext
 from serve.access.caller import ANONYMOUS, Caller
-from serve.access.rate_limits import Allowance, RateLimits, RequestRate
+from serve.access.rate_limits import Allowance
 from serve.access.response_cache import CachedResponse, Key, ResponseCache
-from serve.http_errors import BusyError, TooManyError
+from serve.http_errors import TooManyError
 from serve.problems import REQUEST_ID, problem, problem_response
 from serve.tables import Tables
 
@@ -41,23 +38,6 @@ _SECURITY = (
 )
 
 
-@dataclass
-class RequestContext:
-    """A request and what becomes of it: handlers read the caller, and add what the cache and the audit log need."""
-
-    request_id: str
-    caller: Caller
-    rights: str
-    """The SHA-256 of what decides what the caller sees."""
-    begun: float
-    etag: str = ""
-    versions: tuple[tuple[str, int], ...] = ()
-    """The newest versions of the tables that the response is made of."""
-    is_cacheable: bool = False
-    facts: dict[str, object] = field(default_factory=dict)
-    """What the audit log records, for example the table and its policy."""
-
-
 def context_of(scope: Scope) -> RequestContext:
     """Return the context of a request that passed the gate."""
     context: RequestContext = scope[STATE]
@@ -67,29 +47,12 @@ def context_of(scope: Scope) -> RequestContext:
 class Gate:
     """An application behind authentication, rate limits, the cache and the audit log."""
 
-    def __init__(  # noqa: PLR0913 - the parts of the gate, all keyword-only
-        self,
-        app: ASGIApp,
-        *,
-        authenticator: Authenticator,
-        authorizer: Authorizer,
-        tables: Tables,
-        cache: ResponseCache,
-        audit: AuditLog,
-        rate: RequestRate,
-        anonymous_rate: RequestRate,
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, admission: Admission, tables: Tables, cache: ResponseCache) -> None:
         """Pass requests on to `app`."""
         self._app = app
-        self._authenticator = authenticator
-        self._authorizer = authorizer
+        self._admission = admission
         self._tables = tables
         self.cache = cache
-        self._audit = audit
-        self._rate = rate
-        self._anonymous_rate = anonymous_rate
-        self._limits = RateLimits()
-        self._rights: dict[int, tuple[Caller, str]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let the application do it."""
@@ -101,11 +64,10 @@ class Gate:
         scope[STATE], scope[REQUEST_ID] = context, context.request_id
         sender = _Sender(self, scope, send, context)
         try:
-            if not self._audit.is_writable:
-                raise BusyError("requests cannot be recorded", do="try again later")
+            self._admission.require_record()
             context.caller = await self._caller(headers.get(b"authorization"))
-            context.rights = self._rights_of(context.caller)
-            sender.allowance = self._take(scope, context.caller)
+            context.rights = self._admission.rights(context.caller)
+            sender.allowance = self._admission.take(context.caller, (scope.get("client") or ("",))[0])
             if not sender.allowance.is_granted:
                 raise TooManyError("there are too many requests", do="send fewer, or wait as `Retry-After` says")
         except HeadwaterError as error:
@@ -126,24 +88,8 @@ class Gate:
 
     async def _caller(self, header: bytes | None) -> Caller:
         authorization = None if header is None else header.decode("latin-1")
-        known = self._authenticator.known(authorization)
-        if known is not None or authorization is None:
-            return known or ANONYMOUS
-        return await to_thread.run_sync(self._authenticator.caller, authorization)
-
-    def _rights_of(self, caller: Caller) -> str:
-        known = self._rights.get(id(caller))
-        if known is None or known[0] is not caller:
-            if len(self._rights) > 10_000:  # noqa: PLR2004 - callers of tokens come and go
-                self._rights.clear()
-            known = self._rights[id(caller)] = (caller, self._authorizer.fingerprint(caller))
-        return known[1]
-
-    def _take(self, scope: Scope, caller: Caller) -> Allowance:
-        if caller.is_anonymous:
-            client = scope.get("client") or ("",)
-            return self._limits.take(f"address {client[0]}", self._anonymous_rate)
-        return self._limits.take(f"{caller.kind} {caller.id}", self._rate)
+        known = self._admission.known(authorization)
+        return await to_thread.run_sync(self._admission.caller, authorization) if known is None else known
 
     def _key(self, scope: Scope, headers: Mapping[bytes, bytes], rights: str) -> Key | None:
         if scope["method"] != "GET":
@@ -181,22 +127,7 @@ class Gate:
 
     def finish(self, scope: Scope, context: RequestContext, status: int, size: int) -> None:
         """Record a request that was answered."""
-        caller = context.caller
-        self._audit.add(
-            {
-                "at": round(time.time(), 3),
-                "request_id": context.request_id,
-                "caller": caller.id,
-                "caller_kind": caller.kind,
-                "caller_name": caller.name,
-                "method": scope["method"],
-                "path": scope["path"][:1000],
-                "status": status,
-                "bytes": size,
-                "ms": round((time.perf_counter() - context.begun) * 1000, 1),
-                **context.facts,
-            }
-        )
+        self._admission.record(context, scope["method"], scope["path"], {"status": status, "bytes": size})
 
 
 class _Sender:
@@ -206,7 +137,7 @@ class _Sender:
         self._gate = gate
         self._scope = scope
         self._send = send
-        self._exchange = context
+        self._context = context
         self.allowance: Allowance | None = None
         self.key: Key | None = None
         self.is_hit = False
@@ -231,11 +162,11 @@ class _Sender:
         if not more:
             self._body = body if self._size == len(body) else None
             self._keep()
-            self._gate.finish(self._scope, self._exchange, self._status, self._size)
+            self._gate.finish(self._scope, self._context, self._status, self._size)
         await self._send(message)
 
     def _keep(self) -> None:
-        context = self._exchange
+        context = self._context
         if self.key is None or not context.is_cacheable or self._status != _OK or self._body is None:
             return
         facts = tuple(context.facts.items())
@@ -244,7 +175,7 @@ class _Sender:
         )
 
     def _added(self) -> list[tuple[bytes, bytes]]:
-        added = [(b"x-request-id", self._exchange.request_id.encode()), *_SECURITY]
+        added = [(b"x-request-id", self._context.request_id.encode()), *_SECURITY]
         if self.is_hit:
             added.append((b"cache-status", b"headwater; hit"))
         wait = 1 if self.allowance is None else max(1, round(self.allowance.reset_s))

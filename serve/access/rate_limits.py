@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -28,22 +29,24 @@ class Allowance:
 
 
 class RateLimits:
-    """The buckets of the callers of a process. Not thread-safe: used by the event loop only."""
+    """The buckets of the callers of a process. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Create full buckets. `clock` returns seconds."""
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def take(self, caller: str, rate: RequestRate) -> Allowance:
         """Take a request from the bucket of a caller."""
         now = self._clock()
-        level, at = self._buckets.pop(caller, (float(rate.burst), now))
-        level = min(float(rate.burst), level + (now - at) * rate.per_second)
-        is_granted = level >= 1
-        level -= is_granted
-        self._buckets[caller] = (level, now)
-        if len(self._buckets) > _MOST_CALLERS:
-            self._buckets.popitem(last=False)
+        with self._lock:
+            level, at = self._buckets.pop(caller, (float(rate.burst), now))
+            level = min(float(rate.burst), level + (now - at) * rate.per_second)
+            is_granted = level >= 1
+            level -= is_granted
+            self._buckets[caller] = (level, now)
+            if len(self._buckets) > _MOST_CALLERS:
+                self._buckets.popitem(last=False)
         missing = rate.burst - level if is_granted else 1 - level
         return Allowance(is_granted, int(level), missing / rate.per_second)

@@ -94,6 +94,13 @@ def stream(engine: Engine, made: PageStatement, media_type: str) -> Iterator[tup
     yield sink.taken(), waiting
 
 
+def record_batches(engine: Engine, made: PageStatement) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a statement with the types of its columns. Only some rows are in memory."""
+    schema = arrow_schema(made.schema)
+    for batch in engine.batches(as_rows(made)):
+        yield from pa.Table.from_batches([batch]).select(made.schema.names).cast(schema).to_batches()
+
+
 def envelope(table: str, version: int, page: Page, following: str | None, count: int | None = None) -> bytes:
     """Return the JSON response with a page's rows."""
     head = json.dumps({"table": table, "version": version} | ({} if count is None else {"count": count}))[:-1].encode()

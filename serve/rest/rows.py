@@ -14,8 +14,9 @@ from starlette.responses import Response, StreamingResponse
 
 from pipeline.core.errors import StorageError
 from pipeline.lake import Version
+from serve.access.admission import RequestContext
 from serve.access.authorization import Grant
-from serve.access.gate import RequestContext, context_of, is_same
+from serve.access.gate import context_of, is_same
 from serve.http_errors import HttpError, TooLongError
 from serve.queries import cursor as cursors
 from serve.queries.cursor import PageCursor

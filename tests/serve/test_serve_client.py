@@ -16,7 +16,7 @@ import uvicorn
 from cluster.local.ports import unused_port
 from pipeline.core.errors import UnavailableError
 from serve import create_app
-from serve.client import ApiError, AsyncClient, Client
+from serve.client import ApiClient, ApiError, AsyncApiClient
 from tests.rigs.http_faults import Reply, http_server
 from tests.serve.conftest import open_cafe
 
@@ -48,7 +48,7 @@ def url(cafe):
 
 def test_rows_arrow_and_sql(url, cafe, monkeypatch):
     monkeypatch.setenv("HEADWATER_API_KEY", cafe.key())
-    with Client(url) as client:
+    with ApiClient(url) as client:
         assert "cafe_orders" in [table["name"] for table in client.tables()]
         rows = list(client.rows("cafe_orders", limit=2, order="cups.desc", cups=["gte.1", "lte.2"]))
         assert [row["order_id"] for row in rows] == [2, 1, 4]
@@ -59,13 +59,13 @@ def test_rows_arrow_and_sql(url, cafe, monkeypatch):
         with pytest.raises(ApiError, match="there is no table 'cafe_order'; did you mean 'cafe_orders'") as caught:
             client.arrow("cafe_order")
         assert caught.value.status == 404
-    with Client(url, key="") as client, pytest.raises(ApiError, match="there is no table"):
+    with ApiClient(url, key="") as client, pytest.raises(ApiError, match="there is no table"):
         list(client.rows("cafe_orders"))
 
 
 def test_the_same_to_await(url, cafe):
     async def ask():
-        async with AsyncClient(url, cafe.key()) as client:
+        async with AsyncApiClient(url, cafe.key()) as client:
             assert len(await client.tables()) > 3
             assert [row["order_id"] async for row in client.rows("cafe_orders", limit=1)] == [1, 2, 3, 4, 5]
             assert (await client.arrow("guests")).num_rows == 5
@@ -81,14 +81,17 @@ def test_a_busy_server_is_asked_again_and_an_absent_one_is_named(monkeypatch):
     monkeypatch.setattr(time, "sleep", slept.append)
     with http_server() as server:
         server.script = [Reply(b"", 503), Reply(b"{}", 429, headers={"Retry-After": "7"}), Reply({"tables": []})]
-        with Client(server.url, "k") as client:
+        with ApiClient(server.url, "k") as client:
             assert client.tables() == []
         assert server.received[0].headers["authorization"] == "Bearer k"
         server.script = [Reply(b"<html>", 500)]
-        with Client(server.url, "k") as client, pytest.raises(ApiError, match=r"the server returned 500: got '<html>'"):
+        with (
+            ApiClient(server.url, "k") as client,
+            pytest.raises(ApiError, match=r"the server returned 500: got '<html>'"),
+        ):
             client.tables()
     assert 7 in slept
-    absent = Client(f"http://127.0.0.1:{unused_port()}", "k", patience_s=0)
+    absent = ApiClient(f"http://127.0.0.1:{unused_port()}", "k", patience_s=0)
     with absent, pytest.raises(UnavailableError, match=r"does not answer: got .*refused"):
         absent.tables()
 

@@ -142,7 +142,9 @@ def test_errors_are_reported_before_ray_is_started(cafe, monkeypatch):
         with pytest.raises(RequestError, match=rf"cannot listen on 127.0.0.1:{port}: got "):
             start(cafe.root, port=unused_port(), direct_port=port)
     free = unused_port()
-    with pytest.raises(RequestError, match=f"the replicas cannot listen on the port of the proxy: got {free}"):
+    with pytest.raises(
+        RequestError, match=f"the replicas cannot listen on the port of the proxy, or twice on one: got {free}"
+    ):
         start(cafe.root, port=free, direct_port=free)
     with pytest.raises(RequestError, match="there must be at least one replica: got 0"):
         start(cafe.root, port=unused_port(), replicas=0)

@@ -1,0 +1,102 @@
+"""What every request passes, whatever protocol it came by: who calls, whether it may now, and the record of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from serve.access.audit import AuditLog
+from serve.access.authentication import Authenticator
+from serve.access.authorization import Authorizer
+from serve.access.caller import ANONYMOUS, Caller
+from serve.access.rate_limits import Allowance, RateLimits, RequestRate
+from serve.http_errors import BusyError
+
+_MOST_CALLERS = 10_000
+
+
+@dataclass
+class RequestContext:
+    """A request and what becomes of it: handlers read the caller, and add what the cache and the audit log need."""
+
+    request_id: str
+    caller: Caller
+    rights: str
+    """The SHA-256 of what decides what the caller sees."""
+    begun: float
+    etag: str = ""
+    versions: tuple[tuple[str, int], ...] = ()
+    """The newest versions of the tables that the response is made of."""
+    is_cacheable: bool = False
+    facts: dict[str, object] = field(default_factory=dict)
+    """What the audit log records, for example the table and its policy."""
+
+
+class Admission:
+    """Checks requests, and records them. Thread-safe."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        audit: AuditLog,
+        rate: RequestRate,
+        anonymous_rate: RequestRate,
+    ) -> None:
+        """Use the rates for each caller, and for each address without a key."""
+        self.authenticator = authenticator
+        self._authorizer = authorizer
+        self._audit = audit
+        self._rate = rate
+        self._anonymous_rate = anonymous_rate
+        self._limits = RateLimits()
+        self._rights: dict[int, tuple[Caller, str]] = {}
+
+    def require_record(self) -> None:
+        """Raise `BusyError` while requests cannot be recorded."""
+        if not self._audit.is_writable:
+            raise BusyError("requests cannot be recorded", do="try again later")
+
+    def known(self, authorization: str | None) -> Caller | None:
+        """Return the caller if that is known without waiting; see `Authenticator.known`."""
+        return self.authenticator.known(authorization)
+
+    def caller(self, authorization: str | None) -> Caller:
+        """Return the caller; see `Authenticator.caller`."""
+        return self.known(authorization) or (
+            ANONYMOUS if authorization is None else self.authenticator.caller(authorization)
+        )
+
+    def rights(self, caller: Caller) -> str:
+        """Return the SHA-256 of what decides what a caller sees."""
+        known = self._rights.get(id(caller))
+        if known is None or known[0] is not caller:
+            if len(self._rights) > _MOST_CALLERS:  # callers of tokens come and go
+                self._rights.clear()
+            known = self._rights[id(caller)] = (caller, self._authorizer.fingerprint(caller))
+        return known[1]
+
+    def take(self, caller: Caller, address: str) -> Allowance:
+        """Count a request of a caller, by its address if nothing else is known of it."""
+        if caller.is_anonymous:
+            return self._limits.take(f"address {address}", self._anonymous_rate)
+        return self._limits.take(f"{caller.kind} {caller.id}", self._rate)
+
+    def record(self, context: RequestContext, method: str, path: str, outcome: Mapping[str, object]) -> None:
+        """Record a request that was answered; `outcome` is its status and how much was sent."""
+        caller = context.caller
+        self._audit.add(
+            {
+                "at": round(time.time(), 3),
+                "request_id": context.request_id,
+                "caller": caller.id,
+                "caller_kind": caller.kind,
+                "caller_name": caller.name,
+                "method": method,
+                "path": path[:1000],
+                **outcome,
+                "ms": round((time.perf_counter() - context.begun) * 1000, 1),
+                **context.facts,
+            }
+        )

@@ -1,0 +1,78 @@
+"""SQL of a caller, checked and bound to what the caller may see, ready to be run by any interface."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import duckdb
+
+from pipeline.core.schema import Column, Schema
+from pipeline.kernel.sql_text import quoted
+from pipeline.kernel.types import stored_type
+from serve.access.caller import Caller
+from serve.http_errors import HttpError
+from serve.queries.select import PageStatement, Statement
+from serve.queries.sql_guard import guarded
+from serve.queries.values import shown
+from serve.reading import Reading
+
+_LOG = logging.getLogger("headwater.serve")
+_NO_COLUMN = re.compile(r'Referenced column "([^"]+)" not found|does not have a column named "([^"]+)"')
+
+
+@dataclass(frozen=True)
+class PreparedSql:
+    """A statement of a caller, ready to be run, and the versions of the tables that it reads."""
+
+    statement: PageStatement
+    versions: Mapping[str, int]
+    etag: str
+    is_stable: bool
+
+
+def prepare(reading: Reading, caller: Caller, text: str, limit: int | None) -> PreparedSql:
+    """Check a statement, and put what the caller may see in place of its tables.
+
+    The statement returns one row more than `limit`. Raises `HttpError` for what the guard does not allow, and for columns
+    and types that do not fit.
+    """
+    grants = {grant.definition.name: grant for grant in reading.authorizer.readable(caller)}
+    checked = guarded(text, grants)
+    versions = {name: reading.tables.version(name) for name in checked.tables}
+    relations = {name: reading.authorizer.relation(grants[name], caller, version) for name, version in versions.items()}
+    sql = checked.sql(lambda name: relations[name].sql)
+    schema = _schema(reading, sql)
+    columns = tuple(Column(column.name, stored_type(column.type)) for column in schema.columns)
+    casts = ", ".join(
+        quoted(column.name)
+        if column.type == before.type
+        else f"cast({quoted(column.name)} as {column.type}) as {quoted(column.name)}"
+        for column, before in zip(columns, schema.columns, strict=True)
+    )
+    bound = f"select {casts} from ({sql})" + ("" if limit is None else f" limit {limit + 1}")
+    seen = (bound, [(each.table, each.version, each.fingerprint) for each in relations.values()])
+    return PreparedSql(
+        PageStatement(Statement(bound), Schema(columns)),
+        {name: version.number for name, version in versions.items()},
+        hashlib.sha256(repr(seen).encode()).hexdigest()[:32],
+        checked.is_stable,
+    )
+
+
+def _schema(reading: Reading, sql: str) -> Schema:
+    try:
+        return reading.engine.schema(sql)
+    except duckdb.Error as error:
+        # the engine's text is not for the caller: it quotes the statement, which contains the policies
+        _LOG.info("a statement of a caller does not fit: %s", error)
+        column = _NO_COLUMN.search(str(error).partition("\n")[0])
+        problem = (
+            "the columns or types do not fit"
+            if column is None
+            else f"there is no column {shown(column[1] or column[2])}"
+        )
+        raise HttpError(problem, do="see /v1/tables for the columns of each table") from error
