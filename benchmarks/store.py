@@ -1,7 +1,7 @@
 """A run of 20 tables whose lake is on a distant object store, compared with one whose lake is a local folder.
 
-Run as `python -m benchmarks.store [RUNS]`. Each request to the store (SeaweedFS on loopback) takes 30 to 50 ms longer than
-without the delay. Runs are interleaved; shown are medians in seconds, and the ratio to the local lake.
+Run as `python -m benchmarks.store [RUNS] [SECONDS]`. Each request to the store (SeaweedFS on loopback) takes 30 to 50 ms
+longer than without the delay, or as many seconds as given. Runs are interleaved; shown are medians in seconds, and the ratio to the local lake.
 """
 
 from __future__ import annotations
@@ -64,11 +64,12 @@ def timed(folder: Path) -> dict[str, float]:
 
 def main() -> None:
     """Run and print."""
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    runs, *delay = [float(text) for text in sys.argv[1:]] or [5]
+    latency_s, jitter_s = (delay[0], 0.0) if delay else (LATENCY_S, JITTER_S)
     seconds: dict[str, list[dict[str, float]]] = {"local": [], "store": []}
-    with object_store() as ports, delayed(ports["s3.port"], LATENCY_S, JITTER_S) as port:
+    with object_store() as ports, delayed(ports["s3.port"], latency_s, jitter_s) as port:
         client(f"http://127.0.0.1:{ports['s3.port']}").mkdir("lake")
-        for number in range(runs + 1):  # the first warms up
+        for number in range(int(runs) + 1):  # the first warms up
             for name, options in (("local", None), ("store", credentials(f"http://127.0.0.1:{port}"))):
                 folder = Path(tempfile.mkdtemp(prefix="store-"))
                 ran = timed(project(folder, options))

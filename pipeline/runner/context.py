@@ -38,7 +38,7 @@ class PlannedStep:
 
 STORE_THREADS = 32
 """The least number of concurrent steps with a lake on an object store: small steps wait for it most of the time."""
-STORE_SHARES = 16
+STORE_SHARES = 8
 """Among how many of these steps the memory is divided; the others wait with what they have read of the lake's logs."""
 
 
