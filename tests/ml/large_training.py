@@ -1,4 +1,4 @@
-"""Trains a model of a large project in this process, trains it again for comparison, and prints what that took."""
+"""Builds a large training set, or trains a model on it and trains it again for comparison, and prints the memory that took."""
 
 from __future__ import annotations
 
@@ -40,18 +40,19 @@ late = model(
 SETTINGS = '[project]\nname = "large"\ndefinitions = "large.py"\n\n[env.dev]\nmemory_bytes = 1_000_000_000\n'
 
 
-def main() -> None:
-    """Train and reproduce; print the peak memory of this process, in bytes, and the metrics."""
-    project = load(Path(sys.argv[1]))
-    steps = Runner(project, RunOptions()).run().steps
-    built = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    workspace = Workspace(project)
-    version = ModelVersions(workspace.settings.models).require("late", 1)
-    again = reproduce(workspace, workspace.definition("late"), version)
-    verdict = steps[-1].verdict
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    print(json.dumps({"run": built, "peak": peak, "equal": again.is_equal, "rows": verdict.rows, **verdict.metrics}))  # noqa: T201
+def main(step: str, folder: str) -> None:
+    """Build the training set, or train and reproduce the model; print the peak memory of this process, in bytes, and the metrics."""
+    project, told = load(Path(folder)), {}
+    if step == "build":
+        Runner(project, RunOptions(select=("+examples",))).run()
+    else:
+        verdict = Runner(project, RunOptions(select=("late",))).run().steps[-1].verdict
+        workspace = Workspace(project)
+        version = ModelVersions(workspace.settings.models).require("late", 1)
+        again = reproduce(workspace, workspace.definition("late"), version)
+        told = {"equal": again.is_equal, "rows": verdict.rows, **verdict.metrics}
+    print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, **told}))  # noqa: T201
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
