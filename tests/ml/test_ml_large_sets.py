@@ -20,7 +20,7 @@ from tests.ml.large_training import PROJECT, SETTINGS
 
 ROWS, COLUMNS = 20_000_000, 18
 BUILD_BYTES, TRAIN_BYTES = 4 << 30, 2 << 30
-"""What the process of the run may take: to build the training set, which is not limited by `memory_bytes` alone, and to train."""
+"""What the process of the run may take: to build the training set, whose key the warehouse indexes in memory, and to train."""
 
 
 def scan(rows: int) -> Scan:
