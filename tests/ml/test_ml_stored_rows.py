@@ -13,16 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml import LightGBM, XGBoost, training_set
+from ml import LightGBM, XGBoost, model, training_set
 from ml.models import stored_rows
+from ml.models.card import Card, html_card, markdown_card
 from ml.models.evaluation import Evaluation
 from ml.models.holdout import Holdout
+from ml.models.registry.registry import Origin
 from ml.models.rows import split, typed
 from ml.models.stored_rows import spool
 from ml.models.stored_split import split_stored
 from ml.models.trainers.distributed import StoredBoostingRows
 from ml.models.trainers.encoding import FeatureEncoding
 from ml.models.trainers.rounds import Rounds
+from ml.models.training import Evaluated
 from pipeline.core.errors import DefinitionError, ModelError, Place
 from tests.ml.rows import CLASSES, KINDS, labelled, stored, stored_scan
 from tests.rigs.proofs import examples
@@ -239,3 +242,18 @@ def test_dates_are_event_times(tmp_path):
     assert parts.holdout.features["x"].tolist() == [7, 8, 9]
     with pytest.raises(DefinitionError, match="the event time 'at' is not a date or timestamp"):
         split_stored(stored_scan(table.set_column(1, "at", pa.array(range(10))), tmp_path), RIDES, evaluation, PLACE)
+
+
+def test_the_card_says_what_is_known_of_a_sample_and_how_many_rows_there_are(monkeypatch, tmp_path):
+    monkeypatch.setattr(stored_rows, "SAMPLE_ROWS", 300)
+    whole = stored(labelled(5000), tmp_path)
+    late = model("rows", LightGBM(workers=2), label="y", holdout=0.2, at_least=0.5).named("late")
+    parts = split_stored(whole.scan, whole.examples, late.evaluation, PLACE)
+    found = Evaluated({"auc": 0.9}, {"auc": 0.5}, [], {}, (), "")
+    card = Card(late, {}, parts, found, True, "good", Origin("f", {"rows": 1}), "run", ())  # noqa: FBT003 - accepted
+    for text in (markdown_card(card), html_card(card)):
+        assert "4,000" in text
+        assert "1,000" in text
+        training, holdout = len(parts.train), len(parts.holdout)
+        assert f"leaks and the baseline are determined from {training} of the training rows, drawn by" in text
+        assert f"Metrics, segments and importance are those of {holdout} of the holdout rows, drawn by" in text
