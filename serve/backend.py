@@ -18,6 +18,7 @@ from serve.access.authorization import Authorizer
 from serve.access.rate_limits import RequestRate
 from serve.access.response_cache import ResponseCache
 from serve.features import FeatureLookup
+from serve.hot_tables import HotTables
 from serve.models import ServedModels
 from serve.prediction_service import PredictionService
 from serve.queries.engine import Engine
@@ -53,6 +54,8 @@ class Backend:
         """Write what waits, and close all."""
         self.predictions.close()
         self.features.close()
+        if self.tables.hot is not None:
+            self.tables.hot.close()
         self.engine.close()
         self.admission.authenticator.ring.close()
         self.audit.close()
@@ -62,7 +65,9 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
     """Return the components of a project. Nothing is read yet."""
     workspace, settings = Workspace(project), project.settings
     bounds = limits or Limits(settings.memory_bytes or 1 << 30, threads=2)
-    tables, engine = Tables(workspace, layers), Engine(workspace.lake.storage, bounds, patience)
+    copies = settings.state / "hot" / settings.env
+    tables, engine = Tables(workspace, layers), Engine(workspace.lake.storage, bounds, patience, copies)
+    tables.hot = HotTables(engine, workspace.lake.storage, copies, settings.serve.hot_bytes)
     authorizer = Authorizer(project.access, tables, engine)
     audit, allowed = AuditLog(settings.state / "audit" / settings.env), settings.serve
     models, features = ServedModels(settings.models, project.graph.all_of(Artifact)), FeatureLookup(project)

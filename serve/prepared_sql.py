@@ -30,6 +30,8 @@ class PreparedSql:
 
     statement: PageStatement
     versions: Mapping[str, int]
+    identities: tuple[tuple[str, str], ...]
+    """Of these versions; see `serve.tables.identity_of`."""
     etag: str
     is_stable: bool
 
@@ -54,10 +56,15 @@ def prepare(reading: Reading, caller: Caller, text: str, limit: int | None) -> P
         for column, before in zip(columns, schema.columns, strict=True)
     )
     bound = f"select {casts} from ({sql})" + ("" if limit is None else f" limit {limit + 1}")
-    seen = (bound, [(each.table, each.version, each.fingerprint) for each in relations.values()])
+    seen = (
+        checked.tree.sql("duckdb"),
+        limit,
+        [(each.table, each.identity, each.fingerprint) for each in relations.values()],
+    )
     return PreparedSql(
         PageStatement(Statement(bound), Schema(columns)),
         {name: version.number for name, version in versions.items()},
+        tuple((name, each.identity) for name, each in relations.items()),
         hashlib.sha256(repr(seen).encode()).hexdigest()[:32],
         checked.is_stable,
     )

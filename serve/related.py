@@ -64,7 +64,7 @@ class RelatedTables:
             raise HttpError(f"several columns relate {definition.name!r} to {name!r}", do=do)
         one = found[0]
         grant = self._authorizer.grant(caller, one.table)
-        relation = self._authorizer.relation(grant, caller, self._tables.version(one.table))
+        relation = self._authorizer.columns(grant, caller, self._tables.version(one.table))
         return Embedding(name, one.table, one.pairs, one.is_single, relation.schema.names)
 
     def readable(self, definition: StoredDefinition, caller: Caller) -> list[Relationship]:
@@ -85,4 +85,4 @@ class RelatedTables:
             return set()
         grant = self._authorizer.grant(caller, name)
         masked = set() if grant.policy is None else {column for column, _ in grant.policy.mask}
-        return set(self._authorizer.relation(grant, caller, version).schema.names) - masked
+        return set(self._authorizer.columns(grant, caller, version).schema.names) - masked

@@ -24,7 +24,7 @@ def describe(reading: Reading, caller: Caller, grant: Grant) -> dict[str, Any]:
     """
     definition = grant.definition
     version = reading.tables.newest(definition.name)
-    relation = None if version is None else reading.authorizer.relation(grant, caller, version)
+    relation = None if version is None else reading.authorizer.columns(grant, caller, version)
     is_partial = grant.policy is not None and grant.policy.rows is not None
     columns = {} if relation is None else relation.schema.as_dict()
     return {
@@ -43,7 +43,7 @@ def visible_schema(reading: Reading, caller: Caller, grant: Grant) -> Schema | N
     """Return the columns of a table that a caller sees, or `None` if it cannot be read or is not computed yet."""
     try:
         version = reading.tables.newest(grant.definition.name)
-        return None if version is None else reading.authorizer.relation(grant, caller, version).schema
+        return None if version is None else reading.authorizer.columns(grant, caller, version).schema
     except (StorageError, DeniedError):
         return None
 

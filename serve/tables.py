@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 
 from pipeline.core.definitions import Layer, StoredDefinition
 from pipeline.core.errors import StorageError, did_you_mean
@@ -15,6 +17,7 @@ from pipeline.kernel.planner.pruning import value_conditions
 from pipeline.kernel.scan import Scan
 from pipeline.lake import Version, files_for
 from pipeline.project.workspace import Workspace
+from serve.hot_tables import HotTables
 from serve.http_errors import GoneError, UnknownError
 from serve.queries.query import ColumnCondition
 from serve.queries.values import shown
@@ -28,6 +31,10 @@ _PINNED = 64
 class _Seen:
     version: Version | None
     at: float
+
+    @cached_property
+    def identity(self) -> str:
+        return "" if self.version is None else identity_of(self.version)
 
 
 class Tables:
@@ -48,6 +55,8 @@ class Tables:
         self._locks = {name: threading.Lock() for name in self._definitions}
         self._newest: dict[str, _Seen] = {}
         self._pinned: OrderedDict[tuple[str, int], Version] = OrderedDict()
+        self.hot: HotTables | None = None
+        """Copies of tables that are asked for often."""
 
     @property
     def definitions(self) -> tuple[StoredDefinition, ...]:
@@ -70,12 +79,12 @@ class Tables:
                 self._newest[name] = seen
             return seen.version
 
-    def known(self, name: str) -> int | None:
-        """Return the number of the newest version if it was read less than `FRESH_S` ago, without waiting for anything."""
+    def known(self, name: str) -> str | None:
+        """Return the identity of the newest version if it was read less than `FRESH_S` ago, without waiting for anything."""
         seen = self._newest.get(name)
         if seen is None or seen.version is None or self._clock() - seen.at > FRESH_S:
             return None
-        return seen.version.number
+        return seen.identity
 
     def version(self, name: str, number: int | None = None) -> Version:
         """Return the newest or a given version.
@@ -107,6 +116,15 @@ class Tables:
             raise GoneError(error.problem, got=error.got, do=error.do) from error
         return self.version(name, min(number, newest.number))
 
+    def rows(self, name: str, version: Version, conditions: Sequence[ColumnCondition] = ()) -> str:
+        """Return a SELECT of the rows of a version that may satisfy all conditions, from a copy if there is one."""
+        newest = self._newest.get(name)
+        if self.hot is not None and newest is not None and newest.version is version:
+            copied = self.hot.rows(self._definitions[name], newest.identity, lambda: self.scan(name, version))
+            if copied is not None:
+                return copied
+        return self.scan(name, version, conditions).query()
+
     def scan(self, name: str, version: Version, conditions: Sequence[ColumnCondition] = ()) -> Scan:
         """Return the rows of a version that may satisfy all conditions, without the files that these exclude."""
         bounds = [
@@ -134,6 +152,13 @@ class Tables:
             return self._workspace.table(name).version(number)
         except OSError as error:
             raise StorageError(f"table {name!r} cannot be read", got=error.strerror or str(error)) from error
+
+
+def identity_of(version: Version) -> str:
+    """Return a text that no other version of the table has, also none of a table that was forgotten and made again."""
+    files = (version.files[0].uri, version.files[-1].uri) if version.files else ()
+    decisive = (version.manifest_id, files, len(version.files))
+    return f"{version.number}-{hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]}"
 
 
 def gone(name: str, number: int) -> GoneError:

@@ -25,6 +25,8 @@ class ServeSettings:
     """How many statements run at once in a replica; others wait, those of each caller in turn."""
     cache_bytes: int = 64 << 20
     """The memory for responses in each replica; 0: none are kept."""
+    hot_bytes: int = 1 << 30
+    """The disk space for local copies of tables that are asked for often; 0: none are made."""
     cors_origins: tuple[str, ...] = ()
     """The origins of web pages that may call the endpoints from a browser."""
 
@@ -67,5 +69,6 @@ _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "anonymous_requests_per_second": _rate,
     "concurrent_queries": _number,
     "cache_bytes": _bytes,
+    "hot_bytes": _bytes,
     "cors_origins": _origins,
 }

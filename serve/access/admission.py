@@ -11,7 +11,7 @@ from serve.access.authentication import Authenticator
 from serve.access.authorization import Authorizer
 from serve.access.caller import ANONYMOUS, Caller
 from serve.access.rate_limits import Allowance, RateLimits, RequestRate
-from serve.http_errors import BusyError
+from serve.http_errors import BusyError, TooManyError, UnauthenticatedError
 
 _MOST_CALLERS = 10_000
 
@@ -26,8 +26,8 @@ class RequestContext:
     """The SHA-256 of what decides what the caller sees."""
     begun: float
     etag: str = ""
-    versions: tuple[tuple[str, int], ...] = ()
-    """The newest versions of the tables that the response is made of."""
+    versions: tuple[tuple[str, str], ...] = ()
+    """The tables that the response is made of, each with the identity of its newest version."""
     is_cacheable: bool = False
     facts: dict[str, object] = field(default_factory=dict)
     """What the audit log records, for example the table and its policy."""
@@ -58,15 +58,32 @@ class Admission:
         if not self._audit.is_writable:
             raise BusyError("requests cannot be recorded", do="try again later")
 
-    def known(self, authorization: str | None) -> Caller | None:
-        """Return the caller if that is known without waiting; see `Authenticator.known`."""
-        return self.authenticator.known(authorization)
+    def is_known(self, authorization: str | None) -> bool:
+        """Return whether `caller` returns or raises without waiting for anything."""
+        try:
+            return self.authenticator.known(authorization) is not None
+        except UnauthenticatedError:
+            return True
 
-    def caller(self, authorization: str | None) -> Caller:
-        """Return the caller; see `Authenticator.caller`."""
-        return self.known(authorization) or (
-            ANONYMOUS if authorization is None else self.authenticator.caller(authorization)
-        )
+    def caller(self, authorization: str | None, address: str) -> Caller:
+        """Return the caller; see `Authenticator.caller`.
+
+        Keys that are not valid count as requests of the address without a key: after too many, none from there is checked, and
+        `TooManyError` is raised.
+        """
+        try:
+            known = self.authenticator.known(authorization)
+            if known is not None or authorization is None:
+                return known or ANONYMOUS
+            known = self.authenticator.refreshed(authorization)
+            if known is not None:
+                return known
+            if self._limits.is_empty(f"address {address}", self._anonymous_rate):
+                raise TooManyError("there are too many requests without a valid key", do="check the key, and wait")
+            return self.authenticator.caller(authorization)
+        except UnauthenticatedError:
+            self.take(ANONYMOUS, address)
+            raise
 
     def rights(self, caller: Caller) -> str:
         """Return the SHA-256 of what decides what a caller sees."""

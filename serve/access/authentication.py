@@ -21,7 +21,7 @@ EVERY_S = 1.0
 _MOST_AGE_S = 30.0
 """How long keys stay in use while the catalog cannot be read; after that, no key is accepted."""
 _LEAST_AGE_S = 0.2
-"""How old the keys must be to be read again because of an unknown one."""
+"""How often the keys are read again because of unknown ones, at most."""
 _NOTED_EVERY_S = 30.0
 _PREFIX = "hw_"
 
@@ -77,6 +77,11 @@ class KeyRing:
             self._by_digest = {key.digest: (key, _caller(key)) for key in keys if key.is_valid(now)}
             self._read_at = now
 
+    def read_again(self) -> None:
+        """Read the keys; if they were read a moment ago, wait a moment first."""
+        time.sleep(max(0.0, _LEAST_AGE_S - (self._clock() - self._read_at)))
+        self.read(if_older_s=_LEAST_AGE_S / 2)
+
     def close(self) -> None:
         """Note which keys were used."""
         try:
@@ -108,6 +113,14 @@ class Authenticator:
             return None
         return self.ring.find(_digest(text))
 
+    def refreshed(self, authorization: str) -> Caller | None:
+        """Return the caller of a key that was known before, after the keys were read; may wait for the catalog."""
+        text = credential_of(authorization)
+        if not text.startswith(_PREFIX):
+            return None
+        self.ring.read(if_older_s=EVERY_S)
+        return self.ring.find(_digest(text))
+
     def caller(self, authorization: str) -> Caller:
         """Return the caller. May wait for the catalog, or for the identity provider.
 
@@ -118,12 +131,10 @@ class Authenticator:
             if self._tokens is None:
                 raise UnauthenticatedError("the key is not valid", do="use a key that `headwater keys create` printed")
             return self._tokens.verify(text)
-        self.ring.read(if_older_s=EVERY_S)
-        digest = _digest(text)
-        caller = self.ring.find(digest)
-        if caller is None:
-            self.ring.read(if_older_s=_LEAST_AGE_S)  # it may be new
-            caller = self.ring.find(digest)
+        caller = self.refreshed(authorization)
+        if caller is None:  # it may be new
+            self.ring.read_again()
+            caller = self.ring.find(_digest(text))
         if caller is None:
             raise UnauthenticatedError("the key is not valid", do="it may be revoked or expired: ask for a new one")
         return caller

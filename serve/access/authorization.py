@@ -22,7 +22,7 @@ from serve.http_errors import DeniedError, ForbiddenError
 from serve.queries.engine import Engine
 from serve.queries.query import Condition, conjuncts
 from serve.queries.select import VisibleRelation
-from serve.tables import Tables, unknown_table
+from serve.tables import Tables, identity_of, unknown_table
 
 _LOG = logging.getLogger("headwater.serve")
 _MOST_SCHEMAS = 1_024
@@ -36,6 +36,16 @@ class Grant:
     policy: AccessPolicy | None
     reason: str
     """Why, for the audit log."""
+
+
+@dataclass(frozen=True)
+class VisibleColumns:
+    """The columns of a table that a caller may read, and its key if the caller sees that as it is."""
+
+    schema: Schema
+    key: tuple[str, ...]
+    fingerprint: str
+    """Identifies the policy and the claims by which it was made; equal for callers that see the same."""
 
 
 class Authorizer:
@@ -78,17 +88,22 @@ class Authorizer:
         Raises `DeniedError` if the policy cannot be applied to the table as it is.
         """
         name, policy = grant.definition.name, grant.policy
-        masked = frozenset() if policy is None else {*policy.hide, *(column for column, _ in policy.mask)}
+        visible = self.columns(grant, caller, version)
         # the bounds of a file are those of the real values, so they decide nothing about masked ones
-        conditions = [each for each in conjuncts(where) if each.column.name not in masked]
-        rows = self._tables.scan(name, version, conditions).query()
+        conditions = [each for each in conjuncts(where) if each.column.name not in _masked(policy)]
+        rows = self._tables.rows(name, version, conditions)
+        sql = rows if policy is None else policy.relation(rows, version.schema.names, caller.claims)
+        identity = identity_of(version)
+        return VisibleRelation(name, version.number, sql, visible.schema, identity, visible.key, visible.fingerprint)
+
+    def columns(self, grant: Grant, caller: Caller, version: Version) -> VisibleColumns:
+        """Return the columns of a version that a caller may read; raise `DeniedError` as `relation` does."""
+        policy, key = grant.policy, grant.definition.key
         if policy is None:
-            return VisibleRelation(name, version.number, rows, version.schema, grant.definition.key, "all")
+            return VisibleColumns(version.schema, key, "all")
         seen = policy.fingerprint(caller.claims)
-        schema = self._schema(policy, caller, version.schema, seen, name)
-        key = grant.definition.key if masked.isdisjoint(grant.definition.key) else ()
-        sql = policy.relation(rows, version.schema.names, caller.claims)
-        return VisibleRelation(name, version.number, sql, schema, key, seen)
+        schema = self._schema(policy, caller, version.schema, seen, grant.definition.name)
+        return VisibleColumns(schema, key if _masked(policy).isdisjoint(key) else (), seen)
 
     def estimate(self, grant: Grant, version: Version, where: Condition | None) -> int | None:
         """Return about how many rows a query has: those of the files that it reads. `None` if a policy selects rows or values."""
@@ -127,6 +142,10 @@ class Authorizer:
             if len(self._schemas) > _MOST_SCHEMAS:
                 self._schemas.popitem(last=False)
         return shown
+
+
+def _masked(policy: AccessPolicy | None) -> frozenset[str]:
+    return frozenset() if policy is None else frozenset({*policy.hide, *(column for column, _ in policy.mask)})
 
 
 def require_scope(caller: Caller, scope: str, name: str = "") -> None:

@@ -65,9 +65,10 @@ class Gate:
         sender = _Sender(self, scope, send, context)
         try:
             self._admission.require_record()
-            context.caller = await self._caller(headers.get(b"authorization"))
+            address = (scope.get("client") or ("",))[0]
+            context.caller = await self._caller(headers.get(b"authorization"), address)
             context.rights = self._admission.rights(context.caller)
-            sender.allowance = self._admission.take(context.caller, (scope.get("client") or ("",))[0])
+            sender.allowance = self._admission.take(context.caller, address)
             if not sender.allowance.is_granted:
                 raise TooManyError("there are too many requests", do="send fewer, or wait as `Retry-After` says")
         except HeadwaterError as error:
@@ -86,10 +87,11 @@ class Gate:
             parts = {"detail": "internal error", "do": "see the server's log"}
             await problem(_SERVER_ERROR, parts, context.request_id)(scope, receive, sender)
 
-    async def _caller(self, header: bytes | None) -> Caller:
+    async def _caller(self, header: bytes | None, address: str) -> Caller:
         authorization = None if header is None else header.decode("latin-1")
-        known = self._admission.known(authorization)
-        return await to_thread.run_sync(self._admission.caller, authorization) if known is None else known
+        if self._admission.is_known(authorization):
+            return self._admission.caller(authorization, address)
+        return await to_thread.run_sync(self._admission.caller, authorization, address)
 
     def _key(self, scope: Scope, headers: Mapping[bytes, bytes], rights: str) -> Key | None:
         if scope["method"] != "GET":
@@ -116,12 +118,10 @@ class Gate:
         return True
 
     async def _is_current(self, response: CachedResponse) -> bool:
-        for name, number in response.versions:
-            newest = self._tables.known(name)
-            if newest is None:
-                version = await to_thread.run_sync(self._tables.newest, name)
-                newest = None if version is None else version.number
-            if newest != number:
+        for name, identity in response.versions:
+            if self._tables.known(name) is None:
+                await to_thread.run_sync(self._tables.newest, name)
+            if self._tables.known(name) != identity:
                 return False
         return True
 

@@ -37,6 +37,12 @@ class RateLimits:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
 
+    def is_empty(self, caller: str, rate: RequestRate) -> bool:
+        """Return whether a caller may send nothing now, without counting anything."""
+        with self._lock:
+            level, at = self._buckets.get(caller, (float(rate.burst), self._clock()))
+        return level + (self._clock() - at) * rate.per_second < 1
+
     def take(self, caller: str, rate: RequestRate) -> Allowance:
         """Take a request from the bucket of a caller."""
         now = self._clock()

@@ -16,12 +16,12 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class CachedResponse:
-    """A response, and the versions of the tables that it was made of; without any, it stays as it is."""
+    """A response, and the identities of the versions that it was made of; without any, it stays as it is."""
 
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
     etag: str
-    versions: tuple[tuple[str, int], ...]
+    versions: tuple[tuple[str, str], ...]
     facts: tuple[tuple[str, object], ...] = ()
     """What the audit log records of it."""
 

@@ -120,7 +120,7 @@ class FlightCatalog:
         if version is None:
             return ()
         grant = self._reading.authorizer.grant(caller, name)
-        return self._reading.authorizer.relation(grant, caller, version).key
+        return self._reading.authorizer.columns(grant, caller, version).key
 
     def _imported_keys(self, message: FlightMessage, caller: Caller) -> pa.Table:
         return self._foreign_keys(message.text(3), caller, is_single=True)

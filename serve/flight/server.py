@@ -6,6 +6,7 @@ It keeps nothing between calls: the handle of a prepared statement is its text, 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 import uuid
@@ -20,7 +21,7 @@ from pipeline.kernel.types import arrow_schema
 from serve.access.admission import RequestContext
 from serve.access.authentication import credential_of
 from serve.access.authorization import require_scope
-from serve.access.caller import ANONYMOUS
+from serve.access.caller import ANONYMOUS, Caller
 from serve.backend import Backend
 from serve.flight.messages import FlightMessage, packed, parse
 from serve.flight.metadata import FlightCatalog
@@ -161,8 +162,9 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
     def _admit(self, context: Any, call: _Call) -> None:
         admission = self._backend.admission
         admission.require_record()
-        call.context.caller = context.get_middleware("caller").caller()
-        if not admission.take(call.context.caller, context.peer()).is_granted:
+        address = re.sub(r":\d+$", "", context.peer())  # each connection has another port
+        call.context.caller = context.get_middleware("caller").caller(address)
+        if not admission.take(call.context.caller, address).is_granted:
             raise TooManyError("there are too many requests", do="send fewer, or wait")
 
     def _record(self, call: _Call) -> None:
@@ -186,8 +188,8 @@ class _Caller(flight.ServerMiddleware):  # type: ignore[misc]
         self._backend = backend
         self._authorization = authorization
 
-    def caller(self) -> Any:
-        return self._backend.admission.caller(self._authorization)
+    def caller(self, address: str) -> Caller:
+        return self._backend.admission.caller(self._authorization, address)
 
     def sending_headers(self) -> dict[str, str]:
         if not (self._authorization or "").lower().startswith("basic "):

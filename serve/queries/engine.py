@@ -7,17 +7,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
-from pipeline.kernel.engine import arrow_reader, connect, interrupted_after, schema_of
+from pipeline.kernel.engine import arrow_reader, connect, schema_of
 from pipeline.kernel.pool import Limits
-from pipeline.kernel.sql_text import literal
+from pipeline.kernel.sql_text import literal, quoted
 from pipeline.lake import Storage
 from serve.http_errors import HttpError, OverloadError
+from serve.queries.deadlines import Deadlines
 from serve.queries.select import Statement
 from serve.queries.values import shown
 
@@ -33,11 +36,13 @@ class Engine:
     each statement has its own cursor.
     """
 
-    def __init__(self, lake: Storage, limits: Limits, patience: timedelta) -> None:
-        """Create the engine without opening it; `patience` is the time limit of one statement."""
+    def __init__(self, lake: Storage, limits: Limits, patience: timedelta, copies: Path | None = None) -> None:
+        """Create the engine without opening it; `patience` is the time limit of one statement, and `copies` a folder to `attach` from."""
         self._lake = lake
+        self._copies = copies
         self._limits = limits
         self._patience = patience
+        self._deadlines = Deadlines()
         self._open = ExitStack()
         self._lock = threading.Lock()
         self._con: duckdb.DuckDBPyConnection | None = None
@@ -51,21 +56,36 @@ class Engine:
         with self._running(self._patience.total_seconds()) as cursor:
             return cursor.sql(statement.sql, params=list(statement.values)).to_arrow_table()
 
+    def tuples(self, statement: Statement) -> list[tuple[Any, ...]]:
+        """Return a statement's rows as tuples, which is quicker than Arrow for few rows; raises as `rows` does."""
+        with self._running(self._patience.total_seconds()) as cursor:
+            return cursor.execute(statement.sql, list(statement.values)).fetchall()
+
     def batches(self, statement: Statement) -> Iterator[pa.RecordBatch]:
         """Yield a statement's rows, of which only some are in memory. Raises as `rows` does.
 
         The time limit is for each batch, so that a slow client ends no export, and an expensive statement does.
         """
         with self._running(None) as cursor:
-            with interrupted_after(cursor, self._patience.total_seconds()):
+            with self._deadlines.within(cursor, self._patience.total_seconds()):
                 reader = arrow_reader(cursor, statement.sql, _BATCH_ROWS, statement.values)
             while True:
                 try:
-                    with interrupted_after(cursor, self._patience.total_seconds()):
+                    with self._deadlines.within(cursor, self._patience.total_seconds()):
                         batch = reader.read_next_batch()
                 except StopIteration:
                     return
                 yield batch
+
+    def attach(self, file: Path, name: str) -> None:
+        """Let statements read the tables of a DuckDB file in the folder of copies."""
+        with self._running(self._patience.total_seconds()) as cursor:
+            cursor.execute(f"attach if not exists {literal(str(file))} as {quoted(name)} (read_only)")
+
+    def detach(self, name: str) -> None:
+        """Forget a DuckDB file."""
+        with self._running(self._patience.total_seconds()) as cursor:
+            cursor.execute(f"detach database if exists {quoted(name)}")
 
     def schema(self, query: str) -> Schema:
         """Return the columns of a SELECT without running it."""
@@ -81,6 +101,7 @@ class Engine:
 
     def close(self) -> None:
         """Close the instance; another request would open it again."""
+        self._deadlines.close()
         with self._lock:
             self._con = None
             self._open.close()
@@ -92,7 +113,7 @@ class Engine:
             if seconds is None:
                 yield cursor
             else:
-                with interrupted_after(cursor, seconds):
+                with self._deadlines.within(cursor, seconds):
                     yield cursor
         except duckdb.InterruptException as error:
             raise _too_much(f"more than {self._patience.total_seconds():g} s") from error
@@ -114,7 +135,8 @@ class Engine:
                 con = self._open.enter_context(connect(self._limits, filesystem=self._lake.filesystem(), keep=False))
                 if self._limits.memory_bytes is not None:
                     con.execute(f"set max_temp_directory_size = '{4 * self._limits.memory_bytes}B'")
-                con.execute(f"set allowed_directories = [{literal(self._lake.uri.rstrip('/') + '/')}]")
+                folders = [self._lake.uri.rstrip("/"), *([] if self._copies is None else [str(self._copies)])]
+                con.execute(f"set allowed_directories = [{', '.join(literal(folder + '/') for folder in folders)}]")
                 con.execute("set python_enable_replacements = false")  # a name is never a variable of this process
                 con.execute("set enable_external_access = false; set lock_configuration = true")
                 self._con = con

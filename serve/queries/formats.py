@@ -59,11 +59,8 @@ def negotiate(accept: str | None, supported: Sequence[str] = MEDIA_TYPES) -> str
 def read_page(engine: Engine, made: PageStatement, limit: int, media_type: str) -> Page:
     """Run a page's statement, which returns one row more than `limit` if more follow, and encode its rows."""
     if media_type in {JSON, NDJSON}:
-        rows = engine.rows(as_json(made, _BETWEEN if media_type == JSON else "\n"))
-    elif media_type == CSV:
-        rows = engine.rows(as_text(made))
-    else:
-        rows = engine.rows(as_rows(made))
+        return _page_of_json(engine.tuples(as_json(made, _BETWEEN if media_type == JSON else "\n")), limit, media_type)
+    rows = engine.rows(as_text(made)) if media_type == CSV else engine.rows(as_rows(made))
     has_next = rows.num_rows > limit
     shown_rows = rows.slice(0, limit)
     last = tuple(shown_rows.column(name)[-1].as_py() for name in made.cursor) if has_next else ()
@@ -107,11 +104,16 @@ def envelope(table: str, version: int, page: Page, following: str | None, count:
     return head + b', "rows": ' + page.content + b', "next": ' + json.dumps(following).encode() + b"}"
 
 
+def _page_of_json(rows: list[tuple[Any, ...]], limit: int, media_type: str) -> Page:
+    has_next = len(rows) > limit
+    shown_rows = rows[:limit]
+    text = "".join([row[0] for row in shown_rows])
+    content = f"[{text[: -len(_BETWEEN)]}]" if media_type == JSON else text
+    last = shown_rows[-1][1:] if has_next else ()
+    return Page(media_type, content.encode(), len(shown_rows), has_next, last)
+
+
 def _encoded(rows: pa.Table, schema: Schema, media_type: str) -> bytes:
-    if media_type == JSON:
-        return b"[" + b"".join(map(_texts, rows.column("row").chunks))[: -len(_BETWEEN)] + b"]"
-    if media_type == NDJSON:
-        return b"".join(map(_texts, rows.column("row").chunks))
     if media_type != CSV:
         rows = rows.cast(arrow_schema(schema))
     sink = io.BytesIO()

@@ -40,6 +40,8 @@ class VisibleRelation:
     version: int
     sql: str
     schema: Schema
+    identity: str = ""
+    """That of the version; see `serve.tables.identity_of`."""
     key: tuple[str, ...] = ()
     """The key of the table, if the caller sees it as it is."""
     fingerprint: str = ""

@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from pipeline.core.errors import StorageError
 from pipeline.lake import Version
 from serve.access.admission import RequestContext
-from serve.access.authorization import Grant
+from serve.access.authorization import Grant, VisibleColumns
 from serve.access.gate import context_of, is_same
 from serve.http_errors import HttpError, TooLongError
 from serve.queries import cursor as cursors
@@ -85,7 +85,7 @@ def read_rows(reading: Reading, name: str, request: Request) -> Response:
     context.facts["rows"] = rows.rows
     context.etag = etag
     context.versions = (
-        () if asked.is_pinned else tuple((each.table, each.version) for each in (relation, *related.values()))
+        () if asked.is_pinned else tuple((each.table, each.identity) for each in (relation, *related.values()))
     )
     context.is_cacheable = True
     return _answer(asked, rows, following, total, headers)
@@ -97,7 +97,7 @@ def _asked(reading: Reading, name: str, request: Request) -> _Request:
     media_type = negotiate(request.headers.get("accept"))
     pairs = request.query_params.multi_items()
     newest = reading.tables.version(name)
-    parameters = Parameters.of(pairs, reading.authorizer.relation(grant, context.caller, newest).schema.names)
+    parameters = Parameters.of(pairs, reading.authorizer.columns(grant, context.caller, newest).schema.names)
     text = parameters.words.get("cursor")
     cursor = None if text is None else PageCursor.of(text)
     time = parameters.time
@@ -107,18 +107,18 @@ def _asked(reading: Reading, name: str, request: Request) -> _Request:
         version = (
             reading.tables.version(name, parameters.version) if time is None else reading.tables.version_at(name, time)
         )
-    relation = reading.authorizer.relation(grant, context.caller, version)
+    visible = reading.authorizer.columns(grant, context.caller, version)
     query = parse(
         parameters,
-        relation.schema,
-        relation.key,
+        visible.schema,
+        visible.key,
         lambda table, hint: reading.related.find(grant.definition, table, hint, context.caller),
         most_rows=None if parameters.words.get("limit") == "all" else MOST_ROWS,
     )
     if query.limit is None and media_type == JSON:
         raise HttpError("'limit' takes all only for a stream", do=f"accept {NDJSON}, CSV, Arrow or Parquet")
     if cursor is not None:
-        query = _from(cursor, query, relation, str(text))
+        query = _from(cursor, query, visible, str(text))
     is_pinned = parameters.version is not None or time is not None or cursor is not None
     return _Request(
         grant, context, parameters, version, is_pinned, query, media_type, _counts(parameters, request.headers)
@@ -135,13 +135,13 @@ def _relations(reading: Reading, asked: _Request) -> tuple[VisibleRelation, dict
     return relation, related
 
 
-def _from(cursor: PageCursor, query: Query, relation: VisibleRelation, text: str) -> Query:
+def _from(cursor: PageCursor, query: Query, visible: VisibleColumns, text: str) -> Query:
     """Return the query from the place of a cursor on; raise `HttpError` for a cursor of another query."""
     if cursor.query != cursors.identity(query):
         raise cursors.invalid(text)
     if not cursor.after:
         return replace(query, offset=cursor.offset)
-    kinds = {column.name: column for column in relation.schema.columns}
+    kinds = {column.name: column for column in visible.schema.columns}
     if len(cursor.after) != len(query.order):
         raise cursors.invalid(text)
     for term, value in zip(query.order, cursor.after, strict=True):
@@ -151,7 +151,7 @@ def _from(cursor: PageCursor, query: Query, relation: VisibleRelation, text: str
 
 
 def _etag(request: Request, relation: VisibleRelation, related: Mapping[str, VisibleRelation], asked: _Request) -> str:
-    seen = [(each.table, each.version, each.fingerprint) for each in (relation, *related.values())]
+    seen = [(each.table, each.identity, each.fingerprint) for each in (relation, *related.values())]
     decisive = (seen, request.scope["path"], request.scope["query_string"], asked.media_type, asked.counts)
     return f'"{relation.version}-{hashlib.sha256(repr(decisive).encode()).hexdigest()[:20]}"'
 

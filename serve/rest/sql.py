@@ -64,7 +64,7 @@ def _answer(reading: Reading, request: Request, asked: Mapping[str, object]) -> 
     page = read_page(reading.engine, prepared.statement, limit, media_type)
     context.facts["rows"] = page.rows
     context.etag, context.is_cacheable = etag, prepared.is_stable
-    context.versions = tuple(prepared.versions.items())
+    context.versions = prepared.identities
     if media_type != JSON:
         return Response(page.content, media_type=media_type, headers=headers)
     columns = [{"name": column.name, "type": column.type} for column in prepared.statement.schema.columns]

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline.governance.api_keys import ApiKeys
+from pipeline.governance.api_keys import ApiKeys, _new_key
 from pipeline.governance.audit_records import records, verify
 from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import RunOptions
@@ -345,6 +345,23 @@ def test_too_many_requests_wait_and_others_are_not_affected(tmp_path):
         assert int(answers[-1].headers["retry-after"]) >= 90
         assert answers[0].headers["ratelimit"].startswith('"requests";r=2;')
         assert client.get("/v1/tables/plain", headers=sent(second)).status_code == 200
+
+
+def test_guessing_keys_is_limited_by_address(tmp_path):
+    shop = make(tmp_path / "shop", ROWS, serve="anonymous_requests_per_second = 0.01\n")
+    (shop.root / "headwater.toml").write_text((shop.root / "headwater.toml").read_text().replace("5000", "3"))
+    good = shop.key()
+    with shop.client(key="") as client:
+        assert client.get("/v1/tables/plain", headers=sent(good)).status_code == 200
+        answers = [client.get("/v1/tables/plain", headers=sent(f"hw_{n}")).status_code for n in range(6)]
+        assert answers[:3] == [401] * 3
+        assert client.get("/v1/tables/totals").status_code == 429
+        unknown = client.get("/v1/tables/plain", headers=sent(_new_key()))
+        assert (unknown.status_code, unknown.json()["detail"]) == (
+            429,
+            "there are too many requests without a valid key",
+        )
+        assert client.get("/v1/tables/plain", headers=sent(good)).status_code == 200, "a key that is known goes on"
 
 
 def test_requests_that_cannot_be_recorded_are_refused(fresh):
