@@ -100,7 +100,7 @@ def outcome(divide):
     return sides, parts.kinds, parts.task, parts.rows, parts.unlabelled, parts.undated
 
 
-@settings(max_examples=examples(10, 1000), deadline=None)
+@settings(max_examples=examples(10, 300), deadline=None)
 @given(ROWS, st.sampled_from(HOLDOUTS), st.sampled_from(sorted(LABELS)), st.integers(1, 3))
 def test_parts_of_files_are_those_of_memory(rows, holdout, task, files):
     table = table_of(rows, task)
@@ -114,7 +114,7 @@ def test_parts_of_files_are_those_of_memory(rows, holdout, task, files):
             return
         train = split(table, RIDES, evaluation, PLACE).train
         whole = split_stored(scan, RIDES, evaluation, PLACE).stored
-        assert whole.categories(3) == FeatureEncoding.learned(train.features, whole.kinds).categories
+        assert whole.categories(3) == FeatureEncoding.learned(train.features, whole.kinds, 3).categories
         aside = holdout.validation(train)
         with whole.open() as con:
             others, rest = whole.validation(con)
