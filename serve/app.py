@@ -17,6 +17,7 @@ from pipeline.kernel.pool import Limits
 from pipeline.project.project import Project
 from serve.access.gate import Gate
 from serve.backend import Backend, open_backend
+from serve.graphql.endpoint import graphql_routes
 from serve.pages import page_routes
 from serve.problems import problem_handlers
 from serve.rest.models import model_routes
@@ -57,6 +58,7 @@ def create_app(
             *table_routes(backend.reading),
             *sql_routes(backend.reading),
             *model_routes(backend.predictions, patience),
+            *graphql_routes(backend, patience),
             *webhook_routes(project),
             *page_routes(backend),
         ],

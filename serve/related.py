@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from pipeline.core.definitions import StoredDefinition
@@ -67,22 +67,23 @@ class RelatedTables:
         relation = self._authorizer.columns(grant, caller, self._tables.version(one.table))
         return Embedding(name, one.table, one.pairs, one.is_single, relation.schema.names)
 
-    def readable(self, definition: StoredDefinition, caller: Caller) -> list[Relationship]:
-        """Return the relationships whose both ends the caller sees."""
-        names = {grant.definition.name for grant in self._authorizer.readable(caller)}
-        mine = self._columns(definition.name, caller)
-        return [
+    def between(self, name: str, columns: Mapping[str, Collection[str]]) -> tuple[Relationship, ...]:
+        """Return the relationships of a table within some tables, each with the columns that decide: those that are not masked."""
+        return tuple(
             each
-            for each in self._relationships.get(definition.name, ())
-            if each.table in names
-            and {left for left, _ in each.pairs} <= mine
-            and {right for _, right in each.pairs} <= self._columns(each.table, caller)
-        ]
+            for each in self._relationships.get(name, ())
+            if each.table in columns
+            and {left for left, _ in each.pairs} <= set(columns[name])
+            and {right for _, right in each.pairs} <= set(columns[each.table])
+        )
 
-    def _columns(self, name: str, caller: Caller) -> set[str]:
-        version = self._tables.newest(name)
-        if version is None:
-            return set()
-        grant = self._authorizer.grant(caller, name)
-        masked = set() if grant.policy is None else {column for column, _ in grant.policy.mask}
-        return set(self._authorizer.columns(grant, caller, version).schema.names) - masked
+    def readable(self, definition: StoredDefinition, caller: Caller) -> tuple[Relationship, ...]:
+        """Return the relationships whose both ends the caller sees."""
+        ends = {definition.name, *(each.table for each in self._relationships.get(definition.name, ()))}
+        columns = {}
+        for grant in self._authorizer.readable(caller):
+            name = grant.definition.name
+            version = self._tables.newest(name) if name in ends else None
+            if version is not None:
+                columns[name] = self._authorizer.columns(grant, caller, version).unmasked
+        return self.between(definition.name, columns) if definition.name in columns else ()

@@ -29,6 +29,10 @@ class ServeSettings:
     """The disk space for local copies of tables that are asked for often; 0: none are made."""
     cors_origins: tuple[str, ...] = ()
     """The origins of web pages that may call the endpoints from a browser."""
+    graphql_trusted: str = ""
+    """The folder of the only GraphQL documents that are run; empty: every document is."""
+    graphql_introspection: tuple[str, ...] = ("*",)
+    """The roles of callers that may read their GraphQL schema, where `*` matches any text; `*` alone is for every caller."""
 
 
 def serve_settings(values: Mapping[str, object], place: Place) -> ServeSettings:
@@ -63,6 +67,18 @@ def _origins(key: str, value: object, place: Place) -> tuple[str, ...]:
     return tuple(origins)
 
 
+def _folder(key: str, value: object, place: Place) -> str:
+    return str(typed(key, value, str, "a folder", place))
+
+
+def _roles(key: str, value: object, place: Place) -> tuple[str, ...]:
+    roles = typed(key, value, list, "a list of roles", place)
+    wrong = next((each for each in roles if not isinstance(each, str) or not each), None)
+    if wrong is not None:
+        raise SettingsError(f"{key!r} must be a list of roles", got=repr(wrong), place=place)
+    return tuple(roles)
+
+
 _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "requests_per_second": _rate,
     "burst": _number,
@@ -71,4 +87,6 @@ _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "cache_bytes": _bytes,
     "hot_bytes": _bytes,
     "cors_origins": _origins,
+    "graphql_trusted": _folder,
+    "graphql_introspection": _roles,
 }

@@ -39,13 +39,20 @@ class Grant:
 
 
 @dataclass(frozen=True)
-class VisibleColumns:
+class CallerColumns:
     """The columns of a table that a caller may read, and its key if the caller sees that as it is."""
 
     schema: Schema
     key: tuple[str, ...]
     fingerprint: str
     """Identifies the policy and the claims by which it was made; equal for callers that see the same."""
+    masked: frozenset[str] = frozenset()
+    """Those whose values are not those of the table, or that are hidden."""
+
+    @property
+    def unmasked(self) -> frozenset[str]:
+        """Those whose values are those of the table."""
+        return frozenset(self.schema.names) - self.masked
 
 
 class Authorizer:
@@ -96,14 +103,15 @@ class Authorizer:
         identity = identity_of(version)
         return VisibleRelation(name, version.number, sql, visible.schema, identity, visible.key, visible.fingerprint)
 
-    def columns(self, grant: Grant, caller: Caller, version: Version) -> VisibleColumns:
+    def columns(self, grant: Grant, caller: Caller, version: Version) -> CallerColumns:
         """Return the columns of a version that a caller may read; raise `DeniedError` as `relation` does."""
         policy, key = grant.policy, grant.definition.key
         if policy is None:
-            return VisibleColumns(version.schema, key, "all")
+            return CallerColumns(version.schema, key, "all")
         seen = policy.fingerprint(caller.claims)
         schema = self._schema(policy, caller, version.schema, seen, grant.definition.name)
-        return VisibleColumns(schema, key if _masked(policy).isdisjoint(key) else (), seen)
+        masked = _masked(policy)
+        return CallerColumns(schema, key if masked.isdisjoint(key) else (), seen, masked)
 
     def estimate(self, grant: Grant, version: Version, where: Condition | None) -> int | None:
         """Return about how many rows a query has: those of the files that it reads. `None` if a policy selects rows or values."""

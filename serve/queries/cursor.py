@@ -9,14 +9,15 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
 from pipeline.core.fingerprint import fingerprint
+from pipeline.core.schema import Schema
 from serve.http_errors import HttpError
 from serve.queries.query import Query
-from serve.queries.values import shown
+from serve.queries.values import require_value, shown
 
 _MOST = 8_192
 
@@ -62,6 +63,24 @@ def invalid(text: str) -> HttpError:
 def identity(query: Query) -> str:
     """Return a text that identifies a query without its page."""
     return fingerprint("query", repr((query.select, query.where, query.order, query.is_distinct, query.embed)))[:16]
+
+
+def resumed(cursor: PageCursor, query: Query, schema: Schema, key: Sequence[str], name: str) -> Query:
+    """Return the query `name` of a table with this schema and key from the place of a cursor on.
+
+    Raises `HttpError` for a cursor of another query.
+    """
+    if cursor.query != name:
+        raise invalid(str(cursor))
+    if not cursor.after:
+        return replace(query, offset=cursor.offset)
+    kinds = {column.name: column for column in schema.columns}
+    if len(cursor.after) != len(query.order) or not key:
+        raise invalid(str(cursor))
+    for term, value in zip(query.order, cursor.after, strict=True):
+        if value is not None:
+            require_value(kinds[term.column], value)
+    return replace(query, after=cursor.after, offset=0)
 
 
 def values_of(row: Sequence[Any]) -> tuple[str | None, ...]:

@@ -47,13 +47,14 @@ class Engine:
         self._lock = threading.Lock()
         self._con: duckdb.DuckDBPyConnection | None = None
 
-    def rows(self, statement: Statement) -> pa.Table:
-        """Return a statement's rows.
+    def rows(self, statement: Statement, within_s: float | None = None) -> pa.Table:
+        """Return a statement's rows, within the time limit or a shorter one in seconds.
 
         Raises `OverloadError` if it exceeds the time or memory limit, `StorageError` if a file of the lake cannot be
         read, and `HttpError` for a text that is no regular expression.
         """
-        with self._running(self._patience.total_seconds()) as cursor:
+        patience = self._patience.total_seconds()
+        with self._running(patience if within_s is None else min(patience, within_s)) as cursor:
             return cursor.sql(statement.sql, params=list(statement.values)).to_arrow_table()
 
     def tuples(self, statement: Statement) -> list[tuple[Any, ...]]:

@@ -14,6 +14,8 @@ from pipeline.core.schema import Column
 
 DEFAULT_LIMIT, MOST_ROWS = 100, 10_000
 """The number of rows of a page if none is given, and the most."""
+MOST_RELATED = 1_000
+"""The most related rows of a row."""
 Operator = Literal[
     "=", "<>", ">", ">=", "<", "<=", "like", "ilike", "match", "imatch", "in", "is", "distinct", "contains", "contained",
     "overlaps", "text",
@@ -88,6 +90,11 @@ class Embedding:
     """Columns of the row, each with the column of the other table that must be equal."""
     is_single: bool
     columns: tuple[str, ...]
+    where: Condition | None = None
+    order: tuple[Ordering, ...] = ()
+    limit: int = MOST_RELATED
+    embed: tuple[Embedding, ...] = ()
+    """Rows that belong to each of these rows."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,6 @@ from serve.queries.values import is_comparable
 _SECONDS = "'%Y-%m-%dT%H:%M:%S.%f'"
 _ROWS, _PAGE, _RELATED = "t", "p", "r"
 """The names of the table's rows, of those of the page, and of related ones."""
-MOST_RELATED = 1_000
-"""The most related rows of a row."""
 _WORDS = re.compile(r"\w+")
 
 
@@ -108,16 +106,21 @@ def result_schema(relation: VisibleRelation, query: Query, related: Mapping[str,
     """Return the columns of the rows of a query."""
     types = relation.schema.as_dict()
     columns = [Column(each.name, _type(each, types)) for each in query.select]
-    for each in query.embed:
-        kinds = related[each.table].schema.as_dict()
-        struct = f"STRUCT({', '.join(f'{quoted(name)} {kinds[name]}' for name in each.columns)})"
-        columns.append(Column(each.name, struct if each.is_single else f"{struct}[]"))
+    columns += [Column(each.name, _embedded_type(each, related)) for each in query.embed]
     return Schema(tuple(columns))
+
+
+def _embedded_type(each: Embedding, related: Mapping[str, VisibleRelation]) -> str:
+    kinds = related[each.table].schema.as_dict()
+    fields = [f"{quoted(name)} {kinds[name]}" for name in each.columns]
+    fields += [f"{quoted(inner.name)} {_embedded_type(inner, related)}" for inner in each.embed]
+    struct = f"STRUCT({', '.join(fields)})"
+    return struct if each.is_single else f"{struct}[]"
 
 
 def as_json(made: PageStatement, end: str) -> Statement:
     """Return each row as one JSON object with a text after it in a column `row`, beside the columns of the cursor."""
-    fields = ", ".join(f"{quoted(c.name)} := {_plain(quoted(c.name), arrow_type(c.type))}" for c in made.schema.columns)
+    fields = ", ".join(f"{quoted(c.name)} := {plain(quoted(c.name), arrow_type(c.type))}" for c in made.schema.columns)
     cursor = "".join(f", {quoted(name)}" for name in made.cursor)
     row = f"to_json(struct_pack({fields}))::varchar" if fields else "'{}'"
     return Statement(
@@ -163,25 +166,39 @@ def _embedding(
 ) -> Statement:
     """Return the rows of a page with those of other tables. Each table is read once, and not once for each row."""
     columns = [f"{_PAGE}.{quoted(each.name)}" for each in query.select]
+    values: list[Any] = []
     number = 0
     for each in query.embed:
-        equal = []
-        for _, theirs in each.pairs:
-            equal.append(f"{_RELATED}.{quoted(theirs)} = {_PAGE}.{quoted(f'~e{number}')}")
-            number += 1
-        columns.append(f"{_related_rows(each, related[each.table], ' and '.join(equal))} as {quoted(each.name)}")
+        mine = [f"{_PAGE}.{quoted(f'~e{number + n}')}" for n in range(len(each.pairs))]
+        number += len(mine)
+        columns.append(f"{_related_rows(each, related, mine, values)} as {quoted(each.name)}")
     columns += [f"{_PAGE}.{quoted(name)}" for name in cursor]
     numbered = f'select *, row_number() over () as "~n" from ({made.sql})'
-    return Statement(f'select {", ".join(columns)} from ({numbered}) as {_PAGE} order by {_PAGE}."~n"', made.values)
+    sql = f'select {", ".join(columns)} from ({numbered}) as {_PAGE} order by {_PAGE}."~n"'
+    return Statement(sql, (*values, *made.values))
 
 
-def _related_rows(each: Embedding, relation: VisibleRelation, equal: str) -> str:
-    fields = ", ".join(f"{quoted(name)} := {_RELATED}.{quoted(name)}" for name in each.columns)
-    packed = f"select struct_pack({fields}) as row from ({relation.sql}) as {_RELATED} where {equal}"
+def _related_rows(
+    each: Embedding, related: Mapping[str, VisibleRelation], mine: Sequence[str], values: list[Any], depth: int = 0
+) -> str:
+    """Return the SQL of the rows that belong to one with the columns `mine`, and append its values in their order."""
+    relation, rows = related[each.table], f"{_RELATED}{depth}"
+    fields = [f"{quoted(name)} := {rows}.{quoted(name)}" for name in each.columns]
+    for inner in each.embed:
+        theirs = [f"{rows}.{quoted(name)}" for name, _ in inner.pairs]
+        fields.append(f"{quoted(inner.name)} := {_related_rows(inner, related, theirs, values, depth + 1)}")
+    equal = [f"{rows}.{quoted(theirs)} = {own}" for (_, theirs), own in zip(each.pairs, mine, strict=True)]
+    if each.where is not None:
+        equal.append(_condition(each.where, values, rows))
+    packed = (
+        f"select struct_pack({', '.join(fields)}) as row from ({relation.sql}) as {rows} where {' and '.join(equal)}"
+    )
     if each.is_single:
         return f"({packed} limit 1)"
-    order = f" order by {', '.join(f'{_RELATED}.{quoted(name)}' for name in relation.key)}" if relation.key else ""
-    return f"(select coalesce(list(row), []) from ({packed}{order} limit {MOST_RELATED}))"
+    types = relation.schema.as_dict()
+    order = [_order(term, types, f"{rows}.") for term in with_key(each.order, relation.key)]
+    ordered = f" order by {', '.join(order)}" if order else ""
+    return f"(select coalesce(list(row), []) from ({packed}{ordered} limit {each.limit}))"
 
 
 def _total(order: tuple[Ordering, ...], relation: VisibleRelation) -> tuple[Ordering, ...]:
@@ -200,18 +217,18 @@ def _where(query: Query, order: Sequence[Ordering], schema: Schema) -> tuple[str
     return (f" where {' and '.join(parts)}" if parts else ""), tuple(values)
 
 
-def _condition(condition: Condition, values: list[Any]) -> str:
-    """Return the SQL of a condition, and append its values."""
+def _condition(condition: Condition, values: list[Any], rows: str = _ROWS) -> str:
+    """Return the SQL of a condition on some rows, and append its values."""
     if isinstance(condition, Combination):
-        sql = f"({f' {condition.word} '.join(_condition(term, values) for term in condition.terms)})"
+        sql = f"({f' {condition.word} '.join(_condition(term, values, rows) for term in condition.terms)})"
     else:
-        sql = _comparison(condition, values)
+        sql = _comparison(condition, values, rows)
     return f"(not {sql})" if condition.is_negated else sql
 
 
-def _comparison(condition: ColumnCondition, values: list[Any]) -> str:
+def _comparison(condition: ColumnCondition, values: list[Any], rows: str) -> str:
     column, operator = condition.column, condition.operator
-    operand = _comparable(f"{_ROWS}.", column.name, column.type)
+    operand = _comparable(f"{rows}.", column.name, column.type)
     if operator == "is":
         word = {"null": "null", "not_null": "not null", "unknown": "null"}.get(condition.truth, condition.truth)
         return f"({operand} is {word})"
@@ -307,11 +324,11 @@ def _order(term: Ordering, types: Mapping[str, str], prefix: str) -> str:
 
 def _flat(column: Column) -> str:
     kind, name = arrow_type(column.type), quoted(column.name)
-    plain = _plain(name, kind)
-    return f"case when {name} is not null then to_json({plain})::varchar end" if pa.types.is_nested(kind) else plain
+    text = plain(name, kind)
+    return f"case when {name} is not null then to_json({text})::varchar end" if pa.types.is_nested(kind) else text
 
 
-def _plain(value: str, kind: pa.DataType, depth: int = 0) -> str:
+def plain(value: str, kind: pa.DataType, depth: int = 0) -> str:
     """Return an expression that JSON can represent: no NaN or infinity, times in ISO 8601, bytes in base64."""
     if pa.types.is_floating(kind):
         return f"case when isfinite({value}) then {value} end"
@@ -327,10 +344,10 @@ def _plain_nested(value: str, kind: pa.DataType, depth: int) -> str:
     inner = f"v{depth}"
     if pa.types.is_struct(kind):
         fields = ", ".join(
-            f"{quoted(field.name)} := {_plain(f'{value}.{quoted(field.name)}', field.type, depth)}" for field in kind
+            f"{quoted(field.name)} := {plain(f'{value}.{quoted(field.name)}', field.type, depth)}" for field in kind
         )
         return f"case when {value} is not null then struct_pack({fields}) end"
     if pa.types.is_map(kind):
-        items = f"list_transform(map_values({value}), lambda {inner}: {_plain(inner, kind.item_type, depth + 1)})"
+        items = f"list_transform(map_values({value}), lambda {inner}: {plain(inner, kind.item_type, depth + 1)})"
         return f"case when {value} is not null then map(map_keys({value}), {items}) end"
-    return f"list_transform({value}, lambda {inner}: {_plain(inner, kind.value_type, depth + 1)})"
+    return f"list_transform({value}, lambda {inner}: {plain(inner, kind.value_type, depth + 1)})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from urllib.parse import urlencode
 
@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from pipeline.core.errors import StorageError
 from pipeline.lake import Version
 from serve.access.admission import RequestContext
-from serve.access.authorization import Grant, VisibleColumns
+from serve.access.authorization import Grant
 from serve.access.gate import context_of, is_same
 from serve.http_errors import HttpError, TooLongError
 from serve.queries import cursor as cursors
@@ -25,7 +25,6 @@ from serve.queries.formats import JSON, NDJSON, Page, envelope, negotiate, read_
 from serve.queries.query import MOST_ROWS, Query, comparisons
 from serve.queries.rest_syntax import Parameters, parse
 from serve.queries.select import PageStatement, VisibleRelation, count, page
-from serve.queries.values import require_value
 from serve.reading import Reading
 from serve.tables import gone
 
@@ -118,7 +117,7 @@ def _asked(reading: Reading, name: str, request: Request) -> _Request:
     if query.limit is None and media_type == JSON:
         raise HttpError("'limit' takes all only for a stream", do=f"accept {NDJSON}, CSV, Arrow or Parquet")
     if cursor is not None:
-        query = _from(cursor, query, visible, str(text))
+        query = cursors.resumed(cursor, query, visible.schema, visible.key, cursors.identity(query))
     is_pinned = parameters.version is not None or time is not None or cursor is not None
     return _Request(
         grant, context, parameters, version, is_pinned, query, media_type, _counts(parameters, request.headers)
@@ -133,21 +132,6 @@ def _relations(reading: Reading, asked: _Request) -> tuple[VisibleRelation, dict
         grant = reading.authorizer.grant(caller, each.table)
         related[each.table] = reading.authorizer.relation(grant, caller, reading.tables.version(each.table))
     return relation, related
-
-
-def _from(cursor: PageCursor, query: Query, visible: VisibleColumns, text: str) -> Query:
-    """Return the query from the place of a cursor on; raise `HttpError` for a cursor of another query."""
-    if cursor.query != cursors.identity(query):
-        raise cursors.invalid(text)
-    if not cursor.after:
-        return replace(query, offset=cursor.offset)
-    kinds = {column.name: column for column in visible.schema.columns}
-    if len(cursor.after) != len(query.order):
-        raise cursors.invalid(text)
-    for term, value in zip(query.order, cursor.after, strict=True):
-        if value is not None:
-            require_value(kinds[term.column], value)
-    return replace(query, after=cursor.after, offset=0)
 
 
 def _etag(request: Request, relation: VisibleRelation, related: Mapping[str, VisibleRelation], asked: _Request) -> str:

@@ -1,0 +1,99 @@
+"""The schemas of callers: one for all that see the same, made when it is needed first."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from graphql import DocumentNode, GraphQLSchema, build_ast_schema, parse
+
+from serve.access.caller import Caller
+from serve.backend import Backend
+from serve.graphql.naming import Naming, naming_of
+from serve.graphql.scalars import prepare
+from serve.graphql.sdl import sdl_of
+from serve.graphql.visible import visible
+
+FRESH_S = 5.0
+"""How long the columns of a caller's tables are taken as known, in seconds."""
+_MOST_SCHEMAS, _MOST_RIGHTS, _MOST_DOCUMENTS = 32, 1_024, 512
+
+
+@dataclass
+class Api:
+    """What callers that see the same can ask for."""
+
+    sdl: str
+    naming: Naming
+    schema: GraphQLSchema
+    digest: str
+    """The SHA-256 of the schema."""
+    documents: OrderedDict[str, DocumentNode] = field(default_factory=OrderedDict)
+    """Documents that are valid, by their hash."""
+    introspected: OrderedDict[str, dict[str, str]] = field(default_factory=OrderedDict)
+    """Parts of the schema that were asked for, as JSON."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    introspecting: threading.Lock = field(default_factory=threading.Lock)
+
+    def known(self, digest: str) -> DocumentNode | None:
+        """Return a document that was found to be valid."""
+        with self.lock:
+            document = self.documents.get(digest)
+            if document is not None:
+                self.documents.move_to_end(digest)
+            return document
+
+    def keep(self, digest: str, document: DocumentNode) -> None:
+        """Keep a document that is valid."""
+        with self.lock:
+            self.documents[digest] = document
+            if len(self.documents) > _MOST_DOCUMENTS:
+                self.documents.popitem(last=False)
+
+
+class Schemas:
+    """The schema of each caller, by its rights and the columns of the tables. Thread-safe."""
+
+    def __init__(self, backend: Backend, clock: Callable[[], float] = time.monotonic) -> None:
+        """Make none yet. `clock` returns seconds."""
+        self._backend = backend
+        self._clock = clock
+        self._by_rights: OrderedDict[str, tuple[float, Api]] = OrderedDict()
+        self._by_digest: OrderedDict[str, Api] = OrderedDict()
+        self._lock = threading.Lock()
+        self._making = threading.Lock()
+
+    def of(self, caller: Caller, rights: str) -> Api:
+        """Return what a caller can ask for, where `rights` decides what it sees. It may read the lake."""
+        with self._lock:
+            known = self._by_rights.get(rights)
+        if known is not None and self._clock() - known[0] < FRESH_S:
+            return known[1]
+        naming = naming_of(visible(self._backend, caller))
+        sdl = sdl_of(naming)
+        api = self._api(naming, sdl, hashlib.sha256(sdl.encode()).hexdigest())
+        with self._lock:
+            self._by_rights[rights] = (self._clock(), api)
+            self._by_rights.move_to_end(rights)
+            if len(self._by_rights) > _MOST_RIGHTS:
+                self._by_rights.popitem(last=False)
+        return api
+
+    def _api(self, naming: Naming, sdl: str, digest: str) -> Api:
+        with self._making:  # a schema of many tables takes seconds, and is made once
+            api = self._by_digest.get(digest)
+            if api is None:
+                # what we generate is valid, and tests check that
+                tree = parse(sdl, no_location=True)
+                schema = build_ast_schema(tree, assume_valid=True, assume_valid_sdl=True)
+                prepare(schema)
+                api = self._by_digest[digest] = Api(sdl, naming, schema, digest)
+                if len(self._by_digest) > _MOST_SCHEMAS:
+                    self._by_digest.popitem(last=False)
+            else:
+                self._by_digest.move_to_end(digest)
+            return api
