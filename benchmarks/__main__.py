@@ -13,6 +13,7 @@ from benchmarks.measure import machine, versions
 from benchmarks.stream import QUESTIONS
 
 NAMES = (
+    "api",
     "demo",
     "drift",
     "etl",
@@ -32,7 +33,7 @@ NAMES = (
     "stream",
     "warehouse",
 )
-CONTESTANTS = ("auto", "ray", "call", "open", "full", "mlflow", *peer.NAMES)
+CONTESTANTS = ("auto", "ray", "call", "open", "full", "mlflow", "bare", "roapi", "datasette", *peer.NAMES)
 """Headwater's execution modes, and its peers."""
 
 

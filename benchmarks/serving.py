@@ -7,28 +7,22 @@ seconds between two answers. Compared are the sums of `each`. The client needs c
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks import data
 from benchmarks.interleaved_runs import Answer, Case, Contestant, Ran, UnableError
-from benchmarks.measure import measure
-from benchmarks.peer import ROOT
+from benchmarks.served import HEADWATER, answered, command, loaded, server
 from cluster.local.ports import unused_port
 
 ROWS, FEATURES, ROUNDS = 100_000, 10, 100
 CONNECTIONS = "1,16,64"
 SECONDS = 5.0
 NAMES = [f"f{number}" for number in range(FEATURES)]
-HEADWATER = Path(sys.executable).with_name("headwater")
 DEFINITIONS = """
 from ml import LightGBM, model, training_set
 from pipeline import files, source
@@ -38,7 +32,6 @@ examples = training_set("select id, \\"at\\", {columns}, late from raw", key="id
 late = model("examples", LightGBM(rounds={rounds}), label="late", holdout=0.2, at_least=0.5)
 """
 ROW = {name: 0.25 + number / 100 for number, name in enumerate(NAMES)}
-_PATIENCE_S = 90.0
 TOML = """\
 [project]
 name = "served"
@@ -70,10 +63,16 @@ def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
 def _ours(files: Path, seconds: float, direct: bool, folder: Path) -> Ran:  # noqa: FBT001 - a parameter of a job
     project = _project(files, folder)
     port, direct_port = unused_port(), unused_port()
+    key = command("keys", "create", "benchmark", "--scope", "predict", "--project", project)
     words = [HEADWATER, "serve", "--port", str(port), "--direct-port", str(direct_port), "--project", project]
-    with _server(words, folder, port) as pid:
-        url = f"http://127.0.0.1:{direct_port if direct else port}/v1/models/late/predict"
-        return _loaded(url, {"rows": [ROW]}, seconds, folder, pid, _key(project))
+    with server(words, folder, f"http://127.0.0.1:{port}/health") as process:
+        asked = {
+            "url": f"http://127.0.0.1:{direct_port if direct else port}",
+            "paths": ["/v1/models/late/predict"],
+            "body": {"rows": [ROW]},
+            "headers": {"Authorization": f"Bearer {key}"},
+        }
+        return loaded(asked, CONNECTIONS, seconds, folder, process, _predicted(asked))
 
 
 def _mlflow(files: Path, seconds: float, folder: Path) -> Ran:
@@ -99,8 +98,13 @@ mlflow.lightgbm.save_model(booster, "{folder}/model")
         "--env-manager",
         "local",
     ]
-    with _server(words, folder, port) as pid:
-        return _loaded(f"http://127.0.0.1:{port}/invocations", {"dataframe_records": [ROW]}, seconds, folder, pid)
+    with server(words, folder, f"http://127.0.0.1:{port}/health") as process:
+        asked = {
+            "url": f"http://127.0.0.1:{port}",
+            "paths": ["/invocations"],
+            "body": {"dataframe_records": [ROW]},
+        }
+        return loaded(asked, CONNECTIONS, seconds, folder, process, _predicted(asked))
 
 
 def _project(files: Path, folder: Path) -> Path:
@@ -109,65 +113,12 @@ def _project(files: Path, folder: Path) -> Path:
     project.mkdir()
     (project / "headwater.toml").write_text(TOML)
     (project / "served.py").write_text(DEFINITIONS.format(files=files, columns=", ".join(NAMES), rounds=ROUNDS))
-    done = subprocess.run(
-        [HEADWATER, "run", "--no-summary", "--project", project], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise UnableError(done.stderr.strip().splitlines()[-1][:300])
+    command("run", "--no-summary", "--project", project)
     return project
 
 
-@contextmanager
-def _server(words: Sequence[object], folder: Path, port: int) -> Iterator[int]:
-    """Start a server, wait until it answers, and give its process; it is stopped afterwards."""
-    with (folder / "server.log").open("wb") as log:
-        path = f"{HEADWATER.parent}{os.pathsep}{os.environ['PATH']}"  # MLflow calls uvicorn by name
-        server = subprocess.Popen(
-            list(map(str, words)), stdout=log, stderr=log, cwd=folder, env={**os.environ, "PATH": path}
-        )
-        try:
-            until = time.monotonic() + _PATIENCE_S
-            while not _answers(f"http://127.0.0.1:{port}/health"):
-                if server.poll() is not None or time.monotonic() > until:
-                    raise UnableError(f"the server does not start: {(folder / 'server.log').read_text()[-300:]}")
-                time.sleep(0.2)
-            yield server.pid
-        finally:
-            server.terminate()
-            server.wait(60)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - our own server
-            return bool(response.status == 200)  # noqa: PLR2004 - OK
-    except OSError:
-        return False
-
-
-def _key(project: Path) -> str:
-    """Create a key for the endpoints of a project."""
-    words = [str(HEADWATER), "keys", "create", "benchmark", "--scope", "predict", "--project", str(project)]
-    created: str = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    return created.strip()
-
-
-def _loaded(url: str, body: object, seconds: float, folder: Path, server: int, key: str = "") -> Ran:  # noqa: PLR0913 - a call
-    """Load a server, and return the figures; the answer is whether it predicts a probability."""
-    (folder / "body.json").write_text(json.dumps(body))
-    command = [sys.executable, "-m", "benchmarks.http_load", url, str(folder / "body.json"), CONNECTIONS, str(seconds)]
-    result = measure(command, folder, environ={"PYTHONPATH": str(ROOT), "HEADWATER_API_KEY": key}, beside=[server])
-    if result.code:
-        raise UnableError(result.errors.strip().splitlines()[-1][:300])
-    parts: dict[str, float] = json.loads(result.output.strip().splitlines()[-1])["parts"]
-    each = sum(value for name, value in parts.items() if name.endswith("each"))
-    return Ran(each, result.seconds, result.peak_bytes, _predicted(url, body, key), parts)
-
-
-def _predicted(url: str, body: object, key: str) -> Answer:
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - our own server
-    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - likewise
-        [predicted] = json.loads(response.read())["predictions"]
+def _predicted(asked: Mapping[str, Any]) -> Answer:
+    """Return whether a server predicts a probability."""
+    [predicted] = answered(asked, asked["paths"][0])["predictions"]
     probability = predicted["probability"] if isinstance(predicted, dict) else predicted
     return [(0 < probability < 1,)]

@@ -106,6 +106,14 @@ def test_serving(bench):
 
 
 @pytest.mark.proof
+@pytest.mark.ray
+def test_api(bench):
+    figures = bench("api", "--only", "cached", "--only", "point", "--who", "auto", "--who", "bare", "--who", "roapi")
+    assert figures["cases"].keys() == {"cached", "point"}
+    assert figures["cases"]["cached"]["medians"].keys() >= {"auto", "bare"}  # both are correct
+
+
+@pytest.mark.proof
 def test_features(bench):
     figures = bench("features", "--who", "auto", "--who", "duckdb", "--who", "feast", "--only", "10M")
     assert (figures["rows"], figures["rows of each view"]) == (10_000, 2_000)
