@@ -18,6 +18,7 @@ from pipeline.project.project import Project
 from serve.access.gate import Gate
 from serve.backend import Backend, open_backend
 from serve.graphql.endpoint import graphql_routes
+from serve.odata.endpoint import odata_routes
 from serve.pages import page_routes
 from serve.problems import problem_handlers
 from serve.rest.models import model_routes
@@ -57,6 +58,7 @@ def create_app(
         routes=[
             *table_routes(backend.reading),
             *sql_routes(backend.reading),
+            *odata_routes(backend.reading, project.settings.name, project.settings.serve.public_url),
             *model_routes(backend.predictions, patience),
             *graphql_routes(backend, patience),
             *webhook_routes(project),

@@ -11,6 +11,7 @@ RequestError
     ├── TooLongError       414  the query is too long
     ├── RowsError          422  the model does not accept the rows
     ├── TooManyError       429  the caller sends more requests than it may
+    ├── UnsupportedError   501  the protocol has it, and this service does not
     ├── DeniedError        503  a policy cannot be applied, so nothing is shown
     └── OverloadError      503  the request exceeds the limit of time or memory
         └── BusyError      503  as many requests wait as may; with Retry-After
@@ -83,6 +84,12 @@ class TooManyError(HttpError):
     """The caller sends more requests than it may."""
 
     status = 429
+
+
+class UnsupportedError(HttpError):
+    """The protocol has it, and this service does not."""
+
+    status = 501
 
 
 class DeniedError(HttpError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -33,6 +34,8 @@ class ServeSettings:
     """The folder of the only GraphQL documents that are run; empty: every document is."""
     graphql_introspection: tuple[str, ...] = ("*",)
     """The roles of callers that may read their GraphQL schema, where `*` matches any text; `*` alone is for every caller."""
+    public_url: str = ""
+    """The address of the server for clients, for example behind a proxy; empty: the one that each request was sent to."""
 
 
 def serve_settings(values: Mapping[str, object], place: Place) -> ServeSettings:
@@ -79,6 +82,15 @@ def _roles(key: str, value: object, place: Place) -> tuple[str, ...]:
     return tuple(roles)
 
 
+def _url(key: str, value: object, place: Place) -> str:
+    url = typed(key, value, str, "an address such as 'https://data.example.com'", place)
+    if re.fullmatch(r"https?://[^\s\"<>?#]+", url) is None:
+        raise SettingsError(
+            f"{key!r} must be an address such as 'https://data.example.com'", got=repr(url), place=place
+        )
+    return url.rstrip("/")
+
+
 _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "requests_per_second": _rate,
     "burst": _number,
@@ -89,4 +101,5 @@ _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "cors_origins": _origins,
     "graphql_trusted": _folder,
     "graphql_introspection": _roles,
+    "public_url": _url,
 }

@@ -29,6 +29,8 @@ _UNCHANGED = 304
 _OK = 200
 _SERVER_ERROR = 500
 _TOO_MANY = 429
+_DECISIVE = (b"accept", b"prefer", b"host", b"odata-maxversion")
+"""The headers on which responses depend: links of some protocols have the host."""
 _SECURITY = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -72,7 +74,7 @@ class Gate:
             if not sender.allowance.is_granted:
                 raise TooManyError("there are too many requests", do="send fewer, or wait as `Retry-After` says")
         except HeadwaterError as error:
-            await problem_response(error, context.request_id)(scope, receive, sender)
+            await problem_response(error, scope)(scope, receive, sender)
             return
         key = self._key(scope, headers, context.rights)
         if key is not None and await self._answer_from_cache(key, headers, context, sender):
@@ -85,7 +87,7 @@ class Gate:
             if sender.has_begun:
                 raise  # the connection is closed, so that the client does not take the response for complete
             parts = {"detail": "internal error", "do": "see the server's log"}
-            await problem(_SERVER_ERROR, parts, context.request_id)(scope, receive, sender)
+            await problem(_SERVER_ERROR, parts, scope)(scope, receive, sender)
 
     async def _caller(self, header: bytes | None, address: str) -> Caller:
         authorization = None if header is None else header.decode("latin-1")
@@ -96,9 +98,8 @@ class Gate:
     def _key(self, scope: Scope, headers: Mapping[bytes, bytes], rights: str) -> Key | None:
         if scope["method"] != "GET":
             return None
-        accept = headers.get(b"accept", b"").decode("latin-1")
-        prefer = headers.get(b"prefer", b"").decode("latin-1")
-        return (rights, scope["path"], scope["query_string"].decode("latin-1"), accept, prefer)
+        decisive = (headers.get(name, b"").decode("latin-1") for name in _DECISIVE)
+        return (rights, scope.get("scheme", "http"), scope["path"], scope["query_string"].decode("latin-1"), *decisive)
 
     async def _answer_from_cache(
         self, key: Key, headers: Mapping[bytes, bytes], context: RequestContext, sender: _Sender
@@ -199,5 +200,5 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
         if name == b"authorization" and name in headers:
             headers[name] = b"several"  # refused: which one another server looked at is not known
         else:
-            headers.setdefault(name, value)
+            headers[name] = headers[name] + b", " + value if name in headers else value
     return headers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from pipeline.core.schema import Schema
 from pipeline.kernel.types import arrow_schema
 from serve.http_errors import UnacceptableError
 from serve.queries.engine import Engine
-from serve.queries.select import PageStatement, as_json, as_rows, as_text
+from serve.queries.select import PageStatement, Statement, as_json, as_rows, as_text
 from serve.queries.values import shown
 
 JSON, NDJSON, CSV = "application/json", "application/x-ndjson", "text/csv"
@@ -56,14 +56,24 @@ def negotiate(accept: str | None, supported: Sequence[str] = MEDIA_TYPES) -> str
     return best
 
 
-def read_page(engine: Engine, made: PageStatement, limit: int, media_type: str) -> Page:
-    """Run a page's statement, which returns one row more than `limit` if more follow, and encode its rows."""
+def read_page(
+    engine: Engine,
+    made: PageStatement,
+    limit: int,
+    media_type: str,
+    as_object: Callable[[PageStatement, str], Statement] = as_json,
+) -> Page:
+    """Run a page's statement, which returns one row more than `limit` if more follow, and encode its rows.
+
+    `as_object` makes the JSON object of each row.
+    """
     if media_type in {JSON, NDJSON}:
-        return _page_of_json(engine.tuples(as_json(made, _BETWEEN if media_type == JSON else "\n")), limit, media_type)
+        rows_of_json = engine.tuples(as_object(made, _BETWEEN if media_type == JSON else "\n"))
+        return _page_of_json(rows_of_json, limit, media_type)
     rows = engine.rows(as_text(made)) if media_type == CSV else engine.rows(as_rows(made))
     has_next = rows.num_rows > limit
     shown_rows = rows.slice(0, limit)
-    last = tuple(shown_rows.column(name)[-1].as_py() for name in made.cursor) if has_next else ()
+    last = tuple(shown_rows.column(name)[-1].as_py() for name in made.cursor) if has_next and limit else ()
     own = shown_rows.drop_columns(list(made.cursor))
     return Page(media_type, _encoded(own, made.schema, media_type), shown_rows.num_rows, has_next, last)
 
@@ -109,7 +119,7 @@ def _page_of_json(rows: list[tuple[Any, ...]], limit: int, media_type: str) -> P
     shown_rows = rows[:limit]
     text = "".join([row[0] for row in shown_rows])
     content = f"[{text[: -len(_BETWEEN)]}]" if media_type == JSON else text
-    last = shown_rows[-1][1:] if has_next else ()
+    last = shown_rows[-1][1:] if has_next and shown_rows else ()
     return Page(media_type, content.encode(), len(shown_rows), has_next, last)
 
 

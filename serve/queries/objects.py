@@ -11,7 +11,8 @@ from typing import Any
 
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import arrow_type
-from serve.queries.select import PageStatement, Statement, plain
+from serve.queries.expressions import plain
+from serve.queries.select import PageStatement, Statement
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.core.schema import Column
+from serve.queries.expressions import Expression
 
 DEFAULT_LIMIT, MOST_ROWS = 100, 10_000
 """The number of rows of a page if none is given, and the most."""
@@ -51,7 +52,14 @@ class Combination:
     is_negated: bool = False
 
 
-Condition = ColumnCondition | Combination
+@dataclass(frozen=True)
+class Predicate:
+    """A condition that an expression is true."""
+
+    expression: Expression
+
+
+Condition = ColumnCondition | Combination | Predicate
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ def comparisons(condition: Condition | None) -> Iterator[ColumnCondition]:
     """Yield the comparisons within a condition."""
     if isinstance(condition, ColumnCondition):
         yield condition
-    elif condition is not None:
+    elif isinstance(condition, Combination):
         for term in condition.terms:
             yield from comparisons(term)
 
@@ -132,7 +140,7 @@ def conjuncts(condition: Condition | None) -> Iterator[ColumnCondition]:
     if isinstance(condition, ColumnCondition):
         if not condition.is_negated:
             yield condition
-    elif condition is not None and condition.word == "and" and not condition.is_negated:
+    elif isinstance(condition, Combination) and condition.word == "and" and not condition.is_negated:
         for term in condition.terms:
             yield from conjuncts(term)
 

@@ -12,11 +12,20 @@ import pyarrow as pa
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.kernel.types import arrow_type
-from serve.queries.query import ColumnCondition, Combination, Condition, Embedding, Ordering, Query, Selection
+from serve.queries.expressions import expression_sql, plain
+from serve.queries.query import (
+    ColumnCondition,
+    Combination,
+    Condition,
+    Embedding,
+    Ordering,
+    Predicate,
+    Query,
+    Selection,
+)
 from serve.queries.rest_syntax import with_key
 from serve.queries.values import is_comparable
 
-_SECONDS = "'%Y-%m-%dT%H:%M:%S.%f'"
 _ROWS, _PAGE, _RELATED = "t", "p", "r"
 """The names of the table's rows, of those of the page, and of related ones."""
 _WORDS = re.compile(r"\w+")
@@ -221,6 +230,8 @@ def _condition(condition: Condition, values: list[Any], rows: str = _ROWS) -> st
     """Return the SQL of a condition on some rows, and append its values."""
     if isinstance(condition, Combination):
         sql = f"({f' {condition.word} '.join(_condition(term, values, rows) for term in condition.terms)})"
+    elif isinstance(condition, Predicate):
+        return expression_sql(condition.expression, values, f"{rows}.")
     else:
         sql = _comparison(condition, values, rows)
     return f"(not {sql})" if condition.is_negated else sql
@@ -324,30 +335,5 @@ def _order(term: Ordering, types: Mapping[str, str], prefix: str) -> str:
 
 def _flat(column: Column) -> str:
     kind, name = arrow_type(column.type), quoted(column.name)
-    text = plain(name, kind)
-    return f"case when {name} is not null then to_json({text})::varchar end" if pa.types.is_nested(kind) else text
-
-
-def plain(value: str, kind: pa.DataType, depth: int = 0) -> str:
-    """Return an expression that JSON can represent: no NaN or infinity, times in ISO 8601, bytes in base64."""
-    if pa.types.is_floating(kind):
-        return f"case when isfinite({value}) then {value} end"
-    if pa.types.is_timestamp(kind):
-        zone = "" if kind.tz is None else "Z"
-        return f"replace(strftime({value}, {_SECONDS}), '.000000', '') || '{zone}'"
-    if pa.types.is_binary(kind):
-        return f"base64({value})"
-    return _plain_nested(value, kind, depth) if pa.types.is_nested(kind) else value
-
-
-def _plain_nested(value: str, kind: pa.DataType, depth: int) -> str:
-    inner = f"v{depth}"
-    if pa.types.is_struct(kind):
-        fields = ", ".join(
-            f"{quoted(field.name)} := {plain(f'{value}.{quoted(field.name)}', field.type, depth)}" for field in kind
-        )
-        return f"case when {value} is not null then struct_pack({fields}) end"
-    if pa.types.is_map(kind):
-        items = f"list_transform(map_values({value}), lambda {inner}: {plain(inner, kind.item_type, depth + 1)})"
-        return f"case when {value} is not null then map(map_keys({value}), {items}) end"
-    return f"list_transform({value}, lambda {inner}: {plain(inner, kind.value_type, depth + 1)})"
+    value = plain(name, kind)
+    return f"case when {name} is not null then to_json({value})::varchar end" if pa.types.is_nested(kind) else value
