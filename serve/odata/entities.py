@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pipeline.kernel.sql_text import literal, quoted
 from pipeline.kernel.types import arrow_type
@@ -35,9 +35,11 @@ def as_entities(  # noqa: PLR0913 - what decides the text of an entity, all keyw
     """
     parts = _control_information(properties, entities, base) if form.metadata == "full" else []
     for each in properties:
-        value, name = value_text(each, form), json.dumps(each.name, ensure_ascii=False)
-        pair = f"{literal(name + ':')} || {value}"
-        parts.append(pair if omits_nulls else f"coalesce({pair}, {literal(name + ':null')})")
+        value, name = value_text(each, form), json.dumps(each.name, ensure_ascii=False) + ":"
+        if form.metadata == "full" and each.type not in _UNTYPED:
+            name = _type_of_value(each) + name  # clients expect the type right before its value
+        pair = f"{literal(name)} || {value}"
+        parts.append(pair if omits_nulls else f"coalesce({pair}, {literal(name + 'null')})")
     cursor = "".join(f", {quoted(name)}" for name in made.cursor)
     row = f"'{{' || concat_ws(',', {', '.join(parts)}) || '}}'" if parts else "'{}'"
     return Statement(
@@ -79,13 +81,13 @@ def key_literal(properties: Sequence[Property]) -> str:
     return " || ',' || ".join(parts)
 
 
+def _type_of_value(each: Property) -> str:
+    name = json.dumps(f"{each.name}@odata.type", ensure_ascii=False)
+    return f'{name}:"#{each.type.removeprefix("Edm.")}",'
+
+
 def _control_information(properties: Sequence[Property], entities: EntitySet, base: str) -> list[str]:
-    constants: Mapping[str, str] = {"@odata.type": f"#{NAMESPACE}.{entities.type_name}"} | {
-        f"{each.name}@odata.type": f"#{each.type.removeprefix('Edm.')}"
-        for each in properties
-        if each.type not in _UNTYPED
-    }
-    parts = [literal(f"{json.dumps(name)}:{json.dumps(value)}") for name, value in constants.items()]
+    parts = [literal(f'"@odata.type":"#{NAMESPACE}.{entities.type_name}"')]
     if entities.key and set(entities.key) <= set(properties):
         url = f"{literal(base + '/' + entities.name + '(')} || {key_literal(entities.key)} || ')'"
         parts += [

@@ -1,0 +1,66 @@
+"""Clients of OData that others wrote, and our own source, read the service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.connectors.odata.source import odata
+from pipeline.connectors.rest import Bearer
+from tests.rigs.odata_clients import node_client, olingo
+from tests.serve.conftest import open_cafe
+from tests.serve.test_serve_client import served
+
+
+@pytest.fixture(scope="module")
+def cafe(tmp_path_factory):
+    return open_cafe(tmp_path_factory.mktemp("cafe"))
+
+
+@pytest.fixture(scope="module")
+def url(cafe):
+    with served(cafe.project()) as address:
+        yield f"{address}/v1/odata"
+
+
+def test_our_own_source_reads_it(cafe, url, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADWATER_API_KEY", cafe.key())
+    reader = odata(url, "cafe_orders", auth=Bearer("env:HEADWATER_API_KEY"), page_size=2, spool=str(tmp_path))
+    rows = []
+    for split in reader.plan(None).splits:
+        with reader.segments.path(split.source_object.stamp + ".ndjson") as path:
+            rows += [json.loads(line) for line in Path(path).read_text().splitlines()]
+    assert [row["order_id"] for row in rows] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.proof
+def test_apache_olingo_reads_it_by_its_metadata(cafe, url):
+    lines = olingo(url, cafe.key())
+    assert "set cups key []: cups=Int32" in lines
+    assert (
+        "set cafe_orders key [order_id]: order_id=Int64 day=Date paid_at=DateTimeOffset guest=String cups=Int32 price=Decimal rating=Double "
+        "is_member=Boolean"
+    ) in lines
+    assert lines[lines.index("count 2") + 1 :][:2] == [
+        "row order_id=4 guest=Žoë 🫖 price=2.5",
+        "row order_id=2 guest=Bo price=5.0",
+    ]
+    assert "pages 3" in lines
+    assert "row order_id=5 day=2026-01-07 paid_at=2026-01-07T12:00:00Z rating=" in lines
+    assert "row guest=Ann orders=1" in lines
+    assert "number 2" in lines
+    assert any(line.startswith("error 400 BadRequest there is no property 'nope'") for line in lines)
+    assert lines[-2:] == ["row cups=1", "row cups=1"]
+
+
+@pytest.mark.proof
+def test_the_client_of_npm_reads_it(cafe, url):
+    some, count, one, named, number, error = (json.loads(line) for line in node_client(url, cafe.key()))
+    assert some == [{"order_id": 4, "guest": "Žoë 🫖"}, {"order_id": 2, "guest": "Bo"}]
+    assert count == 2
+    assert (one["guest"], one["paid_at"], one["rating"]) == ("Bo", "2026-01-05T09:30:00.250000Z", None)
+    assert named["orders"] == 1
+    assert number == 5
+    assert error.startswith("there is no property 'nope'")
