@@ -15,6 +15,7 @@ from serve.access.admission import Admission
 from serve.access.audit import AuditLog
 from serve.access.authentication import Authenticator, KeyRing
 from serve.access.authorization import Authorizer
+from serve.access.fair_queue import FairQueue
 from serve.access.rate_limits import RequestRate
 from serve.access.response_cache import ResponseCache
 from serve.features import FeatureLookup
@@ -25,6 +26,9 @@ from serve.queries.engine import Engine
 from serve.reading import Reading
 from serve.related import RelatedTables
 from serve.tables import Tables
+
+_MOST_WAITING = 512
+"""How many queries of a replica wait for their turn; further ones are refused."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,10 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
     authorizer = Authorizer(project.access, tables, engine)
     audit, allowed = AuditLog(settings.state / "audit" / settings.env), settings.serve
     models, features = ServedModels(settings.models, project.graph.all_of(Artifact)), FeatureLookup(project)
+    queue = FairQueue(allowed.concurrent_queries, _MOST_WAITING, patience.total_seconds())
     return Backend(
         project=project,
-        reading=Reading(tables, engine, authorizer, RelatedTables(project.graph, tables, authorizer)),
+        reading=Reading(tables, engine, authorizer, RelatedTables(project.graph, tables, authorizer), queue),
         models=models,
         features=features,
         predictions=PredictionService(project, models, features),

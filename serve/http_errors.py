@@ -6,6 +6,7 @@ RequestError
     ├── ForbiddenError     403  the caller lacks a scope
     ├── UnknownError       404  there is no such table, version, model or page
     ├── UnacceptableError  406  the requested media type is not supported
+    ├── TooSlowError       408  the client does not send its body
     ├── GoneError          410  the version is no longer available
     ├── TooLargeError      413  the body is too large
     ├── TooLongError       414  the query is too long
@@ -54,6 +55,12 @@ class UnacceptableError(HttpError):
     """The requested media type is not supported."""
 
     status = 406
+
+
+class TooSlowError(HttpError):
+    """The client does not send its body."""
+
+    status = 408
 
 
 class GoneError(HttpError):

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from anyio import to_thread
 
 from serve.access.authorization import Authorizer
+from serve.access.caller import Caller
+from serve.access.fair_queue import FairQueue
 from serve.queries.engine import Engine
 from serve.related import RelatedTables
 from serve.tables import Tables
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -18,3 +28,9 @@ class Reading:
     engine: Engine
     authorizer: Authorizer
     related: RelatedTables
+    queue: FairQueue
+
+    async def run(self, caller: Caller, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """Run what asks the engine when it is the caller's turn, in a thread; raise `BusyError` if too many wait."""
+        async with self.queue.turn(caller.id):
+            return await to_thread.run_sync(partial(function, *args, **options))

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from anyio import fail_after
 from starlette.requests import Request
 
-from serve.http_errors import TooLargeError
+from serve.http_errors import TooLargeError, TooSlowError
+
+PATIENCE_S = 30.0
+"""How long a body may take to come."""
 
 
 async def read_body(request: Request, most_bytes: int, *, do: str) -> bytes:
     """Return a request's body; stop reading when it exceeds the limit.
 
-    Raises `TooLargeError`, with `do` as what the client can do about it.
+    Raises `TooLargeError`, with `do` as what the client can do about it, and `TooSlowError` for a client that does not send it.
     """
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most_bytes:
-            raise TooLargeError(f"the body is longer than {most_bytes} bytes", do=do)
+    try:
+        with fail_after(PATIENCE_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most_bytes:
+                    raise TooLargeError(f"the body is longer than {most_bytes} bytes", do=do)
+    except TimeoutError as error:
+        raise TooSlowError("the body does not come", got=f"{len(body)} bytes in {PATIENCE_S:g} s") from error
     return bytes(body)

@@ -9,11 +9,12 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 
-from anyio import to_thread
+from anyio import fail_after, to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.core.errors import HeadwaterError
+from pipeline.core.errors import HeadwaterError, StorageError
 from serve.access.admission import Admission, RequestContext
 from serve.access.caller import ANONYMOUS, Caller
 from serve.access.rate_limits import Allowance
@@ -31,6 +32,8 @@ _SERVER_ERROR = 500
 _TOO_MANY = 429
 _DECISIVE = (b"accept", b"prefer", b"host", b"odata-maxversion")
 """The headers on which responses depend: links of some protocols have the host."""
+_SENT_WITHIN_S = 60.0
+"""How long a client may take to read a part of a response."""
 _SECURITY = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -88,6 +91,8 @@ class Gate:
                 raise  # the connection is closed, so that the client does not take the response for complete
             parts = {"detail": "internal error", "do": "see the server's log"}
             await problem(_SERVER_ERROR, parts, scope)(scope, receive, sender)
+        finally:
+            sender.end()
 
     async def _caller(self, header: bytes | None, address: str) -> Caller:
         authorization = None if header is None else header.decode("latin-1")
@@ -112,16 +117,21 @@ class Gate:
         context.facts.update(found.facts)
         sender.is_hit = True
         is_known = is_same(headers.get(b"if-none-match", b"").decode("latin-1"), found.etag)
-        await sender(
-            {"type": "http.response.start", "status": _UNCHANGED if is_known else _OK, "headers": list(found.headers)}
-        )
-        await sender({"type": "http.response.body", "body": b"" if is_known else found.body})
+        if is_known:
+            unsent = {b"content-length", b"content-type"}
+            sent = [pair for pair in found.headers if pair[0] not in unsent]
+            await sender({"type": "http.response.start", "status": _UNCHANGED, "headers": sent})
+            await sender({"type": "http.response.body", "body": b""})
+            return True
+        await sender({"type": "http.response.start", "status": _OK, "headers": list(found.headers)})
+        await sender({"type": "http.response.body", "body": found.body})
         return True
 
     async def _is_current(self, response: CachedResponse) -> bool:
         for name, identity in response.versions:
             if self._tables.known(name) is None:
-                await to_thread.run_sync(self._tables.newest, name)
+                with suppress(StorageError):  # the application says what is wrong
+                    await to_thread.run_sync(self._tables.newest, name)
             if self._tables.known(name) != identity:
                 return False
         return True
@@ -144,8 +154,19 @@ class _Sender:
         self.is_hit = False
         self._status = 0
         self._size = 0
+        self._is_recorded = False
         self._headers: list[tuple[bytes, bytes]] = []
         self._body: bytes | None = None
+
+    def end(self) -> None:
+        """Record a response that was not sent to its end, because the client has left or does not read."""
+        if not self._is_recorded:
+            self._context.facts["is_cut"] = True
+            self._record()
+
+    def _record(self) -> None:
+        self._is_recorded = True
+        self._gate.finish(self._scope, self._context, self._status, self._size)
 
     @property
     def has_begun(self) -> bool:
@@ -163,8 +184,9 @@ class _Sender:
         if not more:
             self._body = body if self._size == len(body) else None
             self._keep()
-            self._gate.finish(self._scope, self._context, self._status, self._size)
-        await self._send(message)
+            self._record()
+        with fail_after(_SENT_WITHIN_S):  # a client that does not read ends its own response, and holds up no other
+            await self._send(message)
 
     def _keep(self) -> None:
         context = self._context

@@ -5,6 +5,7 @@ Nothing is invalidated: a new version of a table, and a changed policy, are othe
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class CachedResponse:
 
 
 class ResponseCache:
-    """At most so many bytes of responses, the least recently used removed first. Used by the event loop only.
+    """At most so many bytes of responses, the least recently used removed first. Thread-safe: each server of a replica has a thread.
 
     A response is kept when it is asked for the second time, so that requests that never come again keep nothing out.
     """
@@ -38,30 +39,33 @@ class ResponseCache:
         self._bytes = 0
         self._entries: OrderedDict[Key, CachedResponse] = OrderedDict()
         self._seen: OrderedDict[Key, None] = OrderedDict()
+        self._lock = threading.Lock()
         self.hits = self.misses = 0
 
     def get(self, key: Key) -> CachedResponse | None:
         """Return the response of a key, whose versions may be old."""
-        found = self._entries.get(key)
-        if found is not None:
-            self._entries.move_to_end(key)
-        return found
+        with self._lock:
+            found = self._entries.get(key)
+            if found is not None:
+                self._entries.move_to_end(key)
+            return found
 
     def put(self, key: Key, response: CachedResponse) -> None:
         """Keep a response, if it was asked for before and is not too large."""
         size = _size(key, response)
         if size > min(MOST_ENTRY_BYTES, self._most_bytes):
             return
-        if key not in self._seen and key not in self._entries:
-            self._seen[key] = None
-            if len(self._seen) > _GHOSTS:
-                self._seen.popitem(last=False)
-            return
-        self._remove(key)
-        self._entries[key] = response
-        self._bytes += size
-        while self._bytes > self._most_bytes:
-            self._remove(next(iter(self._entries)))
+        with self._lock:
+            if key not in self._seen and key not in self._entries:
+                self._seen[key] = None
+                if len(self._seen) > _GHOSTS:
+                    self._seen.popitem(last=False)
+                return
+            self._remove(key)
+            self._entries[key] = response
+            self._bytes += size
+            while self._bytes > self._most_bytes:
+                self._remove(next(iter(self._entries)))
 
     @property
     def size_bytes(self) -> int:

@@ -59,7 +59,8 @@ class GraphqlDoor:
         try:
             media_type = media_type_of(request)
             body = await read_body_of(request)
-            response = await to_thread.run_sync(self._answer, request, body, media_type)
+            caller = context_of(request.scope).caller
+            response = await self.backend.reading.run(caller, self._answer, request, body, media_type)
         except DocumentError as error:
             # a client that accepts only JSON takes another status for a failure of the server
             return _errors(error.errors, 200 if media_type == PLAIN_JSON else 400, media_type)

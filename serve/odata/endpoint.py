@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from urllib.parse import quote
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -30,7 +29,8 @@ def odata_routes(reading: Reading, name: str, public_url: str = "") -> list[Rout
     """Return the routes of a project's OData service. `public_url` is the address of the server, if clients use another one."""
 
     async def answer(request: Request) -> Response:
-        response = await run_in_threadpool(_answer, reading, name, public_url, request)
+        caller = context_of(request.scope).caller
+        response = await reading.run(caller, _answer, reading, name, public_url, request)
         response.headers["OData-Version"] = version_of(request.headers)
         return response
 

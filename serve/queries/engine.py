@@ -19,13 +19,15 @@ from pipeline.kernel.engine import arrow_reader, connect, schema_of
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import literal, quoted
 from pipeline.lake import Storage
-from serve.http_errors import HttpError, OverloadError
+from serve.http_errors import BusyError, HttpError, OverloadError
 from serve.queries.deadlines import Deadlines
 from serve.queries.select import Statement
 from serve.queries.values import shown
 
 _LOG = logging.getLogger("headwater.serve")
 _BATCH_ROWS = 8_192
+_MOST_EXPORTS = 16
+"""How many exports of a replica are sent at once."""
 
 
 class Engine:
@@ -43,6 +45,7 @@ class Engine:
         self._limits = limits
         self._patience = patience
         self._deadlines = Deadlines()
+        self._exports = threading.BoundedSemaphore(_MOST_EXPORTS)
         self._open = ExitStack()
         self._lock = threading.Lock()
         self._con: duckdb.DuckDBPyConnection | None = None
@@ -63,10 +66,18 @@ class Engine:
             return cursor.execute(statement.sql, list(statement.values)).fetchall()
 
     def batches(self, statement: Statement) -> Iterator[pa.RecordBatch]:
-        """Yield a statement's rows, of which only some are in memory. Raises as `rows` does.
+        """Yield a statement's rows, of which only some are in memory. Raises as `rows` does, and `BusyError` if too many are sent.
 
         The time limit is for each batch, so that a slow client ends no export, and an expensive statement does.
         """
+        if not self._exports.acquire(blocking=False):
+            raise BusyError("too many exports are sent", do="try again later")
+        try:
+            yield from self._batches(statement)
+        finally:
+            self._exports.release()
+
+    def _batches(self, statement: Statement) -> Iterator[pa.RecordBatch]:
         with self._running(None) as cursor:
             with self._deadlines.within(cursor, self._patience.total_seconds()):
                 reader = arrow_reader(cursor, statement.sql, _BATCH_ROWS, statement.values)

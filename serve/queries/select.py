@@ -22,6 +22,7 @@ from serve.queries.query import (
     Predicate,
     Query,
     Selection,
+    conjuncts,
 )
 from serve.queries.rest_syntax import with_key
 from serve.queries.values import is_comparable
@@ -77,14 +78,15 @@ def page(
     if query.is_grouped or query.is_distinct:
         return PageStatement(_grouped(relation, query, schema), schema)
     order = _total(query.order, relation)
-    cursor = tuple(f"~{n}" for n in range(len(order))) if is_keyset(relation, query) else ()
+    is_single = _names_a_row(relation, query)  # to sort one row costs as much as to find it
+    cursor = tuple(f"~{n}" for n in range(len(order))) if is_keyset(relation, query) and not is_single else ()
     columns = [f"{_ROWS}.{quoted(each.column)} as {quoted(each.name)}" for each in query.select]
     columns += [f"{_ROWS}.{quoted(term.column)} as {quoted(name)}" for name, term in zip(cursor, order, strict=False)]
     pairs = [pair for each in query.embed for pair in each.pairs]
     columns += [f"{_ROWS}.{quoted(mine)} as {quoted(f'~e{n}')}" for n, (mine, _) in enumerate(pairs)]
     where, values = _where(query, order, relation.schema)
     sql = f"select {', '.join(columns) or '1'} from ({relation.sql}) as {_ROWS}{where}"
-    if query.limit is not None or query.order or query.embed:
+    if not is_single and (query.limit is not None or query.order or query.embed):
         sql += f" order by {', '.join(_order(t, relation.schema.as_dict(), f'{_ROWS}.') for t in order) or '1'}"
     if query.limit is not None:
         sql += f" limit {query.limit + 1}"
@@ -92,6 +94,12 @@ def page(
     if query.embed:
         statement = _embedding(statement, query, cursor, related or {})
     return PageStatement(statement, schema, cursor)
+
+
+def _names_a_row(relation: VisibleRelation, query: Query) -> bool:
+    """Return whether a query has at most one row: its condition names a value of each column of the key."""
+    equal = {each.column.name for each in conjuncts(query.where) if each.operator == "=" and not each.quantifier}
+    return bool(relation.key) and equal.issuperset(relation.key)
 
 
 def is_keyset(relation: VisibleRelation, query: Query) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 
-from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -32,7 +32,7 @@ def sql_routes(reading: Reading) -> list[Route]:
             asked: Mapping[str, object] = dict(request.query_params)
         else:
             asked = _object(await read_body(request, _MOST_BODY, do="send a shorter statement"))
-        return await run_in_threadpool(_answer, reading, request, asked)
+        return await reading.run(context_of(request.scope).caller, _answer, reading, request, asked)
 
     return [Route("/v1/query", query, methods=["GET", "POST"])]
 

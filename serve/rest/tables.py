@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -22,6 +21,7 @@ def table_routes(reading: Reading) -> list[Route]:
         return JSONResponse({"tables": [describe(reading, caller, grant) for grant in grants]})
 
     async def read_table(request: Request) -> Response:
-        return await run_in_threadpool(read_rows, reading, request.path_params["name"], request)
+        caller = context_of(request.scope).caller
+        return await reading.run(caller, read_rows, reading, request.path_params["name"], request)
 
     return [Route("/v1/tables", list_tables), Route("/v1/tables/{name}", read_table)]

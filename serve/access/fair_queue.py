@@ -1,0 +1,89 @@
+"""How many queries run at once: the others wait, and those of each caller take turns with those of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from serve.http_errors import BusyError
+
+
+class FairQueue:
+    """Turns of callers. Used by any number of event loops at once: each server of a replica has its own."""
+
+    def __init__(self, at_once: int, most_waiting: int, patience_s: float) -> None:
+        """Let so many run at once, and so many wait, each for so many seconds."""
+        self._free = at_once
+        self._most_waiting = most_waiting
+        self._patience_s = patience_s
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._count = 0
+        self._lock = threading.Lock()
+
+    @asynccontextmanager
+    async def turn(self, caller: str) -> AsyncIterator[None]:
+        """Wait until it is a caller's turn; raise `BusyError` if too many wait, or if it takes too long."""
+        future = self._enter(caller)
+        if future is not None:
+            try:
+                await asyncio.wait_for(asyncio.shield(future), self._patience_s)
+            except BaseException as error:
+                self._leave(caller, future)
+                if isinstance(error, TimeoutError):
+                    raise _busy(f"more than {self._patience_s:g} s") from error
+                raise
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _enter(self, caller: str) -> asyncio.Future[None] | None:
+        """Take a free place, or return what is done when there is one."""
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return None
+            if self._count >= self._most_waiting:
+                raise _busy(f"{self._count} queries")
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(caller, deque()).append(future)
+            self._count += 1
+            return future
+
+    def _leave(self, caller: str, future: asyncio.Future[None]) -> None:
+        """Wait no longer; if it was the turn already, it is the next one's."""
+        with self._lock:
+            waiting = self._waiting.get(caller, deque())
+            if future in waiting:
+                waiting.remove(future)
+                self._count -= 1
+                if not waiting:
+                    self._waiting.pop(caller, None)
+                return
+        self._release()
+
+    def _release(self) -> None:
+        """Give the place to the caller that waits longest for a turn."""
+        with self._lock:
+            if not self._waiting:
+                self._free += 1
+                return
+            caller, waiting = next(iter(self._waiting.items()))
+            future = waiting.popleft()
+            self._count -= 1
+            del self._waiting[caller]
+            if waiting:
+                self._waiting[caller] = waiting  # behind the other callers
+        future.get_loop().call_soon_threadsafe(_grant, future)
+
+
+def _grant(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _busy(got: str) -> BusyError:
+    return BusyError("too many queries wait for their turn", got=got, do="try again after a second")
