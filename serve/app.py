@@ -24,6 +24,7 @@ from serve.problems import problem_handlers
 from serve.rest.models import model_routes
 from serve.rest.sql import sql_routes
 from serve.rest.tables import table_routes
+from serve.sharing.endpoint import SharingServer, sharing_routes
 from serve.webhooks import webhook_routes
 
 GOLD: tuple[Layer, ...] = ("gold",)
@@ -59,6 +60,7 @@ def create_app(
             *table_routes(backend.reading),
             *sql_routes(backend.reading),
             *odata_routes(backend.reading, project.settings.name, project.settings.serve.public_url),
+            *sharing_routes(_sharing_server(backend)),
             *model_routes(backend.predictions, patience),
             *graphql_routes(backend, patience),
             *webhook_routes(project),
@@ -72,8 +74,19 @@ def create_app(
     return app
 
 
+def _sharing_server(backend: Backend) -> SharingServer:
+    settings = backend.project.settings
+    return SharingServer(backend.reading, backend.exports, backend.signatures, settings.name, settings.serve.public_url)
+
+
 def _gate(backend: Backend) -> Middleware:
-    return Middleware(Gate, admission=backend.admission, tables=backend.tables, cache=backend.cache)
+    return Middleware(
+        Gate,
+        admission=backend.admission,
+        tables=backend.tables,
+        cache=backend.cache,
+        signatures=backend.signatures,
+    )
 
 
 def _cors(project: Project) -> list[Middleware]:

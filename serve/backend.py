@@ -18,10 +18,13 @@ from serve.access.authorization import Authorizer
 from serve.access.fair_queue import FairQueue
 from serve.access.rate_limits import RequestRate
 from serve.access.response_cache import ResponseCache
+from serve.access.signed_urls import SignedUrls
+from serve.exported_files import ExportedFiles
 from serve.features import FeatureLookup
 from serve.hot_tables import HotTables
 from serve.models import ServedModels
 from serve.prediction_service import PredictionService
+from serve.problems import SHARING
 from serve.queries.engine import Engine
 from serve.reading import Reading
 from serve.related import RelatedTables
@@ -43,6 +46,8 @@ class Backend:
     admission: Admission
     audit: AuditLog
     cache: ResponseCache
+    exports: ExportedFiles
+    signatures: SignedUrls
 
     @property
     def tables(self) -> Tables:
@@ -91,4 +96,6 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
         ),
         audit=audit,
         cache=ResponseCache(settings.serve.cache_bytes),
+        exports=ExportedFiles(engine, settings.state / "exports" / settings.env, settings.serve.export_bytes),
+        signatures=SignedUrls(f"{SHARING}/files", settings.state / "exports" / f"{settings.env}.secret"),
     )

@@ -20,6 +20,8 @@ _LOG = logging.getLogger("headwater.serve")
 MEDIA_TYPE = "application/problem+json"
 ODATA = "/v1/odata"
 """The path of the OData service."""
+SHARING = "/v1/sharing"
+"""The path of the Delta Sharing server."""
 REQUEST_ID = "headwater.request_id"
 """Where a request's scope has its id."""
 _SERVER_ERROR = 500
@@ -57,11 +59,13 @@ def problem_response(error: HeadwaterError, scope: Scope, hidden: str = "") -> R
 def problem(status: int, parts: Mapping[str, str | None], scope: Scope) -> Response:
     """Return the response for a problem: `detail`, and optionally what was `got` and what to `do`.
 
-    Its form is that of the protocol: the errors of OData are its own.
+    Its form is that of the protocol: OData and Delta Sharing have errors of their own.
     """
     path = scope["path"]
     if path == ODATA or path.startswith(ODATA + "/"):
         return _odata_error(status, parts, scope)
+    if path.startswith(SHARING + "/"):
+        return _sharing_error(status, parts)
     content = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -82,6 +86,15 @@ def _odata_error(status: int, parts: Mapping[str, str | None], scope: Scope) -> 
     if status == _UNAUTHENTICATED:
         headers["WWW-Authenticate"] = 'Basic realm="headwater", charset="UTF-8"'
     return _json(content, status, headers, "application/json")
+
+
+def _sharing_error(status: int, parts: Mapping[str, str | None]) -> Response:
+    codes = {400: "INVALID_PARAMETER_VALUE", 401: "UNAUTHENTICATED", 404: "RESOURCE_DOES_NOT_EXIST"}
+    headers = {"Cache-Control": "no-store"}
+    if status == _UNAUTHENTICATED:
+        headers["WWW-Authenticate"] = 'Bearer realm="headwater"'
+    code = codes.get(status, HTTPStatus(status).name)
+    return _json({"errorCode": code, "message": _sentence(parts)}, status, headers, "application/json")
 
 
 def _sentence(parts: Mapping[str, str | None]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.console import err, grid, open_workspace, out, print_json, text
+from cluster.cli.console import err, grid, open_project, open_workspace, out, print_json, text
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.errors import DefinitionError, Place, RequestError
 from pipeline.core.event_time import parse_duration
@@ -39,6 +41,19 @@ Claims = Annotated[
 Expires = Annotated[
     str | None, typer.Option("--expires", help="How long the key is valid, for example '90 days'.", show_default=False)
 ]
+SharingProfile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write a profile of Delta Sharing with the key to this file, and do not print the key.", show_default=False
+    ),
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help="The address of the server in the profile (default: public_url of the settings, or http://127.0.0.1:8000).",
+        show_default=False,
+    ),
+]
 Named = Annotated[str, typer.Argument(help="The id of a key, or its name.")]
 
 
@@ -49,11 +64,17 @@ def create(
     scope: Scopes = None,
     claim: Claims = None,
     expires: Expires = None,
+    sharing_profile: SharingProfile = None,
+    url: Url = None,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
     """Create a key and print it. It cannot be read again: the catalog has only its SHA-256."""
+    if url is not None and sharing_profile is None:
+        raise RequestError("--url needs --sharing-profile", do="name the file of the profile")
+    if sharing_profile is not None and sharing_profile.exists():
+        raise RequestError("the file of the profile exists", got=str(sharing_profile), do="name another, or remove it")
     with _keys(folder, env) as keys:
         key_text, key = keys.create(
             name,
@@ -62,7 +83,12 @@ def create(
             claims=_claims(claim or []),
             expires_in=None if expires is None else _duration(expires, "--expires"),
         )
-    _print_new(key_text, key, as_json=as_json)
+    if sharing_profile is None:
+        _print_new(key_text, key, as_json=as_json)
+        return
+    address = url or open_project(folder, env).settings.serve.public_url or "http://127.0.0.1:8000"
+    _write_profile(sharing_profile, address, key_text, key)
+    err.print(f"key {key.id} {text(key.name)!r} is in {text(str(sharing_profile))}")
 
 
 @app.command()
@@ -137,6 +163,19 @@ def _print_new(key_text: str, key: CallerKey, *, as_json: bool) -> None:
     err.print(
         f"[dim]key {key.id} of {text(key.name)}; it cannot be shown again. Send it as: Authorization: Bearer KEY[/]"
     )
+
+
+def _write_profile(file: Path, address: str, key_text: str, key: CallerKey) -> None:
+    """Write a profile that only its owner can read; Delta Sharing's protocol defines its members."""
+    profile: dict[str, object] = {
+        "shareCredentialsVersion": 1,
+        "endpoint": f"{address.rstrip('/')}/v1/sharing/",
+        "bearerToken": key_text,
+    }
+    if key.expires_at is not None:
+        profile["expirationTime"] = f"{datetime.fromtimestamp(key.expires_at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
+        json.dump(profile, stream, indent=2)
 
 
 def _plain(key: CallerKey, now: float) -> dict[str, object]:

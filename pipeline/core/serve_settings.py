@@ -28,6 +28,8 @@ class ServeSettings:
     """The memory for responses in each replica; 0: none are kept."""
     hot_bytes: int = 1 << 30
     """The disk space for local copies of tables that are asked for often; 0: none are made."""
+    export_bytes: int = 4 << 30
+    """The disk space of a machine for whole tables as files, for Delta Sharing; 0: none are made."""
     cors_origins: tuple[str, ...] = ()
     """The origins of web pages that may call the endpoints from a browser."""
     graphql_trusted: str = ""
@@ -98,6 +100,7 @@ _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "concurrent_queries": _number,
     "cache_bytes": _bytes,
     "hot_bytes": _bytes,
+    "export_bytes": _bytes,
     "cors_origins": _origins,
     "graphql_trusted": _folder,
     "graphql_introspection": _roles,

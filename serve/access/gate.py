@@ -19,6 +19,7 @@ from serve.access.admission import Admission, RequestContext
 from serve.access.caller import ANONYMOUS, Caller
 from serve.access.rate_limits import Allowance
 from serve.access.response_cache import CachedResponse, Key, ResponseCache
+from serve.access.signed_urls import SignedUrls
 from serve.http_errors import TooManyError
 from serve.problems import REQUEST_ID, problem, problem_response
 from serve.tables import Tables
@@ -52,9 +53,12 @@ def context_of(scope: Scope) -> RequestContext:
 class Gate:
     """An application behind authentication, rate limits, the cache and the audit log."""
 
-    def __init__(self, app: ASGIApp, *, admission: Admission, tables: Tables, cache: ResponseCache) -> None:
-        """Pass requests on to `app`."""
+    def __init__(
+        self, app: ASGIApp, *, admission: Admission, tables: Tables, cache: ResponseCache, signatures: SignedUrls
+    ) -> None:
+        """Pass requests on to `app`. Who was given a signed address is its caller if it sends no key."""
         self._app = app
+        self._signatures = signatures
         self._admission = admission
         self._tables = tables
         self.cache = cache
@@ -71,7 +75,7 @@ class Gate:
         try:
             self._admission.require_record()
             address = (scope.get("client") or ("",))[0]
-            context.caller = await self._caller(headers.get(b"authorization"), address)
+            context.caller = await self._caller(scope, headers.get(b"authorization"), address)
             context.rights = self._admission.rights(context.caller)
             sender.allowance = self._admission.take(context.caller, address)
             if not sender.allowance.is_granted:
@@ -94,7 +98,11 @@ class Gate:
         finally:
             sender.end()
 
-    async def _caller(self, header: bytes | None, address: str) -> Caller:
+    async def _caller(self, scope: Scope, header: bytes | None, address: str) -> Caller:
+        if header is None:
+            signed = self._signatures.caller(scope["path"], scope["query_string"].decode("latin-1"))
+            if signed is not None:
+                return signed
         authorization = None if header is None else header.decode("latin-1")
         if self._admission.is_known(authorization):
             return self._admission.caller(authorization, address)

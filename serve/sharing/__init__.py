@@ -1,0 +1,1 @@
+"""Delta Sharing: tables as callers may read them, for Spark, pandas, Power BI and other recipients."""
