@@ -49,7 +49,7 @@ class _Braces:
 
 
 def require_bounds(document: str) -> None:
-    """Raise `HttpError` for a document that exceeds a bound, or that has brackets or texts without an end."""
+    """Raise `HttpError` for a document that exceeds a bound. The part after a mistake that ends every parser is not looked at."""
     if len(document) > MOST_DOCUMENT_BYTES or len(document.encode("utf-8", "replace")) > MOST_DOCUMENT_BYTES:
         raise TooLargeError(f"the document is longer than {MOST_DOCUMENT_BYTES} bytes", do="split it, or use variables")
     _Scan(document).run()
@@ -79,10 +79,10 @@ class _Scan:
             elif token.lastgroup == "spread":
                 self._fragments = _counted(self._fragments, MOST_FRAGMENTS, "fragments in use")
             elif token.lastgroup == "other":
+                if text == '"' or (text in _CLOSING and not self._closes(text)):
+                    return  # a text without an end, or a bracket that closes nothing: a parser fails here
                 self._punctuation(text)
             self._before = text
-        if self._open:
-            raise HttpError("the document ends within brackets", got=f"{len(self._open)} are open")
 
     def _name(self, text: str) -> None:
         if not self._open or not self._open[-1].is_selection or self._before in {":", "@", "..."}:
@@ -90,6 +90,9 @@ class _Scan:
         braces = self._open[-1]
         braces.siblings = _counted(braces.siblings, MOST_SIBLINGS, "fields in one pair of braces")
         braces.names[text] = _counted(braces.names.get(text, 0), MOST_REPEATS, "fields of the same name in one place")
+
+    def _closes(self, text: str) -> bool:
+        return bool(self._open) and self._open.pop().closing == text
 
     def _punctuation(self, text: str) -> None:
         if text in _OPENING:
@@ -99,15 +102,10 @@ class _Scan:
             self._open.append(_Braces(is_selection, _OPENING[text]))
             if len(self._open) > MOST_DEPTH:
                 raise _exceeded(MOST_DEPTH, "brackets within each other")
-        elif text in _CLOSING:
-            if not self._open or self._open.pop().closing != text:
-                raise HttpError("the document has a bracket that closes nothing", got=repr(text))
         elif text == "@":
             self._directives = _counted(self._directives, MOST_DIRECTIVES, "directives")
         elif text == ":" and self._open and self._open[-1].is_selection:
             self._aliases = _counted(self._aliases, MOST_ALIASES, "aliases")
-        elif text == '"':
-            raise HttpError("the document has a text without an end")
 
 
 def _counted(number: int, most: int, what: str) -> int:

@@ -15,6 +15,7 @@ import pytest
 PACKAGES = Path(__file__).parents[2] / ".peers-npm"
 AZURITE = "azurite@3.35.0"  # later versions need Node 22
 DATASETS = "vega-datasets@3.2.1"
+GRAPHQL = ("graphql@16.12.0", "graphql-http@1.23.1", "graphql-ws@6.4.2", "ws@8.18.3")  # clients and audits
 
 
 def npm_program(name: str) -> list[str]:
@@ -50,11 +51,12 @@ def main() -> None:
         "--no-fund",
         AZURITE,
         DATASETS,
+        *GRAPHQL,
     ]
     process = subprocess.run(words, capture_output=True, text=True, check=False)
     if process.returncode:
         reason = (process.stderr.strip().splitlines() or ["npm failed"])[-1]
-        sys.stdout.write(f"Azurite and data sets cannot be installed, and their tests are skipped: {reason}\n")
+        sys.stdout.write(f"Azurite, data sets and clients cannot be installed, and their tests are skipped: {reason}\n")
 
 
 if __name__ == "__main__":
