@@ -11,7 +11,7 @@ from typing import Literal
 
 from pipeline.core.schema import Column
 from serve.graphql.names import Names, type_name
-from serve.graphql.scalars import SHARED_TYPES
+from serve.graphql.scalars import SHARED_TYPES, is_comparable_scalar
 from serve.graphql.visible import Visible, VisibleTable
 from serve.related import Relationship
 
@@ -74,7 +74,8 @@ def naming_of(visible: Visible) -> Naming:
     # the plain names of all tables come first, so that one named `orders_groups` keeps its name
     fields |= {roots.give(name): Root("rows", name) for name in tables}
     for name, each_table in tables.items():
-        if each_table.table.key:
+        kinds = each_table.table.schema.as_dict()
+        if each_table.table.key and all(is_comparable_scalar(kinds[one]) for one in each_table.table.key):
             fields[roots.give(f"{name}_by_key")] = Root("row", name)
         fields[roots.give(f"{name}_groups")] = Root("groups", name)
     fields |= {roots.give(f"predict_{name}"): Root("predict", name) for name, _ in visible.models}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from serve.graphql.filters import condition_of, orders_of
 from serve.graphql.naming import NamedTable, Naming
+from serve.graphql.scalars import is_text
 from serve.graphql.selection import Selected
 from serve.graphql.snapshot import ReadSnapshot
 from serve.http_errors import HttpError
@@ -50,7 +51,7 @@ class RowPlanner:
             elif each.name in named.columns:
                 column = named.columns[each.name]
                 into.columns[column.name] = None
-                members.append(ObjectMember(each.key, column.name, column.type))
+                members.append(ObjectMember(each.key, column.name, column.type, is_text=is_text(column.type)))
             else:
                 members.append(self._related(named, each, into))
         return tuple(members)

@@ -23,8 +23,9 @@ _SCALARS: Mapping[str, str] = {
 }
 _NUMBERS = ("Int", "BigInt", "Float", "Decimal")
 OWN_SCALARS: Mapping[str, str] = {
-    "BigInt": "An integer of any size, as a number.",
-    "Decimal": "A number with a fixed number of decimals, as a number.",
+    "BigInt": "An integer of any size, as a text, because a number of JSON may lose digits. Arguments can be numbers.",
+    "Decimal": "A number with a fixed number of decimals, as a text, because a number of JSON may lose digits. Arguments can be numbers.",
+    "Long": "An integer of at most 53 bits, as a number.",
     "Date": "A date such as 2013-07-01.",
     "LocalDateTime": "A time without time zone such as 2013-07-01T12:00:00.",
     "DateTime": "A time such as 2013-07-01T12:00:00Z.",
@@ -60,6 +61,11 @@ def scalar_of(kind: str) -> str:
     if kind.startswith("DECIMAL("):
         return "Decimal"
     return _SCALARS.get(kind, "Bytes" if kind == "BLOB" else "JSON")
+
+
+def is_text(kind: str) -> bool:
+    """Return whether the numbers of a column are texts in responses."""
+    return scalar_of(kind).strip("[]") in {"BigInt", "Decimal"}
 
 
 def filter_of(kind: str) -> str:

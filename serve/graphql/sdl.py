@@ -25,10 +25,10 @@ type Predictions { model: String! version: String! requestId: String predictions
 """
 _CHANGES = """
 "A new version of a table."
-type TableChange { table: TableName! version: BigInt! }
+type TableChange { table: TableName! version: Long! }
 type Subscription {
   "The versions of a table, from now on, or the newest at once if it is another than `since`."
-  tableChanged(table: TableName!, since: BigInt): TableChange!
+  tableChanged(table: TableName!, since: Long): TableChange!
 }
 """
 
@@ -49,11 +49,11 @@ def _root(field: str, root: Root, naming: Naming) -> str:
     if root.kind == "predict":
         return f"{_text(naming.models[root.name])}{field}(rows: [JSON!]!): Predictions"
     named = naming.tables[root.name]
-    kind, version = named.type, "version: BigInt, at: String"
+    kind, version = named.type, "version: Long, at: String"
     if root.kind == "row":
         names = {column.name: each for each, column in named.columns.items()}
         key = ", ".join(f"{names[name]}: {scalar_of(named.columns[names[name]].type)}!" for name in named.table.key)
-        return f"{_text('The row with a key.')}{field}({key}, {version}): {kind}"
+        return f"{_text('The row with a key.')}{field}({key}): {kind}"
     page = f"first: Int = {DEFAULT_LIMIT}, after: String"
     if root.kind == "rows":
         order = f", orderBy: [{kind}Order!]" if _compared(named) else ""
@@ -75,7 +75,7 @@ def _table(named: NamedTable, naming: Naming) -> str:
         order = f", orderBy: [{other.type}Order!]" if _compared(other) else ""
         arguments = f"where: {other.type}Filter{order}, first: Int = {DEFAULT_RELATED}"
         fields.append(f"{_text(f'At most {MOST_RELATED} rows.')}{field}({arguments}): [{other.type}!]!")
-    page = "pageInfo: PageInfo! totalCount: BigInt! version: BigInt!"
+    page = "pageInfo: PageInfo! totalCount: Long! version: Long!"
     filters = [f"{name}: {filter_of(column.type)}" for name, column in named.columns.items()]
     words = [f"and: [{kind}Filter!]", f"or: [{kind}Filter!]", f"not: {kind}Filter"]
     return "\n".join(
@@ -92,14 +92,14 @@ def _table(named: NamedTable, naming: Naming) -> str:
 def _aggregates(named: NamedTable, page: str) -> list[str]:
     kind, compared = named.type, _compared(named)
     numbers = {name: column for name, column in compared.items() if is_number(column.type)}
-    fields, orders, parts = ["count: BigInt!"], ["count: Direction"], []
+    fields, orders, parts = ["count: Long!"], ["count: Direction"], []
     if compared:
         fields += [f"keys: {kind}Values", f"min: {kind}Values", f"max: {kind}Values", f"countDistinct: {kind}Counts"]
         orders += [f"{word}: {kind}Order" for word in ("keys", "min", "max", "countDistinct")]
         parts += [
             f"input {kind}Order {{\n  {_lines(f'{name}: Direction' for name in compared)}\n}}",
             _type(f"{kind}Values", [f"{name}: {scalar_of(column.type)}" for name, column in compared.items()]),
-            _type(f"{kind}Counts", [f"{name}: BigInt" for name in compared]),
+            _type(f"{kind}Counts", [f"{name}: Long" for name in compared]),
         ]
     if numbers:
         fields += [f"sum: {kind}Sum", f"avg: {kind}Avg"]

@@ -14,7 +14,7 @@ from pipeline.core.schema import Column
 from serve.graphql.filters import condition_of, one_of, ordering, orders_of
 from serve.graphql.naming import NamedTable, Naming, Root
 from serve.graphql.rows import RowColumns, RowPlanner, count_of, require_patterns
-from serve.graphql.scalars import text_of
+from serve.graphql.scalars import is_text, text_of
 from serve.graphql.selection import Selected
 from serve.graphql.snapshot import ReadSnapshot
 from serve.http_errors import HttpError
@@ -310,7 +310,11 @@ def _group_order(named: NamedTable, term: Mapping[str, Any], select: dict[str, S
 def _typed(member: ObjectMember, kinds: Mapping[str, str]) -> ObjectMember:
     if member.members is not None:
         return replace(member, members=tuple(_typed(each, kinds) for each in member.members))
-    return replace(member, type=kinds[member.column]) if member.column else member
+    if not member.column:
+        return member
+    kind = kinds[member.column]
+    is_count = member.column.startswith("~countDistinct:") or member.column == _COUNT.name
+    return replace(member, type=kind, is_text=is_text(kind) and not is_count)
 
 
 def _key(each: Selected) -> str:

@@ -31,6 +31,8 @@ class ObjectMember:
     members: tuple[ObjectMember, ...] | None = None
     """Those of other objects."""
     is_list: bool = False
+    is_text: bool = False
+    """Whether numbers are texts, which keep digits that others read as floats."""
 
 
 def as_objects(made: PageStatement, shapes: Sequence[tuple[ObjectMember, ...]]) -> Statement:
@@ -59,8 +61,12 @@ def _value(each: ObjectMember, prefix: str, values: list[Any], depth: int) -> st
     if each.members is not None and not each.column:
         return _object(each.members, prefix, values, depth)
     if each.members is None:
-        return plain(column, arrow_type(each.type))
+        return f"cast({column} as {_text_of(each.type)})" if each.is_text else plain(column, arrow_type(each.type))
     if each.is_list:
         row = f"o{depth}"
         return f"list_transform({column}, lambda {row}: {_object(each.members, f'{row}.', values, depth + 1)})"
     return f"case when {column} is not null then {_object(each.members, f'{column}.', values, depth)} end"
+
+
+def _text_of(kind: str) -> str:
+    return "varchar[]" if kind.endswith("[]") else "varchar"

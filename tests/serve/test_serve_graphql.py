@@ -96,12 +96,26 @@ def test_rows_have_the_form_of_the_selection(client):
         "first": {
             "__typename": "CafeOrdersConnection",
             "nodes": [
-                {"guest": kit, "order_id": 3, "id": 3, "__typename": "CafeOrders", "rating": None, "is_member": True},
-                {"guest": "Bo", "order_id": 2, "id": 2, "__typename": "CafeOrders", "rating": None, "is_member": False},
+                {
+                    "guest": kit,
+                    "order_id": "3",
+                    "id": "3",
+                    "__typename": "CafeOrders",
+                    "rating": None,
+                    "is_member": True,
+                },
+                {
+                    "guest": "Bo",
+                    "order_id": "2",
+                    "id": "2",
+                    "__typename": "CafeOrders",
+                    "rating": None,
+                    "is_member": False,
+                },
             ],
             "edges": [
-                {"node": {"paid_at": "2026-01-06T08:00:00Z", "price": 7.5}},
-                {"node": {"paid_at": "2026-01-05T09:30:00.250000Z", "price": 5.0}},
+                {"node": {"paid_at": "2026-01-06T08:00:00Z", "price": "7.50"}},
+                {"node": {"paid_at": "2026-01-05T09:30:00.250000Z", "price": "5.00"}},
             ],
             "totalCount": 5,
             "pageInfo": {"hasNextPage": True, "hasPreviousPage": False},
@@ -113,7 +127,7 @@ def test_rows_have_the_form_of_the_selection(client):
 
 def test_names_that_differ_in_case_are_different(client):
     rows = data(client, "{ guests(first: 1) { nodes { a: guest A: orders } } }")["guests"]["nodes"]
-    assert rows == [{"a": "Žoë 🫖", "A": 1}] or set(rows[0]) == {"a", "A"}
+    assert rows == [{"a": "100%", "A": "1"}]
 
 
 def test_values_of_every_type_are_those_of_the_rest_interface(client):
@@ -121,13 +135,13 @@ def test_values_of_every_type_are_those_of_the_rest_interface(client):
     rows = data(client, f"{{ shapes {{ nodes {{ {selection} }} }} }}")["shapes"]["nodes"]
     theirs = client.get("/v1/tables/shapes").json()["rows"]
     for row in theirs:
-        row["group_by_____"] = row.pop('group by; " é')
+        row |= {"group_by_____": row.pop('group by; " é'), "order_id": str(row["order_id"]), "order": str(row["order"])}
     assert rows == theirs
 
 
 def test_a_row_by_its_key(client):
     assert data(client, '{ guests_by_key(guest: "Ann") { orders } none: guests_by_key(guest: "x") { orders } }') == {
-        "guests_by_key": {"orders": 1},
+        "guests_by_key": {"orders": "1"},
         "none": None,
     }
     assert "required" in error(client, "{ guests_by_key { orders } }")
@@ -142,7 +156,7 @@ def test_groups(client):
         {
             "keys": {"cups": 1},
             "count": 2,
-            "sum": {"price": 5.0},
+            "sum": {"price": "5.00"},
             "avg": {"rating": 3.75},
             "min": {"day": "2026-01-05"},
             "max": {"guest": "Žoë 🫖"},
@@ -151,7 +165,7 @@ def test_groups(client):
         {
             "keys": {"cups": 2},
             "count": 1,
-            "sum": {"price": 5.0},
+            "sum": {"price": "5.00"},
             "avg": {"rating": None},
             "min": {"day": "2026-01-05"},
             "max": {"guest": "Bo"},
@@ -164,7 +178,7 @@ def test_groups(client):
     assert [each["keys"]["cups"] for each in rest["nodes"]] == [3]
     assert rest["pageInfo"]["hasNextPage"] is False
     whole = data(client, "{ cafe_orders_groups { nodes { count sum { price } } } }")["cafe_orders_groups"]["nodes"]
-    assert whole == [{"count": 5, "sum": {"price": 16.45}}]
+    assert whole == [{"count": 5, "sum": {"price": "16.45"}}]
     only_keys = data(client, "{ cafe_orders_groups { nodes { keys { cups } } } }")["cafe_orders_groups"]["nodes"]
     assert [each["keys"]["cups"] for each in only_keys] == [1, 2, 3, None]
     assert error(client, "{ cafe_orders_groups(orderBy: [{keys: {cups: ASC}}]) { nodes { count } } }") == (
@@ -200,9 +214,9 @@ def test_filters(client):
     for where, expected in FILTERS:
         document = f"{{ cafe_orders(where: {where}) {{ nodes {{ order_id }} totalCount }} }}"
         page = data(client, document)["cafe_orders"]
-        assert ([row["order_id"] for row in page["nodes"]], page["totalCount"]) == (expected, len(expected)), where
+        assert ([int(row["order_id"]) for row in page["nodes"]], page["totalCount"]) == (expected, len(expected)), where
     lists = data(client, "{ shapes(where: {ratings: {overlaps: [3, 4.5]}}) { nodes { order_id } } }")
-    assert [row["order_id"] for row in lists["shapes"]["nodes"]] == [1, 4]
+    assert [row["order_id"] for row in lists["shapes"]["nodes"]] == ["1", "4"]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +255,7 @@ def test_invalid_arguments(client, arguments, problem):
 
 def test_variables_with_values_of_another_kind(client):
     document = "query($w: CafeOrdersFilter) { cafe_orders(where: $w) { nodes { order_id } } }"
-    assert data(client, document, w={"price": {"eq": "7.50"}})["cafe_orders"]["nodes"] == [{"order_id": 3}]
+    assert data(client, document, w={"price": {"eq": "7.50"}})["cafe_orders"]["nodes"] == [{"order_id": "3"}]
     for wrong in (
         {"price": {"eq": {"a": 1}}},
         {"price": {"eq": True}},
@@ -289,14 +303,14 @@ def test_related_rows_in_both_directions_and_within_each_other(staff):
         id to: dim_airport_by_to_key { city } } }
     } } }"""
     nodes = data(staff, document)["flights"]["nodes"]
-    jfk = {"code": "JFK", "__typename": "DimAirport", "home": [{"id": 1, "to": {"city": "Los Angeles"}}]}
+    jfk = {"code": "JFK", "__typename": "DimAirport", "home": [{"id": "1", "to": {"city": "Los Angeles"}}]}
     assert nodes[0] == {
-        "id": 1,
+        "id": "1",
         "from": {"city": "New York"},
-        "to": {"code": "LAX", "__typename": "DimAirport", "home": [{"id": 2, "to": {"city": "New York"}}]},
+        "to": {"code": "LAX", "__typename": "DimAirport", "home": [{"id": "2", "to": {"city": "New York"}}]},
     }
-    assert nodes[1] == {"id": 2, "from": {"city": "Los Angeles"}, "to": jfk}
-    assert nodes[2] == {"id": 3, "from": {"city": "Secret"}, "to": jfk}
+    assert nodes[1] == {"id": "2", "from": {"city": "Los Angeles"}, "to": jfk}
+    assert nodes[2] == {"id": "3", "from": {"city": "Secret"}, "to": jfk}
 
 
 def test_a_field_is_one_statement_whatever_it_selects(staff, monkeypatch):
@@ -320,7 +334,7 @@ def test_related_rows_are_those_that_the_caller_may_read(public, airports):
     nodes = data(public, "{ flights(orderBy: [{id: ASC}]) { nodes { id a: dim_airport_by_from_key { code city } } } }")[
         "flights"
     ]["nodes"]
-    assert nodes[2] == {"id": 3, "a": None}
+    assert nodes[2] == {"id": "3", "a": None}
     assert "Cannot query field 'owner'" in error(public, "{ flights { nodes { dim_airport_by_from_key { owner } } } }")
     with airports.client(key=airports.key()) as client:
         assert "Cannot query field 'dim_airport'" in error(client, "{ dim_airport { nodes { code } } }")
@@ -366,6 +380,8 @@ def test_the_same_question_has_the_same_rows(client, conditions, order, columns,
     query = [text for _, text in conditions] + [f"select={','.join(columns)}", f"limit={size}", "count=exact"]
     query += [f"order={','.join(name + way for name, (_, way) in order)}"] if order else []
     rest = client.get(f"/v1/tables/cafe_orders?{'&'.join(query)}").json()
+    for row in page["nodes"]:
+        row |= {name: float(row[name]) for name in ("order_id", "price") if row.get(name)}
     assert (page["nodes"], page["totalCount"]) == (rest["rows"], rest["count"])
     assert page["pageInfo"]["hasNextPage"] is (rest["next"] is not None)
 

@@ -169,12 +169,12 @@ def test_only_trusted_documents_are_run(tmp_path):
     digest = hashlib.sha256(document.encode()).hexdigest()
     with shop.client() as client:
         by_id = client.post(PATH, json={"documentId": f"sha256:{digest}", "variables": {"n": 1}})
-        assert by_id.json() == {"data": {"plain": {"nodes": [{"id": 1}]}}}
+        assert by_id.json() == {"data": {"plain": {"nodes": [{"id": "1"}]}}}
         apollo = {
             "extensions": json.dumps({"persistedQuery": {"version": 1, "sha256Hash": digest}}),
             "variables": '{"n": 2}',
         }
-        assert client.get(PATH, params=apollo).json()["data"]["plain"]["nodes"] == [{"id": 1}, {"id": 2}]
+        assert client.get(PATH, params=apollo).json()["data"]["plain"]["nodes"] == [{"id": "1"}, {"id": "2"}]
         assert ask(client, document, n=1).status_code == 200
         for other in (f"{document} ", "{ plain { version } }", "{ __schema { queryType { name } } }"):
             answer = ask(client, other)
@@ -277,7 +277,7 @@ def test_new_versions_are_told(tmp_path):
         assert session.receive_json()["type"] == "error"
     found = [r for r in records(shop.root / ".headwater" / "audit" / "dev") if r["method"] == "SUBSCRIBE"]
     # each is recorded when it is subscribed, in a task of its own
-    assert sorted((r["status"], r.get("table"), r.get("why")) for r in found[:2]) == [
+    assert sorted((r["status"], r.get("table"), r.get("why")) for r in found if r["status"] == 101) == [
         (101, "orders", "policy auditors"),
         (101, "plain", "no policy names the table"),
     ]
