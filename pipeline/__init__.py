@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from pipeline.warehouse.modelling.facts import fact
     from pipeline.warehouse.modelling.lookups import lookup
     from pipeline.warehouse.modelling.marts import mart
+    from pipeline.warehouse.modelling.metrics import metric
     from pipeline.warehouse.modelling.snapshots import accumulating_snapshot, periodic_snapshot
 
 __all__ = [
@@ -107,6 +108,7 @@ __all__ = [
     "lake_policy",
     "lookup",
     "mart",
+    "metric",
     "mongodb",
     "mqtt",
     "mysql",
@@ -232,6 +234,7 @@ __getattr__, __dir__ = lazy(
         "pipeline.warehouse.modelling.facts": ("fact",),
         "pipeline.warehouse.modelling.lookups": ("lookup",),
         "pipeline.warehouse.modelling.marts": ("mart",),
+        "pipeline.warehouse.modelling.metrics": ("metric",),
         "pipeline.warehouse.modelling.snapshots": ("accumulating_snapshot", "periodic_snapshot"),
     },
 )

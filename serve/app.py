@@ -21,6 +21,7 @@ from serve.graphql.endpoint import graphql_routes
 from serve.odata.endpoint import odata_routes
 from serve.pages import page_routes
 from serve.problems import problem_handlers
+from serve.rest.metrics import metric_routes
 from serve.rest.models import model_routes
 from serve.rest.sql import sql_routes
 from serve.rest.tables import table_routes
@@ -58,6 +59,7 @@ def create_app(
     app = Starlette(
         routes=[
             *table_routes(backend.reading),
+            *metric_routes(backend.reading),
             *sql_routes(backend.reading),
             *odata_routes(backend.reading, project.settings.name, project.settings.serve.public_url),
             *sharing_routes(_sharing_server(backend)),

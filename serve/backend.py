@@ -22,6 +22,7 @@ from serve.access.signed_urls import SignedUrls
 from serve.exported_files import ExportedFiles
 from serve.features import FeatureLookup
 from serve.hot_tables import HotTables
+from serve.metric_queries import MetricQueries
 from serve.models import ServedModels
 from serve.prediction_service import PredictionService
 from serve.problems import SHARING
@@ -83,7 +84,14 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
     queue = FairQueue(allowed.concurrent_queries, _MOST_WAITING, patience.total_seconds())
     return Backend(
         project=project,
-        reading=Reading(tables, engine, authorizer, RelatedTables(project.graph, tables, authorizer), queue),
+        reading=Reading(
+            tables,
+            engine,
+            authorizer,
+            RelatedTables(project.graph, tables, authorizer),
+            queue,
+            MetricQueries(project.metrics, tables, engine, authorizer),
+        ),
         models=models,
         features=features,
         predictions=PredictionService(project, models, features),

@@ -12,6 +12,7 @@ from anyio import to_thread
 from serve.access.authorization import Authorizer
 from serve.access.caller import Caller
 from serve.access.fair_queue import FairQueue
+from serve.metric_queries import MetricQueries
 from serve.queries.engine import Engine
 from serve.related import RelatedTables
 from serve.tables import Tables
@@ -29,6 +30,7 @@ class Reading:
     authorizer: Authorizer
     related: RelatedTables
     queue: FairQueue
+    metrics: MetricQueries
 
     async def run(self, caller: Caller, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """Run what asks the engine when it is the caller's turn, in a thread; raise `BusyError` if too many wait."""

@@ -45,7 +45,7 @@ COMMANDS = {
     "ls": ("explore.ls", "List the definitions with their rows and versions."),
     "show": (
         "explore.show",
-        "Show a table: its description, columns, versions and some rows. Without a name: the last run.",
+        "Show a table: its description, columns, versions and some rows; or a metric. Without a name: the last run.",
     ),
     "query": (
         "explore.query",

@@ -20,7 +20,8 @@ from pipeline.kernel.sql_text import quoted
 from pipeline.project.origins import origins
 from pipeline.project.workspace import Workspace
 from pipeline.quality import score
-from pipeline.runner.handlers import handler_of
+from pipeline.runner.handlers import descriptions, handler_of
+from pipeline.warehouse.modelling.metrics import MetricDefinition
 
 Name = Annotated[str, typer.Argument(help="Name of a definition.")]
 
@@ -28,7 +29,7 @@ Name = Annotated[str, typer.Argument(help="Name of a definition.")]
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """List the definitions with their rows and versions."""
     workspace = open_workspace(folder, env)
-    rows = [asdict(handler_of(d).describe(workspace, d)) for d in workspace.project.graph.definitions]
+    rows = [asdict(each) for each in descriptions(workspace)]
     if as_json:
         print_json(rows)
         return
@@ -39,20 +40,24 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
 
 def show(
     name: Annotated[
-        str | None, typer.Argument(help="Name of a table (default: the last run).", show_default=False)
+        str | None, typer.Argument(help="Name of a table or metric (default: the last run).", show_default=False)
     ] = None,
     limit: Annotated[int, typer.Option(help="Number of rows to show.", min=0)] = 10,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Show a table: its description, columns, versions and some rows. Without a name: the last run."""
+    """Show a table: its description, columns, versions and some rows; or a metric. Without a name: the last run."""
     workspace = open_workspace(folder, env)
     if name is None:
         _show_run(workspace, as_json=as_json)
         return
+    metrics = {each.name: each for each in workspace.project.metrics}
+    if name in metrics:
+        _show_metric(metrics[name], as_json=as_json)
+        return
     if name not in workspace.project.graph.names:
-        advice = did_you_mean(name, workspace.project.graph.names)
+        advice = did_you_mean(name, (*workspace.project.graph.names, *metrics))
         more = "" if advice.startswith("did you mean") else "; `headwater ls` lists all definitions"
         raise RequestError(f"{name!r} is not defined", do=f"{advice}{more}")
     definition = workspace.stored(name)
@@ -166,6 +171,9 @@ def lineage(name: Name, env: Env = None, as_json: Json = False, folder: Folder =
     _add_origins(workspace, above, name)
     below = Tree(f"[bold]{definition.name}[/] is read by")
     _grow(workspace, below, name, up=False)
+    for metric in workspace.project.metrics:
+        if metric.table == name or any(each.table == name for each in metric.dimensions):
+            below.add(f"{metric.name} [dim]metric[/]")
     for tree in (above, below):
         if not tree.children:
             tree.add("[dim]nothing in this project[/]")
@@ -177,6 +185,30 @@ def report(env: Env = None, folder: Folder = HERE) -> None:
     workspace = open_workspace(folder, env)
     path = update_report(workspace.project, workspace.catalog)
     out.print(path.as_uri(), soft_wrap=True)
+
+
+def _show_metric(metric: MetricDefinition, *, as_json: bool) -> None:
+    facts = {
+        "name": metric.name,
+        "kind": "metric",
+        "description": metric.description,
+        "owner": metric.owner,
+        "expression": metric.expression,
+        "table": metric.table,
+        "where": metric.where,
+        "time": metric.time,
+        "grains": list(metric.grains),
+        "dimensions": list(metric.dimension_names),
+        "format": metric.format,
+    }
+    if as_json:
+        print_json(facts)
+        return
+    out.print(f"[bold]{metric.name}[/]  {escape(metric.description)}")
+    out.print(f"[dim]metric of {metric.table},[/] {metric.place}")
+    skipped = {"name", "kind", "description", "table"}
+    shown = [(n, ", ".join(v) if isinstance(v, list) else v) for n, v in facts.items() if v and n not in skipped]
+    grid(None, ("", ""), [(title, str(value)) for title, value in shown])
 
 
 def _show_run(workspace: Workspace, *, as_json: bool) -> None:

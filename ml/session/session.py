@@ -16,6 +16,7 @@ from ml.features.online_features import OnlineFeatures
 from ml.session.display import rows_html, rows_text
 from ml.session.given import given_table
 from ml.session.loaded_model import LoadedModel
+from ml.session.metrics import MetricBounds, metrics_sql
 from ml.session.rows import FROM_GIVEN, GIVEN, Rows
 from pipeline.core.as_of import AsOf, At
 from pipeline.core.errors import RequestError
@@ -26,7 +27,7 @@ from pipeline.kernel.sql_text import quoted
 from pipeline.project.project import Project, load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.decide import RunOptions
-from pipeline.runner.handlers import handler_of
+from pipeline.runner.handlers import descriptions
 from pipeline.runner.handlers.handler import Description
 from pipeline.runner.runner import Runner, is_chosen
 
@@ -56,7 +57,7 @@ class Session:
     @property
     def tables(self) -> Rows:
         """The definitions, with the newest version of each table: what `headwater ls` shows."""
-        each = [handler_of(d).describe(self.workspace, d) for d in self.project.graph.definitions]
+        each = descriptions(self.workspace)
         shown = [field.name for field in fields(Description) if field.name != "owner" or any(d.owner for d in each)]
         return self._made([{name: getattr(described, name) for name in shown} for described in each])
 
@@ -81,6 +82,24 @@ class Session:
         Raises `RequestError` for an unknown table and for an invalid SELECT, and `StorageError` for a table that does not exist yet.
         """
         return Rows(self.workspace, self._connection, text, self.workspace.scans(text, self._at))
+
+    def metric(
+        self,
+        *names: str,
+        dimensions: str | Sequence[str] = (),
+        grain: str = "",
+        where: str = "",
+        begin: str = "",
+        end: str = "",
+    ) -> Rows:
+        """Return metrics by dimensions, and by periods of a grain: the numbers that endpoints return to a caller that sees all rows.
+
+        `where` is a SQL condition on dimensions of the metrics: `"dim_airline.name = 'United'"`. `begin` is the first time that counts, and
+        `end` the first one that does not any more. Raises `RequestError` for an unknown metric, dimension or grain.
+        """
+        given = tuple(dimensions.split(",")) if isinstance(dimensions, str) else tuple(dimensions)
+        asked = tuple(each.strip() for each in given if each.strip())
+        return self.sql(metrics_sql(self.project.metrics, names, asked, grain, MetricBounds(where, begin, end)))
 
     def features(self, service: str, rows: Any, *, at: datetime | None = None) -> Rows:
         """Return rows with their features of this moment, or of `at`, from the online store; see `OnlineFeatures.get`.

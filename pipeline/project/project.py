@@ -37,6 +37,7 @@ from pipeline.core.snowflake_account import DeclaredAccount, SnowflakeDeclaratio
 from pipeline.core.sources import InProject
 from pipeline.governance.access_policies import AccessPolicy, require_known_tables
 from pipeline.kernel.types import require_types
+from pipeline.warehouse.modelling.metrics import MetricDefinition, resolved
 from pipeline.warehouse.warehouse import LEDGER
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Project:
     """What is declared of the account of a Snowflake warehouse."""
     access: tuple[AccessPolicy, ...] = ()
     """Who may read what through endpoints, in the order of the definitions."""
+    metrics: tuple[MetricDefinition, ...] = ()
+    """The metrics that are declared beside the definitions, by name."""
 
     def policy(self, definition: StoredDefinition) -> LakePolicy:
         """Return how the table of a definition is kept in the lake."""
@@ -124,7 +127,8 @@ def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[st
     account = declared_account(_values_of(modules, SnowflakeDeclaration), graph)
     access = tuple(_access_policies(modules))
     require_known_tables(access, graph)
-    return Project(settings, graph, topics, quotas, policies, account, access)
+    metrics = resolved(_values_of(modules, MetricDefinition), graph)
+    return Project(settings, graph, topics, quotas, policies, account, access, metrics)
 
 
 def _access_policies(modules: Iterable[ModuleType]) -> Iterator[AccessPolicy]:

@@ -12,9 +12,10 @@ from typing import Any
 from pipeline.core.definitions import Artifact, Definition, Feed, Source, Table
 from pipeline.core.errors import DefinitionError
 from pipeline.core.sinks import Sink
+from pipeline.project.workspace import Workspace
 from pipeline.runner.handlers.artifact import ArtifactHandler
 from pipeline.runner.handlers.feed import FeedHandler
-from pipeline.runner.handlers.handler import Handler
+from pipeline.runner.handlers.handler import Description, Handler
 from pipeline.runner.handlers.sink import SinkHandler
 from pipeline.runner.handlers.source import SourceHandler
 from pipeline.runner.handlers.table import TableHandler
@@ -41,4 +42,12 @@ def handler_of(definition: Definition) -> Handler[Any]:
     )
 
 
-__all__ = ["HANDLERS", "Handler", "handler_of"]
+def descriptions(workspace: Workspace) -> list[Description]:
+    """Return what lists show of a project: its definitions in dependency order, and its metrics."""
+    project = workspace.project
+    found = [handler_of(each).describe(workspace, each) for each in project.graph.definitions]
+    lines = [(each, each.description.partition("\n")[0]) for each in project.metrics]
+    return found + [Description(each.name, "metric", description=line, owner=each.owner) for each, line in lines]
+
+
+__all__ = ["HANDLERS", "Description", "Handler", "descriptions", "handler_of"]

@@ -1,0 +1,104 @@
+"""The routes of metrics: which there are, and their values by dimensions and periods."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from starlette.concurrency import iterate_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from serve.access.gate import context_of, is_same
+from serve.http_errors import HttpError, TooLongError
+from serve.metric_queries import MetricQuery, PreparedMetrics, VisibleMetric
+from serve.metric_words import metric_query
+from serve.queries.formats import JSON, NDJSON, negotiate, read_page, stream
+from serve.reading import Reading
+from serve.rest.rows import MOST_QUERY_BYTES
+
+
+def metric_routes(reading: Reading) -> list[Route]:
+    """Return the routes of the metrics that callers may ask for."""
+
+    async def list_or_read(request: Request) -> Response:
+        pairs, caller = request.query_params.multi_items(), context_of(request.scope).caller
+        names = [value for name, value in pairs if name == "metrics"]
+        if not pairs:
+            found = await reading.run(caller, reading.metrics.readable, caller)
+            return JSONResponse({"metrics": [describe(each) for each in found]})
+        if len(names) != 1:
+            raise HttpError("no metric is named", do="write metrics=a,b, once")
+        others = [pair for pair in pairs if pair[0] != "metrics"]
+        asked = [each.strip() for each in names[0].split(",")]
+        return await reading.run(caller, _read, reading, asked, others, request)
+
+    async def read_one(request: Request) -> Response:
+        pairs = request.query_params.multi_items()
+        caller = context_of(request.scope).caller
+        return await reading.run(caller, _read, reading, [request.path_params["name"]], pairs, request)
+
+    return [Route("/v1/metrics", list_or_read), Route("/v1/metrics/{name}", read_one)]
+
+
+def describe(each: VisibleMetric) -> dict[str, Any]:
+    """Return a metric with the dimensions that a caller sees."""
+    metric = each.metric
+    return {
+        "name": metric.name,
+        "description": metric.description,
+        "owner": metric.owner,
+        "format": metric.format,
+        "table": metric.table,
+        "expression": metric.expression,
+        "where": metric.where or None,
+        "time": None if each.time is None else each.time.name,
+        "grains": list(each.grains),
+        "dimensions": [{"name": column.name, "type": column.type} for column in each.dimensions],
+    }
+
+
+def _read(reading: Reading, names: Sequence[str], pairs: Sequence[tuple[str, str]], request: Request) -> Response:
+    if len(request.scope["query_string"]) > MOST_QUERY_BYTES:
+        raise TooLongError(f"the query is longer than {MOST_QUERY_BYTES} bytes", do="split it into several requests")
+    context = context_of(request.scope)
+    media_type = negotiate(request.headers.get("accept"))
+    query = metric_query(reading.metrics, names, pairs, context.caller)
+    if query.limit is None and media_type == JSON:
+        raise HttpError("'limit' takes all only for a stream", do=f"accept {NDJSON}, CSV, Arrow or Parquet")
+    prepared = reading.metrics.prepare(query, context.caller)
+    context.facts.update(table=",".join(prepared.versions), metrics=",".join(names), why="policies of the tables")
+    etag = f'"{prepared.etag}-{hashlib.sha256(media_type.encode()).hexdigest()[:6]}"'
+    headers = {"ETag": etag, "Vary": "Accept, Authorization", "Cache-Control": "private, no-cache"}
+    if is_same(request.headers.get("if-none-match", ""), etag):
+        return Response(None, 304, headers)
+    if query.limit is None:
+        chunks = _chunks(reading, prepared, media_type, context.facts)
+        return StreamingResponse(iterate_in_threadpool(chunks), media_type=media_type, headers=headers)
+    page = read_page(reading.engine, prepared.statement, query.limit, media_type)
+    context.facts["rows"] = page.rows
+    context.etag, context.is_cacheable, context.versions = etag, True, prepared.identities
+    body = page.content if media_type != JSON else _envelope(query, prepared, page.content, is_truncated=page.has_next)
+    return Response(body, media_type=media_type, headers=headers)
+
+
+def _envelope(query: MetricQuery, prepared: PreparedMetrics, rows: bytes, *, is_truncated: bool) -> bytes:
+    head = {
+        "metrics": list(query.metrics),
+        "columns": [{"name": column.name, "type": column.type} for column in prepared.statement.schema.columns],
+        "versions": dict(prepared.versions),
+        "answered_by": dict(prepared.answered_by),
+        "is_truncated": is_truncated,
+    }
+    return json.dumps(head)[:-1].encode() + b', "rows": ' + rows + b"}"
+
+
+def _chunks(reading: Reading, prepared: PreparedMetrics, media_type: str, facts: dict[str, object]) -> Iterator[bytes]:
+    rows = 0
+    for content, number in stream(reading.engine, prepared.statement, media_type):
+        rows += number
+        facts["rows"] = rows
+        yield content
