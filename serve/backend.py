@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from pipeline.core.definitions import Artifact, Layer
+from pipeline.core.extras import imports_of
+from pipeline.core.serve_settings import ServeSettings
 from pipeline.governance.api_keys import ApiKeys
 from pipeline.kernel.pool import Limits
 from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
 from serve.access.admission import Admission
 from serve.access.audit import AuditLog
-from serve.access.authentication import Authenticator, KeyRing
+from serve.access.authentication import Authenticator, KeyRing, TokenVerifier
 from serve.access.authorization import Authorizer
 from serve.access.fair_queue import FairQueue
 from serve.access.rate_limits import RequestRate
@@ -67,7 +69,7 @@ class Backend:
         if self.tables.hot is not None:
             self.tables.hot.close()
         self.engine.close()
-        self.admission.authenticator.ring.close()
+        self.admission.authenticator.close()
         self.audit.close()
 
 
@@ -96,7 +98,7 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
         features=features,
         predictions=PredictionService(project, models, features),
         admission=Admission(
-            Authenticator(KeyRing(ApiKeys(workspace.catalog, settings.env))),
+            Authenticator(KeyRing(ApiKeys(workspace.catalog, settings.env)), _tokens(allowed)),
             authorizer,
             audit,
             RequestRate(allowed.requests_per_second, allowed.burst),
@@ -107,3 +109,11 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
         exports=ExportedFiles(engine, settings.state / "exports" / settings.env, settings.serve.export_bytes),
         signatures=SignedUrls(f"{SHARING}/files", settings.state / "exports" / f"{settings.env}.secret"),
     )
+
+
+def _tokens(settings: ServeSettings) -> TokenVerifier | None:
+    if not settings.oidc_issuer:
+        return None
+    with imports_of("oidc", "a server that accepts tokens of an identity provider"):
+        from serve.access.tokens import ProviderTokens  # noqa: PLC0415 - an optional dependency
+    return ProviderTokens(settings)

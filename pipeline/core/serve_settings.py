@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipeline.core.errors import Place, SettingsError, did_you_mean
 from pipeline.core.setting_values import positive, typed
@@ -38,6 +39,14 @@ class ServeSettings:
     """The roles of callers that may read their GraphQL schema, where `*` matches any text; `*` alone is for every caller."""
     public_url: str = ""
     """The address of the server for clients, for example behind a proxy; empty: the one that each request was sent to."""
+    oidc_issuer: str = ""
+    """The identity provider whose tokens are accepted, as its tokens name it; empty: none are."""
+    oidc_audience: str = ""
+    """By what its tokens name these endpoints."""
+    oidc_roles_claim: str = "roles"
+    """The claim with a caller's roles; `a.b` is claim `b` inside `a`."""
+    oidc_scopes_claim: str = "scope"
+    """The claim with a caller's scopes, likewise."""
 
 
 def serve_settings(values: Mapping[str, object], place: Place) -> ServeSettings:
@@ -46,7 +55,13 @@ def serve_settings(values: Mapping[str, object], place: Place) -> ServeSettings:
     for key in values:
         if key not in known:
             raise SettingsError(f"unknown key 'serve.{key}'", do=did_you_mean(key, known), place=place)
-    return ServeSettings(**{key: _CHECKS[key](f"serve.{key}", value, place) for key, value in values.items()})
+    settings = ServeSettings(**{key: _CHECKS[key](f"serve.{key}", value, place) for key, value in values.items()})
+    missing = [key for key in ("oidc_issuer", "oidc_audience") if not getattr(settings, key)]
+    if missing and any(key.startswith("oidc_") for key in values):
+        raise SettingsError(
+            "tokens need both an issuer and an audience", do=f"set 'serve.{missing[0]}' too", place=place
+        )
+    return settings
 
 
 def _rate(key: str, value: object, place: Place) -> float:
@@ -93,6 +108,25 @@ def _url(key: str, value: object, place: Place) -> str:
     return url.rstrip("/")
 
 
+def _issuer(key: str, value: object, place: Place) -> str:
+    issuer = typed(key, value, str, "an address such as 'https://login.example.com'", place)
+    url = urlsplit(issuer)
+    is_secure = url.scheme == "https" or (url.scheme == "http" and url.hostname in _LOOPBACK)
+    if not is_secure or not url.hostname or url.query or url.fragment or url.username is not None:
+        raise SettingsError(
+            f"{key!r} must be the issuer's address", got=repr(issuer), do="use https://, without a query", place=place
+        )
+    return str(issuer)
+
+
+def _word(key: str, value: object, place: Place) -> str:
+    word = typed(key, value, str, "a text", place)
+    if not word.strip():
+        raise SettingsError(f"{key!r} is empty", place=place)
+    return str(word)
+
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "requests_per_second": _rate,
     "burst": _number,
@@ -105,4 +139,8 @@ _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "graphql_trusted": _folder,
     "graphql_introspection": _roles,
     "public_url": _url,
+    "oidc_issuer": _issuer,
+    "oidc_audience": _word,
+    "oidc_roles_claim": _word,
+    "oidc_scopes_claim": _word,
 }

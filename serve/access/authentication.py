@@ -1,4 +1,4 @@
-"""Who calls: checked by an API key, as a bearer token or as the password of Basic authentication."""
+"""Who calls: checked by an API key or a token of an identity provider, as bearer token or as the password of Basic authentication."""
 
 from __future__ import annotations
 
@@ -29,8 +29,14 @@ _PREFIX = "hw_"
 class TokenVerifier(Protocol):
     """Checks tokens of an identity provider."""
 
+    def known(self, token: str) -> Caller | None:
+        """Return the caller of a token that was checked before; never waits."""
+
     def verify(self, token: str) -> Caller:
         """Return the caller; raise `UnauthenticatedError` for a token that is not valid. May wait for the provider."""
+
+    def close(self) -> None:
+        """End connections."""
 
 
 class KeyRing:
@@ -109,7 +115,9 @@ class Authenticator:
         if authorization is None:
             return ANONYMOUS
         text = credential_of(authorization)
-        if not text.startswith(_PREFIX) or self.ring.is_older_than(EVERY_S):
+        if not text.startswith(_PREFIX):
+            return None if self._tokens is None else self._tokens.known(text)
+        if self.ring.is_older_than(EVERY_S):
             return None
         return self.ring.find(_digest(text))
 
@@ -120,6 +128,12 @@ class Authenticator:
             return None
         self.ring.read(if_older_s=EVERY_S)
         return self.ring.find(_digest(text))
+
+    def close(self) -> None:
+        """Note which keys were used, and end connections."""
+        self.ring.close()
+        if self._tokens is not None:
+            self._tokens.close()
 
     def caller(self, authorization: str) -> Caller:
         """Return the caller. May wait for the catalog, or for the identity provider.

@@ -16,6 +16,7 @@ PACKAGES = Path(__file__).parents[2] / ".peers-npm"
 AZURITE = "azurite@3.35.0"  # later versions need Node 22
 DATASETS = "vega-datasets@3.2.1"
 GRAPHQL = ("graphql@16.12.0", "graphql-http@1.23.1", "graphql-ws@6.4.2", "ws@8.18.3")  # clients and audits
+OIDC_PROVIDER = "oidc-provider@9.13.3"
 
 
 def npm_program(name: str) -> list[str]:
@@ -38,7 +39,7 @@ def main() -> None:
     """Install the packages, or print why they cannot be installed."""
     npm = shutil.which("npm")
     if npm is None:
-        sys.stdout.write("Node was not found: tests with Azurite are skipped\n")
+        sys.stdout.write("Node was not found: tests with its packages are skipped\n")
         return
     PACKAGES.mkdir(exist_ok=True)
     words = [
@@ -52,11 +53,12 @@ def main() -> None:
         AZURITE,
         DATASETS,
         *GRAPHQL,
+        OIDC_PROVIDER,
     ]
     process = subprocess.run(words, capture_output=True, text=True, check=False)
     if process.returncode:
         reason = (process.stderr.strip().splitlines() or ["npm failed"])[-1]
-        sys.stdout.write(f"Azurite, data sets and clients cannot be installed, and their tests are skipped: {reason}\n")
+        sys.stdout.write(f"packages of npm cannot be installed, and their tests are skipped: {reason}\n")
 
 
 if __name__ == "__main__":
