@@ -41,7 +41,8 @@ def show(
         (
             record
             for record in records(settings.state / "audit" / settings.env, day)
-            if caller in {None, record["caller"], record["caller_name"]} and table in {None, record.get("table")}
+            if caller in {None, record["caller"], record["caller_name"]}
+            and (table is None or table in str(record.get("table", "")).split(","))
         ),
         maxlen=limit,
     )

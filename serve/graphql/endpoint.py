@@ -105,7 +105,7 @@ class GraphqlDoor:
         _note(context, planned)
         headers = {"Vary": "Accept, Authorization", "Cache-Control": "no-store"}
         is_cacheable = (
-            request.method in {"GET", "HEAD"} and planned.is_repeatable and not planned.errors and media_type != EVENTS
+            request.method in {"GET", "HEAD"} and not planned.models and not planned.errors and media_type != EVENTS
         )
         if is_cacheable:
             etag = _etag(operation, planned, media_type)
@@ -172,16 +172,19 @@ def graphql_routes(backend: Backend, patience: timedelta) -> list[BaseRoute]:
 
 def _note(context: RequestContext, planned: PlannedOperation) -> None:
     """Note what is read for the audit log."""
-    snapshot = planned.snapshot
+    snapshot, facts = planned.snapshot, context.facts
+    reasons = [*snapshot.reasons.values(), *(["scope predict"] if planned.models else [])]
+    if reasons:
+        facts["why"] = "; ".join(dict.fromkeys(reasons))
+    if planned.models:
+        facts["model"] = ",".join(planned.models)
     tables = list(snapshot.reasons)
-    if not tables:
-        return
-    context.facts["table"] = tables[0] if len(tables) == 1 else tables
-    context.facts["why"] = "; ".join(dict.fromkeys(snapshot.reasons.values()))
+    if tables:
+        facts["table"] = ",".join(tables)
     if len(tables) == 1:
-        context.facts["version"] = snapshot.numbers.get(tables[0])
-    else:
-        context.facts["versions"] = snapshot.numbers
+        facts["version"] = snapshot.numbers.get(tables[0])
+    elif tables:
+        facts["versions"] = snapshot.numbers
 
 
 def _etag(operation: GraphqlOperation, planned: PlannedOperation, media_type: str) -> str:

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -29,7 +30,7 @@ from serve.access.caller import Caller
 from serve.backend import Backend
 from serve.graphql.cost import require_affordable
 from serve.graphql.errors import internal, of_graphql, of_problem
-from serve.graphql.models import plan_predictions
+from serve.graphql.models import PredictionPlan, plan_predictions
 from serve.graphql.requests import GraphqlRequest
 from serve.graphql.scan import MOST_TOKENS
 from serve.graphql.schemas import Api
@@ -41,6 +42,7 @@ from serve.queries.select import Statement
 
 _LOG = logging.getLogger("headwater.serve")
 _MOST_ERRORS = 3
+_MOST_PREDICTING = 8
 _MOST_INTROSPECTED = 16
 _INVALID = "GRAPHQL_VALIDATION_FAILED"
 _INTROSPECTION = ("__schema", "__type")
@@ -79,11 +81,11 @@ class PlannedOperation:
     """The fields of an operation: the plan of each, its value if it needs none, or the error why there is none."""
 
     snapshot: ReadSnapshot
-    plans: dict[str, FieldPlan] = field(default_factory=dict)
+    plans: dict[str, FieldPlan | PredictionPlan] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
-    is_repeatable: bool = True
-    """Whether the response is the same as long as the versions are."""
+    models: list[str] = field(default_factory=list)
+    """The models that predict: with them, the response may be another one although the versions are the same."""
 
 
 class OperationRunner:
@@ -95,6 +97,7 @@ class OperationRunner:
         self._patience = patience
         self._introspection_roles = introspection_roles
         self._lake = backend.project.settings.lake
+        self._predicting = ThreadPoolExecutor(_MOST_PREDICTING, "predictions of GraphQL")
 
     def checked(self, api: Api, request: GraphqlRequest, caller: Caller) -> GraphqlOperation:
         """Return the operation of a request.
@@ -153,8 +156,8 @@ class OperationRunner:
                 continue
             try:
                 if root.kind == "predict":
-                    planned.is_repeatable = False
                     planned.plans[each.key] = plan_predictions(self._backend.predictions, caller, root.name, each)
+                    planned.models.append(root.name)
                 else:
                     planned.plans[each.key] = tables.plan(root, each)
             except HeadwaterError as error:
@@ -172,7 +175,7 @@ class OperationRunner:
             if plan is None:
                 continue
             try:
-                values[each.key], rows = plan.run(lambda statement: self._rows(statement, end))
+                values[each.key], rows = self._value(plan, end)
                 number += rows
             except HeadwaterError as error:
                 self._note(error, operation)
@@ -185,12 +188,23 @@ class OperationRunner:
         planned.errors = errors
         return f'{{{head}"data":{{{data}}}}}'.encode("utf-8", "replace"), number
 
+    def _value(self, plan: FieldPlan | PredictionPlan, end: float) -> tuple[str, int]:
+        if isinstance(plan, PredictionPlan):
+            try:
+                return self._predicting.submit(plan.run).result(max(end - time.monotonic(), 0))
+            except TimeoutError as error:
+                raise self._too_long() from error
+        return plan.run(lambda statement: self._rows(statement, end))
+
     def _rows(self, statement: Statement, end: float) -> Any:
         rest = end - time.monotonic()
         if rest <= 0:
-            got = f"more than {self._patience.total_seconds():g} s"
-            raise OverloadError("the request exceeds a limit", got=got, do="ask for less at once")
+            raise self._too_long()
         return self._backend.engine.rows(statement, rest)
+
+    def _too_long(self) -> OverloadError:
+        got = f"more than {self._patience.total_seconds():g} s"
+        return OverloadError("the request exceeds a limit", got=got, do="ask for less at once")
 
     def _introspected(self, operation: GraphqlOperation) -> dict[str, str]:
         fields = [each for each in operation.fields if each.name in _INTROSPECTION]

@@ -25,7 +25,7 @@ class PredictionPlan:
     model: str
     field: Selected
 
-    def run(self, _: object) -> tuple[str, int]:
+    def run(self) -> tuple[str, int]:
         """Return the value as JSON, and the number of rows. Raises `HeadwaterError` as a prediction over REST does."""
         rows = self.field.arguments["rows"]
         wrong = next((number for number, row in enumerate(rows) if not isinstance(row, dict)), None)

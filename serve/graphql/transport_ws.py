@@ -79,6 +79,7 @@ class TransportWs:
         self._runner = runner
         self._trusted = trusted
         self._open = counted
+        self._connections = OpenSubscriptions()
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve a connection until one side closes it."""
@@ -91,13 +92,16 @@ class TransportWs:
         connection = _Connection(socket, address, socket.headers.get("authorization"))
         try:
             await self._initialize(connection)
-            async with anyio.create_task_group() as tasks:
-                try:
-                    await self._receive(connection, tasks)
-                finally:
-                    tasks.cancel_scope.cancel()
+            with self._connections.one(connection.caller, address):
+                async with anyio.create_task_group() as tasks:
+                    try:
+                        await self._receive(connection, tasks)
+                    finally:
+                        tasks.cancel_scope.cancel()
         except* WebSocketDisconnect:
             pass
+        except* TooManyError:
+            await _closed(socket, _AGAIN, "there are too many connections")
         except* _CloseError as group:
             error = _first(group)
             await _closed(socket, error.code, error.reason)

@@ -370,7 +370,7 @@ def _of_related(found: Embedding, text: str) -> tuple[str, ...]:
 
 
 def _require_free(name: str, *taken: Mapping[str, Any]) -> None:
-    if any(name in each for each in taken):
+    if any(name.lower() == other.lower() for each in taken for other in each):  # the engine's names ignore case
         raise HttpError(f"{name!r} is selected twice", do=f"rename one: select=other_name:{name}")
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from pathlib import Path
 
 import pytest
-from graphql import build_client_schema, build_schema, get_introspection_query, validate_schema
+from graphql import build_client_schema, build_schema, get_introspection_query, parse, validate, validate_schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.schema import Schema
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
+from serve.graphql import cost, scan
 from serve.graphql.naming import naming_of
 from serve.graphql.scalars import text_of
 from serve.graphql.schemas import Schemas
@@ -598,3 +601,56 @@ def test_numbers_keep_their_digits():
         "true",
         "1e+300",
     ]
+
+
+# The page
+
+_PROJECT = """
+from pathlib import Path
+from pipeline import dimension, fact, files, lookup, source
+
+here = Path(__file__).parent
+raw_airports = source(files(here / "airports.csv"), schema={"code": "varchar", "name": "varchar", "city": "varchar"})
+raw_flights = source(files(here / "flights.csv"), schema={
+    "flight_id": "bigint", "scheduled_at": "timestamptz", "carrier": "varchar", "tailnum": "varchar", "origin": "varchar", "delay": "integer",
+})
+dim_airport = dimension("select code, name, city from raw_airports", key="code")
+flights = fact("select flight_id, scheduled_at, carrier, tailnum, origin, delay from raw_flights", key="flight_id", lookups={"origin_key": lookup("dim_airport", {"origin": "code"})})
+"""
+_PAGE = Path(__file__).parents[2] / "docs" / "graphql.md"
+
+
+def test_the_examples_of_the_page_run(tmp_path):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "flights"\ndefinitions = "flights.py"\n')
+    (tmp_path / "flights.py").write_text(_PROJECT)
+    (tmp_path / "airports.csv").write_text("code,name,city\nJFK,Kennedy,New York\n")
+    rows = [
+        "1,2026-01-05T08:00:00Z,UA,N1,JFK,90",
+        "2,2026-01-05T09:00:00Z,B6,N2,JFK,5",
+        "3,2026-01-05T10:00:00Z,AA,N1,JFK,10",
+    ]
+    (tmp_path / "flights.csv").write_text(
+        "\n".join(["flight_id,scheduled_at,carrier,tailnum,origin,delay", *rows]) + "\n"
+    )
+    Runner(Cafe(tmp_path).project(), RunOptions()).run()
+    query, subscription = re.findall(r"```graphql\n(.*?)```", _PAGE.read_text(), re.DOTALL)
+    with Cafe(tmp_path).client() as client:
+        found = data(client, query, since="2026-01-01T00:00:00Z")
+        assert found["flights"]["totalCount"] == 2
+        first = {"flight_id": "1", "delay": 90, "dim_airport_by_origin_key": {"name": "Kennedy", "city": "New York"}}
+        assert found["flights"]["edges"][0]["node"] == first
+        assert len(found["flights_groups"]["nodes"]) == 3
+        schema = build_schema(client.get(f"{PATH}/schema").text)
+        assert validate(schema, parse(subscription)) == []
+
+
+def test_the_page_says_what_the_bounds_are():
+    text = _PAGE.read_text()
+    bounds = [
+        (scan.MOST_DOCUMENT_BYTES, "bytes"), (scan.MOST_TOKENS, "tokens"), (scan.MOST_DEPTH, "brackets within each other"), (scan.MOST_SIBLINGS, "fields in one pair of braces"),
+        (scan.MOST_REPEATS, "fields of the same name in one place"), (scan.MOST_ALIASES, "aliases"), (scan.MOST_DIRECTIVES, "directives"), (scan.MOST_FRAGMENTS, "uses of fragments"),
+        (scan.MOST_DEFINITIONS, "operations and fragments"), (cost.MOST_VISITED, "fields,"), (cost.MOST_LEVELS, "levels"), (cost.MOST_FIELDS, "fields of `Query`"), (cost.MOST_PAIRS, "pairs of fields with the same name"),
+        (cost.MOST_VALUES, "values"),
+    ]  # fmt: skip
+    for number, what in bounds:
+        assert f"{number:,} {what}" in text

@@ -200,7 +200,7 @@ def test_every_request_is_recorded_with_the_hash_of_its_document(tmp_path):
         ask(client, "{ nope")
     found = [r for r in records(shop.root / ".headwater" / "audit" / "dev") if r["path"] == PATH]
     assert [(r["status"], r.get("table"), r.get("rows"), r.get("why")) for r in found] == [
-        (200, ["orders", "plain"], 6, "policy auditors; no policy names the table"),
+        (200, "orders,plain", 6, "policy auditors; no policy names the table"),
         (200, "totals", 2, "policy everyone"),
         (400, None, None, None),
         (400, None, None, None),
@@ -349,6 +349,17 @@ def test_a_caller_has_only_so_many_subscriptions(app, sales, monkeypatch):
         time.sleep(0.2)
         session.send_json(subscribe("orders", "again", since=9))
         assert session.receive_json()["id"] == "again"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_caller_has_only_so_many_connections(app, sales, monkeypatch):
+    monkeypatch.setattr(subscriptions, "MOST_OF_A_CALLER", 2)
+    payload = {"Authorization": f"Bearer {sales}"}
+    with connected(app, payload) as one, connected(app, payload) as two, connected(app, payload) as three:
+        assert [each.receive_json() for each in (one, two)] == [{"type": "connection_ack"}] * 2
+        assert closed(three) == 4429
+        one.send_json({"type": "ping"})
+        assert one.receive_json() == {"type": "pong"}
 
 
 @pytest.mark.usefixtures("quick")

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,31 @@ def test_rows_of_a_body_are_objects():
     assert request_of(b'{"rows": [], "return_features": true}').return_features
     with pytest.raises(RowsError, match="row 1 is not an object: got 'null'"):
         request_of(b'{"rows": [{}, null]}')
+
+
+def test_predictions_as_a_field_of_graphql(client, monkeypatch):
+    def asked(document, headers=None, **variables):
+        return client.post("/v1/graphql", json={"query": document, "variables": variables}, headers=headers).json()
+
+    document = "query($rows: [JSON!]!) { predict_mood(rows: $rows) { model version predictions { label p: probability __typename } } }"
+    rest = client.post(PATH, json={"rows": [ROW, ROW]}).json()
+    found = asked(document, rows=[ROW, ROW])["data"]["predict_mood"]
+    assert (found["model"], found["version"]) == (rest["model"], rest["version"])
+    assert found["predictions"] == [
+        {"label": each["label"], "p": each["probability"], "__typename": "Prediction"} for each in rest["predictions"]
+    ]
+    inline = asked(
+        '{ predict_mood(rows: [{glasses: 1, strength: 0.5, kind: "beer"}]) { predictions { probability } } }'
+    )
+    assert inline["data"]["predict_mood"]["predictions"][0]["probability"] == rest["predictions"][0]["probability"]
+    wrong = asked(document, rows=[1])["errors"][0]
+    assert (wrong["message"], wrong["extensions"]["code"]) == ("row 0 is not an object", "UNPROCESSABLE_ENTITY")
+    none = asked("{ predict_genius(rows: [{}]) { version } }")
+    assert (none["data"], none["errors"][0]["extensions"]["code"]) == ({"predict_genius": None}, "CONFLICT")
+    with monkeypatch.context() as patched:
+        runner = next(r for r in client.app.routes if getattr(r, "path", "") == "/v1/graphql").endpoint.__self__.runner
+        patched.setattr(runner, "_patience", timedelta(milliseconds=1))
+        late = asked(document, rows=[ROW])["errors"][0]
+        assert (late["message"], late["extensions"]["got"]) == ("the request exceeds a limit", "more than 0.001 s")
+    anonymous = asked(document, {"Authorization": ""}, rows=[ROW])
+    assert "data" not in anonymous

@@ -148,6 +148,8 @@ def test_all_rows_are_streamed_in_every_form_but_json(client):
         ("guest=cs.{a}", "'cs' applies to lists"),
         ("guest=in(any).{a}", "'in' cannot be combined with any"),
         ("select=cups.median()", "there is no aggregate 'median'"),
+        ("select=a:cups,A:guest", "'A' is selected twice"),
+        ("select=guest,n:count(),N:cups.max()", "'N' is selected twice"),
         ("select=guest.sum()", "'sum' applies to numbers, and column 'guest' is VARCHAR"),
         ("select=sum()", "'sum' needs a column"),
         ("select=cups,cups:price", "'cups' is selected twice"),
