@@ -117,6 +117,11 @@ def _call_of_arrow(name: str, words: Mapping[str, object]) -> _Call:
     return _Call("GET", _table(name), _parameters({"limit": "all", **words}), accept=_ARROW)
 
 
+def _call_of_metrics(names: Sequence[str], words: Mapping[str, object]) -> _Call:
+    asked = {"metrics": ",".join(names), "limit": "all", **words}
+    return _Call("GET", "/v1/metrics", _parameters(asked), accept=_ARROW)
+
+
 def _call_of_query(sql: str) -> _Call:
     return _Call("POST", "/v1/query", body={"sql": sql, "limit": "all"}, accept=_ARROW)
 
@@ -175,6 +180,10 @@ class ApiClient:
     def arrow(self, table: str, **words: object) -> pa.Table:
         """Return the rows of a table, all of them without `limit`, with the types of the table."""
         return _read_arrow(self._send(_call_of_arrow(table, words)).content)
+
+    def metric(self, *names: str, **words: object) -> pa.Table:
+        """Return metrics. `words` are those of the endpoint: `dimensions="origin"`, `grain="month"`, `origin="eq.JFK"`."""
+        return _read_arrow(self._send(_call_of_metrics(names, words)).content)
 
     def query(self, sql: str) -> pa.Table:
         """Return the rows of one SELECT. The key needs the scope `query`."""
@@ -240,6 +249,10 @@ class AsyncApiClient:
     async def arrow(self, table: str, **words: object) -> pa.Table:
         """Return the rows of a table; see `ApiClient.arrow`."""
         return _read_arrow((await self._send(_call_of_arrow(table, words))).content)
+
+    async def metric(self, *names: str, **words: object) -> pa.Table:
+        """Return metrics; see `ApiClient.metric`."""
+        return _read_arrow((await self._send(_call_of_metrics(names, words))).content)
 
     async def query(self, sql: str) -> pa.Table:
         """Return the rows of one SELECT; see `ApiClient.query`."""

@@ -6,7 +6,8 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from urllib.parse import parse_qsl
 
 import duckdb
 
@@ -15,6 +16,8 @@ from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import stored_type
 from serve.access.caller import Caller
 from serve.http_errors import HttpError
+from serve.metric_queries import PreparedMetrics
+from serve.metric_words import metric_query
 from serve.queries.select import PageStatement, Statement
 from serve.queries.sql_guard import guarded
 from serve.queries.values import shown
@@ -46,8 +49,10 @@ def prepare(reading: Reading, caller: Caller, text: str, limit: int | None) -> P
     checked = guarded(text, grants)
     versions = {name: reading.tables.version(name) for name in checked.tables}
     relations = {name: reading.authorizer.relation(grants[name], caller, version) for name, version in versions.items()}
-    sql = checked.sql(lambda name: relations[name].sql)
-    schema = _schema(reading, sql)
+    metrics = {name: _metrics(reading, caller, *texts) for name, texts in checked.metrics.items()}
+    sql = checked.sql(lambda name: relations[name].sql if name in relations else metrics[name].statement.statement.sql)
+    values = tuple(value for each in metrics.values() for value in each.statement.statement.values)
+    schema = _schema(reading, Statement(sql, values))
     columns = tuple(Column(column.name, stored_type(column.type)) for column in schema.columns)
     casts = ", ".join(
         quoted(column.name)
@@ -60,19 +65,35 @@ def prepare(reading: Reading, caller: Caller, text: str, limit: int | None) -> P
         checked.tree.sql("duckdb"),
         limit,
         [(each.table, each.identity, each.fingerprint) for each in relations.values()],
+        [each.etag for each in metrics.values()],
     )
+    identities = {name: each.identity for name, each in relations.items()}
+    numbers = {name: version.number for name, version in versions.items()}
+    for each in metrics.values():
+        identities |= dict(each.identities)
+        numbers |= each.versions
     return PreparedSql(
-        PageStatement(Statement(bound), Schema(columns)),
-        {name: version.number for name, version in versions.items()},
-        tuple((name, each.identity) for name, each in relations.items()),
+        PageStatement(Statement(bound, values), Schema(columns)),
+        numbers,
+        tuple(identities.items()),
         hashlib.sha256(repr(seen).encode()).hexdigest()[:32],
         checked.is_stable,
     )
 
 
-def _schema(reading: Reading, sql: str) -> Schema:
+def _metrics(reading: Reading, caller: Caller, names: str, words: str) -> PreparedMetrics:
+    """Return the statement of `metric(names, words)`; raise `HttpError` for words of SQL."""
+    pairs = parse_qsl(words, keep_blank_values=True)
+    for name, _ in pairs:
+        if name in {"order", "limit"}:
+            raise HttpError(f"{name!r} is no word of metric(…)", do="write ORDER BY and LIMIT in the SELECT")
+    query = metric_query(reading.metrics, [each.strip() for each in names.split(",")], pairs, caller)
+    return reading.metrics.prepare(replace(query, limit=None), caller)
+
+
+def _schema(reading: Reading, made: Statement) -> Schema:
     try:
-        return reading.engine.schema(sql)
+        return reading.engine.schema(made.sql, made.values)
     except duckdb.Error as error:
         # the engine's text is not for the caller: it quotes the statement, which contains the policies
         _LOG.info("a statement of a caller does not fit: %s", error)

@@ -244,9 +244,9 @@ def arrow_within(con: duckdb.DuckDBPyConnection, query: str, most_bytes: int) ->
     return pa.Table.from_batches(batches, reader.schema)
 
 
-def schema_of(con: duckdb.DuckDBPyConnection, query: str) -> Schema:
-    """Return the schema of a query without running it."""
-    rows = con.execute(f"describe {query}").fetchall()
+def schema_of(con: duckdb.DuckDBPyConnection, query: str, values: Sequence[object] = ()) -> Schema:
+    """Return the schema of a query with these values for its placeholders, without running it."""
+    rows = con.execute(f"describe {query}", list(values)).fetchall()
     return Schema(tuple(Column(str(row[0]), plain_type(str(row[1]))) for row in rows))
 
 

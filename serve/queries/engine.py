@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -99,10 +99,10 @@ class Engine:
         with self._running(self._patience.total_seconds()) as cursor:
             cursor.execute(f"detach database if exists {quoted(name)}")
 
-    def schema(self, query: str) -> Schema:
-        """Return the columns of a SELECT without running it."""
+    def schema(self, query: str, values: Sequence[Any] = ()) -> Schema:
+        """Return the columns of a SELECT with these values for its placeholders, without running it."""
         with self._running(self._patience.total_seconds()) as cursor:
-            return schema_of(cursor, query)
+            return schema_of(cursor, query, values)
 
     def require_pattern(self, pattern: str) -> None:
         """Raise `HttpError` for a text that is no regular expression."""

@@ -8,8 +8,8 @@ the rows that the caller's policy shows.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 
 import sqlglot
 from sqlglot import exp
@@ -25,6 +25,8 @@ from serve.queries.values import shown
 MOST_SQL_BYTES = 20_000
 _DEEPEST = 60
 _MOST_NODES = 5_000
+_METRIC = "metric"
+_MOST_METRICS = 10
 _NODES: tuple[type[exp.Expr], ...] = (
     exp.Select, exp.From, exp.Join, exp.Where, exp.Group, exp.Having, exp.Qualify, exp.Order, exp.Ordered, exp.Limit, exp.Offset,
     exp.With, exp.CTE, exp.Subquery, exp.Union, exp.Intersect, exp.Except, exp.Distinct, exp.Tuple, exp.Paren, exp.Alias, exp.TableAlias,
@@ -82,10 +84,12 @@ class GuardedSql:
     tree: exp.Query
     is_stable: bool
     """Whether it returns the same rows for the same versions of its tables."""
+    metrics: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """The calls of `metric(…)`, each with the name that it has as a table: the names of the metrics, and the words of the query."""
 
     def sql(self, relation_of: Callable[[str], str]) -> str:
-        """Return the statement to execute, with the SELECT of what the caller may see in place of each table."""
-        parts = ", ".join(f"{quoted(name)} as ({relation_of(name)})" for name in self.tables)
+        """Return the statement to execute, with the SELECT of what the caller may see in place of each table and metric."""
+        parts = ", ".join(f"{quoted(name)} as ({relation_of(name)})" for name in (*self.tables, *self.metrics))
         text = self.tree.sql("duckdb", comments=False)
         return f"with {parts} select * from ({text})" if parts else f"select * from ({text})"
 
@@ -93,6 +97,7 @@ class GuardedSql:
 def guarded(text: str, readable: Collection[str]) -> GuardedSql:
     """Return the SELECT of a caller that may read some tables; raise `HttpError` if it contains anything else than the lists allow."""
     tree = _parsed(text)
+    metrics = _metrics_of(tree)
     names = {name.lower(): name for name in readable}
     aliases = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
     for alias in aliases:
@@ -108,10 +113,31 @@ def guarded(text: str, readable: Collection[str]) -> GuardedSql:
         _require_allowed(node)
     tables: dict[str, None] = {}
     for name in tables_of(tree):  # those of WITH only where they are defined
+        if name in metrics:
+            continue
         if name.lower() not in names:
             raise HttpError(f"there is no table {shown(name)}", do=did_you_mean(name[:200], readable))
         tables[names[name.lower()]] = None
-    return GuardedSql(tuple(tables), tree, is_stable)
+    return GuardedSql(tuple(tables), tree, is_stable, metrics)
+
+
+def _metrics_of(tree: exp.Query) -> dict[str, tuple[str, str]]:
+    """Replace each `metric('names', 'words')` after FROM or JOIN by a name; return the texts by that name."""
+    found: dict[str, tuple[str, str]] = {}
+    for table in list(tree.find_all(exp.Table)):
+        call = table.this
+        if not isinstance(call, exp.Anonymous) or str(call.this).lower() != _METRIC:
+            continue
+        texts = [each.name for each in call.expressions if isinstance(each, exp.Literal) and each.is_string]
+        if len(texts) != len(call.expressions) or len(texts) not in {1, 2}:
+            do = "write metric('on_time_rate', 'dimensions=origin&grain=month')"
+            raise HttpError("metric(…) takes the name of a metric and the words of a query, as texts", do=do)
+        if len(found) >= _MOST_METRICS:
+            raise HttpError(f"the statement asks more than {_MOST_METRICS} times for metrics", do="split it")
+        name = f"~metric{len(found)}"
+        table.set("this", exp.to_identifier(name, quoted=True))
+        found[name] = (texts[0], texts[1] if len(texts) > 1 else "")
+    return found
 
 
 def _parsed(text: str) -> exp.Query:

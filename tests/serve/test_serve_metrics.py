@@ -9,10 +9,16 @@ from typing import Any
 import duckdb
 import pytest
 
+from ml.session.session import Session
+from pipeline.core.errors import RequestError
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
+from serve.client import ApiClient
+from serve.flight.server import FlightServer
 from tests.rigs.proofs import SEED, examples
 from tests.serve.conftest import Cafe, problem_of
+from tests.serve.test_serve_client import served
+from tests.serve.test_serve_flight import ask, connected
 
 DEFINITIONS = """
 from pathlib import Path
@@ -337,3 +343,114 @@ def test_responses_are_cached_by_the_versions_of_their_tables(staff):
     unchanged = staff.get(asked, headers={"If-None-Match": first.headers["etag"]})
     assert unchanged.status_code == 304
     assert set(first.json()["versions"]) == {"fact_flight", "dim_airline"}
+
+
+def selected(client, sql: str) -> Any:
+    return client.post("/v1/query", json={"sql": sql})
+
+
+def test_sql_has_the_same_numbers(staff):
+    words = "dimensions=dim_airline.alliance,origin&grain=month&airline=in.(AF,UA)&from=2026-02-10"
+    answer = selected(staff, f"select * from metric('flights, on_time_rate', '{words}')")
+    assert answer.status_code == 200, answer.text
+    asked = f"/v1/metrics?metrics=flights,on_time_rate&{words}"
+    assert comparable(answer.json()["rows"]) == comparable(rows(staff, asked))
+    assert answer.json()["versions"].keys() == {"fact_flight", "dim_airline"}
+
+
+def test_metrics_join_tables_and_each_other_in_sql(staff):
+    sql = """
+        with monthly as (select * from metric('revenue', 'grain=month&origin=eq.CDG'))
+        select m.period, m.revenue, f.flights, (select count(*) from stops) as stops
+        from monthly m join METRIC('flights', 'grain=month&origin=neq.CDG') as f using (period) order by 1 desc limit 2
+    """
+    answer = selected(staff, sql)
+    assert answer.status_code == 200, answer.text
+    revenue = {row["period"]: row["revenue"] for row in rows(staff, "/v1/metrics/revenue?grain=month&origin=eq.CDG")}
+    flights = {row["period"]: row["flights"] for row in rows(staff, "/v1/metrics/flights?grain=month&origin=neq.CDG")}
+    assert [(row["revenue"], row["flights"]) for row in answer.json()["rows"]] == [
+        (revenue[month], flights[month]) for month in sorted(revenue, reverse=True)[:2]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sql", "status", "problem"),
+    [
+        ("select * from metric('no_such')", 404, "there is no metric 'no_such'"),
+        ("select * from metric()", 400, "metric(…) takes the name of a metric"),
+        ("select * from metric(origin)", 400, "metric(…) takes the name of a metric"),
+        ("select * from metric('flights' || 'x')", 400, "metric(…) takes the name of a metric"),
+        ("select * from metric('flights', 'limit=3')", 400, "'limit' is no word of metric(…)"),
+        ("select * from metric('flights', 'late=eq.1')", 400, "there is no column 'late'"),
+        ("select metric('flights') from stops", 400, "the function 'metric' cannot be used"),
+        ("select * from metrics('flights')", 400, "is not the name of a table"),
+        ('select * from "~metric0"', 400, "there is no table '~metric0'"),
+        ("with \"~metric0\" as (select 1) select * from metric('flights')", 400, "not a plain name"),
+        ("select late from metric('flights')", 400, "there is no column 'late'"),
+    ],
+)
+def test_what_cannot_be_asked_in_sql(staff, sql, status, problem):
+    answer = selected(staff, sql)
+    assert answer.status_code == status, answer.text
+    assert problem in str(problem_of(answer)["problem"])
+
+
+def test_policies_hold_in_sql(airline, staff):
+    with airline.client(key=airline.key(roles=["airline-af"], claims={"airline": "AF"})) as client:
+        assert selected(client, "select * from metric('tails')").status_code == 404
+        mine = selected(client, "select * from metric('revenue', 'dimensions=origin')").json()["rows"]
+        assert mine == rows(staff, "/v1/metrics/revenue?dimensions=origin&airline=eq.AF")
+
+
+def test_notebooks_have_the_same_numbers(airline, staff):
+    with Session(airline.project()) as session:
+        found = session.metric(
+            "flights", "on_time_rate", "long_stops", dimensions="origin", where="origin <> 'JFK'"
+        ).arrow()
+        assert comparable(found.to_pylist()) == comparable(
+            rows(staff, "/v1/metrics?metrics=flights,on_time_rate,long_stops&dimensions=origin&origin=neq.JFK")
+        )
+        found = session.metric(
+            "revenue",
+            dimensions=["origin_key.city"],
+            grain="fiscal_year",
+            where="dim_airline.alliance = 'Sky' or airline = 'ZZ'",
+            begin="2026-02-03",
+            end="2026-05-05T10:00:00",
+        ).arrow()
+        words = "dimensions=origin_key.city&grain=fiscal_year&from=2026-02-03&to=2026-05-05T10:00:00"
+        condition = "or=(dim_airline.alliance.eq.Sky,airline.eq.ZZ)"
+        assert comparable(found.to_pylist()) == comparable(rows(staff, f"/v1/metrics/revenue?{words}&{condition}"))
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "problem"),
+    [
+        (["no_such"], {}, "there is no metric 'no_such'"),
+        ([], {}, "name the metrics, each once"),
+        (["flights"], {"dimensions": "late"}, "metric 'flights' has no dimension 'late'"),
+        (["flights"], {"grain": "hour"}, "metric 'flights' has no grain 'hour'"),
+        (["flights"], {"where": "late > 1"}, "metric 'flights' has no dimension 'late'"),
+        (["flights"], {"where": "origin ="}, "where= is not a SQL condition"),
+        (["long_stops"], {"begin": "2026-01-01"}, "metric 'long_stops' has no time"),
+    ],
+)
+def test_what_notebooks_cannot_ask(airline, names, options, problem):
+    with Session(airline.project()) as session, pytest.raises(RequestError) as caught:
+        session.metric(*names, **options)
+    assert problem in str(caught.value)
+
+
+def test_flight_sql_and_the_client_have_the_same_numbers(airline, staff):
+    key, words = airline.key(roles=["staff"]), "dimensions=origin&grain=quarter&airline=neq.ZZ"
+    expected = comparable(rows(staff, f"/v1/metrics/revenue?{words}"))
+    server = FlightServer(staff.app.state.backend, "127.0.0.1", 0)
+    try:
+        with connected(f"grpc://127.0.0.1:{server.port}", key) as connection:
+            found = ask(connection, f"select * from metric('revenue', '{words}')")
+    finally:
+        server.close()
+    assert comparable(found.to_pylist()) == expected
+    with served(airline.project()) as url, ApiClient(url, key) as client:
+        found = client.metric("revenue", dimensions="origin", grain="quarter", airline="neq.ZZ")
+    assert comparable(found.to_pylist()) == expected
