@@ -25,6 +25,7 @@ demo: .venv/.ready  ## run the flights project end to end and show the results
 		from departure_delays group by origin order by origin" \
 		"select count(*) as late_twice, count(distinct tailnum) as planes from late_twice"
 	@echo && cd examples/flights && $(HEADWATER) serve --check --port 8421
+	@echo && cd examples/flights && PYTHONPATH=$(CURDIR) ../../$(BIN)/python endpoints.py
 	@echo && cd examples/flights && $(HEADWATER) show
 	@echo && cd examples/flight_model && PYTHONPATH=$(CURDIR) ../../$(BIN)/python live.py
 

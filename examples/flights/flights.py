@@ -14,6 +14,7 @@ from pathlib import Path
 from ml import LightGBM, integers, loguniform, model, predictions, training_set, tune
 from pipeline import (
     Chart,
+    access_policy,
     dimension,
     drop,
     event,
@@ -240,6 +241,12 @@ on_time_by_hour = mart(
     key="hour",
     chart=Chart("bar", x="hour", y="mean_departure_delay", title="Mean departure delay by hour of day, minutes"),
 )
+
+# Endpoints: punctuality is public; an airline sees its own flights, without tail numbers, and everyone else with a key all.
+
+punctuality = access_policy("on_time_by_carrier", "on_time_by_route", "on_time_by_hour", public=True)
+own_flights = access_policy("fact_flight", roles="airline", rows="carrier = claim('carrier')", hide="tailnum")
+all_flights = access_policy("fact_flight")
 
 # Streams of departures and arrivals. They are replayed from the table in event-time order. With FLIGHTS_KAFKA=host:port
 # they are read from the Kafka topics of the same names, which publish.py fills.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -183,3 +185,20 @@ def test_every_flight_has_a_prediction(workspace):
 def test_second_run_has_nothing_to_do(folder, first):
     assert first
     assert {step.decision for step in Runner(load(folder)).run().steps} <= {"skip", "streamed"}
+
+
+@pytest.mark.usefixtures("first")
+def test_the_endpoints_as_the_demo_asks_them(folder):
+    """An airline sees its own flights by each interface; the others are read from memory, and until a limit."""
+    done = subprocess.run(
+        [sys.executable, "endpoints.py"], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    public, airline, hidden, sql, flight, again, limit = done.stdout.splitlines()
+    assert public == "without a key: on_time_by_carrier, on_time_by_route, on_time_by_hour"
+    assert airline == "United sees its flights: 58,665 by REST, 58,665 by GraphQL, 58,665 by OData"
+    assert hidden.endswith("there is no column 'tailnum'")
+    assert sql.startswith("an analyst asks in SQL: EV late 16,028 times")
+    assert "336,776 flights" in flight
+    assert "from memory" in again
+    assert "Too Many Requests" in limit
