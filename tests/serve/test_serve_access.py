@@ -161,13 +161,13 @@ PAGES = [
 
 
 def test_attempts_to_get_round_a_policy_return_what_a_system_without_the_rest_returns(app, keys, tmp_path):
-    """1,960 requests: each response is that of a project that never had the other rows, values and columns."""
+    """1,960 requests, a share of them in quick tests: each response is that of a project that never had the other rows, values and columns."""
     alone = make(tmp_path / "alone", [row for row in ROWS if row[1] == "EU"], policies="", mask=True)
     key = alone.key(scopes=["read"])
     attempts = ["&".join(part for part in parts if part) for parts in itertools.product(SELECTS, CONDITIONS, PAGES)]
     compared = {200: 0, 400: 0}
     with alone.client(key=key) as client:
-        for query in attempts[:: 1 if len(attempts) < 500 else 4]:
+        for query in some(attempts, 490):
             mine = app.get(f"/v1/tables/orders?{query}", headers=sent(keys["sales"]))
             theirs = client.get(f"/v1/tables/orders?{query}")
             assert mine.status_code == theirs.status_code, query
