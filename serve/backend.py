@@ -17,6 +17,7 @@ from serve.access.admission import Admission
 from serve.access.audit import AuditLog
 from serve.access.authentication import Authenticator, KeyRing, TokenVerifier
 from serve.access.authorization import Authorizer
+from serve.access.certificates import Certificates
 from serve.access.fair_queue import FairQueue
 from serve.access.rate_limits import RequestRate
 from serve.access.response_cache import ResponseCache
@@ -98,7 +99,9 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
         features=features,
         predictions=PredictionService(project, models, features),
         admission=Admission(
-            Authenticator(KeyRing(ApiKeys(workspace.catalog, settings.env)), _tokens(allowed)),
+            Authenticator(
+                KeyRing(ApiKeys(workspace.catalog, settings.env)), _tokens(allowed), Certificates(allowed.certificates)
+            ),
             authorizer,
             audit,
             RequestRate(allowed.requests_per_second, allowed.burst),

@@ -27,6 +27,7 @@ from serve.flight.server import FlightServer
 from serve.http_errors import BusyError
 from serve.queries.select import Statement
 from serve.rest.models import MOST_PREDICTIONS
+from serve.tls import TlsFiles
 
 APP = "headwater"
 """The name of the Serve application."""
@@ -51,15 +52,20 @@ class Server:
     """One replica: it loads the project from its folder and serves its app."""
 
     def __init__(
-        self, root: str, env: str | None, direct: tuple[str, int] | None = None, sql: tuple[str, int] | None = None
+        self,
+        root: str,
+        env: str | None,
+        direct: tuple[str, int] | None = None,
+        sql: tuple[str, int] | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         """Load the project; an error in its settings or definitions fails the deployment.
 
-        `direct` and `sql` are the hosts and ports of the direct server and of Flight SQL.
+        `direct` and `sql` are the hosts and ports of the direct server and of Flight SQL, which use `tls` if it is given.
         """
         self._app = create_app(load(root, env=env))
-        self._direct = None if direct is None else DirectServer(self._app, *direct)
-        self._flight = None if sql is None else FlightServer(self._app.state.backend, *sql)
+        self._direct = None if direct is None else DirectServer(self._app, *direct, tls)
+        self._flight = None if sql is None else FlightServer(self._app.state.backend, *sql, tls)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Return the app; called once by Serve."""
@@ -88,6 +94,7 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
     port: int = 8000,
     direct_port: int | None = None,
     flight_port: int | None = None,
+    tls: TlsFiles | None = None,
     replicas: int = 1,
 ) -> Endpoint:
     """Serve a project and return once its replicas answer.
@@ -95,13 +102,17 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
     Joins the cluster of `RAY_ADDRESS`, or starts a local one. Replicas run on this machine, where the project's
     folder is. They inherit this process's `HEADWATER_*` variables; all other variables that the settings name must be
     set where Ray was started. With `direct_port`, the replicas also listen there themselves; see `DirectServer`. With `flight_port`, they
-    answer Flight SQL there; see `FlightServer`.
+    answer Flight SQL there; see `FlightServer`. Both use `tls` if it is given; Ray Serve's proxy cannot.
 
-    Before Ray is started, raises `RequestError` for a port in use, one port for both, or fewer than one
+    Before Ray is started, raises `RequestError` for a port in use, one port for both, files for TLS that cannot be used, or fewer than one
     replica, and the errors of loading the project.
     """
     if replicas < 1:
         raise RequestError("there must be at least one replica", got=repr(replicas), do="pass 1 or more")
+    if tls is not None:
+        if direct_port is None and flight_port is None:
+            raise RequestError("Ray Serve's proxy has no TLS", do="pass --direct-port or --flight-port too")
+        tls.require()
     ports = [port, *(each for each in (direct_port, flight_port) if each is not None)]
     for number in ports:
         _require_free(host, number)
@@ -121,15 +132,15 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
         raise
     try:
         listening = (None if each is None else (host, each) for each in (direct_port, flight_port))
-        _deploy((str(root), env, *listening), replicas)
+        _deploy((str(root), env, *listening, tls), replicas)
     except BaseException:
         stop()
         raise
-    address = f"{f'[{host}]' if ':' in host else host}"
+    address, secure = f"{f'[{host}]' if ':' in host else host}", tls is not None
     return Endpoint(
         f"http://{address}:{port}",
-        None if direct_port is None else f"http://{address}:{direct_port}",
-        None if flight_port is None else f"grpc://{address}:{flight_port}",
+        None if direct_port is None else f"{'https' if secure else 'http'}://{address}:{direct_port}",
+        None if flight_port is None else f"{'grpc+tls' if secure else 'grpc'}://{address}:{flight_port}",
     )
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from serve.tls import TlsFiles
+
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
@@ -24,8 +26,11 @@ _MOST_CONNECTIONS = 1024
 class DirectServer:
     """An app on a port that other processes may listen on too, until `close`."""
 
-    def __init__(self, app: Starlette, host: str, port: int) -> None:
-        """Listen; raise `OSError` if that is not possible. `app` is started and ended by others."""
+    def __init__(self, app: Starlette, host: str, port: int, tls: TlsFiles | None = None) -> None:
+        """Listen, with TLS if there are files for it; raise `OSError` if that is not possible.
+
+        `app` is started and ended by others.
+        """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -42,6 +47,7 @@ class DirectServer:
             access_log=False,
             timeout_graceful_shutdown=_DRAINS_S,
             limit_concurrency=_MOST_CONNECTIONS,
+            **({} if tls is None else tls.options()),
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="direct", daemon=True)

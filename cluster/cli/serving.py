@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cluster.cli.console import err, grid, open_project, out, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
-from pipeline.core.errors import StopError
+from pipeline.core.errors import RequestError, StopError
 
 
 def serve(
@@ -24,6 +25,14 @@ def serve(
         int | None,
         typer.Option(help="Port on which the replicas answer Flight SQL, for ADBC and JDBC drivers.", min=1, max=65535),
     ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate of the direct port and of Flight SQL, for TLS: a PEM file.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, likewise.")] = None,
+    client_ca: Annotated[
+        Path | None,
+        typer.Option(help="Authorities of clients' certificates, which the direct port accepts instead of keys."),
+    ] = None,
     replicas: Annotated[int, typer.Option(help="How many processes answer.", min=1)] = 1,
     check: Annotated[
         bool, typer.Option("--check", help="Start, call each kind of endpoint once, show the responses, and stop.")
@@ -35,8 +44,15 @@ def serve(
     """Serve tables and models over HTTP with Ray Serve, with an OpenAPI page at /docs."""
     from serve import check as checks  # noqa: PLC0415 - an optional dependency, slow to import
     from serve import deploy  # noqa: PLC0415 - see above
+    from serve.tls import TlsFiles  # noqa: PLC0415 - see above
 
     project = open_project(folder, env)
+    tls = None
+    if tls_cert is not None and tls_key is not None:
+        authorities = None if client_ca is None else str(client_ca.resolve())
+        tls = TlsFiles(str(tls_cert.resolve()), str(tls_key.resolve()), authorities)
+    elif (tls_cert, tls_key, client_ca) != (None, None, None):
+        raise RequestError("TLS needs a certificate and a key", do="pass both --tls-cert and --tls-key")
     endpoint = deploy.start(
         project.settings.root,
         project.settings.env,
@@ -44,6 +60,7 @@ def serve(
         port=port,
         direct_port=direct_port,
         flight_port=flight_port,
+        tls=tls,
         replicas=replicas,
     )
     try:

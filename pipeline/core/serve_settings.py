@@ -5,12 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.core.errors import Place, SettingsError, did_you_mean
 from pipeline.core.setting_values import positive, typed
+
+
+@dataclass(frozen=True)
+class CertificateRights:
+    """What a client may do whose certificate has some name."""
+
+    roles: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ("read",)
+    """As those of keys."""
+    claims: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,8 @@ class ServeSettings:
     """The claim with a caller's roles; `a.b` is claim `b` inside `a`."""
     oidc_scopes_claim: str = "scope"
     """The claim with a caller's scopes, likewise."""
+    certificates: Mapping[str, CertificateRights] = field(default_factory=dict)
+    """What clients may do that show a certificate, by its names: URIs such as `spiffe://acme/reports`, or hosts."""
 
 
 def serve_settings(values: Mapping[str, object], place: Place) -> ServeSettings:
@@ -92,10 +104,10 @@ def _folder(key: str, value: object, place: Place) -> str:
 
 
 def _roles(key: str, value: object, place: Place) -> tuple[str, ...]:
-    roles = typed(key, value, list, "a list of roles", place)
+    roles = typed(key, value, list, "a list of texts", place)
     wrong = next((each for each in roles if not isinstance(each, str) or not each), None)
     if wrong is not None:
-        raise SettingsError(f"{key!r} must be a list of roles", got=repr(wrong), place=place)
+        raise SettingsError(f"{key!r} must be a list of texts", got=repr(wrong), place=place)
     return tuple(roles)
 
 
@@ -126,6 +138,29 @@ def _word(key: str, value: object, place: Place) -> str:
     return str(word)
 
 
+def _certificates(key: str, value: object, place: Place) -> Mapping[str, CertificateRights]:
+    names = typed(key, value, dict, "a table of names", place)
+    return {str(name): _rights(f"{key}.{name}", each, place) for name, each in names.items()}
+
+
+def _rights(key: str, value: object, place: Place) -> CertificateRights:
+    given = typed(key, value, dict, "a table with roles, scopes and claims", place)
+    for each in given:
+        if each not in {"roles", "scopes", "claims"}:
+            raise SettingsError(
+                f"unknown key '{key}.{each}'", do=did_you_mean(each, ["roles", "scopes", "claims"]), place=place
+            )
+    claims = typed(f"{key}.claims", given.get("claims", {}), dict, "a table of texts or lists of texts", place)
+    return CertificateRights(
+        _roles(f"{key}.roles", given.get("roles", []), place),
+        _roles(f"{key}.scopes", given.get("scopes", ["read"]), place),
+        {
+            str(name): each if isinstance(each, str) else _roles(f"{key}.claims.{name}", each, place)
+            for name, each in claims.items()
+        },
+    )
+
+
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "requests_per_second": _rate,
@@ -139,6 +174,7 @@ _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "graphql_trusted": _folder,
     "graphql_introspection": _roles,
     "public_url": _url,
+    "certificates": _certificates,
     "oidc_issuer": _issuer,
     "oidc_audience": _word,
     "oidc_roles_claim": _word,

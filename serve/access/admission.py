@@ -10,6 +10,7 @@ from serve.access.audit import AuditLog
 from serve.access.authentication import Authenticator
 from serve.access.authorization import Authorizer
 from serve.access.caller import ANONYMOUS, Caller
+from serve.access.certificates import ClientCertificate
 from serve.access.rate_limits import Allowance, RateLimits, RequestRate
 from serve.http_errors import BusyError, TooManyError, UnauthenticatedError
 
@@ -81,6 +82,14 @@ class Admission:
             if self._limits.is_empty(f"address {address}", self._anonymous_rate):
                 raise TooManyError("there are too many requests without a valid key", do="check the key, and wait")
             return self.authenticator.caller(authorization)
+        except UnauthenticatedError:
+            self.take(ANONYMOUS, address)
+            raise
+
+    def caller_of_certificate(self, certificate: ClientCertificate, address: str) -> Caller:
+        """Return the caller whose connection showed a certificate; raise `UnauthenticatedError` if its names are unknown."""
+        try:
+            return self.authenticator.certificates.caller(certificate)
         except UnauthenticatedError:
             self.take(ANONYMOUS, address)
             raise

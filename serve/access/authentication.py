@@ -13,6 +13,7 @@ from typing import Protocol
 from pipeline.core.errors import StorageError
 from pipeline.governance.api_keys import ApiKeys, CallerKey, digest_of
 from serve.access.caller import ANONYMOUS, Caller
+from serve.access.certificates import Certificates
 from serve.http_errors import OverloadError, UnauthenticatedError
 
 _LOG = logging.getLogger("headwater.serve")
@@ -105,9 +106,12 @@ class KeyRing:
 class Authenticator:
     """Finds the caller of a request from its `Authorization` header. Without one, the caller is anonymous."""
 
-    def __init__(self, ring: KeyRing, tokens: TokenVerifier | None = None) -> None:
-        """Use keys, and optionally tokens of an identity provider."""
+    def __init__(
+        self, ring: KeyRing, tokens: TokenVerifier | None = None, certificates: Certificates | None = None
+    ) -> None:
+        """Use keys, and optionally tokens of an identity provider and certificates."""
         self.ring = ring
+        self.certificates = certificates or Certificates({})
         self._tokens = tokens
 
     def known(self, authorization: str | None) -> Caller | None:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline.core.errors import HeadwaterError, StorageError
 from serve.access.admission import Admission, RequestContext
 from serve.access.caller import ANONYMOUS, Caller
+from serve.access.certificates import CERTIFICATE
 from serve.access.rate_limits import Allowance
 from serve.access.response_cache import CachedResponse, Key, ResponseCache
 from serve.access.signed_urls import SignedUrls
@@ -99,6 +100,8 @@ class Gate:
             sender.end()
 
     async def _caller(self, scope: Scope, header: bytes | None, address: str) -> Caller:
+        if header is None and CERTIFICATE in scope:
+            return self._admission.caller_of_certificate(scope[CERTIFICATE], address)
         if header is None:
             signed = self._signatures.caller(scope["path"], scope["query_string"].decode("latin-1"))
             if signed is not None:

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -29,6 +30,7 @@ from serve.http_errors import ForbiddenError, HttpError, OverloadError, TooManyE
 from serve.prepared_sql import prepare
 from serve.problems import status_of
 from serve.queries.formats import record_batches
+from serve.tls import TlsFiles
 
 _LOG = logging.getLogger("headwater.serve")
 T = TypeVar("T")
@@ -45,13 +47,19 @@ _HANDSHAKE_OK = b""
 class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
     """Answers drivers of Flight SQL at an address, until `close`."""
 
-    def __init__(self, backend: Backend, host: str, port: int) -> None:
-        """Listen; raise `OSError` if that is not possible. With port 0, the system chooses one: see `port`."""
+    def __init__(self, backend: Backend, host: str, port: int, tls: TlsFiles | None = None) -> None:
+        """Listen, with TLS if there are files for it; raise `OSError` if that is not possible.
+
+        With port 0, the system chooses one: see `port`. Clients are not asked for certificates.
+        """
         self._backend = backend
         self._catalog = FlightCatalog(backend.reading, backend.project.settings.name)
-        location = f"grpc://{f'[{host}]' if ':' in host else host}:{port}"
+        location = f"grpc{'' if tls is None else '+tls'}://{f'[{host}]' if ':' in host else host}:{port}"
         try:
-            super().__init__(location, auth_handler=_Handshakes(), middleware={"caller": _Callers(backend)})
+            pairs = [] if tls is None else [(Path(tls.certificate).read_bytes(), Path(tls.key).read_bytes())]
+            super().__init__(
+                location, auth_handler=_Handshakes(), middleware={"caller": _Callers(backend)}, tls_certificates=pairs
+            )
         except (pa.ArrowException, OSError) as error:
             raise OSError(f"cannot listen on {host}:{port}") from error
         self._thread = threading.Thread(target=self.serve, name="flight", daemon=True)

@@ -15,6 +15,7 @@ import pytest
 from cluster.local.ports import unused_port
 from pipeline.core.errors import DefinitionError, RequestError
 from serve.check import check
+from serve.tls import TlsFiles
 from tests.rigs.proofs import examples
 
 with warnings.catch_warnings():
@@ -148,6 +149,11 @@ def test_errors_are_reported_before_ray_is_started(cafe, monkeypatch):
         start(cafe.root, port=free, direct_port=free)
     with pytest.raises(RequestError, match="there must be at least one replica: got 0"):
         start(cafe.root, port=unused_port(), replicas=0)
+    missing = TlsFiles("none.pem", "none.pem")
+    with pytest.raises(RequestError, match="Ray Serve's proxy has no TLS"):
+        start(cafe.root, port=unused_port(), tls=missing)
+    with pytest.raises(RequestError, match=r"the files for TLS cannot be used: got none\.pem"):
+        start(cafe.root, port=unused_port(), direct_port=unused_port(), tls=missing)
     with pytest.raises(RequestError, match=r"cannot listen on 127.0.0.1:70000"):
         start(cafe.root, port=70_000)
     with pytest.raises(RequestError, match=r"cannot listen on nowhere.invalid:80"):

@@ -45,7 +45,7 @@ class CertificateAuthority:
         self.file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str, hosts: tuple[str, ...] = (), *, ends: datetime | None = None) -> Path:
-        """Write the key, and the certificate of a name and hosts, to one PEM file, which only its owner may read."""
+        """Write the key, and the certificate of a name and hosts or URIs, to one PEM file, which only its owner may read."""
         key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
         last = now + _VALID if ends is None else ends
         builder = _builder(_name(name), self._name, key.public_key(), min(now, last) - _EARLIER, last)
@@ -77,6 +77,8 @@ def _name(name: str) -> x509.Name:
 
 
 def _host(host: str) -> x509.GeneralName:
+    if "://" in host:
+        return x509.UniformResourceIdentifier(host)
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
