@@ -159,15 +159,16 @@ class _Walk:
         """Return how many rows a field asks for, at least 1."""
         if "first" not in known.args:
             return 1
-        default = known.args["first"].default_value
         written: object = next((each.value for each in node.arguments or () if each.name.value == "first"), None)
         if isinstance(written, VariableNode):
             name = written.name.value
             written = self._variables.get(name, self._defaults.get(name))
+        if not isinstance(written, IntValueNode | int):
+            declared = known.args["first"].ast_node
+            written = None if declared is None else declared.default_value
         if isinstance(written, IntValueNode):
             written = int(written.value[:20])
-        asked = written if isinstance(written, int) else default if isinstance(default, int) else MOST_ROWS
-        return min(max(asked, 1), MOST_ROWS)
+        return min(max(written, 1), MOST_ROWS) if isinstance(written, int) else MOST_ROWS
 
 
 def _exceeded(most: int, what: str) -> HttpError:

@@ -108,8 +108,11 @@ def prepare(schema: GraphQLSchema) -> None:
     for name in OWN_SCALARS:
         scalar = schema.type_map.get(name)
         if isinstance(scalar, GraphQLScalarType) and name != "JSON":
-            scalar.parse_literal = _text_of_literal  # type: ignore[method-assign, assignment]
-            scalar.parse_value = _plain  # type: ignore[method-assign]
+            # those of graphql-core 3.2, then those of 3.3
+            for attribute in ("parse_literal", "coerce_input_literal"):
+                setattr(scalar, attribute, _text_of_literal)
+            for attribute in ("parse_value", "coerce_input_value"):
+                setattr(scalar, attribute, _plain)
 
 
 def text_of(column: Column, value: object) -> str:

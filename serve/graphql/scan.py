@@ -16,7 +16,7 @@ MOST_TOKENS = 1_500
 MOST_DEPTH = 24
 """The most brackets within each other, of any kind."""
 MOST_SIBLINGS = 250
-"""The most fields and fragments in one pair of braces."""
+"""The most fields in one pair of braces."""
 MOST_REPEATS = 10
 """How often a field may be in one pair of braces."""
 MOST_ALIASES = 50
@@ -82,7 +82,8 @@ class _Scan:
                 if text == '"' or (text in _CLOSING and not self._closes(text)):
                     return  # a text without an end, or a bracket that closes nothing: a parser fails here
                 self._punctuation(text)
-            self._before = text
+            is_condition = text == "on" and self._before == "..."
+            self._before = "..." if is_condition else text  # the name after it is that of a type
 
     def _name(self, text: str) -> None:
         if not self._open or not self._open[-1].is_selection or self._before in {":", "@", "..."}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from graphql import get_introspection_query
 
 PATH = "/v1/graphql"
 ACCEPT = {"Accept": "application/graphql-response+json"}
@@ -96,3 +97,24 @@ def _refused(door, document):
     except (HttpError, DocumentError):
         return True
     return False
+
+
+ACCEPTED = {
+    "a wide table": "{ cafe_orders { nodes {" + "".join(f" a{n}: guest" for n in range(50)) + " } } }",
+    "30 inline fragments": "{ cafe_orders { nodes {" + " ... on CafeOrders { guest }" * 30 + " } } }",
+    "30 fragments": "{ cafe_orders { nodes {" + "".join(f" ...f{n}" for n in range(30)) + " } } }"
+    + "".join(f" fragment f{n} on CafeOrders {{ guest order_id }}" for n in range(20))
+    + "".join(f" fragment f{n} on CafeOrders {{ cups }}" for n in range(20, 30)),
+    "200 values": "{ cafe_orders(where: {order_id: {in: [" + "1 " * 200 + "]}}) { nodes { guest } } }",
+    "all rows of a narrow table": "{ cafe_orders(first: 10000) { nodes { guest order_id cups day } } }",
+    "brackets in texts and comments": '{ cafe_orders(where: {guest: {eq: "{{{((("}}) { version } } # }}}',
+    "a text in three quotes": '{ cafe_orders(where: {guest: {eq: """a "b" \\""" } {"""}}) { version } }',
+    "the standard introspection": get_introspection_query(),
+    "the most of introspection": get_introspection_query(specified_by_url=True, directive_is_repeatable=True, schema_description=True, input_value_deprecation=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_what_applications_send_is_answered(client, name):
+    answer = client.post(PATH, json={"query": ACCEPTED[name]}, headers=ACCEPT)
+    assert (answer.status_code, "errors" in answer.json()) == (200, False), answer.text[:300]
