@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -123,19 +124,19 @@ class ExportedFiles:
         )
         fields = arrow_schema(schema)
         files: list[ExportedFile] = []
-        batches = self._engine.batches(Statement(f"select {columns} from ({relation.sql})"))
-        first = next(batches, None)
-        while first is not None:
-            path, rows = folder / f"{len(files):05}.parquet", 0
-            with pq.ParquetWriter(path, fields, compression="zstd") as writer:
-                for batch in chain((first,), batches):
-                    writer.write_table(pa.Table.from_batches([batch]).cast(fields))
-                    rows += batch.num_rows
-                    if rows >= _FILE_ROWS:
-                        break
-            files.append(ExportedFile(path.name, path.stat().st_size, rows))
-            self._require_small(files)
+        with closing(self._engine.batches(Statement(f"select {columns} from ({relation.sql})"))) as batches:
             first = next(batches, None)
+            while first is not None:
+                path, rows = folder / f"{len(files):05}.parquet", 0
+                with pq.ParquetWriter(path, fields, compression="zstd") as writer:
+                    for batch in chain((first,), batches):
+                        writer.write_table(pa.Table.from_batches([batch]).cast(fields))
+                        rows += batch.num_rows
+                        if rows >= _FILE_ROWS:
+                            break
+                files.append(ExportedFile(path.name, path.stat().st_size, rows))
+                self._require_small(files)
+                first = next(batches, None)
         return [each for each in files if each.rows]
 
     def _require_small(self, files: list[ExportedFile]) -> None:

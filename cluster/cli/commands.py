@@ -51,6 +51,10 @@ COMMANDS = {
         "explore.query",
         "Query the lake in SQL. --json prints the rows as a list, and for several statements a list of lists.",
     ),
+    "export": (
+        "export.export",
+        "Write a table to a file for another program, and print its path: an extract of Tableau. A version is written once.",
+    ),
     "quality": ("explore.quality", "Show the results of each table's expectations when it was last computed."),
     "lineage": ("explore.lineage", "Show what a definition is computed from, and what is computed from it."),
     "report": ("explore.report", "Write the report of the last run and print its location."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -65,7 +65,7 @@ class Engine:
         with self._running(self._patience.total_seconds()) as cursor:
             return cursor.execute(statement.sql, list(statement.values)).fetchall()
 
-    def batches(self, statement: Statement) -> Iterator[pa.RecordBatch]:
+    def batches(self, statement: Statement) -> Generator[pa.RecordBatch, None, None]:
         """Yield a statement's rows, of which only some are in memory. Raises as `rows` does, and `BusyError` if too many are sent.
 
         The time limit is for each batch, so that a slow client ends no export, and an expensive statement does.

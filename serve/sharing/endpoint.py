@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -132,7 +131,7 @@ def _of_tables(server: SharingServer) -> list[Route]:
 
     async def query(request: Request) -> Response:
         body = await read_body(request, _MOST_BODY, do="send fewer hints")
-        return await run_in_threadpool(_lines, server, request, _options(body), with_files=True)
+        return await server.reading.run(_caller(request), _lines, server, request, _options(body), with_files=True)
 
     def changes(request: Request) -> Response:
         server.grant(request)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pipeline.connectors.odata.source import odata
@@ -64,3 +67,17 @@ def test_the_client_of_npm_reads_it(cafe, url):
     assert named["orders"] == 1
     assert number == 5
     assert error.startswith("there is no property 'nope'")
+
+
+def test_pages_of_csv_are_read_as_the_connector_of_tableau_reads_them(cafe, url):
+    """Bearer, CSV, and the header `Link` until there is none."""
+    page, texts = f"{url.removesuffix('/v1/odata')}/v1/tables/cafe_orders?select=order_id,guest&limit=2", []
+    while page:
+        answer = httpx.get(page, headers={"Authorization": f"Bearer {cafe.key()}", "Accept": "text/csv"})
+        assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+        texts.append(answer.text)
+        page = str(httpx.URL(page).join(answer.links["next"]["url"])) if "next" in answer.links else ""
+    rows = [row for text in texts for row in csv.DictReader(io.StringIO(text))]
+    assert [row["order_id"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert len(texts) == 3
+    assert rows[2]["guest"] == 'O\'Hara, "Kit"'
