@@ -17,6 +17,8 @@ from serve.models import MOST_ROWS as MOST_PREDICTED
 from serve.models import ServedModels
 from serve.problems import MEDIA_TYPE as PROBLEM
 from serve.queries.formats import ARROW, CSV, JSON, NDJSON, PARQUET
+from serve.queries.query import MOST_ROWS
+from serve.queries.sql_guard import MOST_SQL_BYTES
 from serve.rest.shapes import REASONS, SCHEMAS, SECURITY, WORDS
 from serve.status import visible_schema
 
@@ -76,6 +78,8 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
     for grant in reading.authorizer.readable(caller):
         name = grant.definition.name
         paths[f"/v1/tables/{quote(name)}"] = {"get": _table(grant.definition, visible_schema(reading, caller, grant))}
+    if caller.may("query"):
+        paths["/v1/query"] = _query()
     for artifact in models.definitions:
         if caller.may("predict", artifact.name):
             paths[f"/v1/models/{quote(artifact.name)}/predict"] = {"post": _model(artifact, models, backend.features)}
@@ -89,6 +93,54 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": SCHEMAS, "securitySchemes": SECURITY},
         "security": [{"bearer": []}, {"basic": []}, {}],
+    }
+
+
+def _query() -> dict[str, Any]:
+    sql = {"type": "string", "maxLength": MOST_SQL_BYTES, "description": "one SELECT in DuckDB's dialect"}
+    limit = {"oneOf": [{"type": "integer", "minimum": 1, "maximum": MOST_ROWS}, {"const": "all"}], "default": MOST_ROWS}
+    body = {
+        "type": "object",
+        "required": ["sql"],
+        "additionalProperties": False,
+        "properties": {"sql": sql, "limit": limit | {"description": "maximum number of rows; or all, for a stream"}},
+    }
+    answer = {
+        "type": "object",
+        "required": ["columns", "versions", "is_truncated", "rows"],
+        "properties": {
+            "columns": {"type": "array", "items": {"type": "object"}},
+            "versions": {"type": "object", "additionalProperties": {"type": "integer"}},
+            "is_truncated": {"type": "boolean", "description": "whether there are more rows than the limit"},
+            "rows": {"type": "array", "items": {"type": "object"}},
+        },
+    }
+    responses = _responses(answer, ("400", "401", "403", "406", "408", "413", "414", "429", "503"))
+    responses["200"]["content"] |= {NDJSON: {}, CSV: {}, ARROW: {}, PARQUET: {}}
+    both = {
+        "tags": ["SQL"],
+        "description": "The rows of one SELECT over the tables that the caller may read.",
+        "responses": responses,
+    }
+    return {
+        "post": both
+        | {
+            "summary": "query",
+            "operationId": "query",
+            "requestBody": {
+                "required": True,
+                "content": {JSON: {"schema": body, "example": {"sql": "select 1 as one"}}},
+            },
+        },
+        "get": both
+        | {
+            "summary": "query by URL",
+            "operationId": "query_by_url",
+            "parameters": [
+                {"name": "sql", "in": "query", "required": True, "schema": sql | {"maxLength": 2_000}},
+                {"name": "limit", "in": "query", "schema": limit},
+            ],
+        },
     }
 
 

@@ -41,6 +41,7 @@ REASONS = {
     "403": "the key or token lacks a scope",
     "404": "there is no such table, version or model",
     "406": "the media type is not supported",
+    "408": "the body does not come",
     "409": "the model has no champion yet, or its feature views have changed",
     "410": "the version is no longer available",
     "413": "too many rows in one request",

@@ -18,10 +18,11 @@ from serve.prepared_sql import PreparedSql, prepare
 from serve.queries.formats import JSON, NDJSON, negotiate, read_page, stream
 from serve.queries.query import MOST_ROWS
 from serve.queries.rest_syntax import integer
+from serve.queries.values import shown
 from serve.reading import Reading
 from serve.request_body import read_body
 
-_MOST_BODY = 64 << 10
+_MOST_BODY = 256 << 10  # more than the longest statement takes if JSON escapes each of its characters
 
 
 def sql_routes(reading: Reading) -> list[Route]:
@@ -46,7 +47,7 @@ def _answer(reading: Reading, request: Request, asked: Mapping[str, object]) -> 
             "a query has the members 'sql' and optionally 'limit'", got=", ".join(sorted(map(str, asked)))[:200]
         )
     media_type = negotiate(request.headers.get("accept"))
-    limit = _limit(asked.get("limit"), media_type)
+    limit = _limit(asked, media_type, is_text=request.method == "GET")
     prepared = prepare(reading, context.caller, str(asked["sql"]), limit)
     context.facts.update(table=",".join(prepared.versions), why="scope query")
     etag = f'"{prepared.etag}-{hashlib.sha256(media_type.encode()).hexdigest()[:6]}"'
@@ -80,12 +81,16 @@ def _chunks(reading: Reading, prepared: PreparedSql, media_type: str, facts: dic
         yield content
 
 
-def _limit(value: object, media_type: str) -> int | None:
+def _limit(asked: Mapping[str, object], media_type: str, *, is_text: bool) -> int | None:
+    """Return the number of rows, as a text in a URL and as a number in a body; `None` for all."""
+    value = asked.get("limit", str(MOST_ROWS) if is_text else MOST_ROWS)
     if value == "all":
         if media_type == JSON:
             raise HttpError("'limit' takes all only for a stream", do=f"accept {NDJSON}, CSV, Arrow or Parquet")
         return None
-    return MOST_ROWS if value is None else integer("limit", str(value), 1, MOST_ROWS)
+    if isinstance(value, bool) or not isinstance(value, str if is_text else int):
+        raise HttpError(f"'limit' takes an integer from 1 to {MOST_ROWS}, or all", got=shown(str(value)))
+    return integer("limit", str(value), 1, MOST_ROWS)
 
 
 def _object(body: bytes) -> Mapping[str, object]:

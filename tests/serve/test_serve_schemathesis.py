@@ -1,0 +1,67 @@
+"""Schemathesis over the whole OpenAPI document, as each kind of caller, against a running server."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+
+import pytest
+import uvicorn
+
+from benchmarks.peer import interpreter
+from serve import create_app
+from tests.serve.test_serve_access import ROWS, make
+
+ST = interpreter("-api").with_name("st")
+CALLERS = {
+    "nobody": None,
+    "a sales person": {"scopes": ["read"], "roles": ["sales-eu"], "claims": {"region": "EU"}},
+    "staff": {"scopes": ["read", "query", "operate"], "roles": ["staff"]},
+}
+# what a filter or an order may be depends on the columns, which a schema of texts does not say
+NOT_CHECKED = "positive_data_acceptance"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    if not ST.exists():
+        pytest.skip("run `make peers`, which installs Schemathesis")
+    return make(
+        tmp_path_factory.mktemp("shop"),
+        ROWS,
+        serve="requests_per_second = 100000\nanonymous_requests_per_second = 100000\n",
+    )
+
+
+@pytest.fixture(scope="module")
+def url(shop):
+    server = uvicorn.Server(uvicorn.Config(create_app(shop.project()), port=0, log_level="error", lifespan="on"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("who", CALLERS)
+def test_no_finding(shop, url, who, tmp_path):
+    options = CALLERS[who]
+    login = [] if options is None else ["--header", f"Authorization: Bearer {shop.key(**options)}"]
+    words = [
+        ST,
+        "run",
+        f"{url}/openapi.json",
+        *login,
+        "--max-examples",
+        "200",
+        "--exclude-checks",
+        NOT_CHECKED,
+        "--no-color",
+    ]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
