@@ -30,6 +30,7 @@ from serve.access.caller import Caller
 from serve.backend import Backend
 from serve.graphql.cost import require_affordable
 from serve.graphql.errors import internal, of_graphql, of_problem
+from serve.graphql.metrics import plan_metric
 from serve.graphql.models import PredictionPlan, plan_predictions
 from serve.graphql.requests import GraphqlRequest
 from serve.graphql.scan import MOST_TOKENS
@@ -158,6 +159,9 @@ class OperationRunner:
                 if root.kind == "predict":
                     planned.plans[each.key] = plan_predictions(self._backend.predictions, caller, root.name, each)
                     planned.models.append(root.name)
+                elif root.kind == "metric":
+                    metric = operation.api.naming.metrics[root.name]
+                    planned.plans[each.key] = plan_metric(metric, planned.snapshot, each)
                 else:
                     planned.plans[each.key] = tables.plan(root, each)
             except HeadwaterError as error:

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.core.schema import Column
+from pipeline.core.schema import Column, Schema
 from serve.graphql.names import Names, type_name
 from serve.graphql.scalars import SHARED_TYPES, is_comparable_scalar
 from serve.graphql.visible import Visible, VisibleTable
 from serve.related import Relationship
 
-RootKind = Literal["rows", "row", "groups", "predict"]
+RootKind = Literal["rows", "row", "groups", "predict", "metric"]
 _WORDS = ("and", "or", "not")
 """Combine filters, and are therefore no columns of one."""
 _LITERALS = ("true", "false", "null")
@@ -23,7 +23,7 @@ _LITERALS = ("true", "false", "null")
 
 @dataclass(frozen=True)
 class Root:
-    """What a field of `Query` returns: rows of a table, one of them, groups of them, or predictions of a model."""
+    """What a field of `Query` returns: rows of a table, one of them, groups of them, predictions of a model, or values of a metric."""
 
     kind: RootKind
     name: str
@@ -41,6 +41,17 @@ class NamedTable:
 
 
 @dataclass(frozen=True)
+class NamedMetric:
+    """A metric with the names of its types and dimensions."""
+
+    metric: str
+    description: str
+    dimensions: NamedTable
+    """Named as if the dimensions were the columns of a table."""
+    grains: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Naming:
     """What the names of a schema stand for."""
 
@@ -53,10 +64,11 @@ class Naming:
     """The tables by their value of the enum `TableName`."""
     models: Mapping[str, str]
     """The descriptions of models."""
+    metrics: Mapping[str, NamedMetric]
 
 
 _SUFFIXES = ("", "Edge", "Connection", "Filter", "Order", "Values", "Sum", "Avg", "Counts", "Group", "Groups",
-             "GroupOrder", "SumOrder")  # fmt: skip
+             "GroupOrder", "SumOrder", "By", "Row")  # fmt: skip
 
 
 def naming_of(visible: Visible) -> Naming:
@@ -79,9 +91,18 @@ def naming_of(visible: Visible) -> Naming:
             fields[roots.give(f"{name}_by_key")] = Root("row", name)
         fields[roots.give(f"{name}_groups")] = Root("groups", name)
     fields |= {roots.give(f"predict_{name}"): Root("predict", name) for name, _ in visible.models}
+    metrics = {}
+    for one in visible.metrics:
+        described = VisibleTable(one.metric.name, one.metric.description, Schema(one.dimensions), (), ())
+        name = _free_type(f"{type_name(one.metric.name)}Metric", types)
+        types |= {name + suffix for suffix in _SUFFIXES}
+        names = Names(_WORDS)
+        dimensions = NamedTable(described, name, {names.give(each.name): each for each in one.dimensions}, {})
+        metrics[one.metric.name] = NamedMetric(one.metric.name, one.metric.description, dimensions, one.grains)
+        fields[roots.give(f"metric_{one.metric.name}")] = Root("metric", one.metric.name)
     values = Names(_LITERALS)
     enum = {values.give(name): name for name in tables}
-    return Naming(tables, {each.type: each for each in tables.values()}, fields, enum, dict(visible.models))
+    return Naming(tables, {each.type: each for each in tables.values()}, fields, enum, dict(visible.models), metrics)
 
 
 def _free_type(wanted: str, taken: set[str]) -> str:

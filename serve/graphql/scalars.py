@@ -48,7 +48,7 @@ SET_OPERATORS: Mapping[str, Operator] = {
 _FILTERS = (*(f"{name}Filter" for name in COMPARABLE), *(f"{name}ListFilter" for name in COMPARABLE))
 SHARED_TYPES = (
     "Int", "Float", "String", "Boolean", "ID", *OWN_SCALARS, *_FILTERS, "PresenceFilter", "Query", "Mutation", "Subscription",
-    "PageInfo", "Direction", "TableName", "TableChange", "Prediction", "Predictions",
+    "PageInfo", "Direction", "Grain", "TableName", "TableChange", "Prediction", "Predictions",
 )  # fmt: skip
 """The names of types that schemas share, which no table gets."""
 

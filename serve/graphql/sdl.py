@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 
 from pipeline.core.schema import Column
-from serve.graphql.naming import NamedTable, Naming, Root
+from serve.graphql.naming import NamedMetric, NamedTable, Naming, Root
 from serve.graphql.scalars import filter_of, filters_sdl, is_comparable_scalar, is_number, scalar_of
 from serve.queries.query import DEFAULT_LIMIT, MOST_RELATED, MOST_ROWS
 
@@ -41,6 +41,9 @@ def sdl_of(naming: Naming) -> str:
         parts += [f"enum TableName {{ {' '.join(naming.enum)} }}", _CHANGES]
     if naming.models:
         parts.append(_MODELS)
+    grains = dict.fromkeys(grain for each in naming.metrics.values() for grain in each.grains)
+    parts += [f"enum Grain {{ {' '.join(grains)} }}"] if grains else []
+    parts += [_metric(each) for each in naming.metrics.values()]
     parts.append(_type("Query", roots or ['"There is nothing that the caller may read." nothing: Boolean']))
     return "\n".join(parts)
 
@@ -48,6 +51,8 @@ def sdl_of(naming: Naming) -> str:
 def _root(field: str, root: Root, naming: Naming) -> str:
     if root.kind == "predict":
         return f"{_text(naming.models[root.name])}{field}(rows: [JSON!]!): Predictions"
+    if root.kind == "metric":
+        return _metric_root(field, naming.metrics[root.name])
     named = naming.tables[root.name]
     kind, version = named.type, "version: Long, at: String"
     if root.kind == "row":
@@ -76,14 +81,12 @@ def _table(named: NamedTable, naming: Naming) -> str:
         arguments = f"where: {other.type}Filter{order}, first: Int = {DEFAULT_RELATED}"
         fields.append(f"{_text(f'At most {MOST_RELATED} rows.')}{field}({arguments}): [{other.type}!]!")
     page = "pageInfo: PageInfo! totalCount: Long! version: Long!"
-    filters = [f"{name}: {filter_of(column.type)}" for name, column in named.columns.items()]
-    words = [f"and: [{kind}Filter!]", f"or: [{kind}Filter!]", f"not: {kind}Filter"]
     return "\n".join(
         [
             _text(named.table.description) + _type(kind, fields),
             f"type {kind}Edge {{ cursor: String! node: {kind}! }}",
             f"type {kind}Connection {{ nodes: [{kind}!]! edges: [{kind}Edge!]! {page} }}",
-            f"input {kind}Filter {{\n  {_lines([*words, *filters])}\n}}",
+            _filter(named),
             *_aggregates(named, page),
         ]
     )
@@ -115,6 +118,44 @@ def _aggregates(named: NamedTable, page: str) -> list[str]:
         f"type {kind}Groups {{ nodes: [{kind}Group!]! {page} }}",
         f"input {kind}GroupOrder {{\n  {_lines(orders)}\n}}",
     ]
+
+
+def _metric_root(field: str, metric: NamedMetric) -> str:
+    kind, arguments = metric.dimensions.type, []
+    if metric.dimensions.columns:
+        arguments.append(f"where: {kind}Filter")
+    if metric.grains:
+        arguments += ["grain: Grain", "begin: String", "end: String"]
+    arguments += [f"orderBy: [{kind}Order!]", f"first: Int = {DEFAULT_LIMIT}"]
+    return f"{_text(metric.description)}{field}({', '.join(arguments)}): {kind}"
+
+
+def _metric(metric: NamedMetric) -> str:
+    named, kind = metric.dimensions, metric.dimensions.type
+    fields, orders = ["value: JSON"], ["value: Direction"]
+    parts = [f"type {kind} {{ rows: [{kind}Row!]! isTruncated: Boolean! answeredBy: String! }}"]
+    if metric.grains:
+        fields.append('"The first day of the period." period: Date')
+        orders.append("period: Direction")
+    if named.columns:
+        fields.append(f'"The values are by the dimensions that are selected here." by: {kind}By!')
+        lines = [
+            f"{_text(_note(name, column))}{name}: {scalar_of(column.type)}" for name, column in named.columns.items()
+        ]
+        parts += [_type(f"{kind}By", lines), _filter(named)]
+    compared = _compared(named)
+    if compared:
+        orders.append(f"by: {kind}GroupOrder")
+        parts.append(f"input {kind}GroupOrder {{\n  {_lines(f'{name}: Direction' for name in compared)}\n}}")
+    parts.append(f"input {kind}Order {{\n  {_lines(orders)}\n}}")
+    return "\n".join([*parts, _type(f"{kind}Row", fields)])
+
+
+def _filter(named: NamedTable) -> str:
+    kind = named.type
+    filters = [f"{name}: {filter_of(column.type)}" for name, column in named.columns.items()]
+    words = [f"and: [{kind}Filter!]", f"or: [{kind}Filter!]", f"not: {kind}Filter"]
+    return f"input {kind}Filter {{\n  {_lines([*words, *filters])}\n}}"
 
 
 def _compared(named: NamedTable) -> Mapping[str, Column]:

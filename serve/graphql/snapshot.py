@@ -7,6 +7,7 @@ from datetime import datetime
 from pipeline.lake import Version
 from serve.access.authorization import Grant
 from serve.access.caller import Caller
+from serve.metric_queries import MetricQuery, PreparedMetrics
 from serve.queries.query import Condition
 from serve.queries.rest_syntax import Parameters
 from serve.queries.select import VisibleRelation
@@ -56,3 +57,12 @@ class ReadSnapshot:
         self.numbers[table] = version.number
         self.seen.append((relation.table, relation.identity, relation.fingerprint))
         return relation
+
+    def metrics(self, query: MetricQuery) -> PreparedMetrics:
+        """Return the statement of metrics, over the newest versions of their tables."""
+        prepared = self.reading.metrics.prepare(query, self._caller)
+        self.seen.append(("metrics", prepared.etag, ""))
+        self.newest |= dict(prepared.identities)
+        self.numbers |= dict(prepared.versions)
+        self.reasons |= dict.fromkeys(prepared.versions, "policies of the tables")
+        return prepared

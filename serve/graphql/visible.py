@@ -9,6 +9,7 @@ from pipeline.core.schema import Schema
 from serve.access.caller import Caller
 from serve.backend import Backend
 from serve.http_errors import DeniedError
+from serve.metric_queries import VisibleMetric
 from serve.related import Relationship
 
 
@@ -25,11 +26,12 @@ class VisibleTable:
 
 @dataclass(frozen=True)
 class Visible:
-    """The tables that a caller may read, and the models that it may use, in the order of the definitions."""
+    """The tables that a caller may read, the models that it may use, and the metrics that it may ask for, in the order of the definitions."""
 
     tables: tuple[VisibleTable, ...]
     models: tuple[tuple[str, str], ...]
     """The name and description of each."""
+    metrics: tuple[VisibleMetric, ...] = ()
 
 
 def visible(backend: Backend, caller: Caller) -> Visible:
@@ -50,4 +52,4 @@ def visible(backend: Backend, caller: Caller) -> Visible:
         known = reading.related.between(name, columns)
         tables.append(VisibleTable(name, definition.description, each.schema, each.key, known))
     models = [(each.name, each.description) for each in backend.models.definitions if caller.may("predict", each.name)]
-    return Visible(tuple(tables), tuple(models))
+    return Visible(tuple(tables), tuple(models), tuple(reading.metrics.readable(caller)))

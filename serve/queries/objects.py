@@ -33,6 +33,8 @@ class ObjectMember:
     is_list: bool = False
     is_text: bool = False
     """Whether numbers are texts, which keep digits that others read as floats."""
+    is_null: bool = False
+    """Whether it has no value in any row."""
 
 
 def as_objects(made: PageStatement, shapes: Sequence[tuple[ObjectMember, ...]]) -> Statement:
@@ -55,6 +57,8 @@ def _object(members: tuple[ObjectMember, ...], prefix: str, values: list[Any], d
 
 def _value(each: ObjectMember, prefix: str, values: list[Any], depth: int) -> str:
     column = f"{prefix}{quoted(each.column)}"
+    if each.is_null:
+        return "null"
     if each.members is None and not each.column:
         values.append(each.constant)
         return "cast(? as varchar)"
