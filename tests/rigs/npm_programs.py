@@ -17,6 +17,7 @@ AZURITE = "azurite@3.35.0"  # later versions need Node 22
 DATASETS = "vega-datasets@3.2.1"
 GRAPHQL = ("graphql@16.12.0", "graphql-http@1.23.1", "graphql-ws@6.4.2", "ws@8.18.3")  # clients and audits
 OIDC_PROVIDER = "oidc-provider@9.13.3"
+TYPESCRIPT = ("typescript@5.9.3", "@types/node@20.19.25")
 
 
 def npm_program(name: str) -> list[str]:
@@ -54,6 +55,7 @@ def main() -> None:
         DATASETS,
         *GRAPHQL,
         OIDC_PROVIDER,
+        *TYPESCRIPT,
     ]
     process = subprocess.run(words, capture_output=True, text=True, check=False)
     if process.returncode:
