@@ -93,7 +93,7 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
             authorizer,
             RelatedTables(project.graph, tables, authorizer),
             queue,
-            MetricQueries(project.metrics, tables, engine, authorizer),
+            MetricQueries(project, tables, engine, authorizer),
         ),
         models=models,
         features=features,

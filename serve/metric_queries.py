@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import duckdb
@@ -18,6 +18,7 @@ from pipeline.core.schema import Column, Schema
 from pipeline.kernel.scan import no_rows
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import stored_type
+from pipeline.project.project import Project
 from pipeline.warehouse.modelling.metric_sql import (
     TIME,
     MetricPart,
@@ -32,6 +33,7 @@ from pipeline.warehouse.modelling.metrics import PERIOD, MetricDefinition, Metri
 from serve.access.authorization import Authorizer, CallerColumns
 from serve.access.caller import Caller
 from serve.http_errors import DeniedError, HttpError, UnknownError
+from serve.metric_rollups import MetricRollups, RollupChoice, RollupQuestion
 from serve.queries.engine import Engine
 from serve.queries.query import (
     ColumnCondition,
@@ -46,7 +48,7 @@ from serve.queries.query import (
 )
 from serve.queries.select import PageStatement, Statement, VisibleRelation, page
 from serve.queries.values import require_value, shown
-from serve.tables import Tables
+from serve.tables import Tables, identity_of
 
 _LOG = logging.getLogger("headwater.serve")
 _TIMES = ("DATE", "TIMESTAMP", "TIMESTAMPTZ")
@@ -107,11 +109,11 @@ class PreparedMetrics:
 class MetricQueries:
     """Compiles what callers ask of the metrics of a project. Thread-safe."""
 
-    def __init__(
-        self, metrics: Iterable[MetricDefinition], tables: Tables, engine: Engine, authorizer: Authorizer
-    ) -> None:
+    def __init__(self, project: Project, tables: Tables, engine: Engine, authorizer: Authorizer) -> None:
         """Serve metrics of the tables that are served."""
-        self._metrics = {each.name: each for each in metrics if tables.definition_or_none(each.table) is not None}
+        served = (each for each in project.metrics if tables.definition_or_none(each.table) is not None)
+        self._metrics = {each.name: each for each in served}
+        self.rollups = MetricRollups(project.graph, tables, authorizer)
         self._tables = tables
         self._engine = engine
         self._authorizer = authorizer
@@ -152,6 +154,10 @@ class MetricQueries:
         """Return what a caller may see of the newest version of a table."""
         grant = self._authorizer.grant(caller, name)
         return self._authorizer.relation(grant, caller, self._tables.version(name), where)
+
+    def rows(self, name: str, choice: RollupChoice) -> str:
+        """Return a SELECT of all rows of a table of a choice."""
+        return self._tables.rows(name, choice.versions[name])
 
     def columns_of(self, sql: str, names: Sequence[str]) -> Schema:
         """Return the columns of a statement without rows; raise `DeniedError` if metrics cannot be computed."""
@@ -220,6 +226,9 @@ class _Compiler:
             dict.fromkeys((*query.dimensions, *(each.column.name for each in comparisons(query.where))))
         )
         self._relations: dict[tuple[str, object], VisibleRelation] = {}
+        self._read: dict[str, tuple[int, str, str]] = {}
+        """The tables that the response depends on: the number of the version, its identity, and what of it is seen."""
+        self._answered: dict[str, str] = {}
 
     def prepared(self) -> PreparedMetrics:
         query = self._query
@@ -235,36 +244,64 @@ class _Compiler:
         order = query.order or tuple(Ordering(name) for name in query.groups)
         asked = Query(tuple(Selection(name, name) for name in schema.names), order=order, limit=query.limit)
         ordered = page(VisibleRelation("", 0, sql, schema), asked)
-        relations = {each.table: each for each in self._relations.values()}
-        seen = (query, sorted((each.table, each.identity, each.fingerprint) for each in relations.values()))
+        seen = (query, sorted(self._read.items()), [each.metric for each in self._found.values()])
         return PreparedMetrics(
             replace(ordered, statement=Statement(ordered.statement.sql, values)),
-            {name: each.version for name, each in relations.items()},
-            tuple((name, each.identity) for name, each in relations.items()),
-            hashlib.sha256(repr((seen, [each.metric for each in self._found.values()])).encode()).hexdigest()[:32],
-            {each.metric.name: each.metric.table for each in self._found.values()},
+            {name: number for name, (number, _, _) in self._read.items()},
+            tuple((name, identity) for name, (_, identity, _) in self._read.items()),
+            hashlib.sha256(repr(seen).encode()).hexdigest()[:32],
+            self._answered,
         )
 
     def _part(self, part: MetricPart) -> tuple[Statement, str]:
         """Return the statement of a part, and the same one over no rows, without values."""
         query, first = self._query, part.first
         time = self._found[first.name].time
-        tables = tables_of_part(part, self._wanted, query.grain)
-        during = _during(query, None if time is None else Column(TIME, time.type))
-        relations = {name: self._relation(name) for name in tables[1:]}
+        names = tables_of_part(part, self._wanted, query.grain)
+        relations = {name: self._relation(name) for name in names[1:]}
         relations[first.table] = self._relation(first.table, self._pruning(part, time))
-        source = rows_of(part, self._wanted, query.grain, lambda name: relations[name].sql)
         blank = rows_of(part, self._wanted, query.grain, lambda name: no_rows(relations[name].schema))
-        schema = self._queries.columns_of(blank, query.metrics)
-        selection = tuple(Selection(name, name) for name in schema.names)
-        rows = page(
-            VisibleRelation(first.table, 0, source, schema), Query(selection, both(query.where, *during), limit=None)
-        ).statement
         values = values_of(part)
-        return (
-            Statement(grouped(part, query.groups, rows.sql, values), rows.values),
-            grouped(part, query.groups, blank, values),
-        )
+        choice = self._choice(part, blank)
+        if choice is not None:
+            statement = self._of_rollup(part, choice)
+        else:
+            source = rows_of(part, self._wanted, query.grain, lambda name: relations[name].sql)
+            rows = self._filtered(source, self._queries.columns_of(blank, query.metrics), time)
+            statement = Statement(grouped(part, query.groups, rows.sql, values), rows.values)
+            self._read |= {each.table: (each.version, each.identity, each.fingerprint) for each in relations.values()}
+        answered_by = first.table if choice is None else choice.match.rollup.name
+        self._answered |= {each.name: answered_by for each in part.metrics}
+        return statement, grouped(part, query.groups, blank, values)
+
+    def _filtered(self, source: str, schema: Schema, time: Column | None) -> Statement:
+        """Return the rows of a SELECT that satisfy the conditions of the query."""
+        query = self._query
+        during = _during(query, None if time is None else Column(TIME, time.type))
+        selection = tuple(Selection(name, name) for name in schema.names)
+        asked = Query(selection, both(query.where, *during), limit=None)
+        return page(VisibleRelation("", 0, source, schema), asked).statement
+
+    def _choice(self, part: MetricPart, blank: str) -> RollupChoice | None:
+        query, rollups = self._query, self._queries.rollups
+        if not rollups.has(part.first.table):
+            return None
+        made = f"select {', '.join(values_of(part))} from ({blank})"
+        types = tuple(each.type for each in self._queries.columns_of(made, query.metrics).columns)
+        bounds = tuple(text for text in (query.begin, query.end) if text)
+        return rollups.choose(part, RollupQuestion(self._wanted, query.grain, bounds, types), self._caller)
+
+    def _of_rollup(self, part: MetricPart, choice: RollupChoice) -> Statement:
+        query, matched, first = self._query, choice.match, part.first
+        calendar = self._queries.rows(first.calendar, choice) if query.grain.startswith("fiscal") else ""
+        source = matched.rows(query.grain, self._queries.rows(matched.rollup.name, choice), calendar)
+        names = [name for name, _ in matched.dimensions]
+        names += ([TIME] if matched.time else []) + ([PERIOD] if query.grain else [])
+        names += [f"~p{number}" for number in range(len(matched.aggregates))]
+        schema = Schema.of(dict.fromkeys(names, "VARCHAR"))  # the types decide nothing here
+        rows = self._filtered(source, schema, self._found[first.name].time)
+        self._read |= {n: (each.number, identity_of(each), "all") for n, each in choice.versions.items()}
+        return Statement(grouped(part, query.groups, rows.sql, matched.values(part, choice.types)), rows.values)
 
     def _relation(self, name: str, where: Condition | None = None) -> VisibleRelation:
         if (name, where) not in self._relations:
@@ -295,6 +332,8 @@ def _require(query: MetricQuery, found: Sequence[VisibleMetric]) -> None:
         if name not in known:
             whose = "the metric has" if len(found) == 1 else "the metrics have in common"
             raise HttpError(f"there is no dimension {shown(name)} that {whose}", do=did_you_mean(name[:200], known))
+    if not set(query.dimensions).isdisjoint(query.metrics):
+        raise HttpError("a dimension has the name of a metric", do="ask for them in two requests")
     if len(set(query.dimensions)) < len(query.dimensions):
         raise HttpError("a dimension is named twice", do="name each once")
     for each in found:

@@ -117,7 +117,7 @@ class MetricDefinition:
         return replace(self, dimensions=found, calendar=_calendar(definition, graph))
 
     def _require_columns(self, definition: Definition) -> None:
-        columns = _columns_of(definition)
+        columns = columns_of(definition)
         if columns is None:
             return
         for name in sorted(self.columns):
@@ -145,7 +145,7 @@ class MetricDefinition:
         return MetricDimension(name, column, key.column, key.table, key.references)
 
     def _require_column(self, name: str, column: str, definition: Definition) -> None:
-        columns = _columns_of(definition)
+        columns = columns_of(definition)
         if columns is not None and column not in columns:
             problem = f"dimension {name!r} of metric {self.name!r}: {definition.name!r} has no column {column!r}"
             raise DefinitionError(problem, do=did_you_mean(column, columns), place=self.place)
@@ -310,7 +310,7 @@ def of_table(text: str, alias: str) -> str:
     return _row(text).transform(bind).sql("duckdb", comments=False)
 
 
-def _columns_of(definition: Definition) -> tuple[str, ...] | None:
+def columns_of(definition: Definition) -> tuple[str, ...] | None:
     """Return the columns of a table as far as its definition lists them; `None` if it does not."""
     transform = definition.computed_by
     if isinstance(transform, DimensionTransform):
