@@ -33,7 +33,14 @@ def as_entities(  # noqa: PLR0913 - what decides the text of an entity, all keyw
 
     The columns of `made` have the names of the properties.
     """
-    parts = _control_information(properties, entities, base) if form.metadata == "full" else []
+    parts: list[str] = []
+    addresses: list[str] = []  # they have the host that the client named, so they are bound
+    if form.metadata == "full":
+        parts.append(literal(f'"@odata.type":"#{NAMESPACE}.{entities.type_name}"'))
+        if entities.key and set(entities.key) <= set(properties):
+            url = f"to_json(cast(? as varchar) || {key_literal(entities.key)} || ')')::varchar"
+            parts += [f"""'"@odata.id":' || {url}""", f"""'"@odata.editLink":' || {url}"""]
+            addresses = [f"{base}/{entities.name}("] * 2
     for each in properties:
         value, name = value_text(each, form), json.dumps(each.name, ensure_ascii=False) + ":"
         if form.metadata == "full" and each.type not in _UNTYPED:
@@ -42,9 +49,8 @@ def as_entities(  # noqa: PLR0913 - what decides the text of an entity, all keyw
         parts.append(pair if omits_nulls else f"coalesce({pair}, {literal(name + 'null')})")
     cursor = "".join(f", {quoted(name)}" for name in made.cursor)
     row = f"'{{' || concat_ws(',', {', '.join(parts)}) || '}}'" if parts else "'{}'"
-    return Statement(
-        f"select {row} || {literal(end)} as row{cursor} from ({made.statement.sql})", made.statement.values
-    )
+    sql = f"select {row} || {literal(end)} as row{cursor} from ({made.statement.sql})"
+    return Statement(sql, (*addresses, *made.statement.values))
 
 
 def value_text(each: Property, form: JsonForm) -> str:
@@ -84,14 +90,3 @@ def key_literal(properties: Sequence[Property]) -> str:
 def _type_of_value(each: Property) -> str:
     name = json.dumps(f"{each.name}@odata.type", ensure_ascii=False)
     return f'{name}:"#{each.type.removeprefix("Edm.")}",'
-
-
-def _control_information(properties: Sequence[Property], entities: EntitySet, base: str) -> list[str]:
-    parts = [literal(f'"@odata.type":"#{NAMESPACE}.{entities.type_name}"')]
-    if entities.key and set(entities.key) <= set(properties):
-        url = f"{literal(base + '/' + entities.name + '(')} || {key_literal(entities.key)} || ')'"
-        parts += [
-            f"""'"@odata.id":' || to_json({url})::varchar""",
-            f"""'"@odata.editLink":' || to_json({url})::varchar""",
-        ]
-    return parts

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.core.errors import SettingsError
 from pipeline.core.schema import Column, Schema
+from pipeline.project.project import load
 from serve.access.caller import Caller
 from serve.http_errors import HttpError
 from serve.odata.filter_syntax import parse_filter
@@ -352,6 +354,19 @@ def test_numbers_as_text_and_all_metadata(ask):
         assert ask(guest["@odata.id"]).json()["guest"] == guest["guest"], "the id is an address"
 
 
+def test_the_host_of_a_request_is_a_value_only(ask):
+    full = {"Accept": "application/json;odata.metadata=full"}
+    assert (
+        ask("/cafe_orders(2)", Host="other.example:80", **full).json()["@odata.id"]
+        == "http://other.example:80/v1/odata/cafe_orders(2)"
+    )
+    for host in ("x'||(select 1)||'", 'x"&<y>', "x y"):
+        assert ask("/cafe_orders(2)", Host=host, **full).json()["@odata.id"] == f"{BASE}/cafe_orders(2)", (
+            "it is no host"
+        )
+        assert BASE in ask("/cafe_orders.odc", Host=host).text
+
+
 def test_entities_by_key_their_properties_and_values(ask):
     for path in ("/cafe_orders(2)", "/cafe_orders(order_id=2)"):
         assert ask(path).json()["guest"] == "Bo"
@@ -416,6 +431,17 @@ def test_files_for_power_bi_and_excel(ask):
     formula = next(each for each in ET.fromstring(mashup).iter() if each.tag.endswith("Formula")).text  # noqa: S314 - as above
     assert f'OData.Feed("{BASE}", null, [Implementation="2.0"])' in formula
     assert 'Name="cafe_orders"' in formula
+
+
+@pytest.mark.parametrize(
+    "url", ["data.example.com", "ftp://data.example.com", "https://data.example.com/?x=1", "https://a b"]
+)
+def test_an_address_of_the_settings_that_is_none(tmp_path, url):
+    (tmp_path / "headwater.toml").write_text(
+        f'[project]\nname = "x"\ndefinitions = "x.py"\n[env.dev.serve]\npublic_url = "{url}"\n'
+    )
+    with pytest.raises(SettingsError, match=r"'serve.public_url' must be an address"):
+        load(tmp_path)
 
 
 def test_the_address_of_the_settings_is_used_behind_a_proxy(tmp_path):

@@ -16,6 +16,9 @@ import pytest
 
 from cluster.cli import main
 from pipeline.connectors.tables.sharing import delta_sharing
+from pipeline.governance.api_keys import ApiKeys
+from pipeline.governance.audit_records import records
+from pipeline.project.workspace import Workspace
 from serve import exported_files
 from serve.access.caller import Caller
 from serve.access.signed_urls import VALID_S, SignedUrls
@@ -146,6 +149,24 @@ def test_edited_and_old_addresses_are_refused(app, sales, tmp_path):
     assert until == now[0] + VALID_S
     now[0] += VALID_S + 1
     assert other.caller("/files/a/b", query) is None
+
+
+def test_downloads_are_recorded_with_the_key_that_asked_and_count_for_it(tmp_path):
+    shop = make(tmp_path / "shop", ROWS, serve="requests_per_second = 0.01\n")
+    text, key = ApiKeys(Workspace(shop.project()).catalog, "dev").create("partner", roles=["audit"])
+    with shop.client(key="") as client:
+        lines = lines_of(client.post(f"{TABLE}/query", headers=sent(text)))
+        content = client.get(lines[2]["file"]["url"])
+        assert content.status_code == 200
+        assert content.headers["ratelimit"].startswith('"requests";r=4998;'), "two requests of this key"
+    asked, read = [each for each in records(shop.root / ".headwater" / "audit" / "dev") if "sharing" in each["path"]]
+    assert (asked["caller"], asked["table"], asked["rows"], asked["why"]) == (key.id, "orders", 6, "policy auditors")
+    assert (read["caller"], read["table"], read["why"], read["bytes"]) == (
+        key.id,
+        "orders",
+        "a signed address",
+        len(content.content),
+    )
 
 
 def test_what_cannot_be_asked(app, sales):
