@@ -13,7 +13,7 @@ _EVERY_S = 0.05
 """How often it looks, and interrupts again: an interrupt before the statement runs is lost."""
 
 
-class Deadlines:
+class StatementDeadlines:
     """The statements that run now, each with the time until which it may. Thread-safe."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import literal, quoted
 from pipeline.lake import Storage
 from serve.http_errors import BusyError, HttpError, OverloadError
-from serve.queries.deadlines import Deadlines
+from serve.queries.deadlines import StatementDeadlines
 from serve.queries.select import Statement
 from serve.queries.values import shown
 
@@ -44,7 +44,7 @@ class Engine:
         self._copies = copies
         self._limits = limits
         self._patience = patience
-        self._deadlines = Deadlines()
+        self._deadlines = StatementDeadlines()
         self._exports = threading.BoundedSemaphore(_MOST_EXPORTS)
         self._open = ExitStack()
         self._lock = threading.Lock()
