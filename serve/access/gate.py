@@ -5,6 +5,7 @@ It is plain ASGI, because a response from the cache costs less than a framework'
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -51,6 +52,10 @@ def context_of(scope: Scope) -> RequestContext:
     return context
 
 
+_Flights = dict[tuple[int, Key], "asyncio.Future[CachedResponse | None]"]
+"""What will be the responses of requests that are answered now, by their event loop and their key; `None` if it is for one request only."""
+
+
 class Gate:
     """An application behind authentication, rate limits, the cache and the audit log."""
 
@@ -63,6 +68,7 @@ class Gate:
         self._admission = admission
         self._tables = tables
         self.cache = cache
+        self._flights: _Flights = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let the application do it."""
@@ -85,9 +91,12 @@ class Gate:
             await problem_response(error, scope)(scope, receive, sender)
             return
         key = self._key(scope, headers, context.rights)
-        if key is not None and await self._answer_from_cache(key, headers, context, sender):
-            return
-        sender.key = key
+        if key is not None:
+            found = await self._from_cache(key) or await self._from_another(key)
+            if found is not None:
+                await self._answer(found, headers, context, sender)
+                return
+            sender.leads(key, self._flights)
         try:
             await self._app(scope, receive, sender)
         except Exception:
@@ -117,14 +126,26 @@ class Gate:
         decisive = (headers.get(name, b"").decode("latin-1") for name in _DECISIVE)
         return (rights, scope.get("scheme", "http"), scope["path"], scope["query_string"].decode("latin-1"), *decisive)
 
-    async def _answer_from_cache(
-        self, key: Key, headers: Mapping[bytes, bytes], context: RequestContext, sender: _Sender
-    ) -> bool:
+    async def _from_cache(self, key: Key) -> CachedResponse | None:
         found = self.cache.get(key)
         if found is None or not await self._is_current(found):
             self.cache.misses += 1
-            return False
+            return None
         self.cache.hits += 1
+        return found
+
+    async def _from_another(self, key: Key) -> CachedResponse | None:
+        """Return the response of an equal request that is answered now, so that many at once are computed once."""
+        flight = self._flights.get((id(asyncio.get_running_loop()), key))
+        if flight is None:
+            return None
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(asyncio.shield(flight), _SENT_WITHIN_S)
+        return None
+
+    async def _answer(
+        self, found: CachedResponse, headers: Mapping[bytes, bytes], context: RequestContext, sender: _Sender
+    ) -> None:
         context.facts.update(found.facts)
         sender.is_hit = True
         is_known = is_same(headers.get(b"if-none-match", b"").decode("latin-1"), found.etag)
@@ -133,10 +154,9 @@ class Gate:
             sent = [pair for pair in found.headers if pair[0] not in unsent]
             await sender({"type": "http.response.start", "status": _UNCHANGED, "headers": sent})
             await sender({"type": "http.response.body", "body": b""})
-            return True
+            return
         await sender({"type": "http.response.start", "status": _OK, "headers": list(found.headers)})
         await sender({"type": "http.response.body", "body": found.body})
-        return True
 
     async def _is_current(self, response: CachedResponse) -> bool:
         for name, identity in response.versions:
@@ -168,9 +188,25 @@ class _Sender:
         self._is_recorded = False
         self._headers: list[tuple[bytes, bytes]] = []
         self._body: bytes | None = None
+        self._flights: _Flights = {}
+        self._flight: asyncio.Future[CachedResponse | None] | None = None
+
+    def leads(self, key: Key, flights: _Flights) -> None:
+        """Tell equal requests what this one is answered."""
+        self.key = key
+        loop = asyncio.get_running_loop()
+        if (id(loop), key) not in flights:
+            self._flights, self._flight = flights, loop.create_future()
+            flights[id(loop), key] = self._flight
+
+    def _tell(self, response: CachedResponse | None) -> None:
+        if self._flight is not None and not self._flight.done():
+            self._flight.set_result(response)
+            self._flights.pop((id(self._flight.get_loop()), self.key or ()), None)
 
     def end(self) -> None:
         """Record a response that was not sent to its end, because the client has left or does not read."""
+        self._tell(None)
         if not self._is_recorded:
             self._context.facts["is_cut"] = True
             self._record()
@@ -188,6 +224,8 @@ class _Sender:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             self._headers = list(message.get("headers", []))
+            if self._status != _OK or not self._context.is_cacheable:
+                self._tell(None)
             await self._send({**message, "headers": [*self._headers, *self._added()]})
             return
         body, more = message.get("body", b""), message.get("more_body", False)
@@ -204,9 +242,9 @@ class _Sender:
         if self.key is None or not context.is_cacheable or self._status != _OK or self._body is None:
             return
         facts = tuple(context.facts.items())
-        self._gate.cache.put(
-            self.key, CachedResponse(tuple(self._headers), self._body, context.etag, context.versions, facts)
-        )
+        response = CachedResponse(tuple(self._headers), self._body, context.etag, context.versions, facts)
+        self._gate.cache.put(self.key, response)
+        self._tell(response)
 
     def _added(self) -> list[tuple[bytes, bytes]]:
         added = [(b"x-request-id", self._context.request_id.encode()), *_SECURITY]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import httpx
@@ -14,6 +15,7 @@ import uvicorn
 from pipeline.governance.audit_records import records
 from serve import create_app, request_body
 from serve.access import gate
+from serve.queries.engine import Engine
 from tests.serve.conftest import open_cafe
 
 
@@ -97,6 +99,38 @@ def test_responses_from_memory_over_a_real_connection(cafe):
         assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", hit.headers["etag"])
         assert client.get(url).content == first.content, "the connection goes on"
         assert client.head(url).status_code == 200
+
+
+def test_equal_requests_at_once_are_computed_once(cafe, monkeypatch):
+    computed, begins = [], threading.Event()
+    real = Engine.tuples
+
+    def slow(self, statement):
+        if "guests" in statement.sql:
+            computed.append(statement)
+            begins.set()
+            time.sleep(0.5)
+        return real(self, statement)
+
+    monkeypatch.setattr(Engine, "tuples", slow)
+    keys = [cafe.key(), cafe.key(), cafe.key(scopes=["read"])]
+    with served(cafe.project()) as port, ThreadPoolExecutor(12) as threads:
+        url = f"http://127.0.0.1:{port}/v1/tables/guests?limit=3"
+
+        def ask(key):
+            return httpx.get(url, headers={"Authorization": f"Bearer {key}"})
+
+        first = threads.submit(ask, keys[0])
+        assert begins.wait(30)
+        others = [threads.submit(ask, key) for key in keys[:2] * 4]
+        assert {each.result().content for each in [first, *others]} == {first.result().content}
+        assert len(computed) == 1, "also of another key with the same rights"
+        ask(keys[2])
+        assert len(computed) == 2, "other rights"
+        failing = [threads.submit(httpx.get, url.replace("limit=3", "limit=x")) for _ in range(4)]
+        assert {each.result().status_code for each in failing} == {404}, (
+            "errors are not shared, and nobody waits for them"
+        )
 
 
 def test_headers_of_all_responses(cafe):
