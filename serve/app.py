@@ -21,8 +21,10 @@ from serve.graphql.endpoint import graphql_routes
 from serve.odata.endpoint import odata_routes
 from serve.pages import page_routes
 from serve.problems import problem_handlers
+from serve.rest.catalog import catalog_routes
 from serve.rest.metrics import metric_routes
 from serve.rest.models import model_routes
+from serve.rest.operations import operation_routes
 from serve.rest.sql import sql_routes
 from serve.rest.tables import table_routes
 from serve.sharing.endpoint import SharingServer, sharing_routes
@@ -63,6 +65,8 @@ def create_app(
             *sql_routes(backend.reading),
             *odata_routes(backend.reading, project.settings.name, project.settings.serve.public_url),
             *sharing_routes(_sharing_server(backend)),
+            *catalog_routes(backend),
+            *operation_routes(backend),
             *model_routes(backend.predictions, patience),
             *graphql_routes(backend, patience),
             *webhook_routes(project),

@@ -43,6 +43,7 @@ class Backend:
     """The components that requests use."""
 
     project: Project
+    workspace: Workspace
     reading: Reading
     models: ServedModels
     features: FeatureLookup
@@ -87,6 +88,7 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
     queue = FairQueue(allowed.concurrent_queries, _MOST_WAITING, patience.total_seconds())
     return Backend(
         project=project,
+        workspace=workspace,
         reading=Reading(
             tables,
             engine,

@@ -19,6 +19,7 @@ from serve.problems import MEDIA_TYPE as PROBLEM
 from serve.queries.formats import ARROW, CSV, JSON, NDJSON, PARQUET
 from serve.queries.query import MOST_ROWS
 from serve.queries.sql_guard import MOST_SQL_BYTES
+from serve.rest.descriptions import described
 from serve.rest.shapes import REASONS, SCHEMAS, SECURITY, WORDS
 from serve.status import visible_schema
 
@@ -75,6 +76,7 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
             )
         },
     }
+    paths |= described(caller)
     for grant in reading.authorizer.readable(caller):
         name = grant.definition.name
         paths[f"/v1/tables/{quote(name)}"] = {"get": _table(grant.definition, visible_schema(reading, caller, grant))}
