@@ -444,3 +444,29 @@ def test_entity_sets_are_the_tables_that_a_caller_may_read(app, keys, caller, re
     for name in ("orders", "totals", "staff_only", "plain", "hidden_silver", "raw_orders", "no_such_table"):
         expected = 200 if name in readable else 404 if caller else 401
         assert app.get(f"/v1/odata/{name}", headers=headers).status_code == expected, name
+
+
+def test_masks_of_types_that_a_lake_does_not_store_are_shown_over_odata(tmp_path):
+    masks = {
+        "amount": "id::hugeint",
+        "email": "interval '1 day'",
+        "card": "['a', email]",
+        "region": "uuid '00000000-0000-0000-0000-00000000000a'",
+    }
+    shop = make(tmp_path / "shop", ROWS, policies=f"p = access_policy('orders', mask={masks!r})")
+    with shop.client(key=shop.key()) as client:
+        found = client.get(
+            "/v1/odata/orders?$orderby=id&$top=1&$filter=email ne null and contains(card,'ann') and amount lt 2.5"
+        )
+        assert found.json()["value"] == [
+            {
+                "id": 1,
+                "region": "00000000-0000-0000-0000-00000000000a",
+                "email": "1 day",
+                "card": '["a","ann@example.com"]',
+                "amount": 1,
+            }
+        ]
+        types = client.get("/v1/odata/$metadata").text.partition('"orders_row">')[2].partition("</EntityType>")[0]
+        assert 'Name="amount" Type="Edm.Decimal"' in types
+        assert 'Name="region" Type="Edm.String"' in types

@@ -22,6 +22,8 @@ from pipeline.project.workspace import Workspace
 from serve import exported_files
 from serve.access.caller import Caller
 from serve.access.signed_urls import VALID_S, SignedUrls
+from serve.queries.select import VisibleRelation
+from serve.sharing.delta_types import schema_string, shared_schema
 from serve.tables import FRESH_S
 from tests.serve.conftest import open_cafe
 from tests.serve.test_serve_access import ROWS, make, sent
@@ -208,6 +210,36 @@ def test_the_space_for_files_has_a_limit(tmp_path, monkeypatch):
         monkeypatch.setattr(client.app.state.backend.exports, "_most_bytes", 10)
         assert "larger than what may be shared" in client.post(tables[0]).text
         assert len(list(folder.iterdir())) == 1, "nothing is left over"
+
+
+KINDS = {
+    "true": ("BOOLEAN", "boolean"), "1::tinyint": ("TINYINT", "byte"), "1::utinyint": ("SMALLINT", "short"), "1::ubigint": ("DECIMAL(20,0)", "decimal(20,0)"),
+    "1::hugeint": ("DECIMAL(38,0)", "decimal(38,0)"), "1.5::float": ("FLOAT", "float"), "1.50": ("DECIMAL(3,2)", "decimal(3,2)"), "'x'::blob": ("BLOB", "binary"),
+    "uuid '00000000-0000-0000-0000-000000000001'": ("VARCHAR", "string"), "time '12:00:00'": ("VARCHAR", "string"), "interval '1 day'": ("VARCHAR", "string"),
+    "timestamp '2026-01-01'": ("TIMESTAMPTZ", "timestamp"), "date '2026-01-01'": ("DATE", "date"),
+    "[1::hugeint]": ("DECIMAL(38,0)[]", {"type": "array", "elementType": "decimal(38,0)", "containsNull": True}),
+    "map {'a': timestamp '2026-01-01'}": (
+        "MAP(VARCHAR, TIMESTAMPTZ)", {"type": "map", "keyType": "string", "valueType": "timestamp", "valueContainsNull": True}),
+    "{'a b': [{'c': 1::utinyint}]}": ('STRUCT("a b" STRUCT("c" SMALLINT)[])', {"type": "struct", "fields": [{"name": "a b", "type": {
+        "type": "array", "elementType": {"type": "struct", "fields": [{"name": "c", "type": "short", "nullable": True, "metadata": {}}]},
+        "containsNull": True}, "nullable": True, "metadata": {}}]}),
+}  # fmt: skip
+
+
+def test_every_type_that_a_policy_can_make_is_shared(app):
+    """A mask may have any type of the engine, and not only those that a lake stores."""
+    backend = app.app.state.backend
+    sql = f"select {', '.join(f'{each} as c{n}' for n, each in enumerate(KINDS))}"
+    schema = backend.engine.schema(sql)
+    shared = shared_schema(schema)
+    assert [each.type for each in shared.columns] == [kind for kind, _ in KINDS.values()]
+    assert [each["type"] for each in json.loads(schema_string(shared))["fields"]] == [
+        kind for _, kind in KINDS.values()
+    ]
+    export = backend.exports.of(VisibleRelation("kinds", 1, sql, schema, "1"), shared)
+    (row,) = pq.read_table(backend.exports.path(export.name, export.files[0].name)).to_pylist()
+    assert row["c4"] == Decimal(1)
+    assert row["c15"] == {"a b": [{"c": 1}]}
 
 
 def test_large_tables_are_several_files(app, sales, monkeypatch):
