@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from serve.graphql.filters import condition_of, orders_of
@@ -25,11 +25,8 @@ class RowColumns:
 
     def names(self, relation: VisibleRelation) -> tuple[str, ...]:
         """Return the columns, at least one."""
-        known = relation.schema.names
-        missing = next((name for name in self.columns if name not in known), None)
-        if missing is not None:
-            raise HttpError(f"table {relation.table!r} has no column {missing!r} in version {relation.version}")
-        return tuple(self.columns) or known[:1]
+        require_columns(relation, self.columns)
+        return tuple(self.columns) or relation.schema.names[:1]
 
 
 class RowPlanner:
@@ -65,6 +62,8 @@ class RowPlanner:
         name = f"~r{self._number}"
         self._number += 1
         where = condition_of(each.arguments.get("where"), other)
+        order = orders_of(each.arguments.get("orderBy"), other)
+        require_columns(relation, (*columns_in(where), *(term.column for term in order)))
         require_patterns(self._snapshot, where)
         into.embed.append(
             Embedding(
@@ -74,7 +73,7 @@ class RowPlanner:
                 is_single=relationship.is_single,
                 columns=inner.names(relation),
                 where=where,
-                order=orders_of(each.arguments.get("orderBy"), other),
+                order=order,
                 limit=count_of(each.arguments, MOST_RELATED),
                 embed=tuple(inner.embed),
             )
@@ -96,6 +95,19 @@ def count_of(arguments: Mapping[str, object], most: int) -> int:
     if not isinstance(first, int) or not 1 <= first <= most:
         raise HttpError(f"'first' takes an integer from 1 to {most}", got=str(first)[:40])
     return first
+
+
+def columns_in(where: Condition | None) -> list[str]:
+    """Return the columns of a condition."""
+    return [each.column.name for each in comparisons(where)]
+
+
+def require_columns(relation: VisibleRelation, names: Iterable[str]) -> None:
+    """Raise `HttpError` for a column that the version does not have: an earlier one may not have it yet."""
+    known = frozenset(relation.schema.names)
+    missing = next((name for name in names if name not in known), None)
+    if missing is not None:
+        raise HttpError(f"table {relation.table!r} has no column {missing!r} in version {relation.version}")
 
 
 def require_patterns(snapshot: ReadSnapshot, where: Condition | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 
 from graphql import DocumentNode, GraphQLSchema, build_ast_schema, parse
 
+from pipeline.core.errors import StorageError
+from serve.access.authorization import CallerColumns
 from serve.access.caller import Caller
 from serve.backend import Backend
 from serve.graphql.naming import Naming, naming_of
@@ -18,8 +21,9 @@ from serve.graphql.scalars import prepare
 from serve.graphql.sdl import sdl_of
 from serve.graphql.visible import visible
 
+_LOG = logging.getLogger("headwater.serve")
 FRESH_S = 5.0
-"""How long the columns of a caller's tables are taken as known, in seconds."""
+"""How long the columns of a caller's tables are taken as known, in seconds; after that, they are read again while requests go on."""
 _MOST_SCHEMAS, _MOST_RIGHTS, _MOST_DOCUMENTS = 32, 1_024, 512
 
 
@@ -64,23 +68,46 @@ class Schemas:
         self._clock = clock
         self._by_rights: OrderedDict[str, tuple[float, Api]] = OrderedDict()
         self._by_digest: OrderedDict[str, Api] = OrderedDict()
+        self._reading: set[str] = set()
+        self._seen: dict[str, dict[str, CallerColumns]] = {}
         self._lock = threading.Lock()
         self._making = threading.Lock()
 
     def of(self, caller: Caller, rights: str) -> Api:
-        """Return what a caller can ask for, where `rights` decides what it sees. It may read the lake."""
+        """Return what a caller can ask for, where `rights` decides what it sees. It reads the lake when rights are new."""
         with self._lock:
             known = self._by_rights.get(rights)
-        if known is not None and self._clock() - known[0] < FRESH_S:
-            return known[1]
-        naming = naming_of(visible(self._backend, caller))
+            is_old = known is not None and self._clock() - known[0] >= FRESH_S and rights not in self._reading
+            if is_old:
+                self._reading.add(rights)
+        if known is None:
+            return self._made(caller, rights)
+        if is_old:
+            threading.Thread(target=self._refresh, args=(caller, rights), name="schema of GraphQL", daemon=True).start()
+        return known[1]
+
+    def _refresh(self, caller: Caller, rights: str) -> None:
+        try:
+            self._made(caller, rights)
+        except StorageError as error:
+            _LOG.warning("the schema of GraphQL stays as it is: %s", error)
+        except Exception:  # noqa: BLE001 - the schema stays as it is, and is read again later
+            _LOG.exception("the schema of GraphQL cannot be read again")
+        finally:
+            with self._lock:
+                self._reading.discard(rights)
+
+    def _made(self, caller: Caller, rights: str) -> Api:
+        seen = self._seen.setdefault(rights, {})
+        naming = naming_of(visible(self._backend, caller, seen))
         sdl = sdl_of(naming)
         api = self._api(naming, sdl, hashlib.sha256(sdl.encode()).hexdigest())
         with self._lock:
             self._by_rights[rights] = (self._clock(), api)
             self._by_rights.move_to_end(rights)
             if len(self._by_rights) > _MOST_RIGHTS:
-                self._by_rights.popitem(last=False)
+                old, _ = self._by_rights.popitem(last=False)
+                self._seen.pop(old, None)
         return api
 
     def _api(self, naming: Naming, sdl: str, digest: str) -> Api:

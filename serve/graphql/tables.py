@@ -13,7 +13,7 @@ from pipeline.core.errors import StorageError
 from pipeline.core.schema import Column
 from serve.graphql.filters import condition_of, one_of, ordering, orders_of
 from serve.graphql.naming import NamedTable, Naming, Root
-from serve.graphql.rows import RowColumns, RowPlanner, count_of, require_patterns
+from serve.graphql.rows import RowColumns, RowPlanner, columns_in, count_of, require_columns, require_patterns
 from serve.graphql.scalars import is_text, text_of
 from serve.graphql.selection import Selected
 from serve.graphql.snapshot import ReadSnapshot
@@ -252,6 +252,10 @@ class TablePlanner:
         require_patterns(snapshot, where)
         relation = snapshot.relation(name, version, where)
         query = replace(query_of(relation), where=where, limit=count_of(arguments, MOST_ROWS))
+        own = {each.column for each in query.select if each.column}
+        results = {each.name for each in query.select if query.is_grouped}
+        ordered = {term.column for term in query.order} - results
+        require_columns(relation, sorted({*own, *ordered, *columns_in(where)}))
         identity = cursors.identity(rows_only(query))
         if cursor is not None:
             query = cursors.resumed(cursor, query, relation.schema, relation.key, identity)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
+from serve.access.authorization import CallerColumns
 from serve.access.caller import Caller
 from serve.backend import Backend
 from serve.http_errors import DeniedError
@@ -34,22 +35,28 @@ class Visible:
     metrics: tuple[VisibleMetric, ...] = ()
 
 
-def visible(backend: Backend, caller: Caller) -> Visible:
-    """Return what a caller sees. Tables that are not computed yet or cannot be read have no columns, and are left out."""
+def visible(backend: Backend, caller: Caller, seen: dict[str, CallerColumns]) -> Visible:
+    """Return what a caller sees, and note the columns of its tables in `seen`.
+
+    Tables that are not computed yet have no columns, and are left out. One that cannot be read now has the columns that were seen last.
+    """
     reading, tables = backend.reading, []
     grants = {grant.definition.name: grant for grant in reading.authorizer.readable(caller)}
-    seen = {}
     for name, grant in grants.items():
         try:
             version = reading.tables.newest(name)
-            if version is not None:
+            if version is None:
+                seen.pop(name, None)
+            else:
                 seen[name] = reading.authorizer.columns(grant, caller, version)
-        except (StorageError, DeniedError):
+        except StorageError:
             continue
+        except DeniedError:
+            seen.pop(name, None)
     columns = {name: each.unmasked for name, each in seen.items()}
-    for name, each in seen.items():
-        definition = grants[name].definition
-        known = reading.related.between(name, columns)
-        tables.append(VisibleTable(name, definition.description, each.schema, each.key, known))
+    for name, grant in grants.items():
+        if name in seen:
+            known, mine = reading.related.between(name, columns), seen[name]
+            tables.append(VisibleTable(name, grant.definition.description, mine.schema, mine.key, known))
     models = [(each.name, each.description) for each in backend.models.definitions if caller.may("predict", each.name)]
     return Visible(tuple(tables), tuple(models), tuple(reading.metrics.readable(caller)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from graphql import build_client_schema, build_schema, get_introspection_query, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
@@ -472,6 +474,59 @@ def test_callers_that_see_the_same_share_a_schema(client):
     assert schemas.of(caller, "one") is schemas.of(caller, "other")
     sdl = schemas.of(caller, "one").sdl
     assert "later" not in sdl, "tables that are not computed yet have no columns"
+
+
+def test_a_new_column_is_in_the_schema_soon_and_not_in_earlier_versions(cafe):
+    with cafe.client() as client:
+        schemas = client.app.router.routes
+        schemas = next(each for each in schemas if getattr(each, "path", "") == PATH).endpoint.__self__.schemas
+        assert "Cannot query field 'cents'" in error(client, "{ cafe_orders { nodes { cents } } }")
+        file = cafe.root / "cafe.py"
+        file.write_text(
+            file.read_text().replace(
+                "price, rating, is_member from", "price, rating, is_member, 100 * price as cents from"
+            )
+        )
+        Runner(cafe.project(), RunOptions(select=("+cafe_orders",), full=True)).run()
+        schemas._clock = lambda: time.monotonic() + 60  # noqa: SLF001 - instead of waiting
+        for _ in range(100):
+            client.app.state.backend.tables._newest.clear()  # noqa: SLF001 - likewise
+            found = client.post(PATH, json={"query": "{ cafe_orders(first: 1) { nodes { cents } } }"}).json()
+            if "errors" not in found:
+                break
+            time.sleep(0.05)
+        assert found["data"]["cafe_orders"]["nodes"] == [{"cents": "250.00"}]
+        problem = "table 'cafe_orders' has no column 'cents' in version 0"
+        for selection in (
+            "cafe_orders(version: 0) { nodes { cents } }", "cafe_orders(version: 0, where: {cents: {gt: 1}}) { totalCount }",
+            "cafe_orders(version: 0, orderBy: [{cents: ASC}]) { nodes { order_id } }", "cafe_orders_groups(version: 0) { nodes { keys { cents } } }",
+            "cafe_orders_groups(version: 0) { nodes { sum { cents } } }",
+        ):  # fmt: skip
+            assert error(client, f"{{ {selection} }}") == problem
+        assert "errors" not in asked(client, "{ cafe_orders(version: 0, first: 1) { nodes { order_id } } }")
+
+
+def test_a_schema_outlives_an_outage_of_the_lake(cafe, monkeypatch):
+    document = "{ cafe_orders { nodes { order_id } } }"
+    with cafe.client() as client:
+        backend = client.app.state.backend
+        schemas = next(
+            each for each in client.app.routes if getattr(each, "path", "") == PATH
+        ).endpoint.__self__.schemas
+        assert "errors" not in asked(client, document)
+        rights, (_, before) = next(iter(schemas._by_rights.items()))  # noqa: SLF001 - what is kept
+
+        def fails(*_):
+            raise StorageError("the lake cannot be read", got=str(cafe.root))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(backend.tables, "newest", fails)
+            caller = next(iter(backend.admission.authenticator.ring._by_digest.values()))[1]  # noqa: SLF001 - the test's
+            assert schemas._made(caller, rights) is before  # noqa: SLF001 - as after some seconds
+            body = asked(client, document)
+            assert body["data"] == {"cafe_orders": None}
+            assert body["errors"][0]["message"] == "the lake cannot be read"
+        assert "errors" not in asked(client, document)
 
 
 # HTTP
