@@ -46,11 +46,14 @@ class ApiError(HeadwaterError):
 
     @classmethod
     def of(cls, status: int, body: bytes) -> ApiError:
-        """Return the error for a response, whose body is a problem of RFC 9457 or anything else."""
+        """Return the error for a response, whose body is a problem of RFC 9457, that of GraphQL, or anything else."""
         try:
             parts = json.loads(body)
+            if "errors" in parts:
+                first = parts["errors"][0]
+                parts = {"detail": first["message"], **first.get("extensions", {})}
             error = cls(str(parts["detail"]), got=parts.get("got"), do=parts.get("do"))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             error = cls(f"the server returned {status}", got=repr(body[:200].decode(errors="replace")))
         error.status = status
         return error
@@ -130,6 +133,18 @@ def _call_of_prediction(model: str, rows: Sequence[Mapping[str, Any]], options: 
     return _Call("POST", f"/v1/models/{quote(model, safe='')}/predict", body={"rows": list(rows), **options})
 
 
+def _call_of_graphql(document: str, variables: Mapping[str, object]) -> _Call:
+    return _Call("POST", "/v1/graphql", body={"query": document, "variables": dict(variables)})
+
+
+def _data(response: httpx.Response) -> dict[str, Any]:
+    body: dict[str, Any] = response.json()
+    if "errors" in body:
+        raise ApiError.of(response.status_code, response.content)
+    data: dict[str, Any] = body["data"]
+    return data
+
+
 def _settings(url: str, key: str | None, timeout_s: float) -> dict[str, Any]:
     text = os.environ.get(KEY, "") if key is None else key
     headers = {"Authorization": f"Bearer {text}"} if text else {}
@@ -188,6 +203,10 @@ class ApiClient:
     def query(self, sql: str) -> pa.Table:
         """Return the rows of one SELECT. The key needs the scope `query`."""
         return _read_arrow(self._send(_call_of_query(sql)).content)
+
+    def graphql(self, document: str, **variables: object) -> dict[str, Any]:
+        """Return the data of a GraphQL query; raise `ApiError` if a field has none because of an error."""
+        return _data(self._send(_call_of_graphql(document, variables)))
 
     def predict(self, model: str, rows: Sequence[Mapping[str, Any]], **options: object) -> dict[str, Any]:
         """Return the response of a model to rows: `predictions`, `version` and so on. The key needs the scope `predict`."""
@@ -257,6 +276,10 @@ class AsyncApiClient:
     async def query(self, sql: str) -> pa.Table:
         """Return the rows of one SELECT; see `ApiClient.query`."""
         return _read_arrow((await self._send(_call_of_query(sql))).content)
+
+    async def graphql(self, document: str, **variables: object) -> dict[str, Any]:
+        """Return the data of a GraphQL query; see `ApiClient.graphql`."""
+        return _data(await self._send(_call_of_graphql(document, variables)))
 
     async def predict(self, model: str, rows: Sequence[Mapping[str, Any]], **options: object) -> dict[str, Any]:
         """Return the response of a model to rows; see `ApiClient.predict`."""

@@ -76,6 +76,25 @@ def test_the_same_to_await(url, cafe):
     anyio.run(ask)
 
 
+def test_graphql(url, cafe):
+    document = "query($n: Int) { guests(first: $n) { nodes { guest orders } } }"
+
+    async def ask():
+        async with AsyncApiClient(url, cafe.key()) as client:
+            return await client.graphql(document, n=1)
+
+    with ApiClient(url, cafe.key()) as client:
+        assert client.graphql(document, n=1) == {"guests": {"nodes": [{"guest": "100%", "orders": "1"}]}}
+        assert client.graphql(document, n=1) == anyio.run(ask)
+        with pytest.raises(ApiError, match="Cannot query field 'guest'"):
+            client.graphql("{ guest }")
+        with pytest.raises(ApiError, match="'first' takes an integer from 1 to 10000: got 0"):
+            client.graphql(document, n=0)
+        with pytest.raises(ApiError, match="the document is longer than 20000 bytes") as caught:
+            client.graphql("#" * 30_000)
+        assert caught.value.status == 413
+
+
 def test_a_busy_server_is_asked_again_and_an_absent_one_is_named(monkeypatch):
     slept = []
     monkeypatch.setattr(time, "sleep", slept.append)

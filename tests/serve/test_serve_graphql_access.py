@@ -19,6 +19,7 @@ from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from serve.access import authentication
 from serve.graphql import subscriptions, transport_ws
+from tests.rigs.proofs import some
 from tests.serve.test_serve_access import ROWS, make, sent
 
 PATH = "/v1/graphql"
@@ -97,7 +98,7 @@ def test_attempts_to_get_round_a_policy_return_what_a_system_without_the_rest_re
     compared = {200: 0, 400: 0}
     with alone.client(key=alone.key(scopes=["read"])) as client:
         attempts = list(itertools.product(("orders", "orders_groups"), SELECTIONS, WHERE, PAGES))
-        for field, selection, where, page in attempts[::7]:
+        for field, selection, where, page in some(attempts, 250):
             arguments = ", ".join(part for part in (where and f"where: {{{where}}}", page) if part)
             document = f"{{ {field}{f'({arguments})' if arguments else ''} {{ {selection} }} }}"
             mine, theirs = ask(app, document, sent(sales)), ask(client, document)
