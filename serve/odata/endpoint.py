@@ -16,8 +16,8 @@ from serve.odata.headers import XML, json_form, preferences_of, require_xml, ver
 from serve.odata.metadata import metadata_document, service_document
 from serve.odata.model import entity_sets, grant_of
 from serve.odata.options import Options
-from serve.odata.resources import Resource
-from serve.odata.rows import Ask, read_resource
+from serve.odata.resources import Ask, Resource
+from serve.odata.rows import read_resource
 from serve.problems import ODATA
 from serve.queries.query import MOST_ROWS
 from serve.reading import Reading

@@ -1,4 +1,4 @@
-"""The system query options of a request: `$select`, `$filter`, `$orderby`, `$top`, `$skip`, `$count`, `$format`, `$skiptoken`."""
+"""The system query options of a request: `$select`, `$filter`, `$orderby`, `$top`, `$skip`, `$count`, `$format`, `$skiptoken`, `$apply`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from serve.queries.query import Ordering
 from serve.queries.rest_syntax import MOST_OFFSET, integer
 from serve.queries.values import shown
 
-KNOWN = ("select", "filter", "orderby", "top", "skip", "count", "format", "skiptoken")
-_UNSUPPORTED = ("expand", "apply", "search", "compute", "levels", "index", "schemaversion", "deltatoken", "id")
+KNOWN = ("select", "filter", "orderby", "top", "skip", "count", "format", "skiptoken", "apply")
+_UNSUPPORTED = ("expand", "search", "compute", "levels", "index", "schemaversion", "deltatoken", "id")
 _MOST_TERMS = 200
 
 
@@ -35,7 +35,7 @@ class Options:
         words: dict[str, str] = {}
         for name, value in pairs:
             word = name.lower().removeprefix("$")
-            if word in _UNSUPPORTED and (name.startswith("$") or word in {"expand", "apply", "search", "compute"}):
+            if word in _UNSUPPORTED and (name.startswith("$") or word in {"expand", "search", "compute"}):
                 raise UnsupportedError(f"'${word}' is not supported", do="see the annotations of $metadata")
             if name.startswith("@"):
                 raise UnsupportedError("parameter aliases are not supported", got=shown(name), do="write the value")

@@ -9,8 +9,10 @@ from typing import Literal
 from serve.http_errors import HttpError, UnknownError
 from serve.odata.filter_syntax import condition_of
 from serve.odata.functions import compared
+from serve.odata.headers import Preferences
 from serve.odata.literals import Word, number_of, text_of, time_of, words_of
 from serve.odata.model import EntitySet, Property
+from serve.odata.options import Options
 from serve.queries.expressions import Call, ColumnReference, Constant
 from serve.queries.query import Condition, both
 from serve.queries.values import shown
@@ -42,6 +44,19 @@ class Resource:
         if key is not None and (len(rest) <= 1 or is_value) and not (rest and rest[0].startswith("$")):
             return cls(match["set"], key, rest[0] if rest else None, "$value" if is_value else "")
         raise UnknownError("there is no such resource", got=shown(path), do="see the service document")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request of a resource, and how its response is to be."""
+
+    resource: Resource
+    options: Options
+    accept: str
+    preferences: Preferences
+    base: str
+    """The address of the service."""
+    if_none_match: str = ""
 
 
 def key_condition(text: str, entities: EntitySet) -> Condition:

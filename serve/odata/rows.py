@@ -17,10 +17,10 @@ from serve.access.gate import is_same
 from serve.http_errors import UnknownError
 from serve.odata.entities import as_entities, plain_text
 from serve.odata.filter_syntax import Filter
-from serve.odata.headers import JsonForm, Preferences, json_form
+from serve.odata.headers import JsonForm, json_form
+from serve.odata.metric_rows import read_metrics
 from serve.odata.model import EntitySet, Property, entity_set, grant_of
-from serve.odata.options import Options
-from serve.odata.resources import Resource, key_condition, property_of
+from serve.odata.resources import Ask, key_condition, property_of
 from serve.queries import cursor as cursors
 from serve.queries.cursor import PageCursor
 from serve.queries.formats import JSON, Page, read_page
@@ -31,19 +31,6 @@ from serve.reading import Reading
 from serve.tables import gone
 
 _OF_COLLECTIONS = ("select", "filter", "orderby", "top", "skip", "count", "format", "skiptoken")
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A request of a resource, and how its response is to be."""
-
-    resource: Resource
-    options: Options
-    accept: str
-    preferences: Preferences
-    base: str
-    """The address of the service."""
-    if_none_match: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +47,8 @@ class _Read:
 
 def read_resource(reading: Reading, context: RequestContext, ask: Ask) -> Response:
     """Return a resource. Raises `HttpError`, or `StorageError` if the lake cannot be read."""
+    if "apply" in ask.options.words and ask.resource.key is None and not ask.resource.tail:
+        return read_metrics(reading, context, ask)
     read = _read(reading, context, ask)
     resource = ask.resource
     number = read.relation.version
