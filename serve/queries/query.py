@@ -17,6 +17,8 @@ DEFAULT_LIMIT, MOST_ROWS = 100, 10_000
 """The number of rows of a page if none is given, and the most."""
 MOST_RELATED = 1_000
 """The most related rows of a row."""
+OWN = "\ue000"
+"""How the names of columns begin that statements need beside those of the response; names in requests must not have it."""
 Operator = Literal[
     "=", "<>", ">", ">=", "<", "<=", "like", "ilike", "match", "imatch", "in", "is", "distinct", "contains", "contained",
     "overlaps", "text",

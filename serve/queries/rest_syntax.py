@@ -19,6 +19,7 @@ from serve.queries.query import (
     DEFAULT_LIMIT,
     FUNCTIONS,
     MOST_ROWS,
+    OWN,
     ColumnCondition,
     Combination,
     Condition,
@@ -370,6 +371,8 @@ def _of_related(found: Embedding, text: str) -> tuple[str, ...]:
 
 
 def _require_free(name: str, *taken: Mapping[str, Any]) -> None:
+    if OWN in name:
+        raise HttpError(f"a column cannot be called {shown(name)}", do="choose another name")
     if any(name.lower() == other.lower() for each in taken for other in each):  # the engine's names ignore case
         raise HttpError(f"{name!r} is selected twice", do=f"rename one: select=other_name:{name}")
 

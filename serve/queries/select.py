@@ -14,6 +14,7 @@ from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.kernel.types import arrow_type
 from serve.queries.expressions import expression_sql, plain
 from serve.queries.query import (
+    OWN,
     ColumnCondition,
     Combination,
     Condition,
@@ -79,11 +80,11 @@ def page(
         return PageStatement(_grouped(relation, query, schema), schema)
     order = _total(query.order, relation)
     is_single = _names_a_row(relation, query)  # to sort one row costs as much as to find it
-    cursor = tuple(f"~{n}" for n in range(len(order))) if is_keyset(relation, query) and not is_single else ()
+    cursor = tuple(f"{OWN}{n}" for n in range(len(order))) if is_keyset(relation, query) and not is_single else ()
     columns = [f"{_ROWS}.{quoted(each.column)} as {quoted(each.name)}" for each in query.select]
     columns += [f"{_ROWS}.{quoted(term.column)} as {quoted(name)}" for name, term in zip(cursor, order, strict=False)]
     pairs = [pair for each in query.embed for pair in each.pairs]
-    columns += [f"{_ROWS}.{quoted(mine)} as {quoted(f'~e{n}')}" for n, (mine, _) in enumerate(pairs)]
+    columns += [f"{_ROWS}.{quoted(mine)} as {quoted(f'{OWN}e{n}')}" for n, (mine, _) in enumerate(pairs)]
     where, values = _where(query, order, relation.schema)
     sql = f"select {', '.join(columns) or '1'} from ({relation.sql}) as {_ROWS}{where}"
     if not is_single and (query.limit is not None or query.order or query.embed):
@@ -186,12 +187,12 @@ def _embedding(
     values: list[Any] = []
     number = 0
     for each in query.embed:
-        mine = [f"{_PAGE}.{quoted(f'~e{number + n}')}" for n in range(len(each.pairs))]
+        mine = [f"{_PAGE}.{quoted(f'{OWN}e{number + n}')}" for n in range(len(each.pairs))]
         number += len(mine)
         columns.append(f"{_related_rows(each, related, mine, values)} as {quoted(each.name)}")
     columns += [f"{_PAGE}.{quoted(name)}" for name in cursor]
-    numbered = f'select *, row_number() over () as "~n" from ({made.sql})'
-    sql = f'select {", ".join(columns)} from ({numbered}) as {_PAGE} order by {_PAGE}."~n"'
+    numbered = f"select *, row_number() over () as {quoted(OWN)} from ({made.sql})"
+    sql = f"select {', '.join(columns)} from ({numbered}) as {_PAGE} order by {_PAGE}.{quoted(OWN)}"
     return Statement(sql, (*values, *made.values))
 
 

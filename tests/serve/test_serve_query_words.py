@@ -70,6 +70,12 @@ def test_columns_are_renamed_and_lists_are_compared(client):
     ]
 
 
+def test_any_other_name_is_a_name(client):
+    for name in ("~0", "row", "t", "~n", "p", "x y", "%", "'", "1"):
+        rows = client.get(ORDERS, params={"select": f"{name}:cups", "limit": 2, "order": "price"}).json()["rows"]
+        assert rows[0].keys() == {name}, name
+
+
 def test_rows_are_aggregated_by_the_other_columns(client):
     rows = client.get(f"{ORDERS}?select=cups,n:count(),price.sum(),rating.avg(),day.max()&order=cups").json()["rows"]
     assert rows[0] == {"cups": 1, "n": 2, "price_sum": 5.0, "rating_avg": 3.75, "day_max": "2026-01-06"}
@@ -153,6 +159,8 @@ def test_all_rows_are_streamed_in_every_form_but_json(client):
         ("select=guest.sum()", "'sum' applies to numbers, and column 'guest' is VARCHAR"),
         ("select=sum()", "'sum' needs a column"),
         ("select=cups,cups:price", "'cups' is selected twice"),
+        ("select=\ue0000:cups", "a column cannot be called"),
+        ("select=\ue000:count()", "a column cannot be called"),
         ("select=guests(guest)", "no table 'guests' is related to 'cafe_orders'"),
         ("select=cups.sum()&distinct=true", "'distinct' cannot be combined"),
         ("select=cups.sum()&order=price", "there is no column 'price'"),
