@@ -25,6 +25,7 @@ from serve.rest.catalog import catalog_routes
 from serve.rest.metrics import metric_routes
 from serve.rest.models import model_routes
 from serve.rest.operations import operation_routes
+from serve.rest.sources import source_routes
 from serve.rest.sql import sql_routes
 from serve.rest.tables import table_routes
 from serve.sharing.endpoint import SharingServer, sharing_routes
@@ -70,6 +71,7 @@ def create_app(
             *model_routes(backend.predictions, patience),
             *graphql_routes(backend, patience),
             *webhook_routes(project),
+            *source_routes(project),
             *page_routes(backend),
         ],
         middleware=[*_cors(project), _gate(backend)],
@@ -99,7 +101,7 @@ def _cors(project: Project) -> list[Middleware]:
     origins = project.settings.serve.cors_origins
     if not origins:
         return []
-    allowed = ["Authorization", "Accept", "Content-Type", "If-None-Match", "Prefer", "X-Request-Id"]
+    allowed = ["Authorization", "Accept", "Content-Type", "Idempotency-Key", "If-None-Match", "Prefer", "X-Request-Id"]
     return [
         Middleware(
             CORSMiddleware,

@@ -25,7 +25,9 @@ _LOG = logging.getLogger("headwater.serve")
 def webhook_routes(project: Project) -> list[Route]:
     """Return the route of a project's webhooks."""
     sources = project.graph.all_of(Source) + project.graph.all_of(Feed)
-    webhooks = {each.reader.name: each.reader for each in sources if isinstance(each.reader, Webhook)}
+    webhooks = {
+        each.reader.name: each.reader for each in sources if isinstance(each.reader, Webhook) and not each.reader.keyed
+    }
     receivers = {name: webhook.receiver() for name, webhook in webhooks.items()}
 
     async def receive_message(request: Request) -> Response:

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ml.models import Model
-from pipeline.core.definitions import StoredDefinition
+from pipeline.core.definitions import Feed, Source, StoredDefinition
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Column, Schema
 from serve.access.caller import Caller
@@ -21,6 +21,7 @@ from serve.queries.query import MOST_ROWS
 from serve.queries.sql_guard import MOST_SQL_BYTES
 from serve.rest.descriptions import described
 from serve.rest.shapes import REASONS, SCHEMAS, SECURITY, WORDS
+from serve.rest.sources import MOST_SENT, sources_of
 from serve.status import visible_schema
 
 _TYPES: dict[str, dict[str, Any]] = {
@@ -82,6 +83,9 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
         paths[f"/v1/tables/{quote(name)}"] = {"get": _table(grant.definition, visible_schema(reading, caller, grant))}
     if caller.may("query"):
         paths["/v1/query"] = _query()
+    for each in sources_of(backend.project).values():
+        if caller.may("write", each.name):
+            paths[f"/v1/sources/{quote(each.name)}"] = {"post": _source(each)}
     for artifact in models.definitions:
         if caller.may("predict", artifact.name):
             paths[f"/v1/models/{quote(artifact.name)}/predict"] = {"post": _model(artifact, models, backend.features)}
@@ -95,6 +99,25 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": SCHEMAS, "securitySchemes": SECURITY},
         "security": [{"bearer": []}, {"basic": []}, {}],
+    }
+
+
+def _source(definition: Source | Feed) -> dict[str, Any]:
+    columns = () if definition.schema is None else definition.schema.columns
+    row = {"type": "object", "properties": {c.name: _nullable(_type(c)) for c in columns if not c.name.startswith("_")}}
+    rows = {"type": "array", "minItems": 1, "maxItems": MOST_SENT, "items": row}
+    key = {"type": "string", "maxLength": 255, "pattern": "^[A-Za-z0-9:._/+-]+$"}
+    answer = {"type": "object", "required": ["result", "rows"], "properties": {"rows": {"type": "integer"}}}
+    responses = _responses(answer, ("400", "401", "403", "404", "408", "413", "422", "429", "503"))
+    responses["202"] = responses.pop("200")
+    return {
+        "tags": ["Sources"],
+        "summary": definition.name,
+        "description": definition.description or "Rows are on disk before the response is sent.",
+        "operationId": f"write_{definition.name}",
+        "parameters": [{"name": "Idempotency-Key", "in": "header", "schema": key}],
+        "requestBody": {"required": True, "content": {JSON: {"schema": {"oneOf": [row, rows]}}}},
+        "responses": responses,
     }
 
 

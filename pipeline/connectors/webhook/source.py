@@ -33,6 +33,8 @@ class Webhook(MessageLog):
 
     name: str
     signature: Signature | None = None
+    keyed: bool = False
+    """Whether rows come from callers with a key, and not from senders of webhooks."""
     id_headers: tuple[str, ...] = _IDS
     kept_s: float = field(default=30 * 86400.0, compare=False)
     most_bytes: int = field(default=1 << 20, compare=False)
@@ -72,6 +74,7 @@ def webhook(
     *,
     signature: Signature | None = None,
     unsigned: bool = False,
+    keyed: bool = False,
     id_header: str | None = None,
     metadata: str | Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
@@ -82,22 +85,24 @@ def webhook(
     """Read the messages that other systems post to `/webhooks/NAME` of `headwater serve`.
 
     Each message is one JSON object. `signature` says how messages are signed; without it, `unsigned=True` accepts messages
-    from anyone who can reach the server. A message whose id was received before is not stored again: the id is in `id_header`
+    from anyone who can reach the server. With `keyed=True`, rows are posted to `/v1/sources/` and the name of the source instead, by callers whose
+    key has the scope `write`. A message whose id was received before is not stored again: the id is in `id_header`
     (by default `Idempotency-Key`, `Webhook-Id` or `X-GitHub-Delivery`). `metadata` adds the columns
     `_received_at`, `_id` and `_headers`, and `rename` maps names of fields to names of columns. Messages are kept on disk below `spool`, on the machine of the server, for `keep`.
 
-    Raises `DefinitionError` for a name that is not a part of a path, and if neither signature= nor unsigned=True is given.
+    Raises `DefinitionError` for a name that is not a part of a path, and unless one of signature=, unsigned=True and keyed=True is given.
     """
     if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
         raise DefinitionError("the name of a webhook must consist of letters, digits, - and _", got=repr(name))
-    if (signature is None) != unsigned:
+    if (signature is not None) + unsigned + keyed != 1:
         raise DefinitionError(
-            "a webhook needs either signature= or unsigned=True",
+            "a webhook needs one of signature=, unsigned=True and keyed=True",
             do="pass for example signature=Signature('env:WEBHOOK_KEY', scheme='github')",
         )
     return Webhook(
         name=name,
         signature=signature,
+        keyed=keyed,
         id_headers=_IDS if id_header is None else (id_header.lower(),),
         metadata=names(metadata),
         naming=log_naming(rename, Webhook.known_metadata),

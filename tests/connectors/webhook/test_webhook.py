@@ -162,7 +162,7 @@ def test_a_message_with_a_wrong_signature_is_not_stored(tmp_path):
 def test_options_that_are_refused():
     with pytest.raises(DefinitionError, match="must consist of letters, digits, - and _: got 'a/b'"):
         webhook("a/b", unsigned=True)
-    with pytest.raises(DefinitionError, match="needs either signature= or unsigned=True"):
+    with pytest.raises(DefinitionError, match="needs one of signature=, unsigned=True and keyed=True"):
         webhook("a")
     with pytest.raises(DefinitionError, match="unknown scheme of signatures: got 'md5'"):
         Signature("key", "md5")
