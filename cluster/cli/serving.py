@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.cli.console import err, grid, open_project, out, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.errors import RequestError, StopError
+
+if TYPE_CHECKING:
+    from pipeline.project.project import Project
 
 
 def serve(
@@ -85,10 +89,23 @@ def serve(
             out.print(f"without Ray's proxy: {endpoint.direct_url}")
         if endpoint.flight_url is not None:
             out.print(f"Flight SQL: {endpoint.flight_url}")
+        if not _has_keys(project):
+            err.print("[yellow]there are no keys:[/] create one with `headwater keys create NAME`")
         err.print("[dim]press Ctrl-C to stop[/]")
         _wait()
     finally:
         deploy.stop()
+
+
+def _has_keys(project: Project) -> bool:
+    from pipeline.governance.api_keys import ApiKeys  # noqa: PLC0415 - not needed by other commands
+    from pipeline.project.workspace import Workspace  # noqa: PLC0415 - likewise
+
+    catalog = Workspace(project).catalog
+    try:
+        return any(key.is_valid(time.time()) for key in ApiKeys(catalog, project.settings.env).all())
+    finally:
+        catalog.close()
 
 
 def _wait() -> None:
