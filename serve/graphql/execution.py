@@ -44,7 +44,7 @@ from serve.queries.select import Statement
 _LOG = logging.getLogger("headwater.serve")
 _MOST_ERRORS = 3
 _MOST_PREDICTING = 8
-_MOST_INTROSPECTED = 16
+_MOST_INTROSPECTED = 4
 _INVALID = "GRAPHQL_VALIDATION_FAILED"
 _INTROSPECTION = ("__schema", "__type")
 
@@ -112,7 +112,7 @@ class OperationRunner:
             document = _parsed(request.document)
             require_affordable(api.schema, document, request.variables)
             _require_valid(api, document, may_introspect=self.may_introspect(caller))
-            api.keep(digest, document)
+            api.keep(digest, document, len(request.document))
         else:
             require_affordable(api.schema, document, request.variables)
         definition = _operation(document, request.operation)

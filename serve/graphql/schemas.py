@@ -24,7 +24,11 @@ from serve.graphql.visible import visible
 _LOG = logging.getLogger("headwater.serve")
 FRESH_S = 5.0
 """How long the columns of a caller's tables are taken as known, in seconds; after that, they are read again while requests go on."""
-_MOST_SCHEMAS, _MOST_RIGHTS, _MOST_DOCUMENTS = 32, 1_024, 512
+_MOST_RIGHTS = 1_024
+_MOST_TYPES = 20_000
+"""The most types of the schemas in memory; of more, the least recently used are made again when they are needed."""
+_MOST_TEXT = 100_000
+"""The most characters of the documents that are kept parsed for a schema: they take more than a hundred times as many bytes."""
 
 
 @dataclass
@@ -36,8 +40,8 @@ class Api:
     schema: GraphQLSchema
     digest: str
     """The SHA-256 of the schema."""
-    documents: OrderedDict[str, DocumentNode] = field(default_factory=OrderedDict)
-    """Documents that are valid, by their hash."""
+    documents: OrderedDict[str, tuple[DocumentNode, int]] = field(default_factory=OrderedDict)
+    """Documents that are valid, by their hash, with the length of their text."""
     introspected: OrderedDict[str, dict[str, str]] = field(default_factory=OrderedDict)
     """Parts of the schema that were asked for, as JSON."""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -46,16 +50,17 @@ class Api:
     def known(self, digest: str) -> DocumentNode | None:
         """Return a document that was found to be valid."""
         with self.lock:
-            document = self.documents.get(digest)
-            if document is not None:
-                self.documents.move_to_end(digest)
-            return document
+            kept = self.documents.get(digest)
+            if kept is None:
+                return None
+            self.documents.move_to_end(digest)
+            return kept[0]
 
-    def keep(self, digest: str, document: DocumentNode) -> None:
-        """Keep a document that is valid."""
+    def keep(self, digest: str, document: DocumentNode, length: int) -> None:
+        """Keep a document that is valid, whose text has this length."""
         with self.lock:
-            self.documents[digest] = document
-            if len(self.documents) > _MOST_DOCUMENTS:
+            self.documents[digest] = (document, length)
+            while sum(each for _, each in self.documents.values()) > _MOST_TEXT:
                 self.documents.popitem(last=False)
 
 
@@ -119,8 +124,17 @@ class Schemas:
                 schema = build_ast_schema(tree, assume_valid=True, assume_valid_sdl=True)
                 prepare(schema)
                 api = self._by_digest[digest] = Api(sdl, naming, schema, digest)
-                if len(self._by_digest) > _MOST_SCHEMAS:
-                    self._by_digest.popitem(last=False)
+                self._evict()
             else:
                 self._by_digest.move_to_end(digest)
             return api
+
+    def _evict(self) -> None:
+        while (
+            len(self._by_digest) > 1
+            and sum(len(each.schema.type_map) for each in self._by_digest.values()) > _MOST_TYPES
+        ):
+            _, old = self._by_digest.popitem(last=False)
+            with self._lock:
+                for rights in [each for each, (_, api) in self._by_rights.items() if api is old]:
+                    del self._by_rights[rights]

@@ -17,8 +17,11 @@ from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
+from serve.access.caller import ANONYMOUS
 from serve.graphql import cost, scan
+from serve.graphql import schemas as kept_schemas
 from serve.graphql.naming import naming_of
+from serve.graphql.requests import request_of
 from serve.graphql.scalars import text_of
 from serve.graphql.schemas import Schemas
 from serve.graphql.sdl import sdl_of
@@ -527,6 +530,22 @@ def test_a_schema_outlives_an_outage_of_the_lake(cafe, monkeypatch):
             assert body["data"] == {"cafe_orders": None}
             assert body["errors"][0]["message"] == "the lake cannot be read"
         assert "errors" not in asked(client, document)
+
+
+def test_what_is_kept_in_memory_is_bounded(client, monkeypatch):
+    backend = client.app.state.backend
+    schemas = Schemas(backend)
+    caller = next(iter(backend.admission.authenticator.ring._by_digest.values()))[1]  # noqa: SLF001 - the test's
+    runner = next(each for each in client.app.routes if getattr(each, "path", "") == PATH).endpoint.__self__.runner
+    api = schemas.of(caller, "one")
+    for number in range(40):
+        fields = " ".join(f"a{number}_{n}: guest" + " " * 60 for n in range(50))
+        runner.checked(api, request_of({"query": f"{{ cafe_orders {{ nodes {{ {fields} }} }} }}"}), caller)
+    assert 10 < len(api.documents) < 40
+    monkeypatch.setattr(kept_schemas, "_MOST_TYPES", 1)
+    assert schemas.of(ANONYMOUS, "anonymous") is not api, "another schema"
+    assert [rights for rights in schemas._by_rights] == ["anonymous"]  # noqa: SLF001, C416 - the bound
+    assert schemas.of(caller, "one") is not api, "made again"
 
 
 # HTTP
