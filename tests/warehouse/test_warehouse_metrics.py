@@ -7,7 +7,9 @@ import pytest
 from pipeline import metric
 from pipeline.core.errors import DefinitionError
 from pipeline.project.project import load
+from pipeline.warehouse.modelling.metric_sql import parts_of
 from pipeline.warehouse.modelling.metrics import Aggregate
+from pipeline.warehouse.modelling.rollups import match, rollups_of
 
 DEFINITIONS = """
 from pipeline import date_dimension, dimension, fact, files, lookup, mart, metric, source
@@ -118,3 +120,73 @@ n = metric("n", "count(*)", table="flights")
     ]
     assert m.calendar == "dim_date"
     assert (m.grains[-1], n.grains) == ("fiscal_year", ())
+
+
+MARTS = {
+    "count(*) as n from flights": True,
+    "origin, COUNT( * ) as n, sum(f.late) as late from flights as f group by origin": True,
+    "date_trunc('day', at)::date as day, min(late) as least from flights group by 1 order by 1": True,
+    "a.city, count(*) as n from flights f join dim_airport a on f.origin_key = a.airport_key group by all": True,
+    "a.city, count(*) as n from flights f left join dim_airport a on a.airport_key = f.dest_key group by a.city": True,
+    "origin, count(*) filter (where late > 15) as n from flights where dest = 'JFK' group by origin": True,
+    "origin, median(late) as late from flights group by origin": False,
+    "origin, count(distinct dest) as n from flights group by origin": False,
+    "origin, 2 * count(*) as n from flights group by origin": False,
+    "distinct origin, count(*) as n from flights group by origin": False,
+    "origin, count(*) as n from flights group by origin having n > 1": False,
+    "origin, count(*) as n from flights group by origin qualify row_number() over (order by n) = 1": False,
+    "origin, count(*) as n from flights group by origin limit 3": False,
+    "origin, count(*) as n from flights group by rollup (origin)": False,
+    "origin, count(*) as n from flights group by cube (origin)": False,
+    "origin, count(*) as n from flights group by grouping sets ((origin), ())": False,
+    "origin, unnest([1, 2]) as i, count(*) as n from flights group by origin": False,
+    "origin, sum(count(*)) over () as n, count(*) as m from flights group by origin": False,
+    "origin, (select max(late) from flights) as l, count(*) as n from flights group by origin": False,
+    "origin, count(*) as n from (select * from flights limit 5) group by origin": False,
+    "origin, count(*) as n from flights tablesample 10% group by origin": False,
+    "origin, count(*) as n from flights where origin in (select code from dim_airport) group by origin": False,
+    "origin, count(*) as n from flights f, dim_airport group by origin": False,
+    "origin, count(*) as n from flights f cross join dim_airport a group by origin": False,
+    "origin, count(*) as n from flights f join dim_airport a on f.origin = a.code group by origin": False,
+    "origin, count(*) as n from flights f join dim_airport a on f.origin_key >= a.airport_key group by origin": False,
+    "origin, count(*) as n from flights f right join dim_airport a on f.origin_key = a.airport_key group by origin": False,
+    "origin, count(*) as n from flights f semi join dim_airport a on f.origin_key = a.airport_key group by origin": False,
+    "origin, count(*) as n from flights f join dim_airport a on f.origin_key = a.airport_key where a.city = 'Rome' group by origin": False,
+    "a.city, count(a.code) as n from flights f join dim_airport a on f.origin_key = a.airport_key group by all": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("select", MARTS)
+def test_which_marts_are_pre_aggregations(tmp_path, select):
+    graph = project(tmp_path, f'\nmade = mart("""select {select}""")\n').graph
+    assert [each.name for each in rollups_of(graph).get("flights", ())] == (["made"] if MARTS[select] else [])
+
+
+def test_a_pre_aggregation_keeps_the_roles_of_a_dimension_apart(tmp_path):
+    select = (
+        "select a.city, count(*) as n from flights f left join dim_airport a on a.airport_key = f.dest_key group by all"
+    )
+    more = f'\nmade = mart("{select}")\nm = metric("m", "count(*)", table="flights", dimensions=["origin_key.city", "dest_key.city"])'
+    loaded = project(tmp_path, more)
+    (part,), (rollup,) = parts_of(loaded.metrics), rollups_of(loaded.graph)["flights"]
+    assert match(part, ["dest_key.city"], "", rollup, has_bounds=False) is not None
+    assert match(part, ["origin_key.city"], "", rollup, has_bounds=False) is None
+    assert rollup.tables == ("flights", "dim_airport")
+
+
+@pytest.mark.parametrize(
+    ("where", "mart", "condition"),
+    [
+        ("late > 15", "select origin, count(*) as n from flights where (LATE>15) group by 1", ""),
+        ("late > 15", "select late as l, count(*) as n from flights group by 1", '("m"."l" > 15)'),
+        ("late > 15", "select origin, count(*) as n from flights group by 1", None),
+        ("late > 15", "select late, count(*) as n from flights where late > 10 group by 1", None),
+        ("", "select origin, count(*) as n from flights where late > 15 group by 1", None),
+    ],
+)
+def test_the_condition_of_a_metric_on_a_pre_aggregation(tmp_path, where, mart, condition):
+    more = f'\nmade = mart("{mart}")\nm = metric("m", "count(*)", table="flights", where="{where}" or None)'
+    loaded = project(tmp_path, more)
+    (part,), (rollup,) = parts_of(loaded.metrics), rollups_of(loaded.graph)["flights"]
+    found = match(part, [], "", rollup, has_bounds=False)
+    assert (None if found is None else found.where.replace("m.", '"m".')) == condition
