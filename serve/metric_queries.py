@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import duckdb
@@ -206,9 +207,10 @@ class _Seen:
         if name not in self._known:
             grant = self._grants.get(name)
             version = None if grant is None else self._tables.newest(name)
-            self._known[name] = (
-                None if grant is None or version is None else self._authorizer.columns(grant, self._caller, version)
-            )
+            self._known[name] = None
+            if grant is not None and version is not None:
+                with suppress(DeniedError):  # the log says which policy does not fit its table
+                    self._known[name] = self._authorizer.columns(grant, self._caller, version)
         return self._known[name]
 
 

@@ -19,8 +19,9 @@ from serve.problems import MEDIA_TYPE as PROBLEM
 from serve.queries.formats import ARROW, CSV, JSON, NDJSON, PARQUET
 from serve.queries.query import MOST_ROWS
 from serve.queries.sql_guard import MOST_SQL_BYTES
+from serve.reading import Reading
 from serve.rest.descriptions import described
-from serve.rest.shapes import REASONS, SCHEMAS, SECURITY, WORDS
+from serve.rest.shapes import METRIC_WORDS, REASONS, SCHEMAS, SECURITY, WORDS
 from serve.rest.sources import MOST_SENT, sources_of
 from serve.status import visible_schema
 
@@ -81,6 +82,7 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
     for grant in reading.authorizer.readable(caller):
         name = grant.definition.name
         paths[f"/v1/tables/{quote(name)}"] = {"get": _table(grant.definition, visible_schema(reading, caller, grant))}
+    paths |= _metrics(reading, caller)
     if caller.may("query"):
         paths["/v1/query"] = _query()
     for each in sources_of(backend.project).values():
@@ -119,6 +121,50 @@ def _source(definition: Source | Feed) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {JSON: {"schema": {"oneOf": [row, rows]}}}},
         "responses": responses,
     }
+
+
+def _metrics(reading: Reading, caller: Caller) -> dict[str, Any]:
+    try:
+        found = reading.metrics.readable(caller)
+    except StorageError:
+        return {}
+    row = {"type": "object", "additionalProperties": True}
+    answer = {
+        "type": "object",
+        "required": ["metrics"],
+        "properties": {
+            "metrics": {"type": "array", "description": "without parameters: what can be asked for"},
+            "columns": {"type": "array", "items": {"type": "object"}},
+            "versions": {"type": "object", "additionalProperties": {"type": "integer"}},
+            "answered_by": {"type": "object", "additionalProperties": {"type": "string"}},
+            "is_truncated": {"type": "boolean", "description": "whether there are more rows than the limit"},
+            "rows": {"type": "array", "items": row},
+        },
+    }
+    errors = ("400", "401", "404", "406", "414", "429", "503")
+    names = {
+        "name": "metrics",
+        "in": "query",
+        "description": "names, separated by commas",
+        "schema": {"type": "string"},
+    }
+    every = _get(
+        "Metrics", "Which metrics are there, and several at once", "See docs/metrics.md.", answer, errors=errors
+    )
+    paths = {"/v1/metrics": {"get": every | {"operationId": "read_metrics", "parameters": [names, *METRIC_WORDS]}}}
+    for each in found:
+        grain = {
+            "name": "grain",
+            "in": "query",
+            "description": "the length of periods",
+            "schema": {"enum": each.grains},
+        }
+        one = _get("Metrics", each.metric.name, each.metric.description, answer, errors=errors)
+        words = [*(_filter(column) for column in each.dimensions), *([grain] if each.grains else []), *METRIC_WORDS]
+        one |= {"operationId": f"read_metric_{each.metric.name}", "parameters": words}
+        one["responses"]["200"]["content"] |= {NDJSON: {}, CSV: {}, ARROW: {}, PARQUET: {}}
+        paths[f"/v1/metrics/{quote(each.metric.name)}"] = {"get": one}
+    return paths
 
 
 def _query() -> dict[str, Any]:

@@ -35,11 +35,23 @@ WORDS = (
     _word("version", "table version (default: the newest)", type="integer", minimum=0),
     _word("at", "a time, or a duration ago such as -2h: the version that was the newest then", type="string"),
 )
+METRIC_WORDS = (
+    _word("dimensions", "columns to group by, separated by commas", type="string"),
+    _word("from", "the first time that counts", type="string"),
+    _word("to", "the first time that does not count any more", type="string"),
+    _word("order", "columns of the result, separated by commas, each optionally with .desc", type="string"),
+    _word(
+        "limit",
+        f"maximum number of rows, up to {MOST_ROWS}; or all, for a stream in any media type but JSON",
+        oneOf=[{"type": "integer", "minimum": 1, "maximum": MOST_ROWS}, {"const": "all"}],
+        default=MOST_ROWS,
+    ),
+)
 REASONS = {
     "400": "a parameter is invalid",
     "401": "the key or token is missing or not valid",
     "403": "the key or token lacks a scope",
-    "404": "there is no such table, version or model",
+    "404": "there is no such table, version, metric or model",
     "406": "the media type is not supported",
     "408": "the body does not come",
     "409": "the model has no champion yet, or its feature views have changed",

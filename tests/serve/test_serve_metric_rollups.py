@@ -12,7 +12,7 @@ from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from tests.rigs.proofs import SEED, examples
 from tests.serve.conftest import Cafe
-from tests.serve.test_serve_metrics import AIRLINES, AIRPORTS, DEFINITIONS, body, comparable, flights_csv, rows
+from tests.serve.test_serve_metrics import DEFINITIONS, body, comparable, flights_csv, make_airline, rows
 
 MARTS = """
 flights_by_day = mart(
@@ -35,22 +35,9 @@ fares = metric("fares", "sum(fare::double)", table="fact_flight", dimensions="or
 DIMENSIONS = ["airline", "origin", "dim_airline.alliance"]
 
 
-def make(root, definitions: str) -> Cafe:
-    (root / "headwater.toml").write_text(
-        '[project]\nname = "airline"\ndefinitions = "airline.py"\n'
-        "[env.dev.serve]\nrequests_per_second = 10000\nburst = 10000\n"
-    )
-    (root / "airline.py").write_text(definitions)
-    (root / "airlines.csv").write_text(AIRLINES)
-    (root / "airports.csv").write_text(AIRPORTS)
-    (root / "flights.csv").write_text(flights_csv())
-    Runner(Cafe(root).project(), RunOptions()).run()
-    return Cafe(root)
-
-
 @pytest.fixture(scope="module")
 def airline(tmp_path_factory) -> Cafe:
-    return make(tmp_path_factory.mktemp("airline"), DEFINITIONS + MARTS)
+    return make_airline(tmp_path_factory.mktemp("airline"), DEFINITIONS + MARTS)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +49,7 @@ def staff(airline):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """The same project without marts."""
-    cafe = make(tmp_path_factory.mktemp("plain"), DEFINITIONS)
+    cafe = make_airline(tmp_path_factory.mktemp("plain"), DEFINITIONS)
     with cafe.client(key=cafe.key(roles=["staff"])) as client:
         yield client
 
@@ -103,7 +90,7 @@ def test_the_mart_that_answers(staff, plain, asked, answered_by):
 
 
 def test_the_mart_is_what_is_read(tmp_path):
-    cafe = make(tmp_path, DEFINITIONS + MARTS)
+    cafe = make_airline(tmp_path, DEFINITIONS + MARTS)
     with cafe.client(key=cafe.key(roles=["staff"])) as client:
         expected = rows(client, "/v1/metrics/flights?dimensions=airline")
         files = list((tmp_path / ".headwater" / "lake" / "gold" / "fact_flight").rglob("*.parquet"))
@@ -141,7 +128,11 @@ def test_row_policies_and_masks_read_the_table(airline, staff):
 
 
 def test_a_mart_that_is_behind_its_table_or_its_definition_is_not_read(tmp_path):
-    cafe, asked, numbers = make(tmp_path, DEFINITIONS + MARTS), "/v1/metrics/flights?dimensions=airline", count(1)
+    cafe, asked, numbers = (
+        make_airline(tmp_path, DEFINITIONS + MARTS),
+        "/v1/metrics/flights?dimensions=airline",
+        count(1),
+    )
 
     def answer() -> tuple[str, int]:
         with cafe.client(key=cafe.key(roles=["staff"])) as client:

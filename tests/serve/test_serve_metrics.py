@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -116,19 +117,23 @@ def flights_csv(count: int = 400) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.fixture(scope="module")
-def airline(tmp_path_factory) -> Cafe:
-    root = tmp_path_factory.mktemp("airline")
+def make_airline(root: Path, definitions: str) -> Cafe:
+    """A project of flights that was run."""
     (root / "headwater.toml").write_text(
         '[project]\nname = "airline"\ndefinitions = "airline.py"\n'
         "[env.dev.serve]\nrequests_per_second = 10000\nburst = 10000\n"
     )
-    (root / "airline.py").write_text(DEFINITIONS)
+    (root / "airline.py").write_text(definitions)
     (root / "airlines.csv").write_text(AIRLINES)
     (root / "airports.csv").write_text(AIRPORTS)
     (root / "flights.csv").write_text(flights_csv())
     Runner(Cafe(root).project(), RunOptions()).run()
     return Cafe(root)
+
+
+@pytest.fixture(scope="module")
+def airline(tmp_path_factory) -> Cafe:
+    return make_airline(tmp_path_factory.mktemp("airline"), DEFINITIONS)
 
 
 @pytest.fixture(scope="module")
@@ -454,3 +459,24 @@ def test_flight_sql_and_the_client_have_the_same_numbers(airline, staff):
     with served(airline.project()) as url, ApiClient(url, key) as client:
         found = client.metric("revenue", dimensions="origin", grain="quarter", airline="neq.ZZ")
     assert comparable(found.to_pylist()) == expected
+
+
+def test_the_document_of_endpoints_has_the_metrics_of_the_caller(airline, staff):
+    paths = body(staff, "/openapi.json")["paths"]
+    words = {each["name"]: each for each in paths["/v1/metrics/on_time_rate"]["get"]["parameters"]}
+    assert set(words) == {
+        "airline", "origin", "dim_airline.alliance", "origin_key.city", "dim_date.is_weekend",
+        "grain", "dimensions", "from", "to", "order", "limit",
+    }  # fmt: skip
+    assert words["grain"]["schema"]["enum"][-1] == "fiscal_year"
+    assert "/v1/metrics" in paths
+    with airline.client(key=airline.key(roles=["airline-af"], claims={"airline": "AF"})) as client:
+        assert "/v1/metrics/tails" not in body(client, "/openapi.json")["paths"]
+
+
+def test_a_policy_that_does_not_fit_takes_away_only_the_metrics_of_its_table(tmp_path):
+    broken = "wrong = access_policy('fact_flight', roles='wrong', hide='no_such_column')"
+    cafe = make_airline(tmp_path, f"{DEFINITIONS}{broken}\n")
+    with cafe.client(key=cafe.key(roles=["wrong"])) as client:
+        assert [each["name"] for each in body(client, "/v1/metrics")["metrics"]] == ["long_stops"]
+        assert client.get("/v1/metrics/flights").status_code == 404
