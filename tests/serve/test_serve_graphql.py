@@ -470,6 +470,7 @@ def test_the_schema_can_be_read_by_clients(client):
 
 
 def test_callers_that_see_the_same_share_a_schema(client):
+    data(client, "{ __typename }")  # so that the keys are read
     backend = client.app.state.backend
     schemas = Schemas(backend)
     keys = backend.admission.authenticator.ring._by_digest  # noqa: SLF001 - the callers of the test
@@ -533,6 +534,7 @@ def test_a_schema_outlives_an_outage_of_the_lake(cafe, monkeypatch):
 
 
 def test_what_is_kept_in_memory_is_bounded(client, monkeypatch):
+    data(client, "{ __typename }")  # so that the keys are read
     backend = client.app.state.backend
     schemas = Schemas(backend)
     caller = next(iter(backend.admission.authenticator.ring._by_digest.values()))[1]  # noqa: SLF001 - the test's
