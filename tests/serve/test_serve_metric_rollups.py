@@ -30,6 +30,11 @@ big_months = mart("select date_trunc('month', at) as month, count(*) as flights 
 doubled = mart("select origin, unnest([1, 2]) as n, count(*) as flights from fact_flight group by origin")
 by_rollup = mart("select origin, count(*) as flights from fact_flight group by rollup (origin)")
 by_origin = mart("select origin, count(*) as flights, sum(fare::double) as fares from fact_flight group by origin")
+moments = mart("select id, at::timestamptz as moment, date as day from fact_flight", key="id")
+moments_by_month = mart("select date_trunc('month', moment) as month, count(*) as n from moments group by 1")
+moments_by_day = mart("select day, count(*) as n from moments group by day", key="day")
+by_moment = metric("by_moment", "count(*)", table="moments", time="moment")
+by_date = metric("by_date", "count(*)", table="moments", time="day")
 fares = metric("fares", "sum(fare::double)", table="fact_flight", dimensions="origin")
 """
 DIMENSIONS = ["airline", "origin", "dim_airline.alliance"]
@@ -158,3 +163,26 @@ def test_a_mart_that_is_behind_its_table_or_its_definition_is_not_read(tmp_path)
     assert answer() == ("fact_flight", 410)
     shutil.rmtree(tmp_path / ".headwater" / "lake" / "gold" / "flights_by_day")
     assert answer() == ("fact_flight", 410)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered_by", "same"),
+    [
+        ("by_moment?grain=year&from=2026-02-01T01:00:00%2B01:00", "moments_by_month", "grain=year&from=2026-02-01"),
+        ("by_moment?grain=month&to=2026-04-01", "moments_by_month", "grain=month&to=2026-04-01"),
+        ("by_moment?grain=month&to=2026-04-01T00:00:00%2B01:00", "moments", "grain=month&to=2026-03-31T23:00:00"),
+        ("by_moment?grain=day", "moments", "grain=day"),
+        ("by_moment?grain=fiscal_year", "moments", "grain=fiscal_year"),
+        (
+            "by_date?grain=week&from=2026-02-03&to=2026-03-05",
+            "moments_by_day",
+            "grain=week&from=2026-02-03&to=2026-03-05",
+        ),
+        ("by_date?grain=fiscal_quarter", "moments_by_day", "grain=fiscal_quarter"),
+        ("by_date?from=2026-02-03", "moments_by_day", "from=2026-02-03"),
+    ],
+)
+def test_times_of_each_type(staff, plain, asked, answered_by, same):
+    found = body(staff, f"/v1/metrics/{asked}")
+    assert list(found["answered_by"].values()) == [answered_by]
+    assert comparable(found["rows"]) == comparable(rows(plain, f"/v1/metrics/flights?{same}"))
