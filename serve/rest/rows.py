@@ -83,9 +83,8 @@ def read_rows(reading: Reading, name: str, request: Request) -> Response:
     following = f"{request.url.path}?{_following(asked, rows)}" if rows.has_next else None
     context.facts["rows"] = rows.rows
     context.etag = etag
-    context.versions = (
-        () if asked.is_pinned else tuple((each.table, each.identity) for each in (relation, *related.values()))
-    )
+    newest = [*([] if asked.is_pinned else [relation]), *related.values()]  # related rows are always those of now
+    context.versions = tuple((each.table, each.identity) for each in newest)
     context.is_cacheable = True
     return _answer(asked, rows, following, total, headers)
 

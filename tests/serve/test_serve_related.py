@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 
 from pipeline.runner.dry_run import RunOptions
@@ -90,6 +92,18 @@ def test_related_rows_are_those_that_the_caller_may_read(public):
     assert "owner" not in found[0]["from_key"]
     answer = public.get("/v1/tables/flights?select=id,from_key(owner)")
     assert (answer.status_code, answer.json()["detail"]) == (400, "there is no column 'owner'")
+
+
+def test_a_page_of_an_earlier_version_is_kept_until_its_related_rows_change(airports):
+    with airports.client(key=airports.key(roles=["staff"])) as client:
+        path = "/v1/tables/flights?select=id,from_key(city)&order=id&version=0"
+        for _ in range(3):
+            answer = client.get(path)
+        assert answer.headers["cache-status"] == "headwater; hit"
+        assert answer.json()["rows"][0]["from_key"] == {"city": "New York"}
+        client.app.state.backend.tables._newest.pop("dim_airport")  # noqa: SLF001 - as if it had a new version
+        with patch("serve.tables.identity_of", lambda _: "another"):
+            assert "cache-status" not in client.get(path).headers
 
 
 def test_what_is_ambiguous_or_not_readable_is_an_error(staff, airports):
