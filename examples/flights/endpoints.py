@@ -59,6 +59,11 @@ def ask_as_airline(url: str, key: str) -> None:
     print(f"United sees its flights: {rest:,} by REST, {counted:,} by GraphQL, {int(odata):,} by OData", flush=True)
     hidden = httpx.get(f"{url}/v1/tables/fact_flight?select=tailnum", headers=headers).json()
     print(f"  tail numbers: {hidden['detail']}", flush=True)
+    by_rest = httpx.get(f"{url}/v1/metrics/on_time_rate", headers=headers).json()["rows"][0]["on_time_rate"]
+    document = {"query": "{ metric_on_time_rate { rows { value } } }"}
+    by_graphql = httpx.post(f"{url}/v1/graphql", headers=headers, json=document).json()
+    [row] = by_graphql["data"]["metric_on_time_rate"]["rows"]
+    print(f"  its metric on_time_rate: {by_rest:.2%} by REST, {row['value']:.2%} by GraphQL", flush=True)
 
 
 def ask_as_analyst(url: str, flight: str, key: str) -> None:

@@ -25,6 +25,7 @@ from pipeline import (
     kafka,
     lookup,
     mart,
+    metric,
     pattern,
     quarantine,
     replay,
@@ -240,6 +241,16 @@ on_time_by_hour = mart(
     """,
     key="hour",
     chart=Chart("bar", x="hour", y="mean_departure_delay", title="Mean departure delay by hour of day, minutes"),
+)
+
+on_time_rate = metric(
+    "on_time_rate",
+    "count(*) filter (where arr_delay <= 15) / count(arr_delay)",
+    table="fact_flight",
+    time="flight_date",
+    dimensions=["carrier", "origin", "dim_airline.airline", "dim_plane.manufacturer"],
+    description="The share of flights that arrived at most 15 minutes after schedule.",
+    format="percent",
 )
 
 # Endpoints: punctuality is public; an airline sees its own flights, without tail numbers, and everyone else with a key all.
