@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import DefinitionError, RequestError
 from pipeline.governance.catalog import RunRecord
 from pipeline.kernel.engine import connect
 from pipeline.kernel.sql_text import quoted
@@ -109,7 +109,7 @@ def _state(backend: Backend, name: str, table: str | None, keys: Mapping[str, st
         raise UnknownError(f"stream {name!r} has not run yet", do=f"run `headwater stream {name}`")
     try:
         view = committed_state(backend.workspace, name)
-    except RequestError as error:
+    except (RequestError, DefinitionError) as error:  # it is not a stream, or has no state
         raise UnknownError(error.problem, do=error.do) from error
     rows = where(view.table(table), keys, limit + 1)
     head = {

@@ -139,6 +139,7 @@ def test_the_state_of_a_stream(shop, ask):
     for wrong in ({"key": "sensor"}, {"limit": "0"}, {"table": "none"}, {"keys": "a"}, {"key": "sensor'=s1"}):
         ask("/v1/streams/by_minute/state", "one stream", 400, **wrong)
     ask("/v1/streams/none/state", "operator", 404)
+    assert "cannot be streamed" in str(ask("/v1/streams/orders/state", "operator", 404)["problem"])
 
 
 def test_unknown_and_repeated_parameters_are_errors(ask):
