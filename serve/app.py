@@ -22,6 +22,7 @@ from serve.odata.endpoint import odata_routes
 from serve.pages import page_routes
 from serve.problems import problem_handlers
 from serve.rest.catalog import catalog_routes
+from serve.rest.events import event_routes
 from serve.rest.metrics import metric_routes
 from serve.rest.models import model_routes
 from serve.rest.operations import operation_routes
@@ -62,6 +63,7 @@ def create_app(
     app = Starlette(
         routes=[
             *table_routes(backend.reading),
+            *event_routes(backend),
             *metric_routes(backend.reading),
             *sql_routes(backend.reading),
             *odata_routes(backend.reading, project.settings.name, project.settings.serve.public_url),

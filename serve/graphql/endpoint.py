@@ -31,11 +31,12 @@ from serve.graphql.requests import (
     read_body_of,
 )
 from serve.graphql.schemas import Schemas
-from serve.graphql.subscriptions import EVERY_S, OpenSubscriptions, TableChanges, caller_of, subscription_of
+from serve.graphql.subscriptions import TableChanges, subscription_of
 from serve.graphql.transport_ws import TransportWs
 from serve.graphql.trusted import TrustedDocuments
 from serve.http_errors import ForbiddenError, HttpError
 from serve.problems import status_of
+from serve.version_events import EVERY_S, OpenSubscriptions, caller_of
 
 _LOG = logging.getLogger("headwater.serve")
 PATH = "/v1/graphql"

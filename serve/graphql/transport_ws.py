@@ -26,9 +26,10 @@ from serve.graphql.errors import internal, of_problem
 from serve.graphql.execution import DocumentError, OperationRunner
 from serve.graphql.requests import MOST_BODY_BYTES, message_of, request_of
 from serve.graphql.schemas import Schemas
-from serve.graphql.subscriptions import OpenSubscriptions, TableChanges, caller_of, subscription_of
+from serve.graphql.subscriptions import TableChanges, subscription_of
 from serve.graphql.trusted import TrustedDocuments
 from serve.http_errors import HttpError, OverloadError, TooManyError, UnauthenticatedError
+from serve.version_events import OpenSubscriptions, caller_of
 
 _LOG = logging.getLogger("headwater.serve")
 PROTOCOL = "graphql-transport-ws"

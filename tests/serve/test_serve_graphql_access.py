@@ -17,8 +17,9 @@ from pipeline.governance.audit_records import records
 from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
+from serve import version_events
 from serve.access import authentication
-from serve.graphql import subscriptions, transport_ws
+from serve.graphql import transport_ws
 from tests.rigs.proofs import some
 from tests.serve.test_serve_access import ROWS, make, sent
 
@@ -216,7 +217,7 @@ def test_every_request_is_recorded_with_the_hash_of_its_document(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(subscriptions, "EVERY_S", 0.02)
+    monkeypatch.setattr(version_events, "EVERY_S", 0.02)
     monkeypatch.setattr(transport_ws, "_INIT_S", 0.3)
 
 
@@ -340,7 +341,7 @@ def test_a_revoked_key_ends_its_subscriptions(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("quick")
 def test_a_caller_has_only_so_many_subscriptions(app, sales, monkeypatch):
-    monkeypatch.setattr(subscriptions, "MOST_OF_A_CALLER", 3)
+    monkeypatch.setattr(version_events, "MOST_OF_A_CALLER", 3)
     with connected(app, {"Authorization": f"Bearer {sales}"}) as session:
         assert session.receive_json() == {"type": "connection_ack"}
         for number in range(4):
@@ -354,7 +355,7 @@ def test_a_caller_has_only_so_many_subscriptions(app, sales, monkeypatch):
 
 @pytest.mark.usefixtures("quick")
 def test_a_caller_has_only_so_many_connections(app, sales, monkeypatch):
-    monkeypatch.setattr(subscriptions, "MOST_OF_A_CALLER", 2)
+    monkeypatch.setattr(version_events, "MOST_OF_A_CALLER", 2)
     payload = {"Authorization": f"Bearer {sales}"}
     with connected(app, payload) as one, connected(app, payload) as two, connected(app, payload) as three:
         assert [each.receive_json() for each in (one, two)] == [{"type": "connection_ack"}] * 2

@@ -1,0 +1,80 @@
+"""New versions of tables as events: which they are, and how many callers may wait for them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+from anyio import sleep, to_thread
+
+from pipeline.core.errors import StorageError
+from pipeline.lake import Version
+from serve.access.admission import Admission
+from serve.access.caller import Caller
+from serve.http_errors import TooManyError
+from serve.tables import Tables, identity_of
+
+_LOG = logging.getLogger("headwater.serve")
+EVERY_S = 1.0
+"""How often a table is looked at, and the caller checked again, in seconds."""
+MOST_OPEN, MOST_OF_A_CALLER = 1_000, 50
+
+
+class OpenSubscriptions:
+    """How many subscriptions are open. Used by the event loop only."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def one(self, caller: Caller, address: str) -> Iterator[None]:
+        """Count one more while it is open; raise `TooManyError` if there are too many."""
+        name = f"address {address}" if caller.is_anonymous else f"{caller.kind} {caller.id}"
+        if self._open[name] >= MOST_OF_A_CALLER or self._open.total() >= MOST_OPEN:
+            raise TooManyError("there are too many subscriptions", do="end some")
+        self._open[name] += 1
+        try:
+            yield
+        finally:
+            self._open[name] -= 1
+            if not self._open[name]:
+                del self._open[name]
+
+
+async def new_versions(tables: Tables, table: str, known: frozenset[int | None]) -> AsyncIterator[Version | None]:
+    """Yield each new version of a table, and `None` whenever there is none, once in `EVERY_S`.
+
+    The first is the newest version now, unless its number is `known`; with `None` among these, it is known whatever its number is.
+    """
+    told: str | None = None
+    while True:
+        version = await _changed(tables, table, told)
+        if version is not None:
+            is_first, told = told is None, identity_of(version)
+            yield None if is_first and not known.isdisjoint({None, version.number}) else version
+        else:
+            yield None
+        await sleep(EVERY_S)
+
+
+async def _changed(tables: Tables, table: str, told: str | None) -> Version | None:
+    """Return the newest version, or `None` if it is the one that was told, or cannot be read now."""
+    if told is not None and tables.known(table) == told:
+        return None
+    try:
+        version = await to_thread.run_sync(tables.newest, table)
+    except StorageError as error:
+        _LOG.warning("the versions of %s cannot be read: %s", table, error)
+        return None  # they are told when they can be read again
+    return None if version is None or identity_of(version) == told else version
+
+
+async def caller_of(admission: Admission, authorization: str | None, address: str) -> Caller:
+    """Return the caller of a subscription as it is known now; raise `HttpError` if its key or token is not valid."""
+    admission.require_record()
+    if admission.is_known(authorization):
+        return admission.caller(authorization, address)
+    return await to_thread.run_sync(admission.caller, authorization, address)
