@@ -16,7 +16,7 @@ from pipeline.project import Workspace, load
 from pipeline.report import write_report
 from pipeline.report.words import ABSENT
 from pipeline.runner.runner import Runner, RunOptions
-from tests.rigs.html import read
+from tests.rigs.html_pages import read
 
 NOW = datetime(2026, 3, 20, tzinfo=UTC)
 DEFINITIONS = """

@@ -23,6 +23,7 @@ def test_the_package_exports_what_definitions_need():
         == sorted(ml.__all__)
         == [
             "LightGBM",
+            "Torch",
             "XGBoost",
             "alarms",
             "choice",

@@ -13,7 +13,7 @@ from pipeline.project.project import load
 from pipeline.report import write_report
 from pipeline.report.verdicts import paired
 from pipeline.runner.runner import Runner, RunOptions
-from tests.rigs.html import read
+from tests.rigs.html_pages import read
 
 
 def test_report_shows_every_part_of_a_run(corner, report):
