@@ -21,10 +21,9 @@ from serve import version_events
 from serve.access import authentication
 from serve.graphql import transport_ws
 from tests.rigs.proofs import some
+from tests.serve.graphql_requests import ACCEPT, PATH
 from tests.serve.test_serve_access import ROWS, make, sent
 
-PATH = "/v1/graphql"
-ACCEPT = {"Accept": "application/graphql-response+json"}
 PROTOCOL = "graphql-transport-ws"
 
 

@@ -10,11 +10,11 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from tests.rigs.proofs import examples
-from tests.serve.test_serve_graphql import ACCEPT, PATH, airports, staff  # noqa: F401 - fixtures
+from tests.serve.graphql_requests import ACCEPT, PATH
 
 
 @pytest.fixture(scope="module")
-def sdl(staff):  # noqa: F811 - the fixture
+def sdl(staff):
     return staff.get(f"{PATH}/schema").text
 
 
@@ -72,7 +72,7 @@ def resolver(rows):
 
 @given(st.data())
 @settings(max_examples=examples(25, 1_500), deadline=None)
-def test_a_document_has_the_response_of_the_reference_executor(staff, sdl, data):  # noqa: F811 - the fixture
+def test_a_document_has_the_response_of_the_reference_executor(staff, sdl, data):
     schema = build_schema(sdl)
     selection = data.draw(selections(schema, schema.query_type, 4))
     document = f"query{'($no: Boolean = false)' if '$no' in selection else ''} {selection}"

@@ -7,8 +7,12 @@ import time
 import pytest
 from graphql import get_introspection_query
 
-PATH = "/v1/graphql"
-ACCEPT = {"Accept": "application/graphql-response+json"}
+from serve.access.caller import ANONYMOUS
+from serve.graphql.execution import DocumentError
+from serve.graphql.requests import request_of
+from serve.http_errors import HttpError
+from tests.serve.graphql_requests import ACCEPT, PATH, door_of
+
 MOST_MS = 10.0
 """The most that a refusal may take, of the time of the processor."""
 ROWS = "{ cafe_orders { nodes { order_id } } }"
@@ -71,11 +75,11 @@ def test_hostile_documents_are_refused_at_once(client, name):
     """Of the processor's time, because tests run beside each other."""
     document = HOSTILE[name]
     client.post(PATH, json={"query": ROWS})
-    executor = next(each for each in client.app.routes if getattr(each, "path", "") == PATH).endpoint.__self__
+    door = door_of(client)
     times = []
     for _ in range(5):
         begun = time.process_time()
-        refused = _refused(executor, document)
+        refused = _refused(door, document)
         times.append((time.process_time() - begun) * 1000)
         assert refused
     answer = client.post(PATH, json={"query": document}, headers=ACCEPT)
@@ -86,11 +90,6 @@ def test_hostile_documents_are_refused_at_once(client, name):
 
 
 def _refused(door, document):
-    from serve.access.caller import ANONYMOUS  # noqa: PLC0415
-    from serve.graphql.execution import DocumentError  # noqa: PLC0415
-    from serve.graphql.requests import request_of  # noqa: PLC0415
-    from serve.http_errors import HttpError  # noqa: PLC0415
-
     api = door.schemas.of(ANONYMOUS, next(iter(door.schemas._by_rights)))  # noqa: SLF001 - the one of the client
     try:
         door.runner.checked(api, request_of({"query": document}), ANONYMOUS)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.rigs.proofs import examples
-from tests.serve.test_serve_graphql import PATH, asked, data, error
+from tests.serve.graphql_requests import PATH, asked, data, error
 from tests.serve.test_serve_metrics import airline, staff  # noqa: F401 - fixtures
 
 NAMES = {

@@ -4,54 +4,6 @@ from __future__ import annotations
 
 from unittest.mock import patch
 
-import pytest
-
-from pipeline.runner.dry_run import RunOptions
-from pipeline.runner.runner import Runner
-from tests.serve.conftest import Cafe
-
-DEFINITIONS = """
-from pathlib import Path
-
-from pipeline import access_policy, dimension, fact, files, lookup, source
-
-here = Path(__file__).parent
-raw_airports = source(files(here / "airports.csv"), schema={"code": "varchar", "city": "varchar", "owner": "varchar"})
-raw_flights = source(files(here / "flights.csv"), schema={"id": "bigint", "origin": "varchar", "dest": "varchar", "late": "integer"})
-dim_airport = dimension("select code, city, owner from raw_airports", key="code")
-flights = fact(
-    "select id, origin, dest, late from raw_flights", key="id",
-    lookups={"from_key": lookup("dim_airport", {"origin": "code"}), "to_key": lookup("dim_airport", {"dest": "code"})},
-)
-no_owner = access_policy("dim_airport", roles="public-*", rows="city <> 'Secret'", hide="owner")
-all_airports = access_policy("dim_airport", roles="staff")
-"""
-
-
-@pytest.fixture(scope="module")
-def airports(tmp_path_factory):
-    root = tmp_path_factory.mktemp("airports")
-    (root / "headwater.toml").write_text(
-        '[project]\nname = "airports"\ndefinitions = "airports.py"\n[env.dev.serve]\nburst = 1000\n'
-    )
-    (root / "airports.py").write_text(DEFINITIONS)
-    (root / "airports.csv").write_text("code,city,owner\nJFK,New York,PA\nLAX,Los Angeles,LAWA\nXXX,Secret,X\n")
-    (root / "flights.csv").write_text("id,origin,dest,late\n1,JFK,LAX,5\n2,LAX,JFK,0\n3,XXX,JFK,9\n4,JFK,ZZZ,1\n")
-    Runner(Cafe(root).project(), RunOptions()).run()
-    return Cafe(root)
-
-
-@pytest.fixture(scope="module")
-def staff(airports):
-    with airports.client(key=airports.key(roles=["staff"])) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def public(airports):
-    with airports.client(key=airports.key(roles=["public-eu"])) as client:
-        yield client
-
 
 def rows(client, path):
     answer = client.get(path)
