@@ -61,7 +61,7 @@ def _page(name: str, workspace: Workspace, links: tuple[Link, ...], at: datetime
         .render(
             settings=workspace.settings,
             links=links,
-            here=f"{name.capitalize()}",
+            here=name.capitalize(),
             at=at.isoformat(timespec="seconds"),
             **values[name](workspace, at),
         )

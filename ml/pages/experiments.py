@@ -74,7 +74,7 @@ def experiment_values(workspace: Workspace, at: datetime) -> Mapping[str, Any]:
         Figure("Running", words.count(len(running)), ", ".join(running) or "none"),
         Figure("Harm or broken", words.count(len(stops)), ", ".join(stops) or "none", alarm=bool(stops)),
     )
-    return {"experiments": shown, "figures": figures, "arm_head": _ARMS}
+    return {"shown": shown, "figures": figures, "arm_head": _ARMS}
 
 
 def _experiment(workspace: Workspace, experiment: Experiment, states: ExperimentStates) -> ExperimentSummary:

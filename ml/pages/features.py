@@ -67,7 +67,7 @@ def feature_values(workspace: Workspace, at: datetime) -> Mapping[str, Any]:
     """Return the values of the template; `at` is the time of the page."""
     states, problem = _states(workspace)
     views = tuple(_summary(workspace, view, states, at) for view in workspace.project.graph.all_of(FeatureView))
-    return {"views": views, "store_problem": problem, "figures": _figures(views)}
+    return {"shown": views, "store_problem": problem, "figures": _figures(views)}
 
 
 def _states(workspace: Workspace) -> tuple[Mapping[str, ViewState] | None, str]:

@@ -80,7 +80,7 @@ def monitor_values(workspace: Workspace, at: datetime) -> Mapping[str, Any]:
         Figure("Open alarms", words.count(alarms), alarmed or "all quiet", alarm=bool(alarms)),
         Figure("Without windows", words.count(len(waiting)), ", ".join(waiting) or "each monitor has windows"),
     )
-    return {"monitors": shown, "figures": figures}
+    return {"shown": shown, "figures": figures}
 
 
 def _summary(workspace: Workspace, monitor: Monitor | PerformanceMonitor) -> MonitorSummary:
