@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from serve.access.audit import AuditLog
@@ -32,6 +32,10 @@ class RequestContext:
     is_cacheable: bool = False
     facts: dict[str, object] = field(default_factory=dict)
     """What the audit log records, for example the table and its policy."""
+
+    def keep(self, etag: str, versions: Iterable[tuple[str, str]]) -> None:
+        """Let the cache keep the response, and return it while these are the newest versions of its tables."""
+        self.etag, self.versions, self.is_cacheable = etag, tuple(versions), True
 
 
 class Admission:

@@ -22,6 +22,7 @@ from serve.access.certificates import CERTIFICATE
 from serve.access.rate_limits import Allowance
 from serve.access.response_cache import CachedResponse, Key, ResponseCache
 from serve.access.signed_urls import SignedUrls
+from serve.conditional_requests import is_same
 from serve.http_errors import TooManyError
 from serve.problems import REQUEST_ID, problem, problem_response
 from serve.tables import Tables
@@ -256,13 +257,6 @@ class _Sender:
         if self.allowance is not None:
             added.append((b"ratelimit", b'"requests";r=%d;t=%d' % (self.allowance.remaining, wait)))
         return added
-
-
-def is_same(if_none_match: str, etag: str) -> bool:
-    """Return whether a client has the response with this entity tag already."""
-    return bool(etag) and (
-        if_none_match == "*" or etag in (each.strip().removeprefix("W/") for each in if_none_match.split(","))
-    )
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -17,8 +16,9 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from pipeline.core.errors import HeadwaterError
 from serve.access.admission import RequestContext
-from serve.access.gate import context_of, is_same
+from serve.access.gate import context_of
 from serve.backend import Backend
+from serve.conditional_requests import entity_tag, not_modified
 from serve.graphql.errors import internal, of_problem
 from serve.graphql.execution import DocumentError, GraphqlOperation, OperationRunner, PlannedOperation
 from serve.graphql.requests import (
@@ -84,11 +84,8 @@ class GraphqlDoor:
         if not self.runner.may_introspect(context.caller):
             raise ForbiddenError("the schema may not be read by this caller", do="ask for it in another environment")
         api = await to_thread.run_sync(self.schemas.of, context.caller, context.rights)
-        etag = f'"{api.digest[:32]}"'
-        headers = {"ETag": etag, "Vary": "Authorization", "Cache-Control": "private, no-cache"}
-        if is_same(request.headers.get("if-none-match", ""), etag):
-            return Response(None, 304, headers)
-        return PlainTextResponse(api.sdl, headers=headers)
+        headers = {"ETag": entity_tag(api.digest), "Vary": "Authorization", "Cache-Control": "private, no-cache"}
+        return not_modified(request.headers, headers) or PlainTextResponse(api.sdl, headers=headers)
 
     def _answer(self, request: Request, body: bytes, media_type: str) -> Response | TableChanges:
         context = context_of(request.scope)
@@ -109,15 +106,15 @@ class GraphqlDoor:
             request.method in {"GET", "HEAD"} and not planned.models and not planned.errors and media_type != EVENTS
         )
         if is_cacheable:
-            etag = _etag(operation, planned, media_type)
-            headers |= {"ETag": etag, "Cache-Control": "private, no-cache"}
-            if is_same(request.headers.get("if-none-match", ""), etag):
-                return Response(None, 304, headers)
+            headers |= {"ETag": _etag(operation, planned, media_type), "Cache-Control": "private, no-cache"}
+            unchanged = not_modified(request.headers, headers)
+            if unchanged is not None:
+                return unchanged
         content, rows = self.runner.run(operation, planned)
         context.facts["rows"] = rows
         if is_cacheable and not planned.errors:
-            context.etag, context.is_cacheable = etag, bool(planned.snapshot.seen)
-            context.versions = tuple(planned.snapshot.newest.items())
+            if planned.snapshot.seen:
+                context.keep(headers["ETag"], planned.snapshot.newest.items())
         elif is_cacheable:
             headers["Cache-Control"] = "no-store"
             del headers["ETag"]
@@ -191,8 +188,7 @@ def _note(context: RequestContext, planned: PlannedOperation) -> None:
 def _etag(operation: GraphqlOperation, planned: PlannedOperation, media_type: str) -> str:
     name = operation.definition.name.value if operation.definition.name else ""
     variables = json.dumps(operation.raw_variables, sort_keys=True)
-    decisive = (operation.api.digest, operation.digest, name, variables, media_type, planned.snapshot.seen)
-    return f'"{hashlib.sha256(repr(decisive).encode()).hexdigest()[:32]}"'
+    return entity_tag(operation.api.digest, operation.digest, name, variables, media_type, planned.snapshot.seen)
 
 
 def _event(content: bytes) -> bytes:

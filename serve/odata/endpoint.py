@@ -73,8 +73,8 @@ def _answer(reading: Reading, name: str, public_url: str, request: Request) -> R
     if path.startswith("$"):
         raise UnknownError("there is no such resource", got=path[:80], do="see the service document")
     prefer = preferences_of(",".join(request.headers.getlist("prefer")), MOST_ROWS)
-    ask = Ask(Resource.of(path), options, accept, prefer, base, request.headers.get("if-none-match", ""))
-    response = read_resource(reading, context_of(request.scope), ask)
+    ask = Ask(Resource.of(path), options, accept, prefer, base)
+    response = read_resource(reading, context_of(request.scope), ask, request.headers)
     response.headers.update(vary)
     return response
 

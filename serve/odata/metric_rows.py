@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from pipeline.core.schema import Column, Schema
 from pipeline.kernel.sql_text import quoted
 from pipeline.warehouse.modelling.metrics import PERIOD
 from serve.access.admission import RequestContext
-from serve.access.gate import is_same
+from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import HttpError, UnsupportedError
 from serve.metric_queries import MetricQuery
 from serve.odata.entities import as_entities
@@ -47,7 +46,7 @@ class _Applied:
     uses_clock: bool
 
 
-def read_metrics(reading: Reading, context: RequestContext, ask: Ask) -> Response:
+def read_metrics(reading: Reading, context: RequestContext, ask: Ask, request: Mapping[str, str]) -> Response:
     """Return metrics of an entity set by dimensions and periods. Raises `HttpError`, as if what a caller may not see did not exist."""
     ask.options.require_only("apply", "orderby", "top", "format")
     form = json_form(ask.accept, ask.options.words.get("format"))
@@ -56,12 +55,10 @@ def read_metrics(reading: Reading, context: RequestContext, ask: Ask) -> Respons
     prepared = reading.metrics.prepare(applied.query, context.caller)
     metrics = ",".join(applied.query.metrics)
     context.facts.update(table=",".join(prepared.versions), metrics=metrics, why="policies of the tables")
-    headers = {}
-    if not applied.uses_clock:
-        digest = hashlib.sha256(repr((prepared.etag, ask)).encode()).hexdigest()[:32]
-        headers["ETag"] = f'"{digest}"'
-        if is_same(ask.if_none_match, headers["ETag"]):
-            return Response(None, 304, headers)
+    headers = {} if applied.uses_clock else {"ETag": entity_tag(prepared.etag, ask)}
+    unchanged = not_modified(request, headers)
+    if unchanged is not None:
+        return unchanged
     schema = prepared.statement.schema
     properties = tuple(Property(applied.names[each.name], each) for each in schema.columns)
     made = _renamed(prepared.statement, properties)
@@ -76,8 +73,8 @@ def read_metrics(reading: Reading, context: RequestContext, ask: Ask) -> Respons
     if page.has_next and "top" not in ask.options.words:
         raise HttpError(f"there are more than {MOST_ROWS} groups", do="filter, or group by less")
     context.facts["rows"] = page.rows
-    context.etag, context.versions = headers.get("ETag", ""), prepared.identities
-    context.is_cacheable = not applied.uses_clock
+    if not applied.uses_clock:
+        context.keep(headers["ETag"], prepared.identities)
     url = f"{ask.base}/$metadata#{entities.name}({','.join(each.name for each in properties)})"
     head = "{" if form.metadata == "none" else json.dumps({"@odata.context": url}, ensure_ascii=False)[:-1] + ", "
     return Response(head.encode() + b'"value": ' + page.content + b"}", headers=headers, media_type=form.media_type)

@@ -56,7 +56,6 @@ class Ask:
     preferences: Preferences
     base: str
     """The address of the service."""
-    if_none_match: str = ""
 
 
 def key_condition(text: str, entities: EntitySet) -> Condition:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode
 
@@ -13,7 +13,7 @@ from pipeline.core.errors import StorageError
 from pipeline.core.fingerprint import fingerprint
 from serve.access.admission import RequestContext
 from serve.access.authorization import Grant
-from serve.access.gate import is_same
+from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import UnknownError
 from serve.odata.entities import as_entities, plain_text
 from serve.odata.filter_syntax import Filter
@@ -45,30 +45,20 @@ class _Read:
     cursor: PageCursor | None
 
 
-def read_resource(reading: Reading, context: RequestContext, ask: Ask) -> Response:
-    """Return a resource. Raises `HttpError`, or `StorageError` if the lake cannot be read."""
+def read_resource(reading: Reading, context: RequestContext, ask: Ask, request: Mapping[str, str]) -> Response:
+    """Return a resource, for a client with these headers. Raises `HttpError`, or `StorageError` if the lake cannot be read."""
     if "apply" in ask.options.words and ask.resource.key is None and not ask.resource.tail:
-        return read_metrics(reading, context, ask)
+        return read_metrics(reading, context, ask, request)
     read = _read(reading, context, ask)
-    resource = ask.resource
     number = read.relation.version
     context.facts.update(table=read.relation.table, version=number, why=read.grant.reason)
     headers = {"Table-Version": str(number)}
     uses_clock = read.filter is not None and read.filter.uses_clock
     if not uses_clock:
-        decisive = (
-            read.relation.table,
-            read.relation.identity,
-            read.relation.fingerprint,
-            resource,
-            ask.options,
-            ask.accept,
-            ask.preferences,
-            ask.base,
-        )
-        headers["ETag"] = f'"{number}-{hashlib.sha256(repr(decisive).encode()).hexdigest()[:20]}"'
-        if is_same(ask.if_none_match, headers["ETag"]):
-            return Response(None, 304, headers)
+        headers["ETag"] = entity_tag(read.relation.table, read.relation.identity, read.relation.fingerprint, ask)
+    unchanged = not_modified(request, headers)
+    if unchanged is not None:
+        return unchanged
     try:
         response = _respond(reading, context, read)
     except StorageError as error:
@@ -78,9 +68,9 @@ def read_resource(reading: Reading, context: RequestContext, ask: Ask) -> Respon
     response.headers.update(headers)
     if ask.preferences.applied:
         response.headers["Preference-Applied"] = ask.preferences.applied
-    context.etag = headers.get("ETag", "")
-    context.versions = () if read.cursor is not None else ((read.relation.table, read.relation.identity),)
-    context.is_cacheable = not uses_clock
+    if not uses_clock:
+        newest = () if read.cursor is not None else ((read.relation.table, read.relation.identity),)
+        context.keep(headers["ETag"], newest)
     return response
 
 

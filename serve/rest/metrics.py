@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from serve.access.gate import context_of, is_same
+from serve.access.gate import context_of
+from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import HttpError, TooLongError
 from serve.metric_queries import MetricQuery, PreparedMetrics, VisibleMetric
 from serve.metric_words import metric_query
@@ -71,16 +71,17 @@ def _read(reading: Reading, names: Sequence[str], pairs: Sequence[tuple[str, str
         raise HttpError("'limit' takes all only for a stream", do=f"accept {NDJSON}, CSV, Arrow or Parquet")
     prepared = reading.metrics.prepare(query, context.caller)
     context.facts.update(table=",".join(prepared.versions), metrics=",".join(names), why="policies of the tables")
-    etag = f'"{prepared.etag}-{hashlib.sha256(media_type.encode()).hexdigest()[:6]}"'
+    etag = entity_tag(prepared.etag, media_type)
     headers = {"ETag": etag, "Vary": "Accept, Authorization", "Cache-Control": "private, no-cache"}
-    if is_same(request.headers.get("if-none-match", ""), etag):
-        return Response(None, 304, headers)
+    unchanged = not_modified(request.headers, headers)
+    if unchanged is not None:
+        return unchanged
     if query.limit is None:
         chunks = _chunks(reading, prepared, media_type, context.facts)
         return StreamingResponse(iterate_in_threadpool(chunks), media_type=media_type, headers=headers)
     page = read_page(reading.engine, prepared.statement, query.limit, media_type)
     context.facts["rows"] = page.rows
-    context.etag, context.is_cacheable, context.versions = etag, True, prepared.identities
+    context.keep(etag, prepared.identities)
     body = page.content if media_type != JSON else _envelope(query, prepared, page.content, is_truncated=page.has_next)
     return Response(body, media_type=media_type, headers=headers)
 

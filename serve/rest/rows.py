@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -16,7 +15,8 @@ from pipeline.core.errors import StorageError
 from pipeline.lake import Version
 from serve.access.admission import RequestContext
 from serve.access.authorization import Grant
-from serve.access.gate import context_of, is_same
+from serve.access.gate import context_of
+from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import HttpError, TooLongError
 from serve.queries import cursor as cursors
 from serve.queries.cursor import PageCursor
@@ -67,8 +67,9 @@ def read_rows(reading: Reading, name: str, request: Request) -> Response:
         "Vary": "Accept, Authorization, Prefer",
         "Cache-Control": "private, no-cache",
     }
-    if is_same(request.headers.get("if-none-match", ""), etag):
-        return Response(None, 304, headers)
+    unchanged = not_modified(request.headers, headers)
+    if unchanged is not None:
+        return unchanged
     made = page(relation, asked.query, related)
     _require_patterns(reading.engine, asked.query)
     if asked.query.limit is None:
@@ -82,10 +83,8 @@ def read_rows(reading: Reading, name: str, request: Request) -> Response:
         raise gone(name, number) from error
     following = f"{request.url.path}?{_following(asked, rows)}" if rows.has_next else None
     context.facts["rows"] = rows.rows
-    context.etag = etag
     newest = [*([] if asked.is_pinned else [relation]), *related.values()]  # related rows are always those of now
-    context.versions = tuple((each.table, each.identity) for each in newest)
-    context.is_cacheable = True
+    context.keep(etag, ((each.table, each.identity) for each in newest))
     return _answer(asked, rows, following, total, headers)
 
 
@@ -135,8 +134,7 @@ def _relations(reading: Reading, asked: _Request) -> tuple[VisibleRelation, dict
 
 def _etag(request: Request, relation: VisibleRelation, related: Mapping[str, VisibleRelation], asked: _Request) -> str:
     seen = [(each.table, each.identity, each.fingerprint) for each in (relation, *related.values())]
-    decisive = (seen, request.scope["path"], request.scope["query_string"], asked.media_type, asked.counts)
-    return f'"{relation.version}-{hashlib.sha256(repr(decisive).encode()).hexdigest()[:20]}"'
+    return entity_tag(seen, request.scope["path"], request.scope["query_string"], asked.media_type, asked.counts)
 
 
 def _require_patterns(engine: Engine, query: Query) -> None:

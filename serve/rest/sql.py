@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 
@@ -12,7 +11,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from serve.access.authorization import require_scope
-from serve.access.gate import context_of, is_same
+from serve.access.gate import context_of
+from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import HttpError
 from serve.prepared_sql import PreparedSql, prepare
 from serve.queries.formats import JSON, NDJSON, negotiate, read_page, stream
@@ -50,12 +50,12 @@ def _answer(reading: Reading, request: Request, asked: Mapping[str, object]) -> 
     limit = _limit(asked, media_type, is_text=request.method == "GET")
     prepared = prepare(reading, context.caller, str(asked["sql"]), limit)
     context.facts.update(table=",".join(prepared.versions), why="scope query")
-    etag = f'"{prepared.etag}-{hashlib.sha256(media_type.encode()).hexdigest()[:6]}"'
     headers = {"Vary": "Accept, Authorization", "Cache-Control": "private, no-cache"}
     if prepared.is_stable:
-        headers["ETag"] = etag
-        if is_same(request.headers.get("if-none-match", ""), etag):
-            return Response(None, 304, headers)
+        headers["ETag"] = entity_tag(prepared.etag, media_type)
+    unchanged = not_modified(request.headers, headers)
+    if unchanged is not None:
+        return unchanged
     if limit is None:
         return StreamingResponse(
             iterate_in_threadpool(_chunks(reading, prepared, media_type, context.facts)),
@@ -64,8 +64,8 @@ def _answer(reading: Reading, request: Request, asked: Mapping[str, object]) -> 
         )
     page = read_page(reading.engine, prepared.statement, limit, media_type)
     context.facts["rows"] = page.rows
-    context.etag, context.is_cacheable = etag, prepared.is_stable
-    context.versions = prepared.identities
+    if prepared.is_stable:
+        context.keep(headers["ETag"], prepared.identities)
     if media_type != JSON:
         return Response(page.content, media_type=media_type, headers=headers)
     columns = [{"name": column.name, "type": column.type} for column in prepared.statement.schema.columns]

@@ -297,7 +297,7 @@ def test_a_filter_is_a_condition_or_an_error_of_the_request(client, text):
         assert each.column in PAIRS.columns
         for value in each.values:
             require_value(each.column, value)
-    rows = "select * from (values (1::bigint, 'x'), (-9223372036854775807, ''), (null, null)) as v(a, b)"
+    rows = "select * from (values (1::bigint, 'x'), (-9223372036854775808, ''), (null, null)) as v(a, b)"
     relation = VisibleRelation("pairs", 0, rows, PAIRS)
     conditions = (parsed.condition, Combination("and", (parsed.condition,), is_negated=True))
     engine = client.app.state.backend.engine

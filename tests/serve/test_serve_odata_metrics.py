@@ -51,6 +51,13 @@ def test_metrics_are_the_numbers_of_the_rest_interface(staff, metrics, dimension
     assert mine.json()["value"] == expected, apply
 
 
+def test_a_client_that_has_the_current_metrics_gets_no_others(staff):  # noqa: F811 - the fixture
+    query = f"{SET}?$apply=aggregate(worst)"
+    tag = staff.get(query).headers["etag"]
+    again = staff.get(query, headers={"If-None-Match": tag})
+    assert (again.status_code, again.headers["etag"], "cache-status" in again.headers) == (304, tag, False)
+
+
 def test_order_pages_and_the_cache(staff):  # noqa: F811 - the fixture
     query = f"{SET}?$apply=groupby((dim_airline_alliance),aggregate(revenue))&$orderby=revenue desc&$top=2"
     found = [staff.get(query) for _ in range(3)]
