@@ -12,6 +12,7 @@ from typing import Any, Literal, Required, TypedDict, Unpack, get_args, overload
 from ml.models.calibration import METHODS, CalibrationMethod, costs_of
 from ml.models.evaluation import Evaluation
 from ml.models.holdout import holdout_of
+from ml.models.options import require_whole_number
 from ml.models.retraining import Retraining
 from ml.models.rollout import Rollout, RolloutSteps
 from ml.models.tasks import TASKS, TaskName, task_of
@@ -312,9 +313,7 @@ def _require_valid(evaluation: Evaluation, place: Place) -> None:
             isinstance(number, bool) or not isinstance(number, int | float) or not isfinite(number)
         ):
             raise DefinitionError(f"{name}= must be a number", got=repr(number), place=place)
-    rows: object = evaluation.min_rows
-    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-        raise DefinitionError("min_rows= must be a whole number, at least 1", got=repr(rows), place=place)
+    require_whole_number("min_rows", evaluation.min_rows, 1, place)
     for name, columns in (("baseline", evaluation.baseline), ("segments", evaluation.segments)):
         if len(set(columns)) < len(columns):
             raise DefinitionError(f"{name}= names a column twice", got=", ".join(columns), place=place)

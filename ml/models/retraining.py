@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from ml.models.options import require_whole_number
 from pipeline.core.definitions import BuildContext, caller, names
 from pipeline.core.errors import DefinitionError
 from pipeline.core.event_time import format_duration, parse_duration
@@ -50,8 +51,8 @@ def retrain(
     if every is None and new_rows is None and not names(on):
         do = "pass every=, new_rows= or on="
         raise DefinitionError("a model with retrain=retrain() is never trained again", do=do, place=place)
-    if new_rows is not None and (isinstance(new_rows, bool) or not isinstance(new_rows, int) or new_rows < 1):
-        raise DefinitionError("new_rows= must be a whole number, at least 1", got=repr(new_rows), place=place)
+    if new_rows is not None:
+        require_whole_number("new_rows", new_rows, 1, place)
     return Retraining(
         None if every is None else parse_duration(every, "every", place),
         new_rows,

@@ -122,6 +122,13 @@ class Multiclass(Task):
             )
         return column
 
+    def codes(self, label: Array) -> Array:
+        """Return the position of each class; see `Task.codes`."""
+        import numpy as np  # noqa: PLC0415 - needed only for training
+
+        positions = {each: number for number, each in enumerate(self.classes)}
+        return np.array([positions.get(each, -1) for each in label.tolist()], dtype=float)
+
     def predictions(self, estimator: Any, features: Features, place: Place | None = None) -> Array:
         """Return the probability of each class of the training rows, whatever their order in the estimator."""
         probabilities = self._called(estimator, features, place)
@@ -161,8 +168,7 @@ class Multiclass(Task):
 
         chosen = np.asarray(self.classes, dtype=object)[predictions.argmax(axis=1)]
         labels = label.astype(object)
-        column = {each: number for number, each in enumerate(self.classes)}
-        numbers = np.array([column.get(each, -1) for each in labels])
+        numbers = self.codes(labels).astype(int)
         given = np.where(numbers >= 0, predictions[np.arange(len(labels)), numbers], 0.0)
         texts, chosen_texts = labels.astype(str), chosen.astype(str)
         return {

@@ -55,6 +55,10 @@ class Task(ABC):
     def label(self, column: pa.ChunkedArray, name: str, place: Place | None) -> pa.ChunkedArray:
         """Return the label as estimators take it; raise `ModelError` for values that the task cannot predict."""
 
+    def codes(self, label: Array) -> Array:
+        """Return labels as numbers, as libraries fit them: for several classes their positions, -1 for an unknown one."""
+        return label.astype(float)
+
     def threshold(self, label: Array, predictions: Array) -> float:
         """Return the prediction above which a condition is true, from those for the training rows."""
         del label, predictions

@@ -7,15 +7,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from ml.models.options import require_whole_number
 from ml.models.rows import LabelledRows
 from ml.models.stored_rows import StoredRows
 from ml.models.tasks import TaskName
 from ml.models.trainers.boosted_trees import BoostedTrees
 from ml.models.trainers.encoding import MOST_CATEGORIES, FeatureEncoding
 from ml.models.trainers.rounds import AfterRound, BoostingRows, Library, Rounds
-from ml.models.trainers.trainer import FitRequest, Trainer, set_passive_openmp_wait
+from ml.models.trainers.trainer import FitRequest, Trainer, set_passive_openmp_wait, translated_failures
 from pipeline.core.definitions import caller
-from pipeline.core.errors import DefinitionError, HeadwaterError, ModelError, Place, did_you_mean
+from pipeline.core.errors import DefinitionError, ModelError, Place, did_you_mean
 from pipeline.core.extras import imports_of
 from pipeline.core.fingerprint import fingerprint
 
@@ -138,15 +139,10 @@ class Boosting(Trainer):
         count = values.pop("rounds", self.rounds)
         start = None if request.start is None else request.start.trees
         rounds = Rounds(int(str(count)), {**_objective(self, request), **values}, self.stop_after, start)
-        try:
+        with translated_failures(request):
             if isinstance(request.rows, StoredRows):
                 return self._fit_stored(request, request.rows, rounds)
             return self._fit_here(request, request.rows, rounds)
-        except HeadwaterError:
-            raise
-        except Exception as error:
-            problem = f"model {request.model!r} could not be trained: {type(error).__name__}"
-            raise ModelError(problem, got=str(error).strip().partition("\n")[0], place=request.place) from error
 
     def _fit_here(self, request: FitRequest, labelled: LabelledRows, rounds: Rounds) -> BoostedTrees:
         encoding = FeatureEncoding.learned(labelled.features, request.kinds)
@@ -198,19 +194,16 @@ def _stages(rounds: Rounds, values: Mapping[str, object]) -> list[Rounds]:
 
 def _require_options(rounds: int, workers: int, stop_after: int, params: Mapping[str, object]) -> None:
     """Raise `DefinitionError` for invalid options of boosting."""
+    place = caller()
     for name, number, least in (("rounds", rounds, 1), ("workers", workers, 0), ("stop_after", stop_after, 0)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            problem = f"{name}= must be a whole number, at least {least}"
-            raise DefinitionError(problem, got=repr(number), place=caller())
-    for option in params:
-        if option in _ROUNDS:
-            raise DefinitionError(
-                f"the number of trees has two names, rounds= and {option}=", do="use rounds=", place=caller()
-            )
+        require_whole_number(name, number, least, place)
     for option, value in params.items():
+        if option in _ROUNDS:
+            problem = f"the number of trees has two names, rounds= and {option}="
+            raise DefinitionError(problem, do="use rounds=", place=place)
         if not isinstance(value, str | int | float | bool | list | tuple):
             problem = f"{option}= must be a number, a text, a boolean or a list"
-            raise DefinitionError(problem, got=type(value).__name__, place=caller())
+            raise DefinitionError(problem, got=type(value).__name__, place=place)
 
 
 def _objective(trainer: Boosting, request: FitRequest) -> dict[str, object]:
@@ -222,19 +215,14 @@ def _objective(trainer: Boosting, request: FitRequest) -> dict[str, object]:
 def _encoded(request: FitRequest, rows: LabelledRows, encoding: FeatureEncoding, *, balanced: bool) -> BoostingRows:
     import numpy as np  # noqa: PLC0415 - needed only for training
 
-    classes = request.task.classes
-    label = rows.label.to_numpy()
-    if request.task.name == "multiclass":
-        codes = {value: number for number, value in enumerate(classes)}
-        label = np.fromiter((codes[value] for value in label.tolist()), dtype=np.int64, count=len(label))
-    weight = None
-    if balanced and classes:
+    label, weight = request.task.codes(rows.label.to_numpy()), None
+    if balanced and request.task.classes:
         _, inverse, counts = np.unique(label, return_inverse=True, return_counts=True)
         weight = (len(label) / (len(counts) * counts))[inverse]
     features = encoding.matrix(rows.features)
     names, categorical = tuple(encoding.kinds), tuple(encoding.categorical)
     if request.task.name != "ranking":
-        return BoostingRows(features, label.astype(float), weight, names, categorical)
+        return BoostingRows(features, label, weight, names, categorical)
     _, queries = np.unique(rows.group.to_numpy(), return_inverse=True)
     order, sizes = np.argsort(queries, kind="stable"), tuple(np.bincount(queries).tolist())
-    return BoostingRows(features[order], label[order].astype(float), None, names, categorical, sizes)
+    return BoostingRows(features[order], label[order], None, names, categorical, sizes)

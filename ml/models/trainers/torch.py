@@ -9,17 +9,19 @@ from math import isfinite
 from types import FunctionType, MappingProxyType
 from typing import Any
 
+from ml.models.options import require_whole_number
 from ml.models.rows import LabelledRows
 from ml.models.stored_rows import Spooled, StoredRows
 from ml.models.tasks import TaskName
 from ml.models.trainers.network import FIRST, FittedNetwork, outputs_of
 from ml.models.trainers.tensors import ColumnScale, TensorEncoding
-from ml.models.trainers.trainer import FitRequest, Trainer, set_passive_openmp_wait
+from ml.models.trainers.trainer import FitRequest, Trainer, set_passive_openmp_wait, translated_failures
 from pipeline.core.definitions import caller
-from pipeline.core.errors import DefinitionError, HeadwaterError, ModelError, Place, did_you_mean
+from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.extras import imports_of
 from pipeline.core.fingerprint import fingerprint, of_function
 
+_TUNABLE = ("epochs", "batch_rows", "learning_rate")
 _NUMBERS = ("squared", "absolute", "huber")
 LOSSES: Mapping[TaskName, tuple[str, ...]] = MappingProxyType(
     {"binary": ("log_loss",), "multiclass": ("log_loss",), "regression": _NUMBERS, "forecasting": _NUMBERS}
@@ -59,23 +61,19 @@ class Torch(Trainer):
         """
         place = caller()
         _require_network(network, place)
-        for name, number in (("epochs", epochs), ("batch_rows", batch_rows), ("workers", workers)):
-            least = 0 if name == "workers" else 1
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                problem = f"{name}= must be a whole number, at least {least}"
-                raise DefinitionError(problem, got=repr(number), place=place)
+        for name, number, least in (("epochs", epochs, 1), ("batch_rows", batch_rows, 1), ("workers", workers, 0)):
+            require_whole_number(name, number, least, place)
         rate: object = learning_rate
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not (isfinite(rate) and rate > 0):
             raise DefinitionError("learning_rate= must be a number above 0", got=repr(rate), place=place)
-        values = {"network": network, "epochs": epochs, "batch_rows": batch_rows, "learning_rate": learning_rate}
-        for name, value in {**values, "loss": loss, "workers": workers}.items():
+        options = {"epochs": epochs, "batch_rows": batch_rows, "learning_rate": learning_rate}
+        for name, value in {"network": network, **options, "loss": loss, "workers": workers}.items():
             object.__setattr__(self, name, value)
 
     @property
     def hyperparameters(self) -> Mapping[str, object]:
         """How it is fitted, and the parameters of the function with their defaults."""
-        own = {"epochs": self.epochs, "batch_rows": self.batch_rows, "learning_rate": self.learning_rate}
-        return {**own, **_values(self.network)}
+        return {**{name: getattr(self, name) for name in _TUNABLE}, **_values(self.network)}
 
     @property
     def words(self) -> str:
@@ -132,29 +130,14 @@ class Torch(Trainer):
             int(str(values["batch_rows"])),
             float(str(values["learning_rate"])),
         )
-        try:
+        with translated_failures(request):
             if isinstance(rows, StoredRows):
-                weights = training.fit_on_ray(
-                    job, training.StoredTensors(rows, encoding, tuple(task.classes)), self.workers, request.model
-                )
+                tensors = training.StoredTensors(rows, encoding, tuple(task.classes))
+                weights = training.fit_on_ray(job, tensors, self.workers, request.model)
             else:
-                label = _codes(rows, tuple(task.classes), task.name)
+                label = task.codes(rows.label.to_numpy())
                 weights = training.fit(job, Spooled(encoding.matrix(rows.features), label))
-        except HeadwaterError:
-            raise
-        except Exception as error:
-            problem = f"model {request.model!r} could not be trained: {type(error).__name__}"
-            raise ModelError(problem, got=str(error).strip().partition("\n")[0], place=request.place) from error
         return FittedNetwork(self.network, of_network, weights, encoding, task.name, task.classes, scale)
-
-
-def _codes(rows: LabelledRows, classes: tuple[Any, ...], task: TaskName) -> Any:
-    import numpy as np  # noqa: PLC0415 - needed only for training
-
-    if task != "multiclass":
-        return rows.label.to_numpy().astype(float)
-    codes = {value: float(number) for number, value in enumerate(classes)}
-    return np.array([codes[value] for value in rows.label.tolist()])
 
 
 def _scale_of_label(rows: LabelledRows | StoredRows) -> ColumnScale:
@@ -187,7 +170,7 @@ def _require_network(network: Callable[..., Any], place: Place) -> None:
         problem, do = "a stored model names its network", "define the function at the top of a module"
         raise DefinitionError(problem, got=name, do=do, place=place)
     for each in parameters[2:]:
-        if each.default is inspect.Parameter.empty or each.name in {"epochs", "batch_rows", "learning_rate"}:
+        if each.default is inspect.Parameter.empty or each.name in _TUNABLE:
             problem = f"the network {name!r} has a parameter {each.name!r} that is no hyperparameter of its own"
             do = "give it a default, and a name that Torch(…) does not have"
             raise DefinitionError(problem, do=do, place=place)

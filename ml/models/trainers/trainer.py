@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ml.models.rows import Kind, LabelledRows
 from ml.models.stored_rows import StoredRows
 from ml.models.tasks import TASKS, Task, TaskName
-from pipeline.core.errors import Place
+from pipeline.core.errors import HeadwaterError, ModelError, Place
 
 SEED = 0
 Progress = Callable[[int, Callable[[], Any]], None]
@@ -92,6 +93,18 @@ def in_memory(request: FitRequest) -> LabelledRows:
     """Return the rows of a request that this process fits."""
     assert isinstance(request.rows, LabelledRows), "only trainers with workers are given stored rows"  # noqa: S101
     return request.rows
+
+
+@contextmanager
+def translated_failures(request: FitRequest) -> Iterator[None]:
+    """Raise the errors of a library inside the context as `ModelError`."""
+    try:
+        yield
+    except HeadwaterError:
+        raise
+    except Exception as error:
+        problem = f"model {request.model!r} could not be trained: {type(error).__name__}"
+        raise ModelError(problem, got=str(error).strip().partition("\n")[0], place=request.place) from error
 
 
 def set_passive_openmp_wait() -> None:

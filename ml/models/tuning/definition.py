@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, get_args
 
+from ml.models.options import require_whole_number
 from pipeline.core.definitions import caller
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.event_time import parse_duration
@@ -110,10 +111,10 @@ def tune(  # noqa: PLR0913 - options of a definition, all keyword-only
         if not isinstance(values, Range | Choice):
             do = "use uniform, loguniform, integers or choice"
             raise DefinitionError(f"the values of {name!r} are unknown", got=repr(values), do=do, place=place)
-    _require_whole("trials", trials, 1, place)
-    _require_whole("folds", folds, 1, place)
+    require_whole_number("trials", trials, 1, place)
+    require_whole_number("folds", folds, 1, place)
     if concurrent is not None:
-        _require_whole("concurrent", concurrent, 1, place)
+        require_whole_number("concurrent", concurrent, 1, place)
     if isinstance(cpus, bool) or not isinstance(cpus, int | float) or cpus <= 0:
         raise DefinitionError("cpus= must be above 0", got=repr(cpus), place=place)
     _require_one_of("algorithm", algorithm, _ALGORITHMS, place)
@@ -133,11 +134,6 @@ def _range(low: float, high: float, scale: Literal["linear", "log", "integer"]) 
         limit = "above 0 and " if scale == "log" else ""
         raise DefinitionError(f"a range must be {limit}rising", got=f"{low} to {high}", place=place)
     return Range(low, high, scale)
-
-
-def _require_whole(name: str, value: object, least: int, place: Place) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise DefinitionError(f"{name}= must be a whole number, at least {least}", got=repr(value), place=place)
 
 
 def _require_for_pbt(
