@@ -69,7 +69,7 @@ bench: .venv/.ready  ## run a benchmark: make bench NAME=etl (default: demo; lis
 kafka: .venv/.ready  ## install Apache Kafka from Maven Central in .kafka, for tests and benchmarks (needs Java 17, Maven)
 	@$(BIN)/python -m benchmarks.kafka
 
-peers: .venv/.ready  ## install the engines that benchmarks compare with: .peers (batch), .peers-streams and .peers-flink (streams), .peers-sources, .peers-feast, .peers-api; and servers for tests: .peers-snowflake (a double of Snowflake), .peers-readers (readers of Delta), .peers-torch (PyTorch, 5 GB), .peers-go (MongoDB, Pub/Sub, Google Cloud Storage; needs Go), .peers-npm (Azure, an identity provider, a data set, and clients of GraphQL; needs Node), .peers-odata (clients of OData; needs Maven and Node), .peers-sharing and .peers-hyper (readers of what is exported), .peers-mysql (MySQL; needs apt-get of Debian), .peers-r (R; likewise)
+peers: .venv/.ready  ## install the engines that benchmarks compare with: .peers (batch), .peers-streams and .peers-flink (streams), .peers-sources, .peers-feast, .peers-api; and servers for tests: .peers-snowflake (a double of Snowflake), .peers-readers (readers of Delta), .peers-torch (PyTorch, 5 GB), .peers-go (MongoDB, Pub/Sub, Google Cloud Storage; needs Go), .peers-npm (Azure, an identity provider, a data set, and clients of GraphQL; needs Node), .peers-odata (clients of OData; needs Maven and Node), .peers-sharing and .peers-hyper (readers of what is exported), .peers-mysql (MySQL; needs apt-get of Debian), .peers-r (R; likewise), .peers-registry (Apicurio Registry; needs Maven)
 	@uv=$$(cat .venv/.ready) && for home in "" -streams -flink -sources -snowflake -readers -feast -torch -api; do \
 		"$$uv" venv --quiet --allow-existing --python $(BIN)/python .peers$$home && \
 		"$$uv" pip install --quiet --python .peers$$home/bin/python -r benchmarks/peers/requirements$$home.txt || \
@@ -80,6 +80,7 @@ peers: .venv/.ready  ## install the engines that benchmarks compare with: .peers
 	@$(BIN)/python -m tests.rigs.odata_clients
 	@$(BIN)/python -m tests.rigs.mysql_program
 	@$(BIN)/python -m tests.rigs.r_program
+	@$(BIN)/python -m tests.rigs.apicurio
 	@command -v java >/dev/null || echo "Spark and Flink need Java 17 and are skipped"
 
 lock: .venv/.ready  ## lock the newest versions that pyproject.toml allows

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import socket
 import threading
 import time
 
+import httpx
 import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
@@ -20,6 +22,7 @@ from pipeline.schema_registry.remote import RemoteRegistry
 from pipeline.schema_registry.schemas import SchemaText
 from serve.schema_registry import registry_app
 from tests.cluster.test_cluster_schema import files as files  # noqa: PLC0414 - the fixture
+from tests.rigs.apicurio import apicurio
 
 USER = "Basic " + base64.b64encode(b"reader:s3cret").decode()
 
@@ -75,6 +78,31 @@ def test_all_commands_do_the_same_on_a_server(headwater, files, server):
     for words in (("ls",), ("show", "a/b", "1"), ("history", "a/b"), ("diff", "a/b")):
         assert run(*words).stdout == headwater("schema", *words, cwd=files, check=0).stdout
     assert "--password belongs to --registry" in headwater("schema", "ls", "--password", "env:X", check=1).stderr
+
+
+@pytest.mark.proof
+def test_a_registry_that_others_wrote(headwater, files):
+    """Apicurio Registry: its words differ, and what the commands do does not."""
+    with apicurio() as url:
+
+        def run(*words, code=0):
+            return headwater("schema", *words, "--registry", url, cwd=files, check=code)
+
+        assert run("register", "a", "one.avsc").stdout == "a version 1 has the id 1\n"
+        assert run("register", "a", "two.avsc").stdout == "a version 2 has the id 2\n"
+        assert run("register", "a", "one.avsc").stdout == "a version 1 has the id 1\n"
+        httpx.put(f"{url}/config/a", json={"compatibility": "FULL"}).raise_for_status()
+        assert run("register", "a", "bad.avsc", code=1).stderr.startswith("error: ")
+        assert "✗" in run("check", "a", "bad.avsc", code=3).stderr
+        assert "✓ the schema is compatible with a (FULL)" in run("check", "a", "one.avsc").stdout
+        assert "none" in run("show", "none", code=1).stderr
+        assert re.search(r"a +2 +2 +AVRO +FULL", run("ls").stdout)
+        shown = json.loads(run("show", "a", "1", "--json").stdout)
+        assert (shown["version"], shown["id"], shown["type"]) == (1, 1, "AVRO")
+        assert "first version" in run("history", "a").stdout
+        assert "+++ version 2" in run("diff", "a").stdout
+        with RemoteRegistry(url) as registry:
+            assert [each.version for each in registry.versions("a")] == [1, 2]
 
 
 def test_versions_that_were_deleted(files, server):
