@@ -49,6 +49,10 @@ def show(
     if as_json:
         print_json(list(newest))
         return
+    if not newest:
+        is_filtered = (caller, table, day) != (None, None, None)
+        out.print("no such request is recorded" if is_filtered else "no request is recorded yet")
+        return
     columns = ("time (UTC)", "caller", "request", "status", "table", "version", "rows", "why")
     rows = [
         (

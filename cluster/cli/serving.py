@@ -15,7 +15,12 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.errors import RequestError, StopError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.project.project import Project
+    from serve.check import CallResult
+    from serve.deploy import Endpoint
+    from serve.tls import TlsFiles
 
 
 def serve(
@@ -48,15 +53,8 @@ def serve(
     """Serve tables and models over HTTP with Ray Serve, with an OpenAPI page at /docs."""
     from serve import check as checks  # noqa: PLC0415 - an optional dependency, slow to import
     from serve import deploy  # noqa: PLC0415 - see above
-    from serve.tls import TlsFiles  # noqa: PLC0415 - see above
 
     project = open_project(folder, env)
-    tls = None
-    if tls_cert is not None and tls_key is not None:
-        authorities = None if client_ca is None else str(client_ca.resolve())
-        tls = TlsFiles(str(tls_cert.resolve()), str(tls_key.resolve()), authorities)
-    elif (tls_cert, tls_key, client_ca) != (None, None, None):
-        raise RequestError("TLS needs a certificate and a key", do="pass both --tls-cert and --tls-key")
     endpoint = deploy.start(
         project.settings.root,
         project.settings.env,
@@ -64,37 +62,51 @@ def serve(
         port=port,
         direct_port=direct_port,
         flight_port=flight_port,
-        tls=tls,
+        tls=_tls_files(tls_cert, tls_key, client_ca),
         replicas=replicas,
     )
     try:
         if check:
-            answers = checks.check(endpoint.url, project)
-            if as_json:
-                print_json(answers)
-            else:
-                rows = [(a.method, a.path, a.status, f"{a.ms:.0f}", a.body) for a in answers]
-                grid(
-                    f"Served at {endpoint.url}",
-                    ("method", "path", "status", "ms", "response"),
-                    rows,
-                    right="status, ms",
-                )
-            bad = [a for a in answers if not a.is_good]
-            if bad:
-                raise StopError(f"{bad[0].method} {bad[0].path} returned {bad[0].status}", got=bad[0].body)
+            _show_results(endpoint.url, checks.check(endpoint.url, project), as_json=as_json)
             return
-        out.print(f"serving at {endpoint.url}  (tables: /v1/tables, health: /health, docs: {endpoint.url}/docs)")
-        if endpoint.direct_url is not None:
-            out.print(f"without Ray's proxy: {endpoint.direct_url}")
-        if endpoint.flight_url is not None:
-            out.print(f"Flight SQL: {endpoint.flight_url}")
+        _show_addresses(endpoint)
         if not _has_keys(project):
             err.print("[yellow]there are no keys:[/] create one with `headwater keys create NAME`")
         err.print("[dim]press Ctrl-C to stop[/]")
         _wait()
     finally:
         deploy.stop()
+
+
+def _tls_files(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+    from serve.tls import TlsFiles  # noqa: PLC0415 - an optional dependency, slow to import
+
+    if certificate is not None and key is not None:
+        authorities = None if client_ca is None else str(client_ca.resolve())
+        return TlsFiles(str(certificate.resolve()), str(key.resolve()), authorities)
+    if (certificate, key, client_ca) != (None, None, None):
+        raise RequestError("TLS needs a certificate and a key", do="pass both --tls-cert and --tls-key")
+    return None
+
+
+def _show_results(url: str, results: Sequence[CallResult], *, as_json: bool) -> None:
+    """Print the results of calls; raise `StopError` for the first that failed."""
+    if as_json:
+        print_json(results)
+    else:
+        rows = [(each.method, each.path, each.status, f"{each.ms:.0f}", each.body) for each in results]
+        grid(f"Served at {url}", ("method", "path", "status", "ms", "response"), rows, right="status, ms")
+    bad = next((each for each in results if not each.is_good), None)
+    if bad is not None:
+        raise StopError(f"{bad.method} {bad.path} returned {bad.status}", got=bad.body)
+
+
+def _show_addresses(endpoint: Endpoint) -> None:
+    out.print(f"serving at {endpoint.url}  (tables: /v1/tables, health: /health, docs: {endpoint.url}/docs)")
+    if endpoint.direct_url is not None:
+        out.print(f"without Ray's proxy: {endpoint.direct_url}")
+    if endpoint.flight_url is not None:
+        out.print(f"Flight SQL: {endpoint.flight_url}")
 
 
 def _has_keys(project: Project) -> bool:
