@@ -3,7 +3,7 @@
 RequestError
 └── HttpError              400  a parameter is invalid
     ├── UnauthenticatedError  401  the key or token is missing or not valid
-    ├── ForbiddenError     403  the caller lacks a scope
+    ├── ForbiddenError     403  the key or token lacks a scope
     ├── UnknownError       404  there is no such table, version, model or page
     ├── UnacceptableError  406  the requested media type is not supported
     ├── TooSlowError       408  the client does not send its body

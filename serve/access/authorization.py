@@ -18,7 +18,7 @@ from pipeline.governance.access_policies import AccessPolicy, policies_of
 from pipeline.kernel.scan import no_rows
 from pipeline.lake import Version
 from serve.access.caller import Caller
-from serve.http_errors import DeniedError, ForbiddenError
+from serve.http_errors import DeniedError, ForbiddenError, UnauthenticatedError
 from serve.queries.engine import Engine
 from serve.queries.query import Condition, conjuncts
 from serve.queries.select import VisibleRelation
@@ -157,7 +157,9 @@ def _masked(policy: AccessPolicy | None) -> frozenset[str]:
 
 
 def require_scope(caller: Caller, scope: str, name: str = "") -> None:
-    """Raise `ForbiddenError` if a caller may not do something."""
+    """Raise `ForbiddenError` if a caller may not do something, and `UnauthenticatedError` if it is one without a key."""
     if not caller.may(scope, name):
         of = f" for {name!r}" if name else ""
+        if caller.is_anonymous:
+            raise UnauthenticatedError("a key or token is needed", do=f"send one with the scope {scope!r}{of}")
         raise ForbiddenError(f"the key or token lacks the scope {scope!r}{of}", do="use one that has it")

@@ -36,7 +36,7 @@ class PredictionPlan:
 
 
 def plan_predictions(predictions: PredictionService, caller: Caller, model: str, field: Selected) -> PredictionPlan:
-    """Return the plan of a field; raise `ForbiddenError` without the scope."""
+    """Return the plan of a field; raise as `require_scope` without the scope."""
     require_scope(caller, "predict", model)
     return PredictionPlan(predictions, model, field)
 

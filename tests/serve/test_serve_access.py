@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
+from typer.testing import CliRunner
 
+from cluster.cli.app import app as headwater
 from pipeline.governance.api_keys import ApiKeys, _new_key
 from pipeline.governance.audit_records import records, verify
 from pipeline.project.workspace import Workspace
@@ -383,8 +384,11 @@ def test_a_model_needs_a_scope(app, keys):
         403,
         "the key or token lacks the scope 'predict' for 'late'",
     )
-    with ExitStack():
-        assert app.post("/v1/models/late/predict", json={"rows": []}).status_code == 403
+    anonymous = app.post("/v1/models/late/predict", json={"rows": []})
+    problem = anonymous.json()
+    assert (anonymous.status_code, problem["detail"]) == (401, "a key or token is needed")
+    assert problem["do"] == "send one with the scope 'predict' for 'late'"
+    assert anonymous.headers["www-authenticate"].startswith("Bearer ")
 
 
 ODATA_OPTIONS = [
@@ -470,3 +474,13 @@ def test_masks_of_types_that_a_lake_does_not_store_are_shown_over_odata(tmp_path
         types = client.get("/v1/odata/$metadata").text.partition('"orders_row">')[2].partition("</EntityType>")[0]
         assert 'Name="amount" Type="Edm.Decimal"' in types
         assert 'Name="region" Type="Edm.String"' in types
+
+
+def test_the_command_says_that_nothing_is_recorded(fresh):
+    command = ["audit", "show", "-C", str(fresh.root)]
+    assert CliRunner().invoke(headwater, command).stdout == "no request is recorded yet\n"
+    with fresh.client(key=fresh.key()) as client:
+        client.get("/v1/tables/plain")
+    assert "/v1/tables/plain" in CliRunner().invoke(headwater, command).stdout
+    other = CliRunner().invoke(headwater, [*command, "--table", "totals"])
+    assert other.stdout == "no such request is recorded\n"

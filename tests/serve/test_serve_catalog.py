@@ -115,10 +115,13 @@ def test_runs_are_for_operators(ask):
     steps = ask(f"/v1/runs/{run['id']}", "operator")["steps"]
     assert {"orders", "top"} <= {each["name"] for each in steps}
     assert ask("/v1/runs/none", "operator", 404)["problem"] == "there is no run 'none'"
-    for caller in ("audit", None):
-        assert "lacks the scope 'operate'" in ask("/v1/runs", caller, 403)["problem"]
-        ask(f"/v1/runs/{run['id']}", caller, 403)
-        ask("/v1/streams/by_minute/state", caller, 403)
+    for caller, status, problem in (
+        ("audit", 403, "the key or token lacks the scope 'operate'"),
+        (None, 401, "a key or token is needed"),
+    ):
+        assert ask("/v1/runs", caller, status)["problem"] == problem
+        ask(f"/v1/runs/{run['id']}", caller, status)
+        ask("/v1/streams/by_minute/state", caller, status)
         assert not [path for path in ask("/openapi.json", caller)["paths"] if "runs" in path or "streams" in path]
 
 

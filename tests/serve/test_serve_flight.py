@@ -127,7 +127,7 @@ def test_credentials(address, key, shop):
     with driver.connect(address, db_kwargs=options, autocommit=True) as connection:
         assert ask(connection, "select 1 as x").num_rows == 1
     for wrong, problem in (
-        ("", "lacks the scope 'query'"),
+        ("", "a key or token is needed; send one with the scope 'query'"),
         (shop.key(scopes=["read"]), "lacks the scope"),
         ("hw_x", "not valid"),
     ):
