@@ -10,7 +10,8 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, lru_cache
+from types import MappingProxyType
 
 import sqlglot
 from sqlglot import exp
@@ -24,6 +25,10 @@ from pipeline.kernel.syntax.row_expressions import require_row_expression
 
 Claims = Mapping[str, str | tuple[str, ...]]
 """What is known of a caller, by name: a text or several."""
+_UsedClaims = tuple[tuple[str, str | tuple[str, ...] | None], ...]
+"""The claims that a policy uses, in the order of their names; `None` for one that is not known."""
+_MOST_BOUND = 4_096
+"""How many expressions with their claims are kept: every request of a caller needs the same ones."""
 _CLAIM, _CLAIMS = "claim", "claims"
 _ROWS = "t"
 """The name of a table's rows within the SQL of a policy."""
@@ -66,19 +71,28 @@ class AccessPolicy:
 
     def fingerprint(self, claims: Claims) -> str:
         """Return the SHA-256 of what it shows to a caller with these claims: callers with the same hash see the same."""
-        bound = tuple((name, claims.get(name)) for name in sorted(self.claims))
-        return hashlib.sha256(repr((self.rows, self.hide, self.mask, bound)).encode()).hexdigest()
+        return hashlib.sha256(repr((self.rows, self.hide, self.mask, self._used(claims))).encode()).hexdigest()
 
-    def relation(self, rows: str, columns: Sequence[str], claims: Claims) -> str:
-        """Return a SELECT of what a caller with these claims may see, from a SELECT of a table's rows with these columns."""
-        masks = dict(self.mask)
+    def relation(
+        self, rows: str, columns: Sequence[str], claims: Claims, types: Mapping[str, str] = MappingProxyType({})
+    ) -> str:
+        """Return a SELECT of what a caller with these claims may see, from a SELECT of a table's rows with these columns.
+
+        Masked columns have the given types, otherwise those of their expressions.
+        """
+        used = self._used(claims)
+        masks = {name: _bound(text, used) for name, text in self.mask}
+        masks |= {name: f"cast({masks[name]} as {kind})" for name, kind in types.items() if name in masks}
         shown = ", ".join(
-            f"{_bound(masks[name], claims)} as {quoted(name)}" if name in masks else f"{_ROWS}.{quoted(name)}"
+            f"{masks[name]} as {quoted(name)}" if name in masks else f"{_ROWS}.{quoted(name)}"
             for name in columns
             if name not in self.hide
         )
-        where = "" if self.rows is None else f" where ({_bound(self.rows, claims)})"
+        where = "" if self.rows is None else f" where ({_bound(self.rows, used)})"
         return f"select {shown} from ({rows}) as {_ROWS}{where}"
+
+    def _used(self, claims: Claims) -> _UsedClaims:
+        return tuple((name, claims.get(name)) for name in sorted(self.claims))
 
     @property
     def _expressions(self) -> tuple[str, ...]:
@@ -174,8 +188,10 @@ def _claims_in(tree: exp.Expr) -> Iterable[str]:
             yield str(node.expressions[0].this)
 
 
-def _bound(text: str, claims: Claims) -> str:
+@lru_cache(_MOST_BOUND)
+def _bound(text: str, used: _UsedClaims) -> str:
     """Return an expression with the claims as constants, and its columns as those of the table."""
+    claims = dict(used)
 
     def bind(node: exp.Expr) -> exp.Expr:
         if isinstance(node, exp.Anonymous) and function_name(node) in {_CLAIM, _CLAIMS}:
@@ -189,7 +205,7 @@ def _bound(text: str, claims: Claims) -> str:
     return _parsed(text).transform(bind).sql("duckdb", comments=False)
 
 
-def _constant(claims: Claims, name: str, function: str) -> str:
+def _constant(claims: Mapping[str, str | tuple[str, ...] | None], name: str, function: str) -> str:
     value = claims.get(name)
     if function == _CLAIMS:
         texts = () if value is None else (value,) if isinstance(value, str) else value

@@ -7,19 +7,21 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import HeadwaterError
-from pipeline.core.schema import Schema
+from pipeline.core.schema import Column, Schema
 from pipeline.governance.access_policies import AccessPolicy, policies_of
 from pipeline.kernel.scan import no_rows
+from pipeline.kernel.types import stored_type
 from pipeline.lake import Version
 from serve.access.caller import Caller
 from serve.http_errors import DeniedError, ForbiddenError, UnauthenticatedError
 from serve.queries.engine import Engine
+from serve.queries.expressions import is_plain
 from serve.queries.query import Condition, conjuncts
 from serve.queries.select import VisibleRelation
 from serve.tables import Tables, identity_of, unknown_table
@@ -99,7 +101,9 @@ class Authorizer:
         # the bounds of a file are those of the real values, so they decide nothing about masked ones
         conditions = [each for each in conjuncts(where) if each.column.name not in _masked(policy)]
         rows = self._tables.rows(name, version, conditions)
-        sql = rows if policy is None else policy.relation(rows, version.schema.names, caller.claims)
+        sql = rows
+        if policy is not None:
+            sql = policy.relation(rows, version.schema.names, caller.claims, visible.schema.as_dict())
         identity = identity_of(version)
         return VisibleRelation(name, version.number, sql, visible.schema, identity, visible.key, visible.fingerprint)
 
@@ -139,17 +143,23 @@ class Authorizer:
             unknown = {*policy.hide, *(column for column, _ in policy.mask)} - set(schema.names)
             if unknown:
                 raise DeniedError(f"it names columns that table {name!r} does not have", got=", ".join(sorted(unknown)))
-            shown = self._engine.schema(policy.relation(no_rows(schema), schema.names, caller.claims))
+            masked = self._engine.schema(policy.relation(no_rows(schema), schema.names, caller.claims))
         except (duckdb.Error, HeadwaterError) as error:
             _LOG.error("policy %s cannot be applied to table %r: %s (%s)", policy.name, name, error, policy.place)
             raise DeniedError(
                 f"the access policy of table {name!r} cannot be applied", do="see the server's log"
             ) from error
+        shown = Schema(tuple(replace(each, type=_readable_type(each)) for each in masked.columns))
         with self._lock:
             self._schemas[seen, schema] = shown
             if len(self._schemas) > _MOST_SCHEMAS:
                 self._schemas.popitem(last=False)
         return shown
+
+
+def _readable_type(column: Column) -> str:
+    """Return the type as which a column is shown: masks may have types that interfaces do not know, such as BIT."""
+    return column.type if is_plain(column) else stored_type(column.type)
 
 
 def _masked(policy: AccessPolicy | None) -> frozenset[str]:

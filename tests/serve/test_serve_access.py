@@ -17,6 +17,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from serve.access import authentication
+from serve.queries.formats import MEDIA_TYPES
 from tests.rigs.proofs import some
 from tests.serve.conftest import Cafe, problem_of
 
@@ -138,6 +139,43 @@ def test_rows_and_values_are_those_of_the_policy(app, keys):
     described = {t["name"]: t for t in app.get("/v1/tables", headers=sent(keys["sales"])).json()["tables"]}
     assert described["orders"]["rows"] is None, "a count would tell of rows that the caller does not see"
     assert [column["name"] for column in described["orders"]["columns"]] == ["id", "region", "email", "amount"]
+
+
+MASKS = {
+    "'0101'::bit": ("VARCHAR", "0101"),
+    "['01'::bit, null]": ("VARCHAR[]", ["01", None]),
+    "{'bits': '1'::bit}": ('STRUCT("bits" VARCHAR)', {"bits": "1"}),
+    "cast('b0d4ce5d-2757-4699-948c-cfa72ba94f86' as uuid)": ("VARCHAR", "b0d4ce5d-2757-4699-948c-cfa72ba94f86"),
+    "time '12:34:56'": ("VARCHAR", "12:34:56"),
+    "to_days(2)": ("VARCHAR", "2 days"),
+    "cast('b' as enum('a', 'b'))": ("VARCHAR", "b"),
+    "cast(id as hugeint)": ("HUGEINT", 1),
+    "cast(id as utinyint)": ("UTINYINT", 1),
+    "encode('é')": ("BLOB", "w6k="),
+}
+"""Masks whose types no table of a lake has, with the type and the value that a caller sees."""
+
+
+def test_masks_of_any_type_can_be_read_in_every_form(tmp_path):
+    columns = ", ".join(f"region as c{number}" for number in range(len(MASKS)))
+    masks = {f"c{number}": text for number, text in enumerate(MASKS)}
+    policies = f"""
+kinds = mart("select id, {columns} from raw_orders where id = 1", key="id")
+odd = access_policy("kinds", mask={masks!r})
+"""
+    shop = make(tmp_path / "shop", ROWS, policies=policies)
+    with shop.client() as client:
+        (described,) = [each for each in client.get("/v1/tables").json()["tables"] if each["name"] == "kinds"]
+        (row,) = client.get("/v1/tables/kinds").json()["rows"]
+        for number, (text, (kind, value)) in enumerate(MASKS.items()):
+            column = {"name": f"c{number}", "type": kind}
+            assert (described["columns"][number + 1], row[f"c{number}"]) == (column, value), text
+        for media_type in MEDIA_TYPES:
+            answer = client.get("/v1/tables/kinds", headers={"Accept": media_type})
+            assert answer.status_code == 200, answer.text
+        assert client.get("/v1/tables/kinds?c0=eq.0101&select=id").json()["rows"] == [{"id": 1}]
+        found = client.post("/v1/query", json={"sql": "select c0, c3 from kinds"}).json()["rows"]
+        assert found == [{"c0": "0101", "c3": "b0d4ce5d-2757-4699-948c-cfa72ba94f86"}]
 
 
 SELECTS = [
