@@ -75,6 +75,7 @@ async def _changed(tables: Tables, table: str, told: str | None) -> Version | No
 async def caller_of(admission: Admission, authorization: str | None, address: str) -> Caller:
     """Return the caller of a subscription as it is known now; raise `HttpError` if its key or token is not valid."""
     admission.require_record()
-    if admission.is_known(authorization):
-        return admission.caller(authorization, address)
+    known = admission.known(authorization, address)
+    if known is not None:
+        return known
     return await to_thread.run_sync(admission.caller, authorization, address)

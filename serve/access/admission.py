@@ -14,8 +14,6 @@ from serve.access.certificates import ClientCertificate
 from serve.access.rate_limits import Allowance, RateLimits, RequestRate
 from serve.http_errors import BusyError, TooManyError, UnauthenticatedError
 
-_MOST_CALLERS = 10_000
-
 
 @dataclass
 class RequestContext:
@@ -56,19 +54,19 @@ class Admission:
         self._rate = rate
         self._anonymous_rate = anonymous_rate
         self._limits = RateLimits()
-        self._rights: dict[int, tuple[Caller, str]] = {}
 
     def require_record(self) -> None:
         """Raise `BusyError` while requests cannot be recorded."""
         if not self._audit.is_writable:
             raise BusyError("requests cannot be recorded", do="try again later")
 
-    def is_known(self, authorization: str | None) -> bool:
-        """Return whether `caller` returns or raises without waiting for anything."""
+    def known(self, authorization: str | None, address: str) -> Caller | None:
+        """Return the caller if it is known without waiting, otherwise `None`; raises as `caller` does."""
         try:
-            return self.authenticator.known(authorization) is not None
+            return self.authenticator.known(authorization)
         except UnauthenticatedError:
-            return True
+            self.take(ANONYMOUS, address)
+            raise
 
     def caller(self, authorization: str | None, address: str) -> Caller:
         """Return the caller; see `Authenticator.caller`.
@@ -100,12 +98,7 @@ class Admission:
 
     def rights(self, caller: Caller) -> str:
         """Return the SHA-256 of what decides what a caller sees."""
-        known = self._rights.get(id(caller))
-        if known is None or known[0] is not caller:
-            if len(self._rights) > _MOST_CALLERS:  # callers of tokens come and go
-                self._rights.clear()
-            known = self._rights[id(caller)] = (caller, self._authorizer.fingerprint(caller))
-        return known[1]
+        return self._authorizer.fingerprint(caller)
 
     def take(self, caller: Caller, address: str) -> Allowance:
         """Count a request of a caller, by its address if nothing else is known of it."""

@@ -117,8 +117,9 @@ class Gate:
             if signed is not None:
                 return signed
         authorization = None if header is None else header.decode("latin-1")
-        if self._admission.is_known(authorization):
-            return self._admission.caller(authorization, address)
+        known = self._admission.known(authorization, address)
+        if known is not None:
+            return known
         return await to_thread.run_sync(self._admission.caller, authorization, address)
 
     def _key(self, scope: Scope, headers: Mapping[bytes, bytes], rights: str) -> Key | None:
@@ -161,10 +162,12 @@ class Gate:
 
     async def _is_current(self, response: CachedResponse) -> bool:
         for name, identity in response.versions:
-            if self._tables.known(name) is None:
+            known = self._tables.known(name)
+            if known is None:
                 with suppress(StorageError):  # the application says what is wrong
                     await to_thread.run_sync(self._tables.newest, name)
-            if self._tables.known(name) != identity:
+                known = self._tables.known(name)
+            if known != identity:
                 return False
         return True
 

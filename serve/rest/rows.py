@@ -93,18 +93,19 @@ def _asked(reading: Reading, name: str, request: Request) -> _Request:
     grant = reading.authorizer.grant(context.caller, name)
     media_type = negotiate(request.headers.get("accept"))
     pairs = request.query_params.multi_items()
-    newest = reading.tables.version(name)
-    parameters = Parameters.of(pairs, reading.authorizer.columns(grant, context.caller, newest).schema.names)
+    version = reading.tables.version(name)
+    visible = reading.authorizer.columns(grant, context.caller, version)
+    parameters = Parameters.of(pairs, visible.schema.names)
     text = parameters.words.get("cursor")
     cursor = None if text is None else PageCursor.of(text)
     time = parameters.time
-    if cursor is not None:
-        version = reading.tables.version(name, cursor.version)
-    else:
-        version = (
-            reading.tables.version(name, parameters.version) if time is None else reading.tables.version_at(name, time)
-        )
-    visible = reading.authorizer.columns(grant, context.caller, version)
+    is_pinned = parameters.version is not None or time is not None or cursor is not None
+    if is_pinned:
+        if cursor is None and time is not None:
+            version = reading.tables.version_at(name, time)
+        else:
+            version = reading.tables.version(name, parameters.version if cursor is None else cursor.version)
+        visible = reading.authorizer.columns(grant, context.caller, version)
     query = parse(
         parameters,
         visible.schema,
@@ -116,7 +117,6 @@ def _asked(reading: Reading, name: str, request: Request) -> _Request:
         raise HttpError("'limit' takes all only for a stream", do=f"accept {NDJSON}, CSV, Arrow or Parquet")
     if cursor is not None:
         query = cursors.resumed(cursor, query, visible.schema, visible.key, cursors.identity(query))
-    is_pinned = parameters.version is not None or time is not None or cursor is not None
     return _Request(
         grant, context, parameters, version, is_pinned, query, media_type, _counts(parameters, request.headers)
     )
