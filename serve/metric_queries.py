@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import duckdb
 
@@ -47,12 +48,14 @@ from serve.queries.query import (
     comparisons,
     conjuncts,
 )
-from serve.queries.select import PageStatement, Statement, VisibleRelation, page
+from serve.queries.select import PageStatement, Statement, VisibleRelation, filtered, page
 from serve.queries.values import require_value, shown
 from serve.tables import Tables, identity_of
 
 _LOG = logging.getLogger("headwater.serve")
 _TIMES = ("DATE", "TIMESTAMP", "TIMESTAMPTZ")
+_MOST_DESCRIBED = 1_024
+"""How many statements over no rows are kept with their columns: these depend on metrics, dimensions and types, and on no value."""
 MOST_METRICS = 20
 """The most metrics of one query."""
 
@@ -116,26 +119,29 @@ class MetricQueries:
         self._metrics = {each.name: each for each in served}
         self.rollups = MetricRollups(project.graph, tables, authorizer)
         self._tables = tables
-        self._engine = engine
+        self._described = lru_cache(_MOST_DESCRIBED)(engine.schema)
         self._authorizer = authorizer
 
     def readable(self, caller: Caller) -> list[VisibleMetric]:
         """Return the metrics that a caller may ask for, by name."""
         seen = _Seen(self._tables, self._authorizer, caller)
-        found = (seen.metric(each) for each in self._metrics.values())
-        return [each for each in found if each is not None]
+        return [found for each in self._metrics.values() if (found := seen.metric(each)) is not None]
 
     def find(self, names: Sequence[str], caller: Caller) -> list[VisibleMetric]:
         """Return metrics by name; raise `UnknownError` for one that the caller may not ask for, as if it did not exist."""
-        known = {each.metric.name: each for each in self.readable(caller)}
-        for name in names:
-            if name not in known:
-                raise UnknownError(f"there is no metric {shown(name)}", do=did_you_mean(name[:200], known))
         if not names:
             raise HttpError("no metric is named", do="write metrics=a,b")
         if len(names) > MOST_METRICS or len(set(names)) < len(names):
             raise HttpError(f"a query has up to {MOST_METRICS} metrics, each once", do="split it into several requests")
-        return [known[name] for name in names]
+        seen, found = _Seen(self._tables, self._authorizer, caller), []
+        for name in names:
+            metric = self._metrics.get(name)
+            visible = None if metric is None else seen.metric(metric)
+            if visible is None:
+                known = [each.metric.name for each in self.readable(caller)]
+                raise UnknownError(f"there is no metric {shown(name)}", do=did_you_mean(name[:200], known))
+            found.append(visible)
+        return found
 
     def schema(self, names: Sequence[str], caller: Caller) -> Schema:
         """Return the dimensions that metrics have in common, by which they can be filtered together."""
@@ -163,7 +169,7 @@ class MetricQueries:
     def columns_of(self, sql: str, names: Sequence[str]) -> Schema:
         """Return the columns of a statement without rows; raise `DeniedError` if metrics cannot be computed."""
         try:
-            return self._engine.schema(sql)
+            return self._described(sql)
         except duckdb.Error as error:
             _LOG.error("metrics %s cannot be computed: %s", ", ".join(names), error)
             raise DeniedError("the metric cannot be computed from its table", do="see the server's log") from error
@@ -269,20 +275,17 @@ class _Compiler:
             statement = self._of_rollup(part, choice)
         else:
             source = rows_of(part, self._wanted, query.grain, lambda name: relations[name].sql)
-            rows = self._filtered(source, self._queries.columns_of(blank, query.metrics), time)
+            rows = self._filtered(source, time)
             statement = Statement(grouped(part, query.groups, rows.sql, values), rows.values)
             self._read |= {each.table: (each.version, each.identity, each.fingerprint) for each in relations.values()}
         answered_by = first.table if choice is None else choice.match.rollup.name
         self._answered |= {each.name: answered_by for each in part.metrics}
         return statement, grouped(part, query.groups, blank, values)
 
-    def _filtered(self, source: str, schema: Schema, time: Column | None) -> Statement:
+    def _filtered(self, source: str, time: Column | None) -> Statement:
         """Return the rows of a SELECT that satisfy the conditions of the query."""
-        query = self._query
-        during = _during(query, None if time is None else Column(TIME, time.type))
-        selection = tuple(Selection(name, name) for name in schema.names)
-        asked = Query(selection, both(query.where, *during), limit=None)
-        return page(VisibleRelation("", 0, source, schema), asked).statement
+        during = _during(self._query, None if time is None else Column(TIME, time.type))
+        return filtered(source, both(self._query.where, *during))
 
     def _choice(self, part: MetricPart, blank: str) -> RollupChoice | None:
         query, rollups = self._query, self._queries.rollups
@@ -297,11 +300,7 @@ class _Compiler:
         query, matched, first = self._query, choice.match, part.first
         calendar = self._queries.rows(first.calendar, choice) if query.grain.startswith("fiscal") else ""
         source = matched.rows(query.grain, self._queries.rows(matched.rollup.name, choice), calendar)
-        names = [name for name, _ in matched.dimensions]
-        names += ([TIME] if matched.time else []) + ([PERIOD] if query.grain else [])
-        names += [f"~p{number}" for number in range(len(matched.aggregates))]
-        schema = Schema.of(dict.fromkeys(names, "VARCHAR"))  # the types decide nothing here
-        rows = self._filtered(source, schema, self._found[first.name].time)
+        rows = self._filtered(source, self._found[first.name].time)
         self._read |= {n: (each.number, identity_of(each), "all") for n, each in choice.versions.items()}
         return Statement(grouped(part, query.groups, rows.sql, matched.values(part, choice.types)), rows.values)
 

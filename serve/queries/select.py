@@ -97,6 +97,13 @@ def page(
     return PageStatement(statement, schema, cursor)
 
 
+def filtered(sql: str, where: Condition | None) -> Statement:
+    """Return the rows of a SELECT that satisfy a condition."""
+    values: list[Any] = []
+    condition = "" if where is None else f" where {_condition(where, values)}"
+    return Statement(f"select * from ({sql}) as {_ROWS}{condition}", tuple(values))
+
+
 def _names_a_row(relation: VisibleRelation, query: Query) -> bool:
     """Return whether a query has at most one row: its condition names a value of each column of the key."""
     equal = {each.column.name for each in conjuncts(query.where) if each.operator == "=" and not each.quantifier}

@@ -256,6 +256,15 @@ def test_the_list_says_what_can_be_asked(staff):
     assert listed["long_stops"]["grains"] == []
 
 
+def test_a_statement_is_described_once_whatever_its_values(staff):
+    described = staff.app.state.backend.reading.metrics._described  # noqa: SLF001 - what the engine was asked
+    path = "/v1/metrics/worst?dimensions=origin&grain=month&airline=eq."
+    first = rows(staff, f"{path}UA")
+    asked = described.cache_info().misses
+    assert rows(staff, f"{path}AF") != first
+    assert described.cache_info().misses == asked
+
+
 def test_order_and_limit(staff):
     found = body(staff, "/v1/metrics/revenue?dimensions=origin&order=revenue.desc&limit=2")
     assert found["is_truncated"]

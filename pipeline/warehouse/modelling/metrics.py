@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import sqlglot
@@ -87,7 +88,7 @@ class MetricDefinition:
     calendar: str = ""
     """The date dimension with the fiscal year; empty if there is none."""
 
-    @property
+    @cached_property
     def columns(self) -> frozenset[str]:
         """The columns of the table that its number depends on, in lower case: those of the expression, the condition and the time."""
         texts = [self.where, *(text for each in self.aggregates for text in (each.argument, each.where))]
