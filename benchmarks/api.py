@@ -49,9 +49,9 @@ import sys
 import uvicorn
 
 BODY = open(sys.argv[2], "rb").read()
-HEAD = {{"type": "http.response.start", "status": 200,
-        "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(BODY)).encode())]}}
-BODY = {{"type": "http.response.body", "body": BODY}}
+HEAD = {"type": "http.response.start", "status": 200,
+        "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(BODY)).encode())]}
+BODY = {"type": "http.response.body", "body": BODY}
 
 async def app(scope, receive, send):
     await send(HEAD)
@@ -157,12 +157,9 @@ def _ours(files: Path, question: _Question, seconds: float, folder: Path) -> Ran
 
 def _bare(files: Path, question: _Question, seconds: float, folder: Path) -> Ran:
     """Return the figures of uvicorn with the bytes of our response."""
-    rows = [dict(zip(("id", "km"), row, strict=True)) for row in _expected(files, question)]
-    lines = ",\\n".join(f'{{"id":{row["id"]},"km":{row["km"]}}}' for row in rows)
-    (folder / "body.json").write_text(
-        f'{{"table": "trips", "version": 0, "rows": [{lines}], "next": null}}'.replace("\\n", "\n")
-    )
-    (folder / "bare.py").write_text(_BARE.replace("{{", "{").replace("}}", "}"))
+    lines = ",\n".join(f'{{"id":{key},"km":{km}}}' for key, km in _expected(files, question))
+    (folder / "body.json").write_text(f'{{"table": "trips", "version": 0, "rows": [{lines}], "next": null}}')
+    (folder / "bare.py").write_text(_BARE)
     port = unused_port()
     words = [HEADWATER.with_name("python"), folder / "bare.py", port, folder / "body.json"]
     with server(words, folder, f"http://127.0.0.1:{port}/") as process:

@@ -51,7 +51,7 @@ Tables = Annotated[
 
 @app.command("maintain")
 def maintain_(names: Tables = None, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
-    """Compact and vacuum tables and their quarantines by their policies, and shorten their logs; of all tables, spools too."""
+    """Compact and vacuum tables and quarantines by their policies, and shorten their logs; without names, vacuum spools."""
     workspace = open_workspace(folder, env)
     chosen, places = _names(workspace, names), () if names else spools(workspace)
     done, errors = _each(chosen, lambda name: maintain(workspace, name))
@@ -144,7 +144,7 @@ def _fail_for(errors: Mapping[str, str]) -> None:
 def vacuum_(
     names: Tables = None, yes: Execute = False, env: Env = None, as_json: Json = False, folder: Folder = HERE
 ) -> None:
-    """List the files that no readable version of tables and their quarantines needs, and of all tables, old fetches in spools; with --yes, remove them."""
+    """List the files that no readable version needs; without names, also old fetches in spools. With --yes, remove them."""
     workspace = open_workspace(folder, env)
     chosen, places = _names(workspace, names), () if names else spools(workspace)
     act, act_on_spool = (vacuum_table, vacuum_spool) if yes else (plan_vacuums, plan_spool)

@@ -31,8 +31,8 @@ class ExperimentStop(Artifact):
         return self.experiment
 
     @property
-    def pending(self) -> str:
-        """The experiment runs."""
+    def decides(self) -> str:
+        """Whether the experiment goes on."""
         return f"looks whether {self.experiment} does harm"
 
     @property

@@ -90,8 +90,8 @@ class ExperimentWeights(Artifact):
         return self.experiment
 
     @property
-    def pending(self) -> str:
-        """Results are new."""
+    def decides(self) -> str:
+        """The weights, by new results."""
         return f"gives units to the variants of {self.experiment}"
 
     @property

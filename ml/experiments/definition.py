@@ -208,11 +208,10 @@ def sums_of(
     """
     unit, variant, time = map(quoted, columns)
     none = "null::double as y, null::double as yy, null::double as x, null::double as xx, null::double as xy"
-    earlier = f"""
-        select {literal(EARLIER)} as metric, null::varchar as variant, count(*) as units, {none} from {exposures}
-        where {time} < {since}
-    """
+    earlier = []
     if since:
+        row = f"select {literal(EARLIER)} as metric, null::varchar as variant, count(*) as units, {none}"
+        earlier = [f"{row} from {exposures} where {time} < {since}"]
         exposures = f"(select * from {exposures} where {time} is null or {time} >= {since}) as counted"
     units = f"""
         select {unit} as unit, arg_min({variant}, {time}) as variant, min({time}) as exposed_at, count(distinct {variant}) as variants
@@ -227,8 +226,8 @@ def sums_of(
         select {literal(INCOMPLETE)} as metric, null::varchar as variant, count(*) as units, {none} from {exposures}
         where {unit} is null or {variant} is null or {time} is null
     """
-    counted = [exposed, incomplete, *([earlier] if since else [])]
-    return " union all ".join([*counted, *(metric.moments(clean, of_text=of_text) for metric in metrics)])
+    of_metrics = (metric.moments(clean, of_text=of_text) for metric in metrics)
+    return " union all ".join([exposed, incomplete, *earlier, *of_metrics])
 
 
 def metric(  # noqa: PLR0913 - options of a definition, all keyword-only

@@ -34,7 +34,10 @@ class ViewStatus:
     lake_version: int | None
     online_version: int | None
     state: str
-    """`up to date`, `behind`, `not loaded`, `loaded as defined before`, `unknown` if the store does not answer, or empty for a view that is not online."""
+    """`up to date`, `behind`, `not loaded`, `loaded as defined before`, or `unknown` if the store does not answer.
+
+    Empty for a view that is not online.
+    """
     newest: datetime | None
     """When the newest row in the online store became available."""
     written_at: datetime | None

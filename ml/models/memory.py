@@ -27,6 +27,6 @@ def require_memory(scan: Scan, model: str, place: Place) -> None:
     raise ModelError(
         f"the training set of model {model!r} does not fit the memory of the process that fits it",
         got=f"{scan.rows:,} rows x {columns} columns need about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
-        do="let workers fit boosted trees, for example LightGBM(workers=2), or select fewer rows for the training set",
+        do="let workers read the rows, for example LightGBM(workers=2) or Torch(…, workers=2), or select fewer rows for the training set",
         place=place,
     )

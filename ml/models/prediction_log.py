@@ -24,7 +24,11 @@ COLUMNS = {
     "latency_ms": "double",
     "looked_up": "json",
 }
-"""The columns of a log with their types. Classes have a `probability`, rankings and anomalies a `score`, which is none. `looked_up` is null if the request had all features; see `headwater features verify`."""
+"""The columns of a log with their types.
+
+Predictions of classes have a `probability`; those of rankings and anomalies have a `score`, which need not be between 0 and 1. `looked_up` is
+null if the request had all features; see `headwater features verify`.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,8 +63,8 @@ class RolloutSteps(Artifact):
         return self.model
 
     @property
-    def pending(self) -> str:
-        """A rollout is under way, or a version waits for one."""
+    def decides(self) -> str:
+        """A rollout that is under way, or of a version that waits for one."""
         return f"decides about the rollout of {self.model}"
 
     @property

@@ -63,7 +63,8 @@ class LoadedModel:
     def explain(self, rows: Any) -> Rows:
         """Return what makes the score of each row, in its order: `_base`, and what each feature adds to it.
 
-        The score is their sum; see `FittedModel.explanations`. Raises as `predict` does, and `RequestError` for estimators that cannot be explained.
+        The score is their sum; see `FittedModel.explanations`. Raises as `predict` does, and `RequestError` for estimators that cannot be
+        explained.
         """
         fitted = self.predictor.fitted
         added = fitted.explanations(features_of(fitted, self.name, self._given(rows)))

@@ -406,9 +406,9 @@ class Artifact(Definition):
     """A definition whose result is not a table, for example a model."""
 
     @property
-    def pending(self) -> str:
-        """Why the next run builds it, if there is no verdict yet."""
-        return "not evaluated yet"
+    def decides(self) -> str:
+        """What each run decides about, in words; empty if it is built when its inputs or its definition change."""
+        return ""
 
     @abstractmethod
     def verdict(self, context: BuildContext) -> Verdict | None:

@@ -33,7 +33,7 @@ def test_rows_that_do_not_fit_the_memory_are_refused_before_they_are_read():
     problem = (
         r"the training set of model 'm' does not fit the memory of the process that fits it: "
         r"got 2,000,000,000 rows x 10 columns need about 1320\.0 GB, and [\d.]+ GB are free; "
-        r"let workers fit boosted trees, for example LightGBM\(workers=2\), or select fewer rows.*here\.py:1"
+        r"let workers read the rows, for example LightGBM\(workers=2\) or Torch.*, or select fewer rows.*here\.py:1"
     )
     with pytest.raises(ModelError, match=problem):
         require_memory(scan(2_000_000_000), "m", Place("here.py", 1))

@@ -1,8 +1,10 @@
 """Fitted models as folders in MLflow's format.
 
-Boosted trees are stored in their library's own format, networks of PyTorch as weights and the name of the function that builds them, and estimators of scikit-learn by skops, if they consist of known
-classes. Loading these runs no code. Other estimators are stored by cloudpickle, whose loading runs code: trust such a model like
-code, or refuse all of them by MLflow's variable MLFLOW_ALLOW_PICKLE_DESERIALIZATION. `ModelFormat` says which it is. The digest of a folder shows whether a stored model is the one that was registered.
+Boosted trees are stored in their library's own format, networks of PyTorch as weights and the name of the function that builds
+them, and estimators of scikit-learn by skops, if they consist of known classes. Loading these runs no code. Other estimators are
+stored by cloudpickle, whose loading runs code: trust such a model like code, or refuse all of them by MLflow's variable
+MLFLOW_ALLOW_PICKLE_DESERIALIZATION. `ModelFormat` says which it is. The digest of a folder shows whether a stored model is the
+one that was registered.
 """
 
 from __future__ import annotations

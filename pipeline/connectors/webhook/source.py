@@ -85,12 +85,14 @@ def webhook(
     """Read the messages that other systems post to `/webhooks/NAME` of `headwater serve`.
 
     Each message is one JSON object. `signature` says how messages are signed; without it, `unsigned=True` accepts messages
-    from anyone who can reach the server. With `keyed=True`, rows are posted to `/v1/sources/` and the name of the source instead, by callers whose
-    key has the scope `write`. A message whose id was received before is not stored again: the id is in `id_header`
-    (by default `Idempotency-Key`, `Webhook-Id` or `X-GitHub-Delivery`). `metadata` adds the columns
-    `_received_at`, `_id` and `_headers`, and `rename` maps names of fields to names of columns. Messages are kept on disk below `spool`, on the machine of the server, for `keep`.
+    from anyone who can reach the server. With `keyed=True`, rows are posted to `/v1/sources/` and the name of the source instead, by
+    callers whose key has the scope `write`. A message whose id was received before is not stored again: the id is in `id_header` (by
+    default `Idempotency-Key`, `Webhook-Id` or `X-GitHub-Delivery`). `metadata` adds the columns `_received_at`, `_id` and `_headers`,
+    and `rename` maps names of fields to names of columns. Messages are kept on disk below `spool`, on the machine of the server, for
+    `keep`.
 
-    Raises `DefinitionError` for a name that is not a part of a path, and unless one of signature=, unsigned=True and keyed=True is given.
+    Raises `DefinitionError` for a name that is not a part of a path, and unless one of signature=, unsigned=True and keyed=True is
+    given.
     """
     if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
         raise DefinitionError("the name of a webhook must consist of letters, digits, - and _", got=repr(name))

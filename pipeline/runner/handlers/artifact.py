@@ -27,12 +27,13 @@ class ArtifactHandler:
         """Build if the inputs or the definition changed since the last verdict."""
         if changing:
             words = f"{', '.join(map(repr, changing))} would change"
-            if type(definition).pending is not Artifact.pending:  # it decides about something, which is not built anew
-                words = f"{definition.pending}: {words}"
-            return PlannedStep(definition, _build_decision(workspace, definition, words))
+            reason = f"{definition.decides}: {words}" if definition.decides else words
+            return PlannedStep(definition, _build_decision(workspace, definition, reason))
         verdict = None if options.full else definition.verdict(RunBuildContext(workspace, definition, ""))
         if verdict is None:
-            return PlannedStep(definition, _build_decision(workspace, definition, definition.pending))
+            return PlannedStep(
+                definition, _build_decision(workspace, definition, definition.decides or "not evaluated yet")
+            )
         reason = verdict.reason if verdict.accepted else still_refused(verdict)
         return PlannedStep(definition, Decision(DecisionKind.SKIP, reason))
 
