@@ -68,11 +68,16 @@ def submit(
             out.print(f"submitted {job_id}", soft_wrap=True)
             _print_commands(jobs, job_id, None if local is None else settings)
         return
+    _follow(jobs, job_id, None if local is None else settings, as_json=as_json)
+
+
+def _follow(jobs: Jobs, job_id: str, local: Settings | None, *, as_json: bool) -> None:
+    """Show the output of a job until it ends; exit with 1 if it fails, and with 130 after an interrupt."""
     err.print(f"[dim]job {job_id}, dashboard {jobs.address}[/]", soft_wrap=True)
     try:
         status = jobs.follow(job_id, _write_aside if as_json else _write)
     except KeyboardInterrupt:
-        _ask(jobs, job_id, None if local is None else settings)
+        _ask(jobs, job_id, local)
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         message = jobs.message(job_id)

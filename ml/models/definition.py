@@ -221,13 +221,7 @@ def model(  # noqa: PLR0913 - options of a definition, all keyword-only
     _require_fit(evaluation, place)
     _require_made_by("tuning", tuning, Tuning, "tune", place)
     _require_made_by("retrain", retrain, Retraining, "retrain", place)
-    _require_made_by("rollout", rollout, Rollout, "rollout", place)
-    if rollout is not None and not unit:
-        problem = "a rollout needs to know whose rows are predicted by the same version"
-        raise DefinitionError(problem, do="pass unit= with a column of the requests", place=place)
-    if rollout is not None and approval == "manual":
-        problem = "a rollout decides which version is the champion, and so does a person with approval='manual'"
-        raise DefinitionError(problem, do="remove rollout= or approval=", place=place)
+    _require_rollout(rollout, unit, approval, place)
     define = partial(
         Model,
         evaluation=evaluation,
@@ -274,6 +268,17 @@ def _training_set_of(function: Callable[..., Any], place: Place) -> str:
                 place=place,
             )
     return first.name
+
+
+def _require_rollout(rollout: Rollout | None, unit: str, approval: str, place: Place) -> None:
+    """Raise `DefinitionError` for another value, and for a rollout that cannot decide."""
+    _require_made_by("rollout", rollout, Rollout, "rollout", place)
+    if rollout is not None and not unit:
+        problem = "a rollout needs to know whose rows are predicted by the same version"
+        raise DefinitionError(problem, do="pass unit= with a column of the requests", place=place)
+    if rollout is not None and approval == "manual":
+        problem = "a rollout decides which version is the champion, and so does a person with approval='manual'"
+        raise DefinitionError(problem, do="remove rollout= or approval=", place=place)
 
 
 def _require_tunable(tuning: Tuning | None, trainer: Trainer, place: Place) -> None:
