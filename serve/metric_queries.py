@@ -154,6 +154,7 @@ class MetricQueries:
         """
         found = self.find(query.metrics, caller)
         _require(query, found)
+        self._engine.require_patterns(query.where)
         made = _Compiler(self, query, caller, found)
         return made.prepared()
 

@@ -14,6 +14,8 @@ from serve.access.caller import Caller
 from serve.access.fair_queue import FairQueue
 from serve.metric_queries import MetricQueries
 from serve.queries.engine import Engine
+from serve.queries.query import Query
+from serve.queries.select import VisibleRelation, count
 from serve.related import RelatedTables
 from serve.tables import Tables
 
@@ -31,6 +33,10 @@ class Reading:
     related: RelatedTables
     queue: FairQueue
     metrics: MetricQueries
+
+    def count(self, relation: VisibleRelation, query: Query) -> int:
+        """Return how many rows a query has on all its pages; raise as `Engine.rows` does."""
+        return int(self.engine.tuples(count(relation, query))[0][0])
 
     async def run(self, caller: Caller, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """Run what asks the engine when it is the caller's turn, in a thread; raise `BusyError` if too many wait."""

@@ -6,7 +6,8 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -86,14 +87,16 @@ class Tables:
             return None
         return seen.identity
 
-    def version(self, name: str, number: int | None = None) -> Version:
-        """Return the newest or a given version.
+    def version(self, name: str, number: int | None = None, time: datetime | None = None) -> Version:
+        """Return the newest version, the one with a number, or the newest committed at or before a time.
 
         Raises `UnknownError` if it does not exist, `GoneError` if it is no longer available.
         """
         newest = self.newest(name)
         if newest is None:
             raise UnknownError(f"table {name!r} is not computed yet", do="run the project, then try again")
+        if time is not None:
+            number = min(self._number_at(name, time), newest.number)
         if number is None or number == newest.number:
             return newest
         if number > newest.number:
@@ -106,15 +109,6 @@ class Tables:
                 if len(self._pinned) > _PINNED:
                     self._pinned.popitem(last=False)
             return self._pinned[name, number]
-
-    def version_at(self, name: str, time: datetime) -> Version:
-        """Return the newest version committed at or before a time; raise as `version` does."""
-        newest = self.version(name)
-        try:
-            number = self._workspace.table(name).number_at(time)
-        except StorageError as error:
-            raise GoneError(error.problem, got=error.got, do=error.do) from error
-        return self.version(name, min(number, newest.number))
 
     def rows(self, name: str, version: Version, conditions: Sequence[ColumnCondition] = ()) -> str:
         """Return a SELECT of the rows of a version that may satisfy all conditions, from a copy if there is one."""
@@ -138,13 +132,19 @@ class Tables:
         self._workspace.reads.note(table.storage.uri, files)
         return replace(version.scan(), files=files)
 
+    def _number_at(self, name: str, time: datetime) -> int:
+        try:
+            return self._workspace.table(name).number_at(time)
+        except StorageError as error:
+            raise GoneError(error.problem, got=error.got, do=error.do) from error
+
     def _kept(self, name: str, number: int) -> Version:
         try:
             version = self._read(name, number)
         except StorageError as error:
-            raise gone(name, number) from error
+            raise _gone(name, number) from error
         if version is None:
-            raise gone(name, number)
+            raise _gone(name, number)
         return version
 
     def _read(self, name: str, number: int | None = None) -> Version | None:
@@ -161,8 +161,18 @@ def identity_of(version: Version) -> str:
     return f"{version.number}-{hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]}"
 
 
-def gone(name: str, number: int) -> GoneError:
-    """Return the error for a version that is no longer available."""
+@contextmanager
+def reading_files(name: str, number: int, *, is_pinned: bool) -> Iterator[None]:
+    """Raise `GoneError` if files of a version cannot be read within the context and the request has named it: they may be removed."""
+    try:
+        yield
+    except StorageError as error:
+        if not is_pinned:
+            raise
+        raise _gone(name, number) from error
+
+
+def _gone(name: str, number: int) -> GoneError:
     return GoneError(
         f"this version of table {name!r} is no longer available", got=str(number), do="start again without version="
     )

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.warehouse.modelling.metrics import PERIOD
 from serve.graphql.filters import condition_of, one_of, ordering, orders_of
 from serve.graphql.naming import NamedMetric
-from serve.graphql.rows import count_of, require_patterns
+from serve.graphql.rows import count_of
 from serve.graphql.scalars import is_text
 from serve.graphql.selection import Selected
 from serve.graphql.snapshot import ReadSnapshot
@@ -53,7 +53,6 @@ def plan_metric(named: NamedMetric, snapshot: ReadSnapshot, field: Selected) -> 
     """Return the plan of a field; raise `HttpError` for an argument that is not valid."""
     arguments, metric = field.arguments, named.metric
     where = condition_of(arguments.get("where"), named.dimensions)
-    require_patterns(snapshot, where)
     selections = [each for each in field.fields if each.name == "rows"]
     grain = arguments.get("grain") or ""
     query = MetricQuery(

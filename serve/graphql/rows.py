@@ -12,7 +12,7 @@ from serve.graphql.selection import Selected
 from serve.graphql.snapshot import ReadSnapshot
 from serve.http_errors import HttpError
 from serve.queries.objects import ObjectMember
-from serve.queries.query import MOST_RELATED, Condition, Embedding, comparisons
+from serve.queries.query import DEFAULT_LIMIT, MOST_RELATED, Condition, Embedding, comparisons
 from serve.queries.select import VisibleRelation
 
 
@@ -64,7 +64,7 @@ class RowPlanner:
         where = condition_of(each.arguments.get("where"), other)
         order = orders_of(each.arguments.get("orderBy"), other)
         require_columns(relation, (*columns_in(where), *(term.column for term in order)))
-        require_patterns(self._snapshot, where)
+        self._snapshot.reading.engine.require_patterns(where)
         into.embed.append(
             Embedding(
                 name=name,
@@ -91,7 +91,7 @@ def count_of(arguments: Mapping[str, object], most: int) -> int:
     """Return how many rows are asked for; raise `HttpError` for a number that is not from 1 to `most`."""
     first = arguments.get("first")
     if first is None:
-        return min(100, most)
+        return min(DEFAULT_LIMIT, most)
     if not isinstance(first, int) or not 1 <= first <= most:
         raise HttpError(f"'first' takes an integer from 1 to {most}", got=str(first)[:40])
     return first
@@ -108,11 +108,3 @@ def require_columns(relation: VisibleRelation, names: Iterable[str]) -> None:
     missing = next((name for name in names if name not in known), None)
     if missing is not None:
         raise HttpError(f"table {relation.table!r} has no column {missing!r} in version {relation.version}")
-
-
-def require_patterns(snapshot: ReadSnapshot, where: Condition | None) -> None:
-    """Raise `HttpError` for a regular expression that is none."""
-    for condition in comparisons(where):
-        if condition.operator in {"match", "imatch"}:
-            for value in condition.values:
-                snapshot.reading.engine.require_pattern(value)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from pipeline.lake import Version
 from serve.access.authorization import Grant
 from serve.access.caller import Caller
 from serve.metric_queries import MetricQuery, PreparedMetrics
+from serve.queries.parameters import time_of
 from serve.queries.query import Condition
-from serve.queries.rest_syntax import Parameters
 from serve.queries.select import VisibleRelation
 from serve.reading import Reading
 from serve.tables import identity_of
@@ -40,12 +38,8 @@ class ReadSnapshot:
 
     def version(self, table: str, number: int | None, at: str | None) -> Version:
         """Return the newest version, or the one with a number or of a time. Raises `HttpError` for those that are not there."""
-        if number is not None:
-            return self.reading.tables.version(table, number)
-        if at is not None:
-            time: datetime | None = Parameters({"at": at}, ()).time
-            assert time is not None  # noqa: S101 - there is an `at`
-            return self.reading.tables.version_at(table, time)
+        if number is not None or at is not None:
+            return self.reading.tables.version(table, number, None if at is None else time_of("at", at))
         if table not in self._versions:
             self._versions[table] = self.reading.tables.version(table)
         self.newest[table] = identity_of(self._versions[table])

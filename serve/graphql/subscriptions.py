@@ -9,7 +9,7 @@ from serve.access.caller import Caller
 from serve.backend import Backend
 from serve.graphql.execution import GraphqlOperation
 from serve.http_errors import HttpError
-from serve.queries.rest_syntax import integer
+from serve.queries.parameters import version_number
 from serve.tables import Tables
 from serve.version_events import new_versions
 
@@ -25,7 +25,7 @@ class TableChanges:
         self.table = naming.enum[self._value]
         self.reason = backend.reading.authorizer.grant(caller, self.table).reason
         since = arguments.get("since")
-        self._since = None if since is None else integer("since", str(since), 0, 1 << 62)
+        self._since = None if since is None else version_number("since", str(since))
         self._tables: Tables = backend.tables
 
     async def events(self) -> AsyncIterator[str | None]:

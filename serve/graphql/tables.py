@@ -9,11 +9,10 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from pipeline.core.errors import StorageError
 from pipeline.core.schema import Column
 from serve.graphql.filters import condition_of, one_of, ordering, orders_of
 from serve.graphql.naming import NamedTable, Naming, Root
-from serve.graphql.rows import RowColumns, RowPlanner, columns_in, count_of, require_columns, require_patterns
+from serve.graphql.rows import RowColumns, RowPlanner, columns_in, count_of, require_columns
 from serve.graphql.scalars import is_text, text_of
 from serve.graphql.selection import Selected
 from serve.graphql.snapshot import ReadSnapshot
@@ -21,6 +20,7 @@ from serve.http_errors import HttpError
 from serve.queries import cursor as cursors
 from serve.queries.cursor import PageCursor
 from serve.queries.objects import ObjectMember, as_objects
+from serve.queries.parameters import version_number
 from serve.queries.query import (
     MOST_ROWS,
     ColumnCondition,
@@ -29,11 +29,11 @@ from serve.queries.query import (
     Ordering,
     Query,
     Selection,
+    with_key,
 )
-from serve.queries.rest_syntax import integer, with_key
 from serve.queries.select import Statement, VisibleRelation, count, page, result_schema
 from serve.queries.values import require_value
-from serve.tables import gone
+from serve.tables import reading_files
 
 Run = Callable[[Statement], pa.Table]
 """Runs a statement."""
@@ -70,8 +70,7 @@ class _Page:
 
     def following(self, last: Sequence[Any], number: int) -> str:
         """Return the cursor after a row with these values of the cursor's columns, which is this one on the page."""
-        after = cursors.values_of(last)
-        return str(PageCursor(self.relation.version, self.identity, after, 0 if after else self.query.offset + number))
+        return str(PageCursor.following(self.relation.version, self.identity, self.query, last, number))
 
 
 @dataclass(frozen=True)
@@ -87,15 +86,11 @@ class _Connection:
     def run(self, run: Run) -> tuple[str, int]:
         """See `FieldPlan`."""
         one = self.page
-        try:
+        with reading_files(one.relation.table, one.relation.version, is_pinned=one.is_pinned):
             rows = _rows(one, self.shapes, run) if self._needs_rows else None
             total = None
             if any(each.name == "totalCount" for each in self.field.fields):
                 total = int(run(count(one.relation, one.query)).column(0)[0].as_py())
-        except StorageError as error:
-            if not one.is_pinned:
-                raise
-            raise gone(one.relation.table, one.relation.version) from error
         number = 0 if rows is None else min(rows.num_rows, one.query.limit or 0)
         parts = [f"{_key(each)}{self._value(each, rows, number, total)}" for each in self.field.fields]
         return f"{{{','.join(parts)}}}", number
@@ -246,10 +241,10 @@ class TablePlanner:
             raise HttpError("a cursor names its version", do="leave out 'version' and 'at'")
         if number is not None and at is not None:
             raise HttpError("'at' and 'version' are both given", do="give one of them")
-        asked = integer("version", str(number), 0, 1 << 62) if number is not None else None
+        asked = version_number("version", str(number)) if number is not None else None
         version = snapshot.version(name, cursor.version if cursor is not None else asked, at)
         where = condition_of(arguments.get("where"), named)
-        require_patterns(snapshot, where)
+        snapshot.reading.engine.require_patterns(where)
         relation = snapshot.relation(name, version, where)
         query = replace(query_of(relation), where=where, limit=count_of(arguments, MOST_ROWS))
         own = {each.column for each in query.select if each.column}

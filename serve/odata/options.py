@@ -10,8 +10,8 @@ from pipeline.core.errors import did_you_mean
 from serve.http_errors import HttpError, UnsupportedError
 from serve.odata.filter_syntax import Filter, parse_filter
 from serve.odata.model import NAMESPACE, EntitySet, Property
+from serve.queries.parameters import MOST_OFFSET, integer
 from serve.queries.query import Ordering
-from serve.queries.rest_syntax import MOST_OFFSET, integer
 from serve.queries.values import shown
 
 KNOWN = ("select", "filter", "orderby", "top", "skip", "count", "format", "skiptoken", "apply")

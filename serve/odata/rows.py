@@ -9,7 +9,6 @@ from urllib.parse import quote, urlencode
 
 from starlette.responses import Response
 
-from pipeline.core.errors import StorageError
 from pipeline.core.fingerprint import fingerprint
 from serve.access.admission import RequestContext
 from serve.access.authorization import Grant
@@ -24,11 +23,10 @@ from serve.odata.resources import Ask, key_condition, property_of
 from serve.queries import cursor as cursors
 from serve.queries.cursor import PageCursor
 from serve.queries.formats import JSON, Page, read_page
-from serve.queries.query import MOST_ROWS, Condition, Query, Selection
-from serve.queries.rest_syntax import with_key
-from serve.queries.select import PageStatement, Statement, VisibleRelation, count, page
+from serve.queries.query import MOST_ROWS, Condition, Query, Selection, with_key
+from serve.queries.select import PageStatement, Statement, VisibleRelation, page
 from serve.reading import Reading
-from serve.tables import gone
+from serve.tables import reading_files
 
 _OF_COLLECTIONS = ("select", "filter", "orderby", "top", "skip", "count", "format", "skiptoken")
 
@@ -59,12 +57,8 @@ def read_resource(reading: Reading, context: RequestContext, ask: Ask, request: 
     unchanged = not_modified(request, headers)
     if unchanged is not None:
         return unchanged
-    try:
+    with reading_files(read.relation.table, number, is_pinned=read.cursor is not None):
         response = _respond(reading, context, read)
-    except StorageError as error:
-        if read.cursor is None:
-            raise
-        raise gone(read.relation.table, number) from error
     response.headers.update(headers)
     if ask.preferences.applied:
         response.headers["Preference-Applied"] = ask.preferences.applied
@@ -201,7 +195,7 @@ def _page(reading: Reading, read: _Read, query: Query, selected: tuple[Property,
 
 
 def _count(reading: Reading, read: _Read) -> int:
-    return int(reading.engine.rows(count(read.relation, Query(select=(), where=_where(read)))).column(0)[0].as_py())
+    return reading.count(read.relation, Query(select=(), where=_where(read)))
 
 
 def _shown_count(number: int, form: JsonForm) -> object:
@@ -216,8 +210,7 @@ def _identity(read: _Read) -> str:
 
 
 def _following(read: _Read, query: Query, rows: Page, owed: int | None) -> str:
-    place = 0 if rows.last else query.offset + rows.rows
-    cursor = PageCursor(read.relation.version, _identity(read), cursors.values_of(rows.last), place)
+    cursor = PageCursor.following(read.relation.version, _identity(read), query, rows.last, rows.rows)
     words = {f"${name}": text for name, text in read.ask.options.words.items() if name not in {"top", "skip", "count"}}
     if owed is not None:
         words["$top"] = str(owed)

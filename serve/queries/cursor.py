@@ -32,6 +32,12 @@ class PageCursor:
     after: tuple[str | None, ...] = ()
     offset: int = 0
 
+    @classmethod
+    def following(cls, version: int, name: str, query: Query, last: Sequence[Any], rows: int) -> PageCursor:
+        """Return the cursor after a number of rows of a query `name`, with the values of the cursor's columns in the last of them."""
+        after = tuple(_text(value) for value in last)
+        return cls(version, name, after, 0 if after else query.offset + rows)
+
     def __str__(self) -> str:
         """Return the text of a URL."""
         place = list(self.after) if self.after else self.offset
@@ -81,11 +87,6 @@ def resumed(cursor: PageCursor, query: Query, schema: Schema, key: Sequence[str]
         if value is not None:
             require_value(kinds[term.column], value)
     return replace(query, after=cursor.after, offset=0)
-
-
-def values_of(row: Sequence[Any]) -> tuple[str | None, ...]:
-    """Return the values of a row as the texts of a cursor."""
-    return tuple(_text(value) for value in row)
 
 
 def _text(value: Any) -> str | None:

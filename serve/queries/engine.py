@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline.kernel.sql_text import literal, quoted
 from pipeline.lake import Storage
 from serve.http_errors import BusyError, HttpError, OverloadError
 from serve.queries.deadlines import StatementDeadlines
+from serve.queries.query import Condition, comparisons
 from serve.queries.select import Statement
 from serve.queries.values import shown
 
@@ -104,12 +105,15 @@ class Engine:
         with self._running(self._patience.total_seconds()) as cursor:
             return schema_of(cursor, query, values)
 
-    def require_pattern(self, pattern: str) -> None:
-        """Raise `HttpError` for a text that is no regular expression."""
-        try:
-            self.rows(Statement("select regexp_matches('', cast(? as varchar))", (pattern,)))
-        except duckdb.InvalidInputException as error:
-            raise HttpError("the regular expression is not valid", got=shown(pattern)) from error
+    def require_patterns(self, where: Condition | None) -> None:
+        """Raise `HttpError` if a condition has a regular expression that is none, whatever rows there are."""
+        for each in comparisons(where):
+            for pattern in each.values if each.operator in {"match", "imatch"} else ():
+                try:
+                    with closing(self._connection().cursor()) as cursor:
+                        cursor.execute("select regexp_matches('', cast(? as varchar))", [pattern])
+                except duckdb.InvalidInputException as error:
+                    raise HttpError("the regular expression is not valid", got=shown(pattern)) from error
 
     def close(self) -> None:
         """Close the instance; another request would open it again."""
@@ -131,10 +135,11 @@ class Engine:
             raise _too_much(f"more than {self._patience.total_seconds():g} s") from error
         except duckdb.OutOfMemoryException as error:
             raise _too_much("more memory than the limit for all requests") from error
-        except (duckdb.ConversionException, duckdb.OutOfRangeException) as error:
+        except (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException) as error:
             _LOG.warning("a statement failed: %s", error)  # its text may contain values, and is not for the caller
             raise HttpError(
-                "the query cannot be computed", do="a value is out of range: use other functions or filters"
+                "the query cannot be computed",
+                do="a value is out of range or not valid: use other functions or filters",
             ) from error
         except (duckdb.IOException, duckdb.HTTPException, OSError) as error:
             raise StorageError("the table's files cannot be read", got=str(error).partition("\n")[0]) from error

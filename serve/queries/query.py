@@ -6,7 +6,7 @@ become part of a statement.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -126,6 +126,12 @@ class Query:
     def is_grouped(self) -> bool:
         """Whether the rows are aggregates."""
         return any(each.function for each in self.select)
+
+
+def with_key(ordering: tuple[Ordering, ...], key: Iterable[str]) -> tuple[Ordering, ...]:
+    """Return an order with the columns of the key appended, each once."""
+    ordered = {term.column for term in ordering}
+    return (*ordering, *(Ordering(column) for column in key if column not in ordered))
 
 
 def comparisons(condition: Condition | None) -> Iterator[ColumnCondition]:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from pipeline.core.as_of import AsOf
-from pipeline.core.errors import RequestError, did_you_mean
+from pipeline.core.errors import did_you_mean
 from pipeline.core.schema import Column, Schema
 from serve.http_errors import HttpError
+from serve.queries.parameters import MOST_OFFSET, integer, time_of, version_number
 from serve.queries.query import (
     DEFAULT_LIMIT,
     FUNCTIONS,
@@ -32,10 +32,10 @@ from serve.queries.query import (
     Selection,
     Truth,
     both,
+    with_key,
 )
 from serve.queries.values import require_value, shown
 
-MOST_OFFSET = 1 << 40
 WORDS = ("select", "order", "limit", "offset", "cursor", "version", "at", "distinct", "count")
 """Reserved parameters, which are not columns."""
 _COMBINATIONS = ("and", "or", "not.and", "not.or")
@@ -97,7 +97,7 @@ class Parameters:
     def version(self) -> int | None:
         """The requested version; raises `HttpError` if it is not an integer."""
         text = self.words.get("version")
-        return None if text is None else integer("version", text, 0, 1 << 62)
+        return None if text is None else version_number("version", text)
 
     @property
     def time(self) -> datetime | None:
@@ -107,14 +107,7 @@ class Parameters:
             return None
         if "version" in self.words:
             raise HttpError("'at' and 'version' are both given", do="give one of them")
-        try:
-            as_of = AsOf.of(text)
-        except RequestError:
-            as_of = AsOf()
-        if as_of.time is None:
-            form = "a time like 2026-05-01T12:00:00Z, with a plus sign encoded as %2B, or a duration ago like -2h"
-            raise HttpError(f"'at' takes {form}", got=shown(text))
-        return as_of.time
+        return time_of("at", text)
 
     def choice(self, word: str, *known: str) -> str:
         """Return the value of a word, the first of the known ones if it is not given; raise `HttpError` for another value."""
@@ -154,19 +147,6 @@ def parse(
     result = [each.name for each in select] if is_grouped or query.is_distinct else schema.names
     ordering = tuple(_ordering(term, result) for term in _listed("order", words.get("order")))
     return replace(query, order=with_key(ordering, () if is_grouped or query.is_distinct else key))
-
-
-def with_key(ordering: tuple[Ordering, ...], key: Sequence[str]) -> tuple[Ordering, ...]:
-    """Return an order with the columns of the key appended, each once."""
-    ordered = {term.column for term in ordering}
-    return (*ordering, *(Ordering(column) for column in key if column not in ordered))
-
-
-def integer(name: str, text: str, least: int, most: int) -> int:
-    """Return a parameter as an integer between two inclusive bounds; raise `HttpError` if it is not one."""
-    if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or not least <= int(text) <= most:
-        raise HttpError(f"{name!r} takes an integer from {least} to {most}", got=shown(text))
-    return int(text)
 
 
 def column_of(name: str, schema: Schema) -> Column:

@@ -24,8 +24,8 @@ from serve.queries.query import (
     Query,
     Selection,
     conjuncts,
+    with_key,
 )
-from serve.queries.rest_syntax import with_key
 from serve.queries.values import is_comparable
 
 _ROWS, _PAGE, _RELATED = "t", "p", "r"

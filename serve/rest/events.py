@@ -14,7 +14,7 @@ from pipeline.core.errors import HeadwaterError
 from serve.access.gate import context_of
 from serve.backend import Backend
 from serve.queries.formats import JSON, negotiate
-from serve.queries.rest_syntax import integer
+from serve.queries.parameters import integer, version_number
 from serve.rest.catalog import words_of
 from serve.version_events import EVERY_S, OpenSubscriptions, caller_of, new_versions
 
@@ -36,7 +36,7 @@ def event_routes(backend: Backend) -> list[Route]:
         media_type = negotiate(request.headers.get("accept"), (JSON, EVENTS))
         last = request.headers.get("last-event-id", "") if media_type == EVENTS else ""
         text = last or asked.get("since")
-        known: frozenset[int | None] = frozenset() if text is None else frozenset({integer("since", text, 0, 1 << 62)})
+        known: frozenset[int | None] = frozenset() if text is None else frozenset({version_number("since", text)})
         wait = integer("wait", asked.get("wait", "0"), 0, _MOST_WAIT_S)
         if media_type == EVENTS:
             return StreamingResponse(

@@ -22,7 +22,7 @@ from serve.access.gate import context_of
 from serve.backend import Backend
 from serve.http_errors import HttpError, UnknownError
 from serve.queries.expressions import plain
-from serve.queries.rest_syntax import integer
+from serve.queries.parameters import integer
 from serve.queries.values import shown
 from serve.rest.catalog import words_of
 

@@ -11,7 +11,6 @@ from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from pipeline.core.errors import StorageError
 from pipeline.lake import Version
 from serve.access.admission import RequestContext
 from serve.access.authorization import Grant
@@ -22,11 +21,11 @@ from serve.queries import cursor as cursors
 from serve.queries.cursor import PageCursor
 from serve.queries.engine import Engine
 from serve.queries.formats import JSON, NDJSON, Page, envelope, negotiate, read_page, stream
-from serve.queries.query import MOST_ROWS, Query, comparisons
+from serve.queries.query import MOST_ROWS, Query
 from serve.queries.rest_syntax import Parameters, parse
-from serve.queries.select import PageStatement, VisibleRelation, count, page
+from serve.queries.select import PageStatement, VisibleRelation, page
 from serve.reading import Reading
-from serve.tables import gone
+from serve.tables import reading_files
 
 MOST_QUERY_BYTES = 16 << 10
 _COUNTS = ("none", "exact", "planned")
@@ -71,16 +70,13 @@ def read_rows(reading: Reading, name: str, request: Request) -> Response:
     if unchanged is not None:
         return unchanged
     made = page(relation, asked.query, related)
-    _require_patterns(reading.engine, asked.query)
+    reading.engine.require_patterns(asked.query.where)
     if asked.query.limit is None:
-        return _streamed(reading.engine, made, asked, headers)
-    try:
+        with reading_files(name, number, is_pinned=asked.is_pinned):
+            return _streamed(reading.engine, made, asked, headers)
+    with reading_files(name, number, is_pinned=asked.is_pinned):
         rows = read_page(reading.engine, made, asked.query.limit, asked.media_type)
         total = _count(reading, asked, relation)
-    except StorageError as error:
-        if not asked.is_pinned:
-            raise
-        raise gone(name, number) from error
     following = f"{request.url.path}?{_following(asked, rows)}" if rows.has_next else None
     context.facts["rows"] = rows.rows
     newest = [*([] if asked.is_pinned else [relation]), *related.values()]  # related rows are always those of now
@@ -98,13 +94,12 @@ def _asked(reading: Reading, name: str, request: Request) -> _Request:
     parameters = Parameters.of(pairs, visible.schema.names)
     text = parameters.words.get("cursor")
     cursor = None if text is None else PageCursor.of(text)
-    time = parameters.time
-    is_pinned = parameters.version is not None or time is not None or cursor is not None
+    number, time = parameters.version, parameters.time
+    if cursor is not None:
+        number, time = cursor.version, None
+    is_pinned = number is not None or time is not None
     if is_pinned:
-        if cursor is None and time is not None:
-            version = reading.tables.version_at(name, time)
-        else:
-            version = reading.tables.version(name, parameters.version if cursor is None else cursor.version)
+        version = reading.tables.version(name, number, time)
         visible = reading.authorizer.columns(grant, context.caller, version)
     query = parse(
         parameters,
@@ -137,13 +132,6 @@ def _etag(request: Request, relation: VisibleRelation, related: Mapping[str, Vis
     return entity_tag(seen, request.scope["path"], request.scope["query_string"], asked.media_type, asked.counts)
 
 
-def _require_patterns(engine: Engine, query: Query) -> None:
-    for condition in comparisons(query.where):
-        if condition.operator in {"match", "imatch"}:
-            for value in condition.values:
-                engine.require_pattern(value)
-
-
 def _counts(parameters: Parameters, headers: Mapping[str, str]) -> str:
     if "count" in parameters.words:
         return parameters.choice("count", *_COUNTS)
@@ -153,7 +141,7 @@ def _counts(parameters: Parameters, headers: Mapping[str, str]) -> str:
 
 def _count(reading: Reading, asked: _Request, relation: VisibleRelation) -> int | None:
     if asked.counts == "exact":
-        return int(reading.engine.rows(count(relation, asked.query)).column(0)[0].as_py())
+        return reading.count(relation, asked.query)
     if asked.counts == "planned":
         return reading.authorizer.estimate(asked.grant, asked.version, asked.query.where)
     return None
@@ -161,17 +149,11 @@ def _count(reading: Reading, asked: _Request, relation: VisibleRelation) -> int 
 
 def _following(asked: _Request, rows: Page) -> str:
     query = asked.query
-    size = query.limit or 0
-    cursor = PageCursor(
-        asked.version.number,
-        cursors.identity(query),
-        cursors.values_of(rows.last),
-        0 if rows.last else query.offset + size,
-    )
+    cursor = PageCursor.following(asked.version.number, cursors.identity(query), query, rows.last, rows.rows)
     words = {
         **asked.parameters.words,
         "order": ",".join(str(term) for term in query.order),
-        "limit": str(size),
+        "limit": str(query.limit),
         "cursor": str(cursor),
     }
     pairs = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from serve.queries.parameters import MOST_OFFSET
 from serve.queries.query import DEFAULT_LIMIT, MOST_ROWS
-from serve.queries.rest_syntax import MOST_OFFSET
 
 
 def _word(name: str, description: str, **schema: Any) -> dict[str, Any]:

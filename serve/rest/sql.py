@@ -16,8 +16,8 @@ from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import HttpError
 from serve.prepared_sql import PreparedSql, prepare
 from serve.queries.formats import JSON, NDJSON, negotiate, read_page, stream
+from serve.queries.parameters import integer
 from serve.queries.query import MOST_ROWS
-from serve.queries.rest_syntax import integer
 from serve.queries.values import shown
 from serve.reading import Reading
 from serve.request_body import read_body

@@ -11,8 +11,6 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from pipeline.core.as_of import AsOf
-from pipeline.core.errors import RequestError
 from pipeline.lake import Version
 from serve.access.authorization import Grant
 from serve.access.caller import Caller
@@ -21,11 +19,12 @@ from serve.access.signed_urls import SignedUrls
 from serve.exported_files import ExportedFiles
 from serve.http_errors import GoneError, HttpError, UnauthenticatedError, UnknownError
 from serve.problems import SHARING
-from serve.queries.rest_syntax import integer
+from serve.queries.parameters import integer, time_of, version_number
 from serve.queries.values import shown
 from serve.reading import Reading
 from serve.request_body import read_body
 from serve.sharing.delta_types import schema_string, shared_schema
+from serve.tables import reading_files
 
 FILES = f"{SHARING}/files"
 NDJSON = "application/x-ndjson; charset=utf-8"
@@ -170,7 +169,9 @@ def _lines(server: SharingServer, request: Request, options: Mapping[str, object
         },
     ]
     if with_files:
-        export = server.exports.of(relation, schema)
+        is_pinned = not {"version", "timestamp"}.isdisjoint(options)
+        with reading_files(relation.table, relation.version, is_pinned=is_pinned):
+            export = server.exports.of(relation, schema)
         context.facts["rows"] = sum(each.rows for each in export.files)
         lines += _files(
             server, request, [(f"{FILES}/{export.name}/{f.name}", f.size_bytes, f.rows) for f in export.files]
@@ -208,16 +209,14 @@ def _file(server: SharingServer, request: Request) -> Response:
 
 
 def _version(reading: Reading, grant: Grant, options: Mapping[str, object]) -> Version:
-    name, number, time = grant.definition.name, options.get("version"), options.get("timestamp")
-    if time is not None:
-        try:
-            moment = AsOf.of(str(time)).time
-        except RequestError:
-            moment = None
-        if moment is None or number is not None:
-            raise HttpError("'timestamp' takes a time like 2026-05-01T12:00:00Z, and no version", got=shown(str(time)))
-        return reading.tables.version_at(name, moment)
-    return reading.tables.version(name, None if number is None else integer("version", str(number), 0, 1 << 62))
+    number, time = options.get("version"), options.get("timestamp")
+    if number is not None and time is not None:
+        raise HttpError("'timestamp' and 'version' are both given", do="give one of them")
+    return reading.tables.version(
+        grant.definition.name,
+        None if number is None else version_number("version", str(number)),
+        None if time is None else time_of("timestamp", str(time)),
+    )
 
 
 def _options(body: bytes) -> Mapping[str, object]:

@@ -143,9 +143,16 @@ def test_version_with_missing_files(cafe):
         cafe.run()
         for file in old:
             file.unlink()
-        answer = client.get(first)
-    assert answer.status_code == 410
-    assert answer.json()["detail"] == "this version of table 'cafe_orders' is no longer available"
+        shared = "/v1/sharing/shares/cafe/schemas/gold/tables/cafe_orders/query"
+        answers = [
+            client.get(first),
+            client.get(f"{ORDERS}?version=0&limit=all", headers={"Accept": "application/x-ndjson"}),
+            client.get(f"{ORDERS}?version=0&limit=all", headers={"Accept": "text/csv"}),
+            client.post(shared, json={"version": 0}),
+        ]
+    problem = "this version of table 'cafe_orders' is no longer available"
+    for answer in answers:
+        assert (answer.status_code, problem in answer.text) == (410, True), answer.text
 
 
 def test_version_with_a_missing_log(cafe):

@@ -304,6 +304,7 @@ def test_a_metric_of_nothing_is_one_row(staff):
         ("/v1/metrics/flights?tail=eq.N1", 400, "there is no column 'tail'"),
         ("/v1/metrics/flights?late=eq.1", 400, "there is no column 'late'"),
         ("/v1/metrics/flights?order=origin", 400, "there is no column 'origin'"),
+        ("/v1/metrics/flights?origin=match.(", 400, "the regular expression is not valid"),
         ("/v1/metrics/flights?limit=0", 400, "'limit' takes an integer"),
         ("/v1/metrics/flights?limit=all", 400, "'limit' takes all only for a stream"),
     ],
@@ -401,6 +402,7 @@ def test_metrics_join_tables_and_each_other_in_sql(staff):
         ('select * from "~metric0"', 400, "there is no table '~metric0'"),
         ("with \"~metric0\" as (select 1) select * from metric('flights')", 400, "not a plain name"),
         ("select late from metric('flights')", 400, "there is no column 'late'"),
+        ("select regexp_matches(origin, origin || '(') from stops", 400, "the query cannot be computed"),
     ],
 )
 def test_what_cannot_be_asked_in_sql(staff, sql, status, problem):
