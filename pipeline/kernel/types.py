@@ -39,6 +39,8 @@ _STORED_AS = {
 }
 _UNTYPED = {'"NULL"', "NULL"}
 """The type of a column of nulls in a query; a declared column cannot have it."""
+_MOST_TYPES = 4_096
+"""How many types are kept with their Arrow types: DuckDB parses nested ones. Callers of endpoints can ask for any number of types."""
 _ARROW = {
     "BOOLEAN": pa.bool_(),
     "TINYINT": pa.int8(),
@@ -149,7 +151,7 @@ def arrow_schema(schema: Schema) -> pa.Schema:
     return pa.schema([pa.field(column.name, arrow_type(column.type)) for column in schema.columns])
 
 
-@functools.cache
+@functools.lru_cache(_MOST_TYPES)
 def arrow_type(kind: str) -> pa.DataType:
     """Return a stored DuckDB type as an Arrow type."""
     if kind in _ARROW:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serve.access.gate import context_of
@@ -16,9 +15,10 @@ from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import HttpError, TooLongError
 from serve.metric_queries import MetricQuery, PreparedMetrics, VisibleMetric
 from serve.metric_words import metric_query
-from serve.queries.formats import JSON, NDJSON, negotiate, read_page, stream
+from serve.queries.formats import JSON, negotiate, read_page
 from serve.reading import Reading
 from serve.rest.rows import MOST_QUERY_BYTES
+from serve.rest.streams import require_streamable, streamed
 
 
 def metric_routes(reading: Reading) -> list[Route]:
@@ -67,8 +67,8 @@ def _read(reading: Reading, names: Sequence[str], pairs: Sequence[tuple[str, str
     context = context_of(request.scope)
     media_type = negotiate(request.headers.get("accept"))
     query = metric_query(reading.metrics, names, pairs, context.caller)
-    if query.limit is None and media_type == JSON:
-        raise HttpError("'limit' takes all only for a stream", do=f"accept {NDJSON}, CSV, Arrow or Parquet")
+    if query.limit is None:
+        require_streamable(media_type)
     prepared = reading.metrics.prepare(query, context.caller)
     context.facts.update(table=",".join(prepared.versions), metrics=",".join(names), why="policies of the tables")
     etag = entity_tag(prepared.etag, media_type)
@@ -77,8 +77,7 @@ def _read(reading: Reading, names: Sequence[str], pairs: Sequence[tuple[str, str
     if unchanged is not None:
         return unchanged
     if query.limit is None:
-        chunks = _chunks(reading, prepared, media_type, context.facts)
-        return StreamingResponse(iterate_in_threadpool(chunks), media_type=media_type, headers=headers)
+        return streamed(reading.engine, prepared.statement, media_type, headers, context)
     page = read_page(reading.engine, prepared.statement, query.limit, media_type)
     context.facts["rows"] = page.rows
     context.keep(etag, prepared.identities)
@@ -95,11 +94,3 @@ def _envelope(query: MetricQuery, prepared: PreparedMetrics, rows: bytes, *, is_
         "is_truncated": is_truncated,
     }
     return json.dumps(head)[:-1].encode() + b', "rows": ' + rows + b"}"
-
-
-def _chunks(reading: Reading, prepared: PreparedMetrics, media_type: str, facts: dict[str, object]) -> Iterator[bytes]:
-    rows = 0
-    for content, number in stream(reading.engine, prepared.statement, media_type):
-        rows += number
-        facts["rows"] = rows
-        yield content

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from urllib.parse import urlencode
 
-from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from pipeline.lake import Version
 from serve.access.admission import RequestContext
 from serve.access.authorization import Grant
 from serve.access.gate import context_of
 from serve.conditional_requests import entity_tag, not_modified
-from serve.http_errors import HttpError, TooLongError
+from serve.http_errors import TooLongError
 from serve.queries import cursor as cursors
 from serve.queries.cursor import PageCursor
 from serve.queries.engine import Engine
-from serve.queries.formats import JSON, NDJSON, Page, envelope, negotiate, read_page, stream
+from serve.queries.formats import JSON, Page, envelope, negotiate, read_page
 from serve.queries.query import MOST_ROWS, Query
 from serve.queries.rest_syntax import Parameters, parse
-from serve.queries.select import PageStatement, VisibleRelation, page
+from serve.queries.select import VisibleRelation, page
 from serve.reading import Reading
+from serve.rest.streams import require_streamable, streamed
 from serve.tables import reading_files
 
 MOST_QUERY_BYTES = 16 << 10
@@ -73,7 +72,7 @@ def read_rows(reading: Reading, name: str, request: Request) -> Response:
     reading.engine.require_patterns(asked.query.where)
     if asked.query.limit is None:
         with reading_files(name, number, is_pinned=asked.is_pinned):
-            return _streamed(reading.engine, made, asked, headers)
+            return streamed(reading.engine, made, asked.media_type, headers, context)
     with reading_files(name, number, is_pinned=asked.is_pinned):
         rows = read_page(reading.engine, made, asked.query.limit, asked.media_type)
         total = _count(reading, asked, relation)
@@ -108,8 +107,8 @@ def _asked(reading: Reading, name: str, request: Request) -> _Request:
         lambda table, hint: reading.related.find(grant.definition, table, hint, context.caller),
         most_rows=None if parameters.words.get("limit") == "all" else MOST_ROWS,
     )
-    if query.limit is None and media_type == JSON:
-        raise HttpError("'limit' takes all only for a stream", do=f"accept {NDJSON}, CSV, Arrow or Parquet")
+    if query.limit is None:
+        require_streamable(media_type)
     if cursor is not None:
         query = cursors.resumed(cursor, query, visible.schema, visible.key, cursors.identity(query))
     return _Request(
@@ -173,19 +172,3 @@ def _answer(asked: _Request, rows: Page, following: str | None, total: int | Non
     name, number = asked.grant.definition.name, asked.version.number
     body = rows.content if rows.media_type != JSON else envelope(name, number, rows, following, total)
     return Response(body, media_type=rows.media_type, headers=headers)
-
-
-def _streamed(engine: Engine, made: PageStatement, asked: _Request, headers: dict[str, str]) -> Response:
-    facts = asked.context.facts
-    facts["rows"] = 0
-
-    def chunks() -> Iterator[bytes]:
-        for content, number in stream(engine, made, asked.media_type):
-            facts["rows"] = int(str(facts["rows"])) + number
-            yield content
-
-    begun = chunks()
-    first = next(begun, b"")  # an error before the first row is a response of its own
-    return StreamingResponse(
-        iterate_in_threadpool(chain((first,), begun)), media_type=asked.media_type, headers=headers
-    )

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from serve.access.authorization import require_scope
 from serve.access.gate import context_of
 from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import HttpError
-from serve.prepared_sql import PreparedSql, prepare
-from serve.queries.formats import JSON, NDJSON, negotiate, read_page, stream
+from serve.prepared_sql import prepare
+from serve.queries.formats import JSON, negotiate, read_page
 from serve.queries.parameters import integer
 from serve.queries.query import MOST_ROWS
 from serve.queries.values import shown
 from serve.reading import Reading
 from serve.request_body import read_body
+from serve.rest.streams import require_streamable, streamed
 
 _MOST_BODY = 256 << 10  # more than the longest statement takes if JSON escapes each of its characters
 
@@ -57,11 +57,7 @@ def _answer(reading: Reading, request: Request, asked: Mapping[str, object]) -> 
     if unchanged is not None:
         return unchanged
     if limit is None:
-        return StreamingResponse(
-            iterate_in_threadpool(_chunks(reading, prepared, media_type, context.facts)),
-            media_type=media_type,
-            headers=headers,
-        )
+        return streamed(reading.engine, prepared.statement, media_type, headers, context)
     page = read_page(reading.engine, prepared.statement, limit, media_type)
     context.facts["rows"] = page.rows
     if prepared.is_stable:
@@ -73,20 +69,11 @@ def _answer(reading: Reading, request: Request, asked: Mapping[str, object]) -> 
     return Response(head[:-1].encode() + b', "rows": ' + page.content + b"}", media_type=JSON, headers=headers)
 
 
-def _chunks(reading: Reading, prepared: PreparedSql, media_type: str, facts: dict[str, object]) -> Iterator[bytes]:
-    rows = 0
-    for content, number in stream(reading.engine, prepared.statement, media_type):
-        rows += number
-        facts["rows"] = rows
-        yield content
-
-
 def _limit(asked: Mapping[str, object], media_type: str, *, is_text: bool) -> int | None:
     """Return the number of rows, as a text in a URL and as a number in a body; `None` for all."""
     value = asked.get("limit", str(MOST_ROWS) if is_text else MOST_ROWS)
     if value == "all":
-        if media_type == JSON:
-            raise HttpError("'limit' takes all only for a stream", do=f"accept {NDJSON}, CSV, Arrow or Parquet")
+        require_streamable(media_type)
         return None
     if isinstance(value, bool) or not isinstance(value, str if is_text else int):
         raise HttpError(f"'limit' takes an integer from 1 to {MOST_ROWS}, or all", got=shown(str(value)))

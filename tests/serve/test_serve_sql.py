@@ -10,7 +10,9 @@ import pyarrow.parquet
 import pytest
 
 from serve.http_errors import HttpError
+from serve.queries.formats import MEDIA_TYPES
 from serve.queries.sql_guard import guarded
+from tests.serve.conftest import problem_of
 from tests.serve.test_serve_access import ROWS, make, sent
 
 ALLOWED = [
@@ -189,6 +191,13 @@ def test_limits_forms_and_pages(client):
     parquet = client.post("/v1/query", json=everything, headers={"Accept": "application/vnd.apache.parquet"})
     assert pa.parquet.read_table(io.BytesIO(parquet.content)).num_rows == 3
     assert client.post("/v1/query", json=everything).status_code == 400
+
+
+@pytest.mark.parametrize("media_type", MEDIA_TYPES[1:])
+def test_a_stream_that_fails_before_its_first_row_is_an_error(client, media_type):
+    failing = {"sql": "select cast(email as integer) as x from orders", "limit": "all"}
+    answer = client.post("/v1/query", json=failing, headers={"Accept": media_type})
+    assert (answer.status_code, problem_of(answer)["problem"]) == (400, "the query cannot be computed")
 
 
 def test_sql_needs_its_scope(shop, client):
