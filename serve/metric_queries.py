@@ -119,6 +119,7 @@ class MetricQueries:
         self._metrics = {each.name: each for each in served}
         self.rollups = MetricRollups(project.graph, tables, authorizer)
         self._tables = tables
+        self._engine = engine
         self._described = lru_cache(_MOST_DESCRIBED)(engine.schema)
         self._authorizer = authorizer
 

@@ -17,7 +17,6 @@ from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import TooLongError
 from serve.queries import cursor as cursors
 from serve.queries.cursor import PageCursor
-from serve.queries.engine import Engine
 from serve.queries.formats import JSON, Page, envelope, negotiate, read_page
 from serve.queries.query import MOST_ROWS, Query
 from serve.queries.rest_syntax import Parameters, parse
