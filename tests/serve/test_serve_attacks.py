@@ -10,8 +10,7 @@ from datetime import timedelta
 import duckdb
 import pytest
 
-from serve.http_errors import OverloadError
-from serve.http_errors import HttpError
+from serve.http_errors import HttpError, OverloadError
 from serve.queries.select import Statement
 
 INJECTIONS = [
