@@ -1,4 +1,4 @@
-"""Checks a running endpoint: its health, a table, and a prediction."""
+"""Checks a running endpoint: its health, a table over REST, GraphQL and OData, and a prediction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ from pipeline.project.workspace import Workspace
 
 _TIMEOUT_S = 30
 _SHORT = 300
+_SERVER_ERROR = 500
 _KEY_LASTS = timedelta(minutes=10)
 
 
@@ -38,7 +39,7 @@ class CallResult:
 
 
 def check(url: str, project: Project) -> list[CallResult]:
-    """Call /health, a gold mart and a model, if the project has them. Error responses do not raise.
+    """Call /health, a gold mart over REST, GraphQL and OData, and a model, if the project has them. Error responses do not raise.
 
     The model predicts two real rows of its training set, which are read through the endpoint. The calls have a key of their own,
     which is revoked at the end.
@@ -59,11 +60,22 @@ def _answers(client: _Client, project: Project) -> list[CallResult]:
     best = next((d for d in gold if d.kind == "mart"), gold[0] if gold else None)
     if best is not None:
         answers.append(client.call(f"/v1/tables/{best.name}?limit=3")[0])
+        if best.name.isascii() and best.name.isidentifier():  # others have another name in these protocols
+            answers += [] if project.settings.serve.graphql_trusted else [_graphql(client, best.name)]
+            answers.append(client.call(f"/v1/odata/{best.name}?$top=3")[0])
     models = (d for d in project.graph.all_of(Artifact) if d.kind == "model")
     model = next(models, None)
     if model is not None:
         answers.extend(_predict(client, model))
     return answers
+
+
+def _graphql(client: _Client, table: str) -> CallResult:
+    """Return the response to a query of a table. An error in it, which has the status 200, counts as one of the server."""
+    query = f"{{ {table}(first: 3) {{ nodes {{ __typename }} pageInfo {{ hasNextPage }} }} }}"
+    answer, document = client.call("/v1/graphql", {"query": query})
+    is_wrong = answer.is_good and (not isinstance(document, dict) or "errors" in document)
+    return replace(answer, status=_SERVER_ERROR) if is_wrong else answer
 
 
 def _predict(client: _Client, model: Artifact) -> list[CallResult]:

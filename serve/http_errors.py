@@ -15,6 +15,7 @@ RequestError
     ├── UnsupportedError   501  the protocol has it, and this service does not
     ├── DeniedError        503  a policy cannot be applied, so nothing is shown
     └── OverloadError      503  the request exceeds the limit of time or memory
+        ├── AbandonedError 503  the client has left, or has cancelled the query
         └── BusyError      503  as many requests wait as may; with Retry-After
 """
 
@@ -109,6 +110,10 @@ class OverloadError(HttpError):
     """The request exceeds the limit of time or memory; a smaller request may succeed."""
 
     status = 503
+
+
+class AbandonedError(OverloadError):
+    """The client has left, or has cancelled the query, so that nothing is computed for it any more."""
 
 
 class BusyError(OverloadError):

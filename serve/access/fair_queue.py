@@ -8,7 +8,8 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from serve.http_errors import BusyError
+from serve.http_errors import AbandonedError, BusyError
+from serve.queries.cancellation import CURRENT, Cancellation
 
 
 class FairQueue:
@@ -25,20 +26,32 @@ class FairQueue:
 
     @asynccontextmanager
     async def turn(self, caller: str) -> AsyncIterator[None]:
-        """Wait until it is a caller's turn; raise `BusyError` if too many wait, or if it takes too long."""
+        """Wait until it is a caller's turn; raise `BusyError` if too many wait, or if it takes too long.
+
+        Raises `AbandonedError` if the client leaves meanwhile.
+        """
         future = self._enter(caller)
         if future is not None:
-            try:
-                await asyncio.wait_for(asyncio.shield(future), self._patience_s)
-            except BaseException as error:
-                self._leave(caller, future)
-                if isinstance(error, TimeoutError):
-                    raise _busy(f"more than {self._patience_s:g} s") from error
-                raise
+            await self._granted(caller, future)
         try:
             yield
         finally:
             self._release()
+
+    async def _granted(self, caller: str, future: asyncio.Future[None]) -> None:
+        client = CURRENT.get() or Cancellation()
+        is_granted = False
+        try:
+            with client.calling(future.cancel):
+                await asyncio.wait((future,), timeout=self._patience_s)
+            is_granted = future.done() and not future.cancelled() and not client.is_cancelled
+        finally:
+            if not is_granted:
+                self._leave(caller, future)
+        if client.is_cancelled:
+            raise AbandonedError("the client has left")
+        if not is_granted:
+            raise _busy(f"more than {self._patience_s:g} s")
 
     def _enter(self, caller: str) -> asyncio.Future[None] | None:
         """Take a free place, or return what is done when there is one."""

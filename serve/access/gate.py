@@ -19,12 +19,14 @@ from pipeline.core.errors import HeadwaterError, StorageError
 from serve.access.admission import Admission, RequestContext
 from serve.access.caller import ANONYMOUS, Caller
 from serve.access.certificates import CERTIFICATE
+from serve.access.client_messages import ClientMessages
 from serve.access.rate_limits import Allowance
 from serve.access.response_cache import CachedResponse, Key, ResponseCache
 from serve.access.signed_urls import SignedUrls
 from serve.conditional_requests import is_same
 from serve.http_errors import TooManyError
 from serve.problems import REQUEST_ID, problem, problem_response
+from serve.queries.cancellation import CURRENT
 from serve.tables import Tables
 
 _LOG = logging.getLogger("headwater.serve")
@@ -98,16 +100,20 @@ class Gate:
                 await self._answer(found, headers, context, sender)
                 return
             sender.leads(key, self._flights)
+        sender.client = client = ClientMessages(scope, receive)
+        current = CURRENT.set(client.cancellation)
         try:
-            await self._app(scope, receive, sender)
+            await self._app(scope, client, sender)
         except Exception:
             _LOG.exception("%s failed", scope["path"])
             if sender.has_begun:
                 raise  # the connection is closed, so that the client does not take the response for complete
             parts = {"detail": "internal error", "do": "see the server's log"}
-            await problem(_SERVER_ERROR, parts, scope)(scope, receive, sender)
+            await problem(_SERVER_ERROR, parts, scope)(scope, client, sender)
         finally:
             sender.end()
+            client.close()
+            CURRENT.reset(current)
 
     async def _caller(self, scope: Scope, header: bytes | None, address: str) -> Caller:
         if header is None and CERTIFICATE in scope:
@@ -184,6 +190,7 @@ class _Sender:
         self._scope = scope
         self._send = send
         self._context = context
+        self.client: ClientMessages | None = None
         self.allowance: Allowance | None = None
         self.key: Key | None = None
         self.is_hit = False
@@ -217,6 +224,8 @@ class _Sender:
 
     def _record(self) -> None:
         self._is_recorded = True
+        if self.client is not None and self.client.has_left:
+            self._context.facts["is_cut"] = True
         self._gate.finish(self._scope, self._context, self._status, self._size)
 
     @property

@@ -1,4 +1,4 @@
-"""Interrupts statements that run for too long: one thread for all of them, because a thread for each costs more than a quick statement."""
+"""Interrupts statements that run for too long, or for nobody: one thread for all of them, because a thread for each costs more than a quick statement."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import duckdb
 
+from serve.queries.cancellation import CURRENT, Cancellation
+
 _EVERY_S = 0.05
 """How often it looks, and interrupts again: an interrupt before the statement runs is lost."""
 
@@ -18,7 +20,7 @@ class StatementDeadlines:
 
     def __init__(self) -> None:
         """Start no thread until there is a statement."""
-        self._running: dict[int, tuple[float, duckdb.DuckDBPyConnection]] = {}
+        self._running: dict[int, tuple[float, Cancellation | None, duckdb.DuckDBPyConnection]] = {}
         self._lock = threading.Lock()
         self._any = threading.Event()
         self._thread: threading.Thread | None = None
@@ -26,9 +28,9 @@ class StatementDeadlines:
 
     @contextmanager
     def within(self, cursor: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
-        """Interrupt what a cursor runs within the context after this many seconds."""
+        """Interrupt what a cursor runs within the context after this many seconds, or when the request is cancelled."""
         with self._lock:
-            self._running[id(cursor)] = (time.monotonic() + seconds, cursor)
+            self._running[id(cursor)] = (time.monotonic() + seconds, CURRENT.get(), cursor)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
                 self._thread.start()
@@ -52,8 +54,8 @@ class StatementDeadlines:
             time.sleep(_EVERY_S)
             now = time.monotonic()
             with self._lock:  # so that a statement does not end between the look and the interrupt
-                for until, cursor in self._running.values():
-                    if now >= until:
+                for until, cancellation, cursor in self._running.values():
+                    if now >= until or (cancellation is not None and cancellation.is_cancelled):
                         cursor.interrupt()
                 if not self._running:
                     self._any.clear()

@@ -19,7 +19,8 @@ from pipeline.kernel.engine import arrow_reader, connect, schema_of
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import literal, quoted
 from pipeline.lake import Storage
-from serve.http_errors import BusyError, HttpError, OverloadError
+from serve.http_errors import AbandonedError, BusyError, HttpError, OverloadError
+from serve.queries.cancellation import CURRENT, Cancellation
 from serve.queries.deadlines import StatementDeadlines
 from serve.queries.query import Condition, comparisons
 from serve.queries.select import Statement
@@ -54,7 +55,7 @@ class Engine:
     def rows(self, statement: Statement, within_s: float | None = None) -> pa.Table:
         """Return a statement's rows, within the time limit or a shorter one in seconds.
 
-        Raises `OverloadError` if it exceeds the time or memory limit, `StorageError` if a file of the lake cannot be
+        Raises `OverloadError` if it exceeds the time or memory limit, `AbandonedError` if its request is cancelled, `StorageError` if a file of the lake cannot be
         read, and `HttpError` for a text that is no regular expression.
         """
         patience = self._patience.total_seconds()
@@ -124,6 +125,9 @@ class Engine:
 
     @contextmanager
     def _running(self, seconds: float | None) -> Iterator[duckdb.DuckDBPyConnection]:
+        cancellation = CURRENT.get() or Cancellation()
+        if cancellation.is_cancelled:
+            raise AbandonedError("the query was cancelled")
         cursor = self._connection().cursor()
         try:
             if seconds is None:
@@ -132,6 +136,8 @@ class Engine:
                 with self._deadlines.within(cursor, seconds):
                     yield cursor
         except duckdb.InterruptException as error:
+            if cancellation.is_cancelled:
+                raise AbandonedError("the query was cancelled") from error
             raise _too_much(f"more than {self._patience.total_seconds():g} s") from error
         except duckdb.OutOfMemoryException as error:
             raise _too_much("more memory than the limit for all requests") from error

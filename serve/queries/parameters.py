@@ -11,7 +11,7 @@ from serve.http_errors import HttpError
 from serve.queries.values import shown
 
 MOST_OFFSET = 1 << 40
-_MOST_VERSION = 1 << 62
+MOST_VERSION = 1 << 62
 
 
 def integer(name: str, text: str, least: int, most: int) -> int:
@@ -23,7 +23,7 @@ def integer(name: str, text: str, least: int, most: int) -> int:
 
 def version_number(name: str, text: str) -> int:
     """Return a parameter as the number of a version; raise `HttpError` if it is not one."""
-    return integer(name, text, 0, _MOST_VERSION)
+    return integer(name, text, 0, MOST_VERSION)
 
 
 def time_of(name: str, text: str) -> datetime:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from serve.access.caller import Caller
-from serve.problems import MEDIA_TYPE as PROBLEM
-from serve.queries.formats import JSON
-from serve.rest.shapes import REASONS
+from serve.rest.shapes import responses_of
 
 _LISTED = ("400", "401", "429", "503")
 _NAMED = (*_LISTED, "404")
@@ -63,14 +61,10 @@ def _operation(words: _Words) -> dict[str, Any]:
         parameters.append({"name": "key", "in": "query", "description": described_key, "schema": texts})
     lists = {name: {"type": "array", "items": {"type": "object"}} for name in words.members}
     answer = {"type": "object", "required": list(lists), "properties": lists}
-    problem = {"content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     return {
         "tags": ["Project"],
         "summary": words.summary,
         "operationId": "read" + words.path.removeprefix("/v1").translate(str.maketrans("/", "_", "{}")),
         "parameters": parameters,
-        "responses": {
-            "200": {"description": "success", "content": {JSON: {"schema": answer}}},
-            **{status: {"description": REASONS[status], **problem} for status in words.errors},
-        },
+        "responses": responses_of(answer, words.errors),
     }

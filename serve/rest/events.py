@@ -19,7 +19,8 @@ from serve.rest.catalog import words_of
 from serve.version_events import EVERY_S, OpenSubscriptions, caller_of, new_versions
 
 EVENTS = "text/event-stream"
-_MOST_WAIT_S = 60
+MOST_WAIT_S = 60
+"""How long a client may wait for a version, in seconds."""
 _BEAT_S = 15.0
 _HEADERS = {"Cache-Control": "no-store", "Vary": "Accept, Authorization"}
 
@@ -37,13 +38,13 @@ def event_routes(backend: Backend) -> list[Route]:
         last = request.headers.get("last-event-id", "") if media_type == EVENTS else ""
         text = last or asked.get("since")
         known: frozenset[int | None] = frozenset() if text is None else frozenset({version_number("since", text)})
-        wait = integer("wait", asked.get("wait", "0"), 0, _MOST_WAIT_S)
+        wait = integer("wait", asked.get("wait", "0"), 0, MOST_WAIT_S)
         if media_type == EVENTS:
             return StreamingResponse(
                 events(request, name, known), media_type=EVENTS, headers=_HEADERS | {"X-Accel-Buffering": "no"}
             )
         found = None
-        with counted.one(context.caller, _address(request)), move_on_after(wait or _MOST_WAIT_S):
+        with counted.one(context.caller, _address(request)), move_on_after(wait or MOST_WAIT_S):
             found = await _next(backend, name, known, once=wait == 0)
         if found is None:
             return Response(None, 204, _HEADERS)

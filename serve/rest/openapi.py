@@ -15,13 +15,13 @@ from serve.backend import Backend
 from serve.features import FeatureLookup
 from serve.models import MOST_ROWS as MOST_PREDICTED
 from serve.models import ServedModels
-from serve.problems import MEDIA_TYPE as PROBLEM
 from serve.queries.formats import ARROW, CSV, JSON, NDJSON, PARQUET
 from serve.queries.query import MOST_ROWS
 from serve.queries.sql_guard import MOST_SQL_BYTES
 from serve.reading import Reading
 from serve.rest.descriptions import described
-from serve.rest.shapes import METRIC_WORDS, REASONS, SCHEMAS, SECURITY, WORDS
+from serve.rest.events_openapi import events_of
+from serve.rest.shapes import METRIC_WORDS, SCHEMAS, SECURITY, WORDS, reference, responses_of
 from serve.rest.sources import MOST_SENT, sources_of
 from serve.status import visible_schema
 
@@ -64,7 +64,7 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
                 "Health",
                 "Is the service healthy?",
                 "The status of tables and models.",
-                _ref("Health"),
+                reference("Health"),
                 errors=("401", "429", "503"),
             )
         },
@@ -73,7 +73,7 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
                 "Tables",
                 "Which tables are there?",
                 "All tables with their columns.",
-                _ref("Tables"),
+                reference("Tables"),
                 errors=("401", "429", "503"),
             )
         },
@@ -81,6 +81,7 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
     paths |= described(caller)
     for grant in reading.authorizer.readable(caller):
         name = grant.definition.name
+        paths[f"/v1/tables/{quote(name)}/events"] = {"get": events_of(name)}
         paths[f"/v1/tables/{quote(name)}"] = {"get": _table(grant.definition, visible_schema(reading, caller, grant))}
     paths |= _metrics(reading, caller)
     if caller.may("query"):
@@ -110,7 +111,7 @@ def _source(definition: Source | Feed) -> dict[str, Any]:
     rows = {"type": "array", "minItems": 1, "maxItems": MOST_SENT, "items": row}
     key = {"type": "string", "maxLength": 255, "pattern": "^[A-Za-z0-9:._/+-]+$"}
     answer = {"type": "object", "required": ["result", "rows"], "properties": {"rows": {"type": "integer"}}}
-    responses = _responses(answer, ("400", "401", "403", "404", "408", "413", "422", "429", "503"))
+    responses = responses_of(answer, ("400", "401", "403", "404", "408", "413", "422", "429", "503"))
     responses["202"] = responses.pop("200")
     return {
         "tags": ["Sources"],
@@ -186,7 +187,7 @@ def _query() -> dict[str, Any]:
             "rows": {"type": "array", "items": {"type": "object"}},
         },
     }
-    responses = _responses(answer, ("400", "401", "403", "406", "408", "413", "414", "429", "503"))
+    responses = responses_of(answer, ("400", "401", "403", "406", "408", "413", "414", "429", "503"))
     responses["200"]["content"] |= {NDJSON: {}, CSV: {}, ARROW: {}, PARQUET: {}}
     both = {
         "tags": ["SQL"],
@@ -276,7 +277,9 @@ def _model(artifact: Model, models: ServedModels, lookup: FeatureLookup) -> dict
         "x-kind": artifact.kind,
         "operationId": f"predict_{artifact.name}",
         "requestBody": {"required": True, "content": {JSON: {"schema": body, "example": example}}},
-        "responses": _responses(_ref("Predictions"), ("400", "401", "403", "404", "409", "413", "422", "429", "503")),
+        "responses": responses_of(
+            reference("Predictions"), ("400", "401", "403", "404", "409", "413", "422", "429", "503")
+        ),
     }
 
 
@@ -288,14 +291,8 @@ def _get(
         "summary": summary,
         "description": description,
         "operationId": f"read_{summary}" if tag == "Tables" else tag.lower(),
-        "responses": _responses(answer, errors),
+        "responses": responses_of(answer, errors),
     }
-
-
-def _responses(answer: dict[str, Any], errors: tuple[str, ...]) -> dict[str, Any]:
-    wrong = {"content": {PROBLEM: {"schema": _ref("Problem")}}}
-    responses: dict[str, Any] = {"200": {"description": "success", "content": {JSON: {"schema": answer}}}}
-    return responses | {status: {"description": REASONS[status], **wrong} for status in errors}
 
 
 def _filter(column: Column) -> dict[str, Any]:
@@ -319,7 +316,3 @@ def _type(column: Column) -> dict[str, Any]:
 
 def _nullable(kind: dict[str, Any]) -> dict[str, Any]:
     return kind | {"type": [kind["type"], "null"]} if "type" in kind else kind
-
-
-def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{name}"}

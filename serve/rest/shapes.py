@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from serve.problems import MEDIA_TYPE as PROBLEM
+from serve.queries.formats import JSON
 from serve.queries.parameters import MOST_OFFSET
 from serve.queries.query import DEFAULT_LIMIT, MOST_ROWS
 
@@ -154,3 +156,20 @@ SCHEMAS: dict[str, Any] = {
         },
     },
 }
+
+
+def reference(name: str) -> dict[str, Any]:
+    """Return what stands for one of `SCHEMAS`."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def responses_of(answer: dict[str, Any], errors: tuple[str, ...]) -> dict[str, Any]:
+    """Return the responses of an operation: JSON of a schema, and problems with these statuses."""
+    responses: dict[str, Any] = {"200": {"description": "success", "content": {JSON: {"schema": answer}}}}
+    return responses | problems_of(errors)
+
+
+def problems_of(errors: tuple[str, ...]) -> dict[str, Any]:
+    """Return the responses for errors."""
+    wrong = {"content": {PROBLEM: {"schema": reference("Problem")}}}
+    return {status: {"description": REASONS[status], **wrong} for status in errors}

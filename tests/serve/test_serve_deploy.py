@@ -105,6 +105,8 @@ def test_a_project_is_served_by_ray(cafe, environ):
     assert [(a["method"], a["path"], a["status"]) for a in answers] == [
         ("GET", "/health", 200),
         ("GET", "/v1/tables/cafe_orders?limit=3", 200),
+        ("POST", "/v1/graphql", 200),
+        ("GET", "/v1/odata/cafe_orders?$top=3", 200),
     ]
     assert same == page, "the replicas answer themselves"
     assert locked == 404, "not for those without a key"
@@ -168,5 +170,7 @@ def test_check_reports_an_endpoint_that_does_not_respond(cafe):
     assert [(answer.path, answer.status, answer.is_good) for answer in answers] == [
         ("/health", 0, False),
         ("/v1/tables/cafe_orders?limit=3", 0, False),
+        ("/v1/graphql", 0, False),
+        ("/v1/odata/cafe_orders?$top=3", 0, False),
     ]
     assert "refused" in answers[0].body

@@ -238,6 +238,8 @@ def test_check_predicts_existing_rows(bar):
     assert [(a.method, a.path, a.is_good) for a in answers] == [
         ("GET", "/health", True),
         ("GET", "/v1/tables/drinks?limit=3", True),
+        ("POST", "/v1/graphql", True),
+        ("GET", "/v1/odata/drinks?$top=3", True),
         ("POST", PATH, True),
     ]
     assert len(json.loads(answers[-1].body)["predictions"]) == 2

@@ -70,3 +70,19 @@ def test_examples_of_filters_are_valid_requests(client):
         if example:
             answer = client.get("/v1/tables/cafe_orders", params={parameter["name"]: example[1]})
             assert answer.status_code == 200, answer.text
+
+
+def test_openapi_lists_the_events_of_each_table(client):
+    document = client.get("/openapi.json").json()
+    operation = document["paths"]["/v1/tables/cafe_orders/events"]["get"]
+    assert {each["name"]: each["in"] for each in operation["parameters"]} == {
+        "since": "query",
+        "wait": "query",
+        "Last-Event-ID": "header",
+    }
+    assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+    found = client.get("/v1/tables/cafe_orders/events")
+    schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    assert set(found.json()) == set(schema["required"])
+    assert client.get("/v1/tables/cafe_orders/events", params={"since": found.json()["version"]}).status_code == 204
+    assert "204" in operation["responses"]

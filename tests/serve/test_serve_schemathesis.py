@@ -36,6 +36,8 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(shop):
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr("serve.rest.events.MOST_WAIT_S", 1)  # Schemathesis waits for 10 s
     server = uvicorn.Server(uvicorn.Config(create_app(shop.project()), port=0, log_level="error", lifespan="on"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -44,6 +46,7 @@ def url(shop):
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()
+    monkeypatch.undo()
 
 
 @pytest.mark.proof

@@ -1,0 +1,117 @@
+"""What is computed for a client that leaves is interrupted, over a real connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from pipeline.governance.audit_records import records
+from serve.access.fair_queue import FairQueue
+from serve.http_errors import AbandonedError
+from serve.queries.cancellation import CURRENT, Cancellation
+from tests.serve.conftest import TOML, open_cafe
+from tests.serve.test_serve_protection import served
+
+NAMES = "abcdefghijklmnop"
+LONG = (
+    f"select count(*) as n from {', '.join(f'cafe_orders {name}' for name in NAMES)} "
+    f"where {' + '.join(f'{name}.cups' for name in NAMES)} = 47"
+)
+"""5 ** 16 rows: hours."""
+
+
+@pytest.fixture(scope="module")
+def cafe(tmp_path_factory):
+    cafe = open_cafe(tmp_path_factory.mktemp("cafe"))
+    (cafe.root / "headwater.toml").write_text(TOML + "concurrent_queries = 1\n")
+    return cafe
+
+
+def request(method, path, key, body="", **headers):
+    lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {key}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    lines += [f"Content-Length: {len(body)}"] if body else []
+    return ("\r\n".join([*lines, "", ""]) + body).encode()
+
+
+def cut(cafe):
+    found = records(cafe.root / ".headwater" / "audit" / "dev")
+    return [each for each in found if each.get("is_cut")]
+
+
+QUERY = json.dumps({"sql": LONG})
+STREAM = json.dumps({"sql": LONG, "limit": "all"})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers"),
+    [
+        ("POST", "/v1/query", QUERY, {}),
+        ("POST", "/v1/query", STREAM, {"Accept": "text/csv"}),
+        ("GET", f"/v1/query?sql={quote(LONG)}", "", {}),
+    ],
+    ids=["body", "stream", "url"],
+)
+def test_a_statement_ends_when_its_client_leaves(cafe, method, path, body, headers):
+    """Only one statement runs at a time, so that the second client would wait for 30 s."""
+    key = cafe.key()
+    before = len(cut(cafe))
+    with served(cafe.project()) as port:
+        table = f"http://127.0.0.1:{port}/v1/tables/guests?limit=1"
+        assert httpx.get(table, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(request(method, path, key, body, **headers))
+            time.sleep(0.3)  # it runs
+        begun = time.monotonic()
+        with httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=40) as other:
+            assert other.get(f"{table}&offset={time.time_ns() % 1000}").status_code == 200
+        assert time.monotonic() - begun < 5
+    assert len(cut(cafe)) == before + 1
+
+
+def test_one_that_leaves_the_queue_is_replaced_by_the_next():
+    queue = FairQueue(1, 10, 10.0)
+
+    async def main():
+        async def wait(caller, cancellation, order):
+            CURRENT.set(cancellation)
+            async with queue.turn(caller):
+                order.append(caller)
+
+        order: list[str] = []
+        cancellations = [Cancellation() for _ in range(3)]
+        async with queue.turn("a"):
+            tasks = [
+                asyncio.create_task(wait(name, each, order)) for name, each in zip("bcd", cancellations, strict=True)
+            ]
+            await asyncio.sleep(0.05)
+            cancellations[0].cancel()
+            outcome = await asyncio.gather(tasks[0], return_exceptions=True)
+            assert isinstance(outcome[0], AbandonedError)
+            assert order == []
+        cancellations[1].cancel()  # it has its turn already, and leaves in the same moment
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert order[-1] == "d"
+        async with queue.turn("e"):
+            order.append("e")
+        return order
+
+    assert asyncio.run(main())[-2:] == ["d", "e"]
+
+
+def test_callbacks_are_called_once_and_only_within_their_context():
+    calls: list[str] = []
+    cancellation = Cancellation()
+    with cancellation.calling(lambda: calls.append("ended before")):
+        pass
+    with cancellation.calling(lambda: calls.append("one")):
+        cancellation.cancel()
+        cancellation.cancel()
+    with cancellation.calling(lambda: calls.append("late")):
+        assert calls == ["one", "late"]
