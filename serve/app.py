@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -57,6 +57,9 @@ def create_app(
         warming = threading.Thread(target=backend.models.warm, name="warm champions", daemon=True)
         warming.start()
         yield
+        backend.tables.is_draining = True
+        for close in app.state.closing:
+            await run_in_threadpool(close)
         await run_in_threadpool(warming.join)
         await run_in_threadpool(backend.close)
 
@@ -81,6 +84,8 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.backend = backend
+    closing: list[Callable[[], None]] = []
+    app.state.closing = closing  # what ends other servers of this app, which need the backend until then
     return app
 
 

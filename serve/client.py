@@ -18,6 +18,7 @@ import json
 import os
 import random
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -36,7 +37,7 @@ KEY = "HEADWATER_API_KEY"
 _ARROW = "application/vnd.apache.arrow.stream"
 _LATER = (429, 502, 503, 504)
 _LONGEST_WAIT_S = 30.0
-_BAD = 400
+_BAD, _ERROR = 400, 500
 
 
 class ApiError(HeadwaterError):
@@ -65,17 +66,20 @@ class ApiError(HeadwaterError):
 
 @dataclass(frozen=True)
 class _Call:
-    """A request that changes nothing, so that it can be sent again."""
+    """A request that changes nothing, or has a key, so that it can be sent again."""
 
     method: str
     path: str
     params: Sequence[tuple[str, str]] = ()
     body: object = None
     accept: str = "application/json"
+    key: str = ""
+    """By which the server recognizes a request that writes when it is sent again."""
 
     def arguments(self) -> dict[str, Any]:
         content = None if self.body is None else json.dumps(self.body).encode()
         headers = {"Accept": self.accept} | ({} if content is None else {"Content-Type": "application/json"})
+        headers |= {"Idempotency-Key": self.key} if self.key else {}
         # a link to the next page has its parameters in the path
         params = {} if not self.params else {"params": list(self.params)}
         return {"method": self.method, "url": self.path, "content": content, "headers": headers, **params}
@@ -137,6 +141,17 @@ def _call_of_graphql(document: str, variables: Mapping[str, object]) -> _Call:
     return _Call("POST", "/v1/graphql", body={"query": document, "variables": dict(variables)})
 
 
+def _call_of_write(source: str, rows: Sequence[Mapping[str, Any]], key: str | None) -> _Call:
+    path = f"/v1/sources/{quote(source, safe='')}"
+    return _Call("POST", path, body=list(rows), key=key or str(uuid.uuid4()))
+
+
+def _is_away(response: httpx.Response) -> bool:
+    """Return whether a server is busy, or a proxy has lost the one behind it: those say 500 in plain text, and we never do."""
+    is_plain = response.headers.get("Content-Type", "").startswith("text/plain")
+    return response.status_code in _LATER or (response.status_code == _ERROR and is_plain)
+
+
 def _data(response: httpx.Response) -> dict[str, Any]:
     body: dict[str, Any] = response.json()
     if "errors" in body:
@@ -154,8 +169,8 @@ def _settings(url: str, key: str | None, timeout_s: float) -> dict[str, Any]:
 class ApiClient:
     """The endpoints at a URL. Thread-safe.
 
-    A request that finds the server busy or away is sent again for `patience_s` seconds: all are requests that change
-    nothing. Raises `ApiError` for a request that the server refuses, `UnavailableError` if it does not answer.
+    A request that finds the server busy or away, or whose response breaks off, is sent again for `patience_s` seconds: all are
+    requests that change nothing, or that the server recognizes. Raises `ApiError` for a request that the server refuses, `UnavailableError` if it does not answer.
     """
 
     def __init__(self, url: str, key: str | None = None, *, timeout_s: float = 60.0, patience_s: float = 30.0) -> None:
@@ -213,6 +228,14 @@ class ApiClient:
         found: dict[str, Any] = self._send(_call_of_prediction(model, rows, options)).json()
         return found
 
+    def write(self, source: str, rows: Sequence[Mapping[str, Any]], key: str | None = None) -> int:
+        """Send rows to a source, and return how many it has taken: all of them, once. The key needs the scope `write`.
+
+        `key` is that of `Idempotency-Key`: pass the same one to send the same rows again later. By default, each call has its own.
+        """
+        taken: int = self._send(_call_of_write(source, rows, key)).json()["rows"]
+        return taken
+
     def _send(self, call: _Call) -> httpx.Response:
         until = time.monotonic() + self._patience_s
         for attempt in range(1_000_000):
@@ -221,7 +244,7 @@ class ApiClient:
                 response = self._http.request(**call.arguments())
             except httpx.TransportError as error:
                 failure = error
-            if response is not None and response.status_code not in _LATER:
+            if response is not None and not _is_away(response):
                 break
             wait = _wait_s(attempt, response)
             if time.monotonic() + wait > until:
@@ -286,6 +309,11 @@ class AsyncApiClient:
         found: dict[str, Any] = (await self._send(_call_of_prediction(model, rows, options))).json()
         return found
 
+    async def write(self, source: str, rows: Sequence[Mapping[str, Any]], key: str | None = None) -> int:
+        """Send rows to a source; see `ApiClient.write`."""
+        taken: int = (await self._send(_call_of_write(source, rows, key))).json()["rows"]
+        return taken
+
     async def _send(self, call: _Call) -> httpx.Response:
         until = time.monotonic() + self._patience_s
         for attempt in range(1_000_000):
@@ -294,7 +322,7 @@ class AsyncApiClient:
                 response = await self._http.request(**call.arguments())
             except httpx.TransportError as error:
                 failure = error
-            if response is not None and response.status_code not in _LATER:
+            if response is not None and not _is_away(response):
                 break
             wait = _wait_s(attempt, response)
             if time.monotonic() + wait > until:

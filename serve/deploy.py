@@ -16,7 +16,6 @@ from ray.serve.config import BackpressureConfig, ControllerOptions, HTTPOptions
 from ray.serve.schema import LoggingConfig
 from starlette.applications import Starlette
 
-from pipeline.batch.ray_address import has_address
 from pipeline.batch.ray_cluster import join
 from pipeline.core.errors import RequestError, SettingsError, UnavailableError
 from pipeline.kernel.engine import first_line
@@ -25,14 +24,24 @@ from serve.app import create_app
 from serve.direct import DirectServer
 from serve.flight.server import FlightServer
 from serve.http_errors import BusyError
+from serve.proxy_retries import middlewares
 from serve.queries.select import Statement
 from serve.rest.models import MOST_PREDICTIONS
 from serve.tls import TlsFiles
 
 APP = "headwater"
 """The name of the Serve application."""
-_CONTROLLER = ControllerOptions(runtime_env={"env_vars": {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50"}})
-"""Serve kills a proxy that has not started after 5 s, which it may not on a busy machine, and gives up after 60 s."""
+_CONTROLLER = ControllerOptions(
+    runtime_env={
+        "env_vars": {
+            # Serve kills a proxy that has not started after 5 s, which it may not on a busy machine, and gives up after 60 s
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50",
+            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{middlewares.__module__}.{middlewares.__name__}",
+        }
+    }
+)
+_DRAINS_S = 35.0
+"""How long a replica may take to end: longer than a request."""
 _QUIET = LoggingConfig(log_level=logging.WARNING, enable_access_log=False)
 
 
@@ -66,23 +75,19 @@ class Server:
         self._app = create_app(load(root, env=env))
         self._direct = None if direct is None else DirectServer(self._app, *direct, tls)
         self._flight = None if sql is None else FlightServer(self._app.state.backend, *sql, tls)
+        self._app.state.closing.extend(each.close for each in (self._direct, self._flight) if each is not None)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Return the app; called once by Serve."""
         return self._app
 
-    def __del__(self) -> None:
-        """End the server of this replica; called by Serve."""
-        for name in ("_direct", "_flight"):  # the project may not have been loaded
-            server = getattr(self, name, None)
-            if server is not None:
-                server.close()
-
     def check_health(self) -> None:
-        """Raise if the replica's DuckDB instance does not answer; Serve then replaces the replica.
+        """Raise if the replica's DuckDB instance or its direct server does not answer; Serve then replaces the replica.
 
         The lake is not checked: if it is unavailable, a new replica would fail too, and /health reports it.
         """
+        if self._direct is not None and not self._direct.is_alive:
+            raise UnavailableError("the direct server has ended")
         self._app.state.backend.engine.rows(Statement("select 1"))
 
 
@@ -148,8 +153,7 @@ def stop() -> None:
     """Stop serving and disconnect from Ray: a local cluster ends, a joined cluster continues without the app."""
     if not ray.is_initialized():
         return
-    if has_address():
-        ray.serve.delete(APP)
+    ray.serve.delete(APP)  # the replicas answer what has begun
     ray.shutdown()  # also ends a local cluster
 
 
@@ -188,11 +192,12 @@ def _deploy(arguments: tuple[object, ...], replicas: int) -> None:
         max_ongoing_requests=64,
         max_queued_requests=MOST_PREDICTIONS,  # beyond that, the proxy refuses requests
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=BusyError.retry_after_s),
+        max_surge_percent=100,  # a replica ends when the one that replaces it answers
         max_constructor_retry_count=1,  # errors of a project are permanent
         health_check_period_s=5,
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.5,
-        graceful_shutdown_timeout_s=5,
+        graceful_shutdown_timeout_s=_DRAINS_S,
         ray_actor_options=_actor_options(),
     )(ray.serve.ingress()(Server))
     try:

@@ -6,18 +6,21 @@ replaces and ends the replicas.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.tls import TlsFiles
 
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
-
-_DRAINS_S = 5
+_DRAINS_S = 30
+"""How long requests that have begun may take: as long as any may."""
+_LINGERS_S = 1.0
+"""How long connections stay open on which nothing is under way: their next request is answered, and ends them."""
+_LOOKS_S = 0.05
 _BACKLOG = 2048
 _MOST_CONNECTIONS = 1024
 """Further clients get a 503 at once."""
@@ -26,7 +29,7 @@ _MOST_CONNECTIONS = 1024
 class DirectServer:
     """An app on a port that other processes may listen on too, until `close`."""
 
-    def __init__(self, app: Starlette, host: str, port: int, tls: TlsFiles | None = None) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, tls: TlsFiles | None = None) -> None:
         """Listen, with TLS if there are files for it; raise `OSError` if that is not possible.
 
         `app` is started and ended by others.
@@ -40,8 +43,9 @@ class DirectServer:
         except OSError:
             self._socket.close()
             raise
+        self._draining = _Draining()
         config = uvicorn.Config(
-            app,
+            self._draining.wrap(app),
             lifespan="off",
             log_level="warning",
             access_log=False,
@@ -49,12 +53,58 @@ class DirectServer:
             limit_concurrency=_MOST_CONNECTIONS,
             **({} if tls is None else tls.options()),
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config, self._draining)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="direct", daemon=True)
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it answers."""
+        return self._thread.is_alive()
 
     def close(self) -> None:
         """Accept no more connections, answer the requests that have begun, and end."""
         self._server.should_exit = True
-        self._thread.join(_DRAINS_S + 1)
+        self._thread.join(_LINGERS_S + _DRAINS_S + 1)
         self._socket.close()
+
+
+class _Draining:
+    """Whether a server ends; from then on, each response says that it is the last one of its connection."""
+
+    has_begun = False
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            async def last(message: Message) -> None:
+                if self.has_begun and message["type"] == "http.response.start":
+                    message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+                await send(message)
+
+            await app(scope, receive, last if scope["type"] == "http" else send)
+
+        return answer
+
+
+class _Server(uvicorn.Server):
+    """Ends without a reset connection where that is possible: a client may send a request while a connection is closed."""
+
+    def __init__(self, config: uvicorn.Config, draining: _Draining) -> None:
+        super().__init__(config)
+        self._draining = draining
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._draining.has_begun = True
+        for _ in range(2):  # the system has accepted connections that this loop has not seen yet
+            await asyncio.sleep(0)
+        for each in (*self.servers, *(sockets or ())):
+            each.close()
+        for _ in range(round(_LINGERS_S / _LOOKS_S)):
+            if self._idle():
+                await asyncio.sleep(_LOOKS_S)
+        await super().shutdown(sockets)
+
+    def _idle(self) -> list[Any]:
+        """Return the connections on which no request is under way, but those of WebSockets."""
+        http = [each for each in self.server_state.connections if hasattr(each, "cycle")]
+        return [each for each in http if each.cycle is None or each.cycle.response_complete]

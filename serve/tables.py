@@ -58,6 +58,8 @@ class Tables:
         self._pinned: OrderedDict[tuple[str, int], Version] = OrderedDict()
         self.hot: HotTables | None = None
         """Copies of tables that are asked for often."""
+        self.is_draining = False
+        """Whether the server ends, so that subscriptions do."""
 
     @property
     def definitions(self) -> tuple[StoredDefinition, ...]:

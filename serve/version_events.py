@@ -48,9 +48,10 @@ async def new_versions(tables: Tables, table: str, known: frozenset[int | None])
     """Yield each new version of a table, and `None` whenever there is none, once in `EVERY_S`.
 
     The first is the newest version now, unless its number is `known`; with `None` among these, it is known whatever its number is.
+    Ends when the server does.
     """
     told: str | None = None
-    while True:
+    while not tables.is_draining:
         version = await _changed(tables, table, told)
         if version is not None:
             is_first, told = told is None, identity_of(version)

@@ -115,6 +115,32 @@ def test_a_busy_server_is_asked_again_and_an_absent_one_is_named(monkeypatch):
         absent.tables()
 
 
+def test_a_response_that_breaks_off_is_asked_for_again(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    whole, lost = Reply({"tables": []}), Reply(b"Internal Server Error", 500, headers={"Content-Type": "text/plain"})
+    with http_server() as server, ApiClient(server.url, "k") as client:
+        server.script = [Reply({"tables": []}, cut_at=5), Reply(closes=True), lost, whole]
+        assert client.tables() == []
+        assert len(server.received) == 4
+
+
+def test_rows_are_sent_again_by_the_same_key(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    async def write(url):
+        async with AsyncApiClient(url, "k") as client:
+            return await client.write("orders", [{"id": 1}], "mine")
+
+    with http_server() as server, ApiClient(server.url, "k") as client:
+        server.script = [Reply(closes=True), Reply({"rows": 1}, 202), Reply({"rows": 1}, 202), Reply({"rows": 1}, 202)]
+        assert [client.write("orders", [{"id": 1}]) for _ in range(2)] == [1, 1]
+        assert anyio.run(write, server.url) == 1
+        keys = [each.headers["idempotency-key"] for each in server.received]
+        assert [each.path for each in server.received] == ["/v1/sources/orders"] * 4
+    assert keys[0] == keys[1] != keys[2]
+    assert keys[3] == "mine"
+
+
 def test_the_client_imports_no_server():
     code = "import sys, serve.client; print([m for m in ('ray', 'fastapi', 'duckdb', 'mlflow', 'starlette') if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

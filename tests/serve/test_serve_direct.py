@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
+from contextlib import closing
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from cluster.local.ports import unused_port
+from serve import create_app
 from serve.direct import DirectServer
+from serve.queries.select import Statement
+from tests.serve.conftest import TestClient
 
 
 def app_of(name, *, slow=None):
@@ -24,6 +29,11 @@ def app_of(name, *, slow=None):
         return name
 
     return app
+
+
+def listens(port):
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_servers_share_a_port():
@@ -49,6 +59,50 @@ def test_a_request_that_has_begun_is_answered():
     server.close()
     client.join()
     assert answers == ["a"]
+
+
+def test_connections_are_ended_by_a_response():
+    """A client that sends its next request while the server ends gets a response, which says that it is the last."""
+    port = unused_port()
+    server = DirectServer(app_of("a"), "127.0.0.1", port)
+    ending = threading.Thread(target=server.close)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        assert client.get("/").headers.get("connection") is None
+        ending.start()
+        while listens(port):
+            time.sleep(0.01)
+        answer = client.get("/")
+        assert (answer.json(), answer.headers["connection"]) == ("a", "close")
+        with pytest.raises(httpx.ConnectError):
+            client.get("/")
+    ending.join()
+    assert not server.is_alive
+
+
+def test_an_app_ends_after_its_servers(cafe):
+    """What has begun needs the engine."""
+    app, order = create_app(cafe.project()), []
+    app.state.closing.append(lambda: order.append(app.state.backend.engine.rows(Statement("select 1"))))
+    with TestClient(app):
+        assert not app.state.backend.tables.is_draining
+    assert len(order) == 1
+    assert app.state.backend.tables.is_draining
+
+
+def test_subscriptions_end_with_the_server(cafe):
+    app, key = create_app(cafe.project()), cafe.key()
+    port = unused_port()
+    headers = {"Authorization": f"Bearer {key}", "Accept": "text/event-stream"}
+    server = DirectServer(app, "127.0.0.1", port)
+    begun = time.monotonic()
+    with httpx.stream("GET", f"http://127.0.0.1:{port}/v1/tables/guests/events", headers=headers) as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith("id: ")
+        app.state.backend.tables.is_draining = True
+        server.close()
+        assert "event: version" in list(lines)
+    assert time.monotonic() - begun < 10
+    app.state.backend.close()
 
 
 def test_an_address_that_is_not_ours_is_an_error():
