@@ -120,6 +120,10 @@ def _calls_of_rows(name: str, words: Mapping[str, object]) -> _Call:
     return _Call("GET", _table(name), _parameters({"limit": 1000, **words}))
 
 
+def _calls_of_changes(name: str, since: int | str, words: Mapping[str, object]) -> _Call:
+    return _Call("GET", f"{_table(name)}/changes", _parameters({"limit": 1000, **words, "since": since}))
+
+
 def _call_of_arrow(name: str, words: Mapping[str, object]) -> _Call:
     return _Call("GET", _table(name), _parameters({"limit": "all", **words}), accept=_ARROW)
 
@@ -201,11 +205,16 @@ class ApiClient:
 
         `words` are the parameters of the endpoint: `select="a,b"`, `order="a.desc"`, `a="gt.1"`. `limit` is the size of a page.
         """
-        call: _Call | None = _calls_of_rows(table, words)
-        while call is not None:
-            page = self._send(call).json()
-            yield from page["rows"]
-            call = _Call("GET", page["next"]) if page["next"] else None
+        yield from self._pages(self._send(_calls_of_rows(table, words)).json())
+
+    def changes(self, table: str, since: int | str, **words: object) -> tuple[int, Iterator[dict[str, Any]]]:
+        """Return the newest version of a table, and its rows that differ from an earlier one, page by page.
+
+        `since` is the number of that version, or a time. A row has `_change_type` (`insert`, `delete`, `update_preimage` or
+        `update_postimage`), `_changed` (the columns that differ), and the columns of the table. `words` are as for `rows`.
+        """
+        page = self._send(_calls_of_changes(table, since, words)).json()
+        return page["version"], self._pages(page)
 
     def arrow(self, table: str, **words: object) -> pa.Table:
         """Return the rows of a table, all of them without `limit`, with the types of the table."""
@@ -235,6 +244,12 @@ class ApiClient:
         """
         taken: int = self._send(_call_of_write(source, rows, key)).json()["rows"]
         return taken
+
+    def _pages(self, page: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        yield from page["rows"]
+        while page["next"]:
+            page = self._send(_Call("GET", page["next"])).json()
+            yield from page["rows"]
 
     def _send(self, call: _Call) -> httpx.Response:
         until = time.monotonic() + self._patience_s
@@ -281,12 +296,13 @@ class AsyncApiClient:
 
     async def rows(self, table: str, **words: object) -> AsyncIterator[dict[str, Any]]:
         """Yield the rows of a table; see `ApiClient.rows`."""
-        call: _Call | None = _calls_of_rows(table, words)
-        while call is not None:
-            page = (await self._send(call)).json()
-            for row in page["rows"]:
-                yield row
-            call = _Call("GET", page["next"]) if page["next"] else None
+        async for row in self._pages((await self._send(_calls_of_rows(table, words))).json()):
+            yield row
+
+    async def changes(self, table: str, since: int | str, **words: object) -> tuple[int, AsyncIterator[dict[str, Any]]]:
+        """Return the newest version of a table, and its rows that differ from an earlier one; see `ApiClient.changes`."""
+        page = (await self._send(_calls_of_changes(table, since, words))).json()
+        return page["version"], self._pages(page)
 
     async def arrow(self, table: str, **words: object) -> pa.Table:
         """Return the rows of a table; see `ApiClient.arrow`."""
@@ -313,6 +329,14 @@ class AsyncApiClient:
         """Send rows to a source; see `ApiClient.write`."""
         taken: int = (await self._send(_call_of_write(source, rows, key))).json()["rows"]
         return taken
+
+    async def _pages(self, page: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        for row in page["rows"]:
+            yield row
+        while page["next"]:
+            page = (await self._send(_Call("GET", page["next"]))).json()
+            for row in page["rows"]:
+                yield row
 
     async def _send(self, call: _Call) -> httpx.Response:
         until = time.monotonic() + self._patience_s

@@ -15,8 +15,9 @@ from functools import cached_property
 from pipeline.core.definitions import Layer, StoredDefinition
 from pipeline.core.errors import StorageError, did_you_mean
 from pipeline.kernel.planner.pruning import value_conditions
-from pipeline.kernel.scan import Scan
+from pipeline.kernel.scan import DataFile, Scan
 from pipeline.lake import Version, files_for
+from pipeline.lake.changed_rows import changed_scans
 from pipeline.project.workspace import Workspace
 from serve.hot_tables import HotTables
 from serve.http_errors import GoneError, UnknownError
@@ -121,6 +122,13 @@ class Tables:
                 return copied
         return self.scan(name, version, conditions).query()
 
+    def changed(self, name: str, before: Version, after: Version) -> tuple[str, str]:
+        """Return a SELECT of the rows of each of two versions, without the files that both have."""
+        scans = changed_scans(before, after)
+        for scan in scans:
+            self._note(name, scan.files)
+        return scans[0].query(), scans[1].query()
+
     def scan(self, name: str, version: Version, conditions: Sequence[ColumnCondition] = ()) -> Scan:
         """Return the rows of a version that may satisfy all conditions, without the files that these exclude."""
         bounds = [
@@ -129,10 +137,12 @@ class Tables:
             if not one.quantifier
             for each in value_conditions(one.column, one.operator, one.values)
         ]
-        table = self._workspace.table(name)
-        files = files_for(table, version, bounds)
-        self._workspace.reads.note(table.storage.uri, files)
+        files = files_for(self._workspace.table(name), version, bounds)
+        self._note(name, files)
         return replace(version.scan(), files=files)
+
+    def _note(self, name: str, files: Sequence[DataFile]) -> None:
+        self._workspace.reads.note(self._workspace.table(name).storage.uri, files)
 
     def _number_at(self, name: str, time: datetime) -> int:
         try:
@@ -176,7 +186,7 @@ def reading_files(name: str, number: int, *, is_pinned: bool) -> Iterator[None]:
 
 def _gone(name: str, number: int) -> GoneError:
     return GoneError(
-        f"this version of table {name!r} is no longer available", got=str(number), do="start again without version="
+        f"this version of table {name!r} is no longer available", got=str(number), do="read the newest version"
     )
 
 

@@ -22,6 +22,12 @@ export interface Page<Row> {{
   next: string | null;
 }}
 
+/** What happened to a row: an updated one is there as it was and as it is, with the columns that differ. */
+export interface Change {{
+  _change_type: "insert" | "delete" | "update_preimage" | "update_postimage";
+  _changed: string[];
+}}
+
 /** Parameters in PostgREST's words: {{ select: "a,b", order: "a.desc", a: "gt.1", b: ["gte.1", "lt.9"] }}. */
 export type Words = Record<string, string | number | string[]>;
 
@@ -36,10 +42,19 @@ export class Headwater {{
   constructor(private readonly url: string, private readonly key: string, private readonly patienceMs = 30_000) {{}}
 
   /** The rows of a table, page by page, all of one version. `limit` is the size of a page. */
-  async *rows<Name extends keyof Tables>(table: Name, words: Words = {{}}): AsyncGenerator<Tables[Name]> {{
-    let next: string | null = `/v1/tables/${{encodeURIComponent(table)}}?${{query({{ limit: 1000, ...words }})}}`;
+  rows<Name extends keyof Tables>(table: Name, words: Words = {{}}): AsyncGenerator<Tables[Name]> {{
+    return this.pages(`/v1/tables/${{encodeURIComponent(table)}}?${{query({{ limit: 1000, ...words }})}}`);
+  }}
+
+  /** The rows that differ from an earlier version, given by its number or a time. */
+  changes<Name extends keyof Tables>(table: Name, since: number | string, words: Words = {{}}): AsyncGenerator<Change & Tables[Name]> {{
+    return this.pages(`/v1/tables/${{encodeURIComponent(table)}}/changes?${{query({{ limit: 1000, ...words, since }})}}`);
+  }}
+
+  private async *pages<Row>(first: string): AsyncGenerator<Row> {{
+    let next: string | null = first;
     while (next !== null) {{
-      const page: Page<Tables[Name]> = await this.send<Page<Tables[Name]>>(next);
+      const page: Page<Row> = await this.send<Page<Row>>(next);
       yield* page.rows;
       next = page.next;
     }}

@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from pipeline.core.definitions import StoredDefinition
-from pipeline.core.errors import HeadwaterError
+from pipeline.core.errors import HeadwaterError, RequestError
 from pipeline.core.schema import Column, Schema
 from pipeline.governance.access_policies import AccessPolicy, policies_of
 from pipeline.kernel.scan import no_rows
 from pipeline.kernel.types import stored_type
 from pipeline.lake import Version
+from pipeline.lake.changed_rows import CHANGE_TYPE, TypedSelect, changed_rows
 from serve.access.caller import Caller
-from serve.http_errors import DeniedError, ForbiddenError, UnauthenticatedError
+from serve.http_errors import DeniedError, ForbiddenError, HttpError, UnauthenticatedError
 from serve.queries.engine import Engine
 from serve.queries.expressions import is_plain
 from serve.queries.query import Condition, conjuncts
@@ -96,16 +97,27 @@ class Authorizer:
 
         Raises `DeniedError` if the policy cannot be applied to the table as it is.
         """
-        name, policy = grant.definition.name, grant.policy
-        visible = self.columns(grant, caller, version)
         # the bounds of a file are those of the real values, so they decide nothing about masked ones
-        conditions = [each for each in conjuncts(where) if each.column.name not in _masked(policy)]
-        rows = self._tables.rows(name, version, conditions)
-        sql = rows
-        if policy is not None:
-            sql = policy.relation(rows, version.schema.names, caller.claims, visible.schema.as_dict())
-        identity = identity_of(version)
-        return VisibleRelation(name, version.number, sql, visible.schema, identity, visible.key, visible.fingerprint)
+        conditions = [each for each in conjuncts(where) if each.column.name not in _masked(grant.policy)]
+        rows = self._tables.rows(grant.definition.name, version, conditions)
+        return self._visible(grant, caller, version, rows)
+
+    def changes(self, grant: Grant, caller: Caller, before: Version, after: Version) -> VisibleRelation:
+        """Return how the rows that a caller may read differ in two versions; see `pipeline.lake.changed_rows`.
+
+        A row that the policy did not show before, and shows now, is inserted for its caller. Raises `HttpError` for a table
+        with a column of the name of one that tells changes, and `DeniedError` as `relation` does.
+        """
+        rows = self._tables.changed(grant.definition.name, before, after)
+        old, new = (self._visible(grant, caller, v, sql) for v, sql in zip((before, after), rows, strict=True))
+        key = new.key if old.key == new.key else ()
+        try:
+            found = changed_rows(TypedSelect(old.sql, old.schema), TypedSelect(new.sql, new.schema), key)
+        except RequestError as error:
+            raise HttpError(error.problem, got=error.got, do=error.do) from error
+        key = (*found.key, CHANGE_TYPE) if found.key else ()  # an updated row is there as it was and as it is
+        identity = f"{old.identity} {new.identity}"
+        return replace(new, sql=found.sql, schema=found.schema, identity=identity, key=key)
 
     def columns(self, grant: Grant, caller: Caller, version: Version) -> CallerColumns:
         """Return the columns of a version that a caller may read; raise `DeniedError` as `relation` does."""
@@ -122,6 +134,14 @@ class Authorizer:
         if grant.policy is not None and (grant.policy.rows is not None or grant.policy.mask):
             return None
         return self._tables.scan(grant.definition.name, version, tuple(conjuncts(where))).rows
+
+    def _visible(self, grant: Grant, caller: Caller, version: Version, rows: str) -> VisibleRelation:
+        name, policy, visible = grant.definition.name, grant.policy, self.columns(grant, caller, version)
+        sql = rows
+        if policy is not None:
+            sql = policy.relation(rows, version.schema.names, caller.claims, visible.schema.as_dict())
+        identity = identity_of(version)
+        return VisibleRelation(name, version.number, sql, visible.schema, identity, visible.key, visible.fingerprint)
 
     def _grant(self, caller: Caller, definition: StoredDefinition) -> Grant | None:
         if not caller.is_anonymous and not caller.may("read", definition.name):

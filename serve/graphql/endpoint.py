@@ -113,7 +113,7 @@ class GraphqlDoor:
         content, rows = self.runner.run(operation, planned)
         context.facts["rows"] = rows
         if is_cacheable and not planned.errors:
-            if planned.snapshot.seen:
+            if planned.snapshot.seen and not planned.snapshot.is_timed:
                 context.keep(headers["ETag"], planned.snapshot.newest.items())
         elif is_cacheable:
             headers["Cache-Control"] = "no-store"

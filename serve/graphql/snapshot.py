@@ -25,6 +25,8 @@ class ReadSnapshot:
         """The table, identity of the version and fingerprint of what is read."""
         self.newest: dict[str, str] = {}
         """The identities of the newest versions that are read."""
+        self.is_timed = False
+        """Whether a version is that of a time, so that it may be another one later."""
         self.numbers: dict[str, int] = {}
         """The version of each table, for the audit log; of several, the last."""
         self.reasons: dict[str, str] = {}
@@ -39,6 +41,7 @@ class ReadSnapshot:
     def version(self, table: str, number: int | None, at: str | None) -> Version:
         """Return the newest version, or the one with a number or of a time. Raises `HttpError` for those that are not there."""
         if number is not None or at is not None:
+            self.is_timed |= at is not None
             return self.reading.tables.version(table, number, None if at is None else time_of("at", at))
         if table not in self._versions:
             self._versions[table] = self.reading.tables.version(table)

@@ -76,7 +76,9 @@ class Parameters:
     conditions: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, pairs: Sequence[tuple[str, str]], columns: Sequence[str] = ()) -> Parameters:
+    def of(
+        cls, pairs: Sequence[tuple[str, str]], columns: Sequence[str] = (), reserved: Sequence[str] = WORDS
+    ) -> Parameters:
         """Separate reserved words from conditions; raise `HttpError` for a repeated word.
 
         A column with the name of a reserved word is filtered if the value starts with an operator: `order=eq.7`.
@@ -85,7 +87,7 @@ class Parameters:
         conditions = []
         for name, value in pairs:
             is_condition = name in columns and _BEGINS.match(value) is not None
-            if name not in WORDS or is_condition:
+            if name not in reserved or is_condition:
                 conditions.append((name, value))
             elif name in words:
                 raise HttpError(f"{name!r} is given twice", do="give it once, with columns separated by commas")

@@ -10,6 +10,7 @@ from ml.models import Model
 from pipeline.core.definitions import Feed, Source, StoredDefinition
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Column, Schema
+from pipeline.lake.changed_rows import CHANGE_TYPE, CHANGED
 from serve.access.caller import Caller
 from serve.backend import Backend
 from serve.features import FeatureLookup
@@ -21,7 +22,7 @@ from serve.queries.sql_guard import MOST_SQL_BYTES
 from serve.reading import Reading
 from serve.rest.descriptions import described
 from serve.rest.events_openapi import events_of
-from serve.rest.shapes import METRIC_WORDS, SCHEMAS, SECURITY, WORDS, reference, responses_of
+from serve.rest.shapes import CHANGES_SINCE, METRIC_WORDS, SCHEMAS, SECURITY, WORDS, reference, responses_of
 from serve.rest.sources import MOST_SENT, sources_of
 from serve.status import visible_schema
 
@@ -81,8 +82,10 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
     paths |= described(caller)
     for grant in reading.authorizer.readable(caller):
         name = grant.definition.name
+        schema = visible_schema(reading, caller, grant)
+        paths[f"/v1/tables/{quote(name)}"] = {"get": _table(grant.definition, schema)}
+        paths[f"/v1/tables/{quote(name)}/changes"] = {"get": _changes(grant.definition, schema)}
         paths[f"/v1/tables/{quote(name)}/events"] = {"get": events_of(name)}
-        paths[f"/v1/tables/{quote(name)}"] = {"get": _table(grant.definition, visible_schema(reading, caller, grant))}
     paths |= _metrics(reading, caller)
     if caller.may("query"):
         paths["/v1/query"] = _query()
@@ -241,6 +244,15 @@ def _table(definition: StoredDefinition, schema: Schema | None) -> dict[str, Any
     operation["x-kind"] = definition.kind
     operation["responses"]["200"]["content"] |= {NDJSON: {}, CSV: {}, ARROW: {}, PARQUET: {}}
     operation["parameters"] = [*(_filter(column) for column in columns), *WORDS]
+    return operation
+
+
+def _changes(definition: StoredDefinition, schema: Schema | None) -> dict[str, Any]:
+    told = (Column(CHANGE_TYPE, "VARCHAR"), Column(CHANGED, "VARCHAR[]"))
+    operation = _table(definition, None if schema is None else Schema((*told, *schema.columns)))
+    operation["description"] = f"The rows of {definition.name} that differ from an earlier version.\n\n{_FILTERS}"
+    operation["operationId"] = f"read_changes_of_{definition.name}"
+    operation["parameters"].append(CHANGES_SINCE)
     return operation
 
 

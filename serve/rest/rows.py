@@ -1,4 +1,4 @@
-"""Reads rows of a table from one version: a page with a link to the next one, or all of them as a stream."""
+"""Reads rows of a table from one version, or how they differ from an earlier one: a page with a link to the next, or a stream."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from serve.access.admission import RequestContext
 from serve.access.authorization import Grant
 from serve.access.gate import context_of
 from serve.conditional_requests import entity_tag, not_modified
-from serve.http_errors import TooLongError
+from serve.http_errors import GoneError, HttpError, TooLongError
 from serve.queries import cursor as cursors
 from serve.queries.cursor import PageCursor
 from serve.queries.formats import JSON, Page, envelope, negotiate, read_page
+from serve.queries.parameters import time_of, version_number
 from serve.queries.query import MOST_ROWS, Query
-from serve.queries.rest_syntax import Parameters, parse
+from serve.queries.rest_syntax import WORDS, Parameters, parse
 from serve.queries.select import VisibleRelation, page
 from serve.reading import Reading
 from serve.rest.streams import require_streamable, streamed
-from serve.tables import reading_files
+from serve.tables import identity_of, reading_files
 
 MOST_QUERY_BYTES = 16 << 10
+SINCE = "since"
+"""The parameter of changes that names the earlier version."""
 _COUNTS = ("none", "exact", "planned")
 
 
@@ -37,15 +40,20 @@ class _Request:
     context: RequestContext
     parameters: Parameters
     version: Version
-    is_pinned: bool
-    """Whether the request names the version, which may be gone."""
+    since: Version | None
+    """The earlier version; only for changes."""
+    relation: VisibleRelation
     query: Query
     media_type: str
     counts: str
+    is_newest: bool
+    """Whether the version is the newest, and not one that the request names."""
+    is_timed: bool
+    """Whether it names a version by a time, so that it may be another one later."""
 
 
-def read_rows(reading: Reading, name: str, request: Request) -> Response:
-    """Return rows of a table in the accepted media type.
+def read_rows(reading: Reading, name: str, request: Request, *, changes: bool = False) -> Response:
+    """Return rows of a table, or those that differ from an earlier version, in the accepted media type.
 
     The header `Table-Version` is the version, and `Link` the next page if there is one. The link contains the version
     and a total order, so following the links to the end returns each row of that version once. With `limit=all`, all rows
@@ -53,11 +61,13 @@ def read_rows(reading: Reading, name: str, request: Request) -> Response:
     """
     if len(request.scope["query_string"]) > MOST_QUERY_BYTES:
         raise TooLongError(f"the query is longer than {MOST_QUERY_BYTES} bytes", do="split it into several requests")
-    asked = _asked(reading, name, request)
+    asked = _asked(reading, name, request, of_changes=changes)
     context, number = asked.context, asked.version.number
     context.facts.update(table=name, version=number, why=asked.grant.reason)
-    relation, related = _relations(reading, asked)
-    etag = _etag(request, relation, related, asked)
+    if asked.since is not None:
+        context.facts["since"] = asked.since.number
+    related = _related(reading, asked)
+    etag = _etag(request, related, asked)
     headers = {
         "Table-Version": str(number),
         "ETag": etag,
@@ -67,66 +77,95 @@ def read_rows(reading: Reading, name: str, request: Request) -> Response:
     unchanged = not_modified(request.headers, headers)
     if unchanged is not None:
         return unchanged
-    made = page(relation, asked.query, related)
+    made = page(asked.relation, asked.query, related)
     reading.engine.require_patterns(asked.query.where)
-    if asked.query.limit is None:
-        with reading_files(name, number, is_pinned=asked.is_pinned):
+    oldest = asked.since or asked.version
+    with reading_files(name, oldest.number, is_pinned=not asked.is_newest or asked.since is not None):
+        if asked.query.limit is None:
             return streamed(reading.engine, made, asked.media_type, headers, context)
-    with reading_files(name, number, is_pinned=asked.is_pinned):
         rows = read_page(reading.engine, made, asked.query.limit, asked.media_type)
-        total = _count(reading, asked, relation)
+        total = _count(reading, asked)
     following = f"{request.url.path}?{_following(asked, rows)}" if rows.has_next else None
     context.facts["rows"] = rows.rows
-    newest = [*([] if asked.is_pinned else [relation]), *related.values()]  # related rows are always those of now
-    context.keep(etag, ((each.table, each.identity) for each in newest))
+    if not asked.is_timed:
+        newest = {name: identity_of(asked.version)} if asked.is_newest else {}
+        context.keep(etag, (newest | {each.table: each.identity for each in related.values()}).items())
     return _answer(asked, rows, following, total, headers)
 
 
-def _asked(reading: Reading, name: str, request: Request) -> _Request:
+def _asked(reading: Reading, name: str, request: Request, *, of_changes: bool) -> _Request:
     context = context_of(request.scope)
-    grant = reading.authorizer.grant(context.caller, name)
+    caller, grant = context.caller, reading.authorizer.grant(context.caller, name)
     media_type = negotiate(request.headers.get("accept"))
-    pairs = request.query_params.multi_items()
     version = reading.tables.version(name)
-    visible = reading.authorizer.columns(grant, context.caller, version)
-    parameters = Parameters.of(pairs, visible.schema.names)
+    columns = reading.authorizer.columns(grant, caller, version)
+    words = (*WORDS, SINCE) if of_changes else WORDS
+    parameters = Parameters.of(request.query_params.multi_items(), columns.schema.names, words)
     text = parameters.words.get("cursor")
     cursor = None if text is None else PageCursor.of(text)
     number, time = parameters.version, parameters.time
     if cursor is not None:
         number, time = cursor.version, None
-    is_pinned = number is not None or time is not None
-    if is_pinned:
+    if number is not None or time is not None:
         version = reading.tables.version(name, number, time)
-        visible = reading.authorizer.columns(grant, context.caller, version)
+        columns = reading.authorizer.columns(grant, caller, version)
+    since = _since(reading, name, parameters.words.get(SINCE), version) if of_changes else None
+    changes = None if since is None else reading.authorizer.changes(grant, caller, since, version)
+    schema, key = (columns.schema, columns.key) if changes is None else (changes.schema, changes.key)
     query = parse(
         parameters,
-        visible.schema,
-        visible.key,
-        lambda table, hint: reading.related.find(grant.definition, table, hint, context.caller),
+        schema,
+        key,
+        None if of_changes else lambda table, hint: reading.related.find(grant.definition, table, hint, caller),
         most_rows=None if parameters.words.get("limit") == "all" else MOST_ROWS,
     )
     if query.limit is None:
         require_streamable(media_type)
     if cursor is not None:
-        query = cursors.resumed(cursor, query, visible.schema, visible.key, cursors.identity(query))
+        query = cursors.resumed(cursor, query, schema, key, cursors.identity(query))
     return _Request(
-        grant, context, parameters, version, is_pinned, query, media_type, _counts(parameters, request.headers)
+        grant=grant,
+        context=context,
+        parameters=parameters,
+        version=version,
+        since=since,
+        relation=changes or reading.authorizer.relation(grant, caller, version, query.where),
+        query=query,
+        media_type=media_type,
+        counts=_counts(parameters, request.headers),
+        is_newest=number is None and time is None,
+        is_timed=time is not None or not parameters.words.get(SINCE, "0").isdecimal(),
     )
 
 
-def _relations(reading: Reading, asked: _Request) -> tuple[VisibleRelation, dict[str, VisibleRelation]]:
-    caller = asked.context.caller
-    relation = reading.authorizer.relation(asked.grant, caller, asked.version, asked.query.where)
+def _since(reading: Reading, name: str, text: str | None, version: Version) -> Version:
+    """Return the version whose rows are compared; raise `HttpError` if it is later than the other one, or not there."""
+    if text is None:
+        raise HttpError("'since' is missing", do=f"write {SINCE}=VERSION, or a time or a duration ago such as -2h")
+    is_number = text.isdecimal()
+    number, time = (version_number(SINCE, text), None) if is_number else (None, time_of(SINCE, text))
+    try:
+        since = reading.tables.version(name, number, time)
+    except GoneError as error:
+        raise GoneError(
+            error.problem, got=error.got, do="read all rows, then the changes since their version"
+        ) from error
+    if since.number > version.number:
+        raise HttpError(f"'since' is later than version {version.number}", got=str(since.number))
+    return since
+
+
+def _related(reading: Reading, asked: _Request) -> dict[str, VisibleRelation]:
     related = {}
     for each in asked.query.embed:
-        grant = reading.authorizer.grant(caller, each.table)
-        related[each.table] = reading.authorizer.relation(grant, caller, reading.tables.version(each.table))
-    return relation, related
+        grant = reading.authorizer.grant(asked.context.caller, each.table)
+        version = reading.tables.version(each.table)
+        related[each.table] = reading.authorizer.relation(grant, asked.context.caller, version)
+    return related
 
 
-def _etag(request: Request, relation: VisibleRelation, related: Mapping[str, VisibleRelation], asked: _Request) -> str:
-    seen = [(each.table, each.identity, each.fingerprint) for each in (relation, *related.values())]
+def _etag(request: Request, related: Mapping[str, VisibleRelation], asked: _Request) -> str:
+    seen = [(each.table, each.identity, each.fingerprint) for each in (asked.relation, *related.values())]
     return entity_tag(seen, request.scope["path"], request.scope["query_string"], asked.media_type, asked.counts)
 
 
@@ -137,10 +176,10 @@ def _counts(parameters: Parameters, headers: Mapping[str, str]) -> str:
     return next((word for word in _COUNTS if f"count={word}" in preferred), "none")
 
 
-def _count(reading: Reading, asked: _Request, relation: VisibleRelation) -> int | None:
+def _count(reading: Reading, asked: _Request) -> int | None:
     if asked.counts == "exact":
-        return reading.count(relation, asked.query)
-    if asked.counts == "planned":
+        return reading.count(asked.relation, asked.query)
+    if asked.counts == "planned" and asked.since is None:
         return reading.authorizer.estimate(asked.grant, asked.version, asked.query.where)
     return None
 
@@ -153,6 +192,7 @@ def _following(asked: _Request, rows: Page) -> str:
         "order": ",".join(str(term) for term in query.order),
         "limit": str(query.limit),
         "cursor": str(cursor),
+        SINCE: "" if asked.since is None else str(asked.since.number),
     }
     pairs = [
         *asked.parameters.conditions,
@@ -167,7 +207,7 @@ def _answer(asked: _Request, rows: Page, following: str | None, total: int | Non
     if asked.counts != "none":
         first = asked.query.offset
         span = f"{first}-{first + rows.rows - 1}" if rows.rows and not asked.query.after else "*"
-        headers["Content-Range"] = f"{span}/{total}"
+        headers["Content-Range"] = f"{span}/{'*' if total is None else total}"
     name, number = asked.grant.definition.name, asked.version.number
     body = rows.content if rows.media_type != JSON else envelope(name, number, rows, following, total)
     return Response(body, media_type=rows.media_type, headers=headers)

@@ -37,6 +37,12 @@ WORDS = (
     _word("version", "table version (default: the newest)", type="integer", minimum=0),
     _word("at", "a time, or a duration ago such as -2h: the version that was the newest then", type="string"),
 )
+CHANGES_SINCE = {
+    "required": True,
+    **_word(
+        "since", "the earlier version: its number, or a time, or a duration ago such as -2h", type="string", minLength=1
+    ),
+}
 METRIC_WORDS = (
     _word("dimensions", "columns to group by, separated by commas", type="string"),
     _word("from", "the first time that counts", type="string"),

@@ -1,4 +1,4 @@
-"""The routes of tables: which there are, and their rows."""
+"""The routes of tables: which there are, their rows, and how these changed."""
 
 from __future__ import annotations
 
@@ -24,4 +24,12 @@ def table_routes(reading: Reading) -> list[Route]:
         caller = context_of(request.scope).caller
         return await reading.run(caller, read_rows, reading, request.path_params["name"], request)
 
-    return [Route("/v1/tables", list_tables), Route("/v1/tables/{name}", read_table)]
+    async def read_changes(request: Request) -> Response:
+        caller = context_of(request.scope).caller
+        return await reading.run(caller, read_rows, reading, request.path_params["name"], request, changes=True)
+
+    return [
+        Route("/v1/tables", list_tables),
+        Route("/v1/tables/{name}", read_table),
+        Route("/v1/tables/{name}/changes", read_changes),
+    ]

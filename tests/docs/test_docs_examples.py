@@ -127,8 +127,8 @@ class Shell:
 
 
 def flat(text: str) -> str:
-    """Return a text with runs of spaces replaced by one, because the width of columns depends on their cells."""
-    return re.sub(r"[ \t]+", " ", re.sub(r"[ \t]+\n", "\n", text)).strip("\n ")
+    """Return a text with runs of spaces and of lines replaced by one: the width of columns depends on their cells."""
+    return re.sub(r"[ \t]+", " ", re.sub(r"[ \t]*\n\s*\n|[ \t]+\n", "\n", text)).strip("\n ")
 
 
 def test_settings_page_describes_every_key(tmp_path):

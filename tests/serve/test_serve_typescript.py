@@ -24,6 +24,8 @@ for await (const row of headwater.rows("cafe_orders", { limit: 2, order: "order_
   const cups: number | null = row.cups;
   guests.push(`${row.guest} ${cups}`);
 }
+let changes = 0;
+for await (const change of headwater.changes("cafe_orders", 0)) changes += change._changed.length + (change.cups ?? 0);
 const order: Tables["shapes"] = (await headwater.page("shapes", { limit: 1 })).rows[0]!;
 const [most] = await headwater.query<{ most: number }>("select max(cups) as most from cafe_orders");
 let refused = "";
@@ -32,7 +34,7 @@ try {
 } catch (error) {
   if (error instanceof HeadwaterError) refused = `${error.status} ${error.message}`;
 }
-console.log(JSON.stringify({ guests, order: Object.keys(order).length, most: most?.most, refused }));
+console.log(JSON.stringify({ guests, order: Object.keys(order).length, most: most?.most, changes, refused }));
 """
 WRONG = """
 import { Headwater } from "./client.js";
@@ -90,7 +92,7 @@ def test_the_client_compiles_and_reads(cafe, tmp_path):
         thread.join()
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == (
-        '{"guests":["Ann 1","Bo 2","O\'Hara, \\"Kit\\" 3","Žoë 🫖 1"],"order":8,"most":3,'
+        '{"guests":["Ann 1","Bo 2","O\'Hara, \\"Kit\\" 3","Žoë 🫖 1"],"order":8,"most":3,"changes":0,'
         "\"refused\":\"400 the filter on column 'guest' has no operator; got 'Bo'; write guest=OPERATOR.VALUE with one of eq, neq, gt, "
         'gte, lt, lte, like, ilike, match, imatch, in, is, isdistinct, cs, cd, ov, fts"}'
     )
