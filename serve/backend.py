@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from pipeline.core.definitions import Artifact, Layer
 from pipeline.core.extras import imports_of
@@ -19,7 +20,7 @@ from serve.access.authentication import Authenticator, KeyRing, TokenVerifier
 from serve.access.authorization import Authorizer
 from serve.access.certificates import Certificates
 from serve.access.fair_queue import FairQueue
-from serve.access.rate_limits import RequestRate
+from serve.access.request_limits import RequestLimits
 from serve.access.response_cache import ResponseCache
 from serve.access.signed_urls import SignedUrls
 from serve.exported_files import ExportedFiles
@@ -33,6 +34,9 @@ from serve.queries.engine import Engine
 from serve.reading import Reading
 from serve.related import RelatedTables
 from serve.tables import Tables
+
+if TYPE_CHECKING:
+    from serve.access.shared_state import SharedState
 
 _MOST_WAITING = 512
 """How many queries of a replica wait for their turn; further ones are refused."""
@@ -53,6 +57,8 @@ class Backend:
     cache: ResponseCache
     exports: ExportedFiles
     signatures: SignedUrls
+    shared: SharedState | None
+    """What is shared with other replicas."""
 
     @property
     def tables(self) -> Tables:
@@ -73,6 +79,8 @@ class Backend:
         self.engine.close()
         self.admission.authenticator.close()
         self.audit.close()
+        if self.shared is not None:
+            self.shared.server.close()
 
 
 def open_backend(project: Project, layers: Collection[Layer], limits: Limits | None, patience: timedelta) -> Backend:
@@ -85,6 +93,7 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
     authorizer = Authorizer(project.access, tables, engine)
     audit, allowed = AuditLog(settings.state / "audit" / settings.env), settings.serve
     models, features = ServedModels(settings.models, project.graph.all_of(Artifact)), FeatureLookup(project)
+    shared = _shared(project, tables)
     queue = FairQueue(allowed.concurrent_queries, _MOST_WAITING, patience.total_seconds())
     return Backend(
         project=project,
@@ -106,14 +115,26 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
             ),
             authorizer,
             audit,
-            RequestRate(allowed.requests_per_second, allowed.burst),
-            RequestRate(allowed.anonymous_requests_per_second, allowed.burst),
+            RequestLimits(allowed),
+            None if shared is None else shared.limits,
         ),
         audit=audit,
         cache=ResponseCache(settings.serve.cache_bytes),
         exports=ExportedFiles(engine, settings.state / "exports" / settings.env, settings.serve.export_bytes),
         signatures=SignedUrls(f"{SHARING}/files", settings.state / "exports" / f"{settings.env}.secret"),
+        shared=shared,
     )
+
+
+def _shared(project: Project, tables: Tables) -> SharedState | None:
+    """Return what is shared with other replicas, if the settings name a server for it."""
+    if not project.settings.serve.redis_url:
+        return None
+    with imports_of("redis", "a server whose replicas share limits and responses"):
+        from serve.access.shared_state import SharedState  # noqa: PLC0415 - an optional dependency
+    shared = SharedState.of(project, [each.name for each in tables.definitions], tables.expect)
+    tables.announce = shared.versions.announce
+    return shared
 
 
 def _tokens(settings: ServeSettings) -> TokenVerifier | None:

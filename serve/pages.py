@@ -21,6 +21,16 @@ def page_routes(backend: Backend) -> list[Route]:
 
     def tell_health(request: Request) -> Response:
         report = health(backend.project.settings, backend.tables, backend.models, backend.features)
+        report["cache"] = {
+            "hits": backend.cache.hits,
+            "misses": backend.cache.misses,
+            "bytes": backend.cache.size_bytes,
+        }
+        if backend.shared is not None:
+            report["shared"] = backend.shared.report()
+            report["reasons"] += backend.shared.reasons
+            if backend.shared.reasons and report["status"] == "ok":
+                report["status"] = "degraded"
         report |= {"not_logged": backend.predictions.dropped, "not_mirrored": backend.predictions.not_mirrored}
         status = 503 if report["status"] == "down" else 200
         if not context_of(request.scope).caller.may("operate"):

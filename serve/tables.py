@@ -26,6 +26,8 @@ from serve.queries.values import shown
 
 FRESH_S = 1.0
 """How long a version is used as the newest before the lake is read again, in seconds."""
+_EXPECTED_S = 0.01
+"""How long it is used if another process has seen another one."""
 _PINNED = 64
 
 
@@ -61,6 +63,8 @@ class Tables:
         """Copies of tables that are asked for often."""
         self.is_draining = False
         """Whether the server ends, so that subscriptions do."""
+        self.announce: Callable[[str, str], None] | None = None
+        """Called with the name and the identity of each version that is newer than the one before; must not wait."""
 
     @property
     def definitions(self) -> tuple[StoredDefinition, ...]:
@@ -79,9 +83,18 @@ class Tables:
         with self._locks[name]:
             seen = self._newest.get(name)
             if seen is None or self._clock() - seen.at > FRESH_S:
-                seen = _Seen(self._read(name), self._clock())
+                before, seen = seen, _Seen(self._read(name), self._clock())
                 self._newest[name] = seen
+                if before is not None and before.identity != seen.identity and self.announce is not None:
+                    self.announce(name, seen.identity)
             return seen.version
+
+    def expect(self, name: str, identity: str) -> None:
+        """Read the lake again soon, because another process has seen this version of a table; never waits."""
+        seen = self._newest.get(name)
+        if seen is not None and seen.identity != identity:
+            at = min(seen.at, self._clock() - FRESH_S + _EXPECTED_S)
+            self._newest[name] = replace(seen, at=at)
 
     def known(self, name: str) -> str | None:
         """Return the identity of the newest version if it was read less than `FRESH_S` ago, without waiting for anything."""

@@ -23,16 +23,57 @@ class CertificateRights:
     claims: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
 
 
+ROUTES = (
+    "catalog",
+    "experiments",
+    "features",
+    "flight",
+    "graphql",
+    "lineage",
+    "metrics",
+    "models",
+    "odata",
+    "quality",
+    "query",
+    "runs",
+    "sharing",
+    "sources",
+    "streams",
+    "tables",
+)
+"""The groups of endpoints that may have limits of their own: the first words of their paths after `/v1/`, and Flight SQL."""
+
+
+@dataclass(frozen=True)
+class RouteLimits:
+    """What requests to a group of endpoints cost, and how many of them each caller may send."""
+
+    cost: int = 1
+    """How much each takes from the limit and the quota of its caller."""
+    requests_per_second: float | None = None
+    """How many a second each caller may send over time; `None`: as many as its other limits allow."""
+    burst: int = 1
+    """How many of them it may send at once."""
+
+
 @dataclass(frozen=True)
 class ServeSettings:
     """How much the endpoints allow, and whom they trust."""
 
     requests_per_second: float = 100.0
-    """How many requests a second each key or token may send over time, to each replica."""
+    """How many requests a second each key or token may send over time: to all replicas with `redis_url`, otherwise to each."""
     burst: int = 200
     """How many requests it may send at once."""
     anonymous_requests_per_second: float = 10.0
     """How many requests a second callers without a key may send from one address."""
+    routes: Mapping[str, RouteLimits] = field(default_factory=dict)
+    """What requests to groups of endpoints cost, by names of `ROUTES`."""
+    quotas: Mapping[str, int] = field(default_factory=dict)
+    """How much the requests of a caller may cost in a day of UTC, by patterns of its roles; the first that fits counts."""
+    redis_url: str = ""
+    """The Redis or Valkey server by which replicas share limits and responses; empty: each has its own."""
+    redis_secret: str = ""
+    """By what replicas name and check what they share; empty: the secret in a file of the project's folder."""
     concurrent_queries: int = 8
     """How many statements run at once in a replica; others wait, those of each caller in turn."""
     cache_bytes: int = 64 << 20
@@ -73,7 +114,19 @@ def serve_settings(values: Mapping[str, object], place: Place) -> ServeSettings:
         raise SettingsError(
             "tokens need both an issuer and an audience", do=f"set 'serve.{missing[0]}' too", place=place
         )
+    _require_affordable(settings, place)
     return settings
+
+
+def _require_affordable(settings: ServeSettings, place: Place) -> None:
+    """Raise `SettingsError` if a request costs more than its caller can ever have."""
+    for name, route in settings.routes.items():
+        if route.cost > settings.burst:
+            raise SettingsError(
+                f"'serve.routes.{name}.cost' exceeds 'serve.burst', so no such request would be answered",
+                got=f"{route.cost} > {settings.burst}",
+                place=place,
+            )
 
 
 def _rate(key: str, value: object, place: Place) -> float:
@@ -138,6 +191,58 @@ def _word(key: str, value: object, place: Place) -> str:
     return str(word)
 
 
+def _redis(key: str, value: object, place: Place) -> str:
+    url = str(typed(key, value, str, "an address such as 'redis://HOST:PORT/DATABASE'", place))
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise SettingsError(
+            f"{key!r} must be the address of a Redis or Valkey server",
+            got=repr(url.partition("://")[0]),
+            do="write redis://HOST:PORT/DATABASE, rediss://… with TLS, or unix:///PATH",
+            place=place,
+        )
+    return url
+
+
+def _secret(key: str, value: object, place: Place) -> str:
+    secret = _word(key, value, place)
+    if len(secret) < _SECRET_LENGTH:
+        raise SettingsError(
+            f"{key!r} is too short",
+            got=f"{len(secret)} characters",
+            do=f"use at least {_SECRET_LENGTH} random ones, for example of `openssl rand -hex 32`",
+            place=place,
+        )
+    return secret
+
+
+def _routes(key: str, value: object, place: Place) -> Mapping[str, RouteLimits]:
+    tables = typed(key, value, dict, "a table of endpoints", place)
+    for name in tables:
+        if name not in ROUTES:
+            raise SettingsError(f"unknown endpoints '{key}.{name}'", do=did_you_mean(name, ROUTES), place=place)
+    return {name: _route(f"{key}.{name}", each, place) for name, each in tables.items()}
+
+
+def _route(key: str, value: object, place: Place) -> RouteLimits:
+    given = typed(key, value, dict, "a table with cost, requests_per_second and burst", place)
+    checks: Mapping[str, Callable[[str, object, Place], Any]] = {
+        "cost": _number,
+        "requests_per_second": _rate,
+        "burst": _number,
+    }
+    for each in given:
+        if each not in checks:
+            raise SettingsError(f"unknown key '{key}.{each}'", do=did_you_mean(each, checks), place=place)
+    if "burst" in given and "requests_per_second" not in given:
+        raise SettingsError(f"'{key}.burst' needs '{key}.requests_per_second'", place=place)
+    return RouteLimits(**{each: checks[each](f"{key}.{each}", one, place) for each, one in given.items()})
+
+
+def _quotas(key: str, value: object, place: Place) -> Mapping[str, int]:
+    quotas = typed(key, value, dict, "a table of numbers by roles", place)
+    return {str(role): _number(f"{key}.{role}", each, place) for role, each in quotas.items()}
+
+
 def _certificates(key: str, value: object, place: Place) -> Mapping[str, CertificateRights]:
     names = typed(key, value, dict, "a table of names", place)
     return {str(name): _rights(f"{key}.{name}", each, place) for name, each in names.items()}
@@ -161,11 +266,16 @@ def _rights(key: str, value: object, place: Place) -> CertificateRights:
     )
 
 
+_SECRET_LENGTH = 16
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "requests_per_second": _rate,
     "burst": _number,
     "anonymous_requests_per_second": _rate,
+    "routes": _routes,
+    "quotas": _quotas,
+    "redis_url": _redis,
+    "redis_secret": _secret,
     "concurrent_queries": _number,
     "cache_bytes": _bytes,
     "hot_bytes": _bytes,

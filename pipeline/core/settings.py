@@ -22,7 +22,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 from urllib.parse import parse_qsl, urlsplit
@@ -243,10 +243,24 @@ def _checked(setting: _Value) -> Any:
         return {name: _expanded(setting, typed(name, arn, str, "text", place)) for name, arn in roles.items()}
     if key == "storage":
         return _storage(setting, typed(key, value, dict, "a table of text", place))
+    if key == "serve":
+        value = _served(setting, typed(key, value, dict, "a table", place))
     if key in _TABLES:
         return _TABLES[key](typed(key, value, dict, "a table", place), place)
     least = 0 if key in {"warehouse_seconds", "cache_bytes"} else 1
     return positive(key, value, f"a number of {key.rpartition('_')[2]}", place, least=least)
+
+
+def _served(setting: _Value, values: Mapping[str, object]) -> dict[str, object]:
+    """Return the values of `serve` with the references of those replaced that have secrets."""
+    expanded = dict(values)
+    for name in ("redis_url", "redis_secret"):
+        text = values.get(name)
+        if isinstance(text, str):
+            if _SECRET.search(name) and not _REFERENCE.fullmatch(text):
+                raise _plain(f"serve.{name}", setting.place)
+            expanded[name] = _secretless(replace(setting, key=f"serve.{name}"), text)
+    return expanded
 
 
 def _storage(setting: _Value, options: Mapping[str, object]) -> dict[str, str]:

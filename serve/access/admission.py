@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from serve.access.audit import AuditLog
 from serve.access.authentication import Authenticator
 from serve.access.authorization import Authorizer
 from serve.access.caller import ANONYMOUS, Caller
 from serve.access.certificates import ClientCertificate
-from serve.access.rate_limits import Allowance, RateLimits, RequestRate
+from serve.access.rate_limits import Allowance, Charge, RateLimits
+from serve.access.request_limits import RequestLimits, further
 from serve.http_errors import BusyError, TooManyError, UnauthenticatedError
 
 
@@ -30,10 +34,31 @@ class RequestContext:
     is_cacheable: bool = False
     facts: dict[str, object] = field(default_factory=dict)
     """What the audit log records, for example the table and its policy."""
+    charges: tuple[Charge, ...] = ()
+    """What it was charged before it was answered."""
+    further_cost: int = 0
+    """What it costs in addition, beside that of its rows."""
 
     def keep(self, etag: str, versions: Iterable[tuple[str, str]]) -> None:
         """Let the cache keep the response, and return it while these are the newest versions of its tables."""
         self.etag, self.versions, self.is_cacheable = etag, tuple(versions), True
+
+
+class SharedCounts(Protocol):
+    """Counts the requests of all replicas; see `SharedLimits`."""
+
+    @property
+    def executor(self) -> Executor:
+        """Where event loops wait for `take`."""
+
+    def try_take(self, charges: Sequence[Charge]) -> Allowance | None:
+        """Take what a request costs if that is known without waiting; otherwise return `None`."""
+
+    def take(self, charges: Sequence[Charge]) -> Allowance:
+        """Take what a request costs."""
+
+    def charge(self, charges: Sequence[Charge]) -> None:
+        """Take what an answered request has cost more."""
 
 
 class Admission:
@@ -44,16 +69,16 @@ class Admission:
         authenticator: Authenticator,
         authorizer: Authorizer,
         audit: AuditLog,
-        rate: RequestRate,
-        anonymous_rate: RequestRate,
+        limits: RequestLimits,
+        shared: SharedCounts | None = None,
     ) -> None:
-        """Use the rates for each caller, and for each address without a key."""
+        """Use limits, which are counted with other replicas if `shared` does that."""
         self.authenticator = authenticator
         self._authorizer = authorizer
         self._audit = audit
-        self._rate = rate
-        self._anonymous_rate = anonymous_rate
-        self._limits = RateLimits()
+        self._limits = limits
+        self._counts = RateLimits()
+        self._shared = shared
 
     def require_record(self) -> None:
         """Raise `BusyError` while requests cannot be recorded."""
@@ -65,7 +90,7 @@ class Admission:
         try:
             return self.authenticator.known(authorization)
         except UnauthenticatedError:
-            self.take(ANONYMOUS, address)
+            self._count_guess(address)
             raise
 
     def caller(self, authorization: str | None, address: str) -> Caller:
@@ -81,11 +106,11 @@ class Admission:
             known = self.authenticator.refreshed(authorization)
             if known is not None:
                 return known
-            if self._limits.is_empty(f"address {address}", self._anonymous_rate):
+            if self._counts.is_empty(self._limits.of_address(address)):
                 raise TooManyError("there are too many requests without a valid key", do="check the key, and wait")
             return self.authenticator.caller(authorization)
         except UnauthenticatedError:
-            self.take(ANONYMOUS, address)
+            self._count_guess(address)
             raise
 
     def caller_of_certificate(self, certificate: ClientCertificate, address: str) -> Caller:
@@ -93,22 +118,40 @@ class Admission:
         try:
             return self.authenticator.certificates.caller(certificate)
         except UnauthenticatedError:
-            self.take(ANONYMOUS, address)
+            self._count_guess(address)
             raise
 
     def rights(self, caller: Caller) -> str:
         """Return the SHA-256 of what decides what a caller sees."""
         return self._authorizer.fingerprint(caller)
 
-    def take(self, caller: Caller, address: str) -> Allowance:
-        """Count a request of a caller, by its address if nothing else is known of it."""
-        if caller.is_anonymous:
-            return self._limits.take(f"address {address}", self._anonymous_rate)
-        return self._limits.take(f"{caller.kind} {caller.id}", self._rate)
+    def charges(self, caller: Caller, address: str, route: str) -> tuple[Charge, ...]:
+        """Return what a request of a caller costs, who is counted by its address if nothing else is known of it."""
+        return self._limits.charges(caller, address, route)
+
+    async def admit(self, charges: Sequence[Charge]) -> Allowance:
+        """Count a request that costs this."""
+        if self._shared is None:
+            return self._counts.take(charges)
+        allowance = self._shared.try_take(charges)
+        if allowance is None:
+            loop = asyncio.get_running_loop()
+            allowance = await loop.run_in_executor(self._shared.executor, self._shared.take, charges)
+        return allowance
+
+    def take(self, charges: Sequence[Charge]) -> Allowance:
+        """Count a request that costs this; may wait for the other replicas' counts."""
+        return (self._shared or self._counts).take(charges)
+
+    def _count_guess(self, address: str) -> None:
+        self._counts.take([Charge(self._limits.of_address(address), 1)])
 
     def record(self, context: RequestContext, method: str, path: str, outcome: Mapping[str, object]) -> None:
-        """Record a request that was answered; `outcome` is its status and how much was sent."""
+        """Record a request that was answered, and count what it has cost more; `outcome` is its status and how much was sent."""
         caller = context.caller
+        more = further(context.charges, context.facts.get("rows"), context.further_cost)
+        if more:
+            (self._shared or self._counts).charge(more)
         self._audit.add(
             {
                 "at": round(time.time(), 3),

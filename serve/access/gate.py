@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from math import ceil
 
 from anyio import fail_after, to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +22,7 @@ from serve.access.caller import ANONYMOUS, Caller
 from serve.access.certificates import CERTIFICATE
 from serve.access.client_messages import ClientMessages
 from serve.access.rate_limits import Allowance
+from serve.access.request_limits import route_of
 from serve.access.response_cache import CachedResponse, Key, ResponseCache
 from serve.access.signed_urls import SignedUrls
 from serve.conditional_requests import is_same
@@ -87,7 +89,8 @@ class Gate:
             address = (scope.get("client") or ("",))[0]
             context.caller = await self._caller(scope, headers.get(b"authorization"), address)
             context.rights = self._admission.rights(context.caller)
-            sender.allowance = self._admission.take(context.caller, address)
+            context.charges = self._admission.charges(context.caller, address, route_of(scope["path"]))
+            sender.allowance = await self._admission.admit(context.charges)
             if not sender.allowance.is_granted:
                 raise TooManyError("there are too many requests", do="send fewer, or wait as `Retry-After` says")
         except HeadwaterError as error:
@@ -263,11 +266,14 @@ class _Sender:
         added = [(b"x-request-id", self._context.request_id.encode()), *_SECURITY]
         if self.is_hit:
             added.append((b"cache-status", b"headwater; hit"))
-        wait = 1 if self.allowance is None else max(1, round(self.allowance.reset_s))
         if self._status == _TOO_MANY:
-            added.append((b"retry-after", b"%d" % wait))
+            wait_s = 0.0 if self.allowance is None else self.allowance.retry_after_s
+            added.append((b"retry-after", b"%d" % max(1, ceil(wait_s))))
         if self.allowance is not None:
-            added.append((b"ratelimit", b'"requests";r=%d;t=%d' % (self.allowance.remaining, wait)))
+            states = (
+                f'"{each.name}";r={each.remaining};t={max(1, ceil(each.reset_s))}' for each in self.allowance.states
+            )
+            added.append((b"ratelimit", ", ".join(states).encode()))
         return added
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -13,11 +11,11 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlencode
 
 from serve.access.caller import Caller
+from serve.access.secret_file import secret_of
 
 VALID_S = 900.0
 """How long an address is valid."""
 _MOST_QUERY = 1_000
-_SECRET_BYTES = 32
 
 
 class SignedUrls:
@@ -56,21 +54,5 @@ class SignedUrls:
     def _key(self) -> bytes:
         with self._lock:
             if not self._secret:
-                self._secret = _read_or_make(self._file)
+                self._secret = secret_of(self._file)
             return self._secret
-
-
-def _read_or_make(file: Path) -> bytes:
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        made = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(secrets.token_bytes(_SECRET_BYTES))
-        try:
-            os.link(made, file)  # fails if another replica was quicker
-        except FileExistsError:
-            pass
-        finally:
-            made.unlink()
-    return file.read_bytes()

@@ -172,7 +172,8 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         admission.require_record()
         address = re.sub(r":\d+$", "", context.peer())  # each connection has another port
         call.context.caller = context.get_middleware("caller").caller(address)
-        if not admission.take(call.context.caller, address).is_granted:
+        call.context.charges = admission.charges(call.context.caller, address, "flight")
+        if not admission.take(call.context.charges).is_granted:
             raise TooManyError("there are too many requests", do="send fewer, or wait")
 
     def _record(self, call: _Call) -> None:

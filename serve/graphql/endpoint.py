@@ -101,6 +101,7 @@ class GraphqlDoor:
             return subscription
         planned = self.runner.plan(operation, context.caller)
         _note(context, planned)
+        context.further_cost = max(0, len(planned.plans) - 1)  # each is a statement
         headers = {"Vary": "Accept, Authorization", "Cache-Control": "no-store"}
         is_cacheable = (
             request.method in {"GET", "HEAD"} and not planned.models and not planned.errors and media_type != EVENTS

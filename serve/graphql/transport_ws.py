@@ -133,7 +133,7 @@ class TransportWs:
             connection.authorization = given[0]
         connection.caller = await self._caller(connection)
         connection.rights = self._backend.admission.rights(connection.caller)
-        self._take(connection)
+        await self._take(connection)
 
     async def _caller(self, connection: _Connection) -> Caller:
         """Return the caller as it is known now; close the connection if its key or token is not valid."""
@@ -151,10 +151,10 @@ class TransportWs:
             if kind == "connection_init":
                 raise _CloseError(_AGAIN, "Too many initialisation requests")
             if kind == "ping":
-                self._take(connection)
+                await self._take(connection)
                 await connection.send({"type": "pong"})
             elif kind == "subscribe":
-                self._take(connection)
+                await self._take(connection)
                 identifier = _id_of(message)
                 if identifier in connection.running:
                     raise _CloseError(_SAME_ID, f"Subscriber for {identifier} already exists")
@@ -182,8 +182,10 @@ class TransportWs:
             raise _CloseError(_BAD, "Invalid message")
         return message
 
-    def _take(self, connection: _Connection) -> None:
-        if not self._backend.admission.take(connection.caller, connection.address).is_granted:
+    async def _take(self, connection: _Connection) -> None:
+        admission = self._backend.admission
+        charges = admission.charges(connection.caller, connection.address, "graphql")
+        if not (await admission.admit(charges)).is_granted:
             raise _CloseError(_AGAIN, "there are too many messages")
 
     async def _run(self, connection: _Connection, identifier: str, payload: object) -> None:

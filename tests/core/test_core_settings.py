@@ -122,9 +122,19 @@ def test_secrets_from_files(project, tmp_path):
         ("[env.dev]\ncatalog = 'postgresql://[u@db/x'\n", 5, "'catalog' is not a URL: got "),
         ("[env.dev]\nlake = ''\n", 5, "'lake' is empty; remove it to use the default"),
         ("[env.dev]\nmodels = 'mlruns'\n", 5, "'models' must be a URL: got 'mlruns'; for a local file: models = \"sqlite"),
+        ("[env.dev.serve]\nredis_url = 'redis://:open@h/0'\n", None, "'serve.redis_url' contains a password in plain text"),
+        ("[env.dev.serve]\nredis_url = 'http://h/0'\n", None, "'serve.redis_url' must be the address of a Redis or Valkey server: got 'http'"),
+        ("[env.dev.serve]\nredis_secret = '0123456789abcdef'\n", None, "'serve.redis_secret' contains a password in plain text"),
+        ("[env.dev.serve]\nredis_secret = '${file:short}'\n", None, "'serve.redis_secret' is too short: got 5 characters"),
+        ("[env.dev.serve.routes.tabels]\ncost = 2\n", None, "unknown endpoints 'serve.routes.tabels'; did you mean 'tables'?"),
+        ("[env.dev.serve.routes.query]\ncosts = 2\n", None, "unknown key 'serve.routes.query.costs'; did you mean 'cost'?"),
+        ("[env.dev.serve.routes.query]\nburst = 2\n", None, "'serve.routes.query.burst' needs 'serve.routes.query.requests_per_second'"),
+        ("[env.dev.serve.routes.query]\ncost = 201\n", None, "exceeds 'serve.burst', so no such request would be answered: got 201 > 200"),
+        ("[env.dev.serve.quotas]\nstaff = 0\n", None, "'serve.quotas.staff' must be positive: got 0"),
     ],
 )  # fmt: skip
 def test_errors_name_their_line(project, tmp_path, text, line, words):
+    (tmp_path / "short").write_text("short")
     with pytest.raises(SettingsError, match=re.escape(words)) as caught:
         project(text)
     assert caught.value.place.file == str(tmp_path / "headwater.toml")

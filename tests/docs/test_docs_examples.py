@@ -131,6 +131,16 @@ def flat(text: str) -> str:
     return re.sub(r"[ \t]+", " ", re.sub(r"[ \t]*\n\s*\n|[ \t]+\n", "\n", text)).strip("\n ")
 
 
+def test_limits_of_the_access_page_are_settings(tmp_path):
+    page = (ROOT / "docs" / "access.md").read_text(encoding="utf-8")
+    [text] = [each for each in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "redis_url" in each]
+    (tmp_path / FILE).write_text("[project]\ndefinitions = 'x.py'\n" + text)
+    serve = load_settings(tmp_path / FILE, environ={"REDIS_PASSWORD": "p"}, env="prod").serve
+    assert serve.redis_url == "redis://:p@cache:6379/0"
+    assert serve.routes["query"].cost == 5
+    assert list(serve.quotas.items()) == [("partner-*", 1_000_000), ("*", 50_000)]
+
+
 def test_settings_page_describes_every_key(tmp_path):
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     keys = {field.name for field in fields(Settings)} - {"name", "root", "definitions", "env", "ray_address"}
