@@ -21,6 +21,7 @@ from serve.graphql.endpoint import graphql_routes
 from serve.odata.endpoint import odata_routes
 from serve.pages import page_routes
 from serve.problems import problem_handlers
+from serve.rest.background import background_routes
 from serve.rest.catalog import catalog_routes
 from serve.rest.events import event_routes
 from serve.rest.metrics import metric_routes
@@ -34,7 +35,7 @@ from serve.webhooks import webhook_routes
 
 GOLD: tuple[Layer, ...] = ("gold",)
 PATIENCE = timedelta(seconds=30)
-_EXPOSED = ("ETag", "Link", "Table-Version", "Content-Range", "RateLimit", "Retry-After", "X-Request-Id")
+_EXPOSED = ("ETag", "Link", "Location", "Table-Version", "Content-Range", "RateLimit", "Retry-After", "X-Request-Id")
 
 
 def create_app(
@@ -56,6 +57,8 @@ def create_app(
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         warming = threading.Thread(target=backend.models.warm, name="warm champions", daemon=True)
         warming.start()
+        if backend.background is not None:
+            backend.background.start()
         yield
         backend.tables.is_draining = True
         for close in app.state.closing:
@@ -68,7 +71,8 @@ def create_app(
             *table_routes(backend.reading),
             *event_routes(backend),
             *metric_routes(backend.reading),
-            *sql_routes(backend.reading),
+            *sql_routes(backend.reading, backend.background),
+            *background_routes(backend.reading, backend.background),
             *odata_routes(backend.reading, project.settings.name, project.settings.serve.public_url),
             *sharing_routes(_sharing_server(backend)),
             *catalog_routes(backend),
@@ -113,7 +117,7 @@ def _cors(project: Project) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=list(origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=allowed,
             expose_headers=list(_EXPOSED),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.definitions import Artifact, Layer
@@ -23,6 +24,8 @@ from serve.access.fair_queue import FairQueue
 from serve.access.request_limits import RequestLimits
 from serve.access.response_cache import ResponseCache
 from serve.access.signed_urls import SignedUrls
+from serve.background.queries import BackgroundQueries
+from serve.background.store import QueryStore
 from serve.exported_files import ExportedFiles
 from serve.features import FeatureLookup
 from serve.hot_tables import HotTables
@@ -38,6 +41,8 @@ from serve.tables import Tables
 if TYPE_CHECKING:
     from serve.access.shared_state import SharedState
 
+_BACKGROUND_PART = 4
+"""Queries in the background get this part of the memory in addition."""
 _MOST_WAITING = 512
 """How many queries of a replica wait for their turn; further ones are refused."""
 
@@ -59,6 +64,8 @@ class Backend:
     signatures: SignedUrls
     shared: SharedState | None
     """What is shared with other replicas."""
+    background: BackgroundQueries | None
+    """`None` if there are no queries in the background."""
 
     @property
     def tables(self) -> Tables:
@@ -76,6 +83,8 @@ class Backend:
         self.features.close()
         if self.tables.hot is not None:
             self.tables.hot.close()
+        if self.background is not None:
+            self.background.close()
         self.engine.close()
         self.admission.authenticator.close()
         self.audit.close()
@@ -87,25 +96,18 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
     """Return the components of a project. Nothing is read yet."""
     workspace, settings = Workspace(project), project.settings
     bounds = limits or Limits(settings.memory_bytes or 1 << 30, threads=2)
-    copies = settings.state / "hot" / settings.env
-    tables, engine = Tables(workspace, layers), Engine(workspace.lake.storage, bounds, patience, copies)
+    copies, results = settings.state / "hot" / settings.env, settings.state / "queries" / settings.env
+    tables, engine = Tables(workspace, layers), Engine(workspace.lake.storage, bounds, patience, (copies, results))
     tables.hot = HotTables(engine, workspace.lake.storage, copies, settings.serve.hot_bytes)
-    authorizer = Authorizer(project.access, tables, engine)
     audit, allowed = AuditLog(settings.state / "audit" / settings.env), settings.serve
     models, features = ServedModels(settings.models, project.graph.all_of(Artifact)), FeatureLookup(project)
     shared = _shared(project, tables)
     queue = FairQueue(allowed.concurrent_queries, _MOST_WAITING, patience.total_seconds())
+    reading = _reading(project, tables, engine, queue)
     return Backend(
         project=project,
         workspace=workspace,
-        reading=Reading(
-            tables,
-            engine,
-            authorizer,
-            RelatedTables(project.graph, tables, authorizer),
-            queue,
-            MetricQueries(project, tables, engine, authorizer),
-        ),
+        reading=reading,
         models=models,
         features=features,
         predictions=PredictionService(project, models, features),
@@ -113,7 +115,7 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
             Authenticator(
                 KeyRing(ApiKeys(workspace.catalog, settings.env)), _tokens(allowed), Certificates(allowed.certificates)
             ),
-            authorizer,
+            reading.authorizer,
             audit,
             RequestLimits(allowed),
             None if shared is None else shared.limits,
@@ -123,6 +125,7 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
         exports=ExportedFiles(engine, settings.state / "exports" / settings.env, settings.serve.export_bytes),
         signatures=SignedUrls(f"{SHARING}/files", settings.state / "exports" / f"{settings.env}.secret"),
         shared=shared,
+        background=_background(workspace, Tables(workspace, layers), queue, bounds, results),
     )
 
 
@@ -135,6 +138,27 @@ def _shared(project: Project, tables: Tables) -> SharedState | None:
     shared = SharedState.of(project, [each.name for each in tables.definitions], tables.expect)
     tables.announce = shared.versions.announce
     return shared
+
+
+def _reading(project: Project, tables: Tables, engine: Engine, queue: FairQueue) -> Reading:
+    authorizer = Authorizer(project.access, tables, engine)
+    related = RelatedTables(project.graph, tables, authorizer)
+    return Reading(tables, engine, authorizer, related, queue, MetricQueries(project, tables, engine, authorizer))
+
+
+def _background(
+    workspace: Workspace, tables: Tables, queue: FairQueue, bounds: Limits, folder: Path
+) -> BackgroundQueries | None:
+    """Return the queries in the background, which have an engine of their own: one thread, and a part of the memory."""
+    settings = workspace.settings
+    allowed = settings.serve
+    if not allowed.result_bytes:
+        return None
+    limits = Limits(None if bounds.memory_bytes is None else bounds.memory_bytes // _BACKGROUND_PART, threads=1)
+    engine = Engine(workspace.lake.storage, limits, timedelta(seconds=allowed.background_seconds))
+    store = QueryStore(folder, allowed.result_bytes, allowed.result_seconds)
+    reading = _reading(workspace.project, tables, engine, queue)
+    return BackgroundQueries(reading, store, allowed.background_seconds, settings.lake)
 
 
 def _tokens(settings: ServeSettings) -> TokenVerifier | None:

@@ -7,6 +7,7 @@
             ...
         delays = client.arrow("departure_delays")  # all rows, as a table of PyArrow
         worst = client.query("select origin, max(late) as late from departure_delays group by all")
+        every = client.query("select * from departure_delays order by late", background=True)
 
 `AsyncApiClient` has the same methods to await. Needs `headwater[rest]`, and no other part of Headwater's server.
 """
@@ -20,6 +21,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
@@ -37,6 +39,7 @@ KEY = "HEADWATER_API_KEY"
 _ARROW = "application/vnd.apache.arrow.stream"
 _LATER = (429, 502, 503, 504)
 _LONGEST_WAIT_S = 30.0
+_LONGEST_POLL_S = 5.0
 _BAD, _ERROR = 400, 500
 
 
@@ -75,11 +78,13 @@ class _Call:
     accept: str = "application/json"
     key: str = ""
     """By which the server recognizes a request that writes when it is sent again."""
+    prefer: str = ""
 
     def arguments(self) -> dict[str, Any]:
         content = None if self.body is None else json.dumps(self.body).encode()
         headers = {"Accept": self.accept} | ({} if content is None else {"Content-Type": "application/json"})
         headers |= {"Idempotency-Key": self.key} if self.key else {}
+        headers |= {"Prefer": self.prefer} if self.prefer else {}
         # a link to the next page has its parameters in the path
         params = {} if not self.params else {"params": list(self.params)}
         return {"method": self.method, "url": self.path, "content": content, "headers": headers, **params}
@@ -91,6 +96,11 @@ def _wait_s(attempt: int, response: httpx.Response | None) -> float:
     if said.isdecimal():
         return min(float(said), _LONGEST_WAIT_S)
     return min(0.1 * float(2**attempt), 5.0) * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+
+
+def _poll_s(waits: int) -> float:
+    """Return how long to wait before a status is asked for again: longer each time, so that a long query costs few requests."""
+    return min(0.1 * 1.5 ** min(waits, 20), _LONGEST_POLL_S)
 
 
 def _unavailable(error: httpx.TransportError, url: str) -> UnavailableError:
@@ -135,6 +145,29 @@ def _call_of_metrics(names: Sequence[str], words: Mapping[str, object]) -> _Call
 
 def _call_of_query(sql: str) -> _Call:
     return _Call("POST", "/v1/query", body={"sql": sql, "limit": "all"}, accept=_ARROW)
+
+
+def _call_of_submission(sql: str, limit: int | None) -> _Call:
+    body = {"sql": sql, "limit": "all" if limit is None else limit}
+    return _Call("POST", "/v1/query", body=body, prefer="respond-async")
+
+
+def _query_of(query_id: str) -> str:
+    return f"/v1/query/{quote(query_id, safe='')}"
+
+
+def _call_of_result(query_id: str) -> _Call:
+    return _Call("GET", f"{_query_of(query_id)}/rows", [("limit", "all")], accept=_ARROW)
+
+
+def _is_active(status: Mapping[str, Any]) -> bool:
+    """Return whether a query still waits or runs; raise `ApiError` if it has no rows."""
+    if status["status"] in {"queued", "running"}:
+        return True
+    if status["status"] == "done":
+        return False
+    parts = status.get("problem", {})
+    raise ApiError(parts.get("detail", "the query was cancelled"), got=parts.get("got"), do=parts.get("do"))
 
 
 def _call_of_prediction(model: str, rows: Sequence[Mapping[str, Any]], options: Mapping[str, object]) -> _Call:
@@ -224,9 +257,43 @@ class ApiClient:
         """Return metrics. `words` are those of the endpoint: `dimensions="origin"`, `grain="month"`, `origin="eq.JFK"`."""
         return _read_arrow(self._send(_call_of_metrics(names, words)).content)
 
-    def query(self, sql: str) -> pa.Table:
-        """Return the rows of one SELECT. The key needs the scope `query`."""
-        return _read_arrow(self._send(_call_of_query(sql)).content)
+    def query(self, sql: str, *, background: bool = False) -> pa.Table:
+        """Return the rows of one SELECT. The key needs the scope `query`.
+
+        With `background`, it may take longer than a request: it is submitted, waited for, and its result removed from the server.
+        """
+        if not background:
+            return _read_arrow(self._send(_call_of_query(sql)).content)
+        query_id = self.submit(sql)
+        try:
+            return self.result(query_id)
+        finally:
+            with suppress(ApiError):  # it was removed already
+                self.end_query(query_id)
+
+    def submit(self, sql: str, limit: int | None = None) -> str:
+        """Let one SELECT run in the background, with at most so many rows, and return its id.
+
+        If the response is lost, it is submitted twice.
+        """
+        return str(self._send(_call_of_submission(sql, limit)).json()["id"])
+
+    def query_status(self, query_id: str) -> dict[str, Any]:
+        """Return the status of a query in the background: `status`, `row_count`, `expires_at` and so on."""
+        found: dict[str, Any] = self._send(_Call("GET", _query_of(query_id))).json()
+        return found
+
+    def result(self, query_id: str) -> pa.Table:
+        """Wait for a query in the background, and return its rows. Raises `ApiError` if it fails or is cancelled."""
+        waits = 0
+        while _is_active(self.query_status(query_id)):
+            time.sleep(_poll_s(waits))
+            waits += 1
+        return _read_arrow(self._send(_call_of_result(query_id)).content)
+
+    def end_query(self, query_id: str) -> None:
+        """Cancel a query in the background, or remove its result."""
+        self._send(_Call("DELETE", _query_of(query_id)))
 
     def graphql(self, document: str, **variables: object) -> dict[str, Any]:
         """Return the data of a GraphQL query; raise `ApiError` if a field has none because of an error."""
@@ -312,9 +379,37 @@ class AsyncApiClient:
         """Return metrics; see `ApiClient.metric`."""
         return _read_arrow((await self._send(_call_of_metrics(names, words))).content)
 
-    async def query(self, sql: str) -> pa.Table:
+    async def query(self, sql: str, *, background: bool = False) -> pa.Table:
         """Return the rows of one SELECT; see `ApiClient.query`."""
-        return _read_arrow((await self._send(_call_of_query(sql))).content)
+        if not background:
+            return _read_arrow((await self._send(_call_of_query(sql))).content)
+        query_id = await self.submit(sql)
+        try:
+            return await self.result(query_id)
+        finally:
+            with anyio.CancelScope(shield=True), suppress(ApiError):
+                await self.end_query(query_id)
+
+    async def submit(self, sql: str, limit: int | None = None) -> str:
+        """Let one SELECT run in the background; see `ApiClient.submit`."""
+        return str((await self._send(_call_of_submission(sql, limit))).json()["id"])
+
+    async def query_status(self, query_id: str) -> dict[str, Any]:
+        """Return the status of a query in the background; see `ApiClient.query_status`."""
+        found: dict[str, Any] = (await self._send(_Call("GET", _query_of(query_id)))).json()
+        return found
+
+    async def result(self, query_id: str) -> pa.Table:
+        """Return the rows of a query in the background; see `ApiClient.result`."""
+        waits = 0
+        while _is_active(await self.query_status(query_id)):
+            await anyio.sleep(_poll_s(waits))
+            waits += 1
+        return _read_arrow((await self._send(_call_of_result(query_id))).content)
+
+    async def end_query(self, query_id: str) -> None:
+        """Cancel a query in the background; see `ApiClient.end_query`."""
+        await self._send(_Call("DELETE", _query_of(query_id)))
 
     async def graphql(self, document: str, **variables: object) -> dict[str, Any]:
         """Return the data of a GraphQL query; see `ApiClient.graphql`."""

@@ -7,6 +7,7 @@ RequestError
     ├── UnknownError       404  there is no such table, version, model or page
     ├── UnacceptableError  406  the requested media type is not supported
     ├── TooSlowError       408  the client does not send its body
+    ├── NotReadyError      409  the query in the background has no rows, or none yet
     ├── GoneError          410  the version is no longer available
     ├── TooLargeError      413  the body is too large
     ├── TooLongError       414  the query is too long
@@ -62,6 +63,12 @@ class TooSlowError(HttpError):
     """The client does not send its body."""
 
     status = 408
+
+
+class NotReadyError(HttpError):
+    """The query in the background has no rows, or none yet."""
+
+    status = 409
 
 
 class GoneError(HttpError):

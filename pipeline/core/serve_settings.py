@@ -82,6 +82,12 @@ class ServeSettings:
     """The disk space for local copies of tables that are asked for often; 0: none are made."""
     export_bytes: int = 4 << 30
     """The disk space of a machine for whole tables as files, for Delta Sharing; 0: none are made."""
+    background_seconds: int = 600
+    """How long a query in the background may run."""
+    result_seconds: int = 3600
+    """How long the result of a query in the background is kept."""
+    result_bytes: int = 4 << 30
+    """The disk space of a machine for these results; 0: there are no queries in the background."""
     cors_origins: tuple[str, ...] = ()
     """The origins of web pages that may call the endpoints from a browser."""
     graphql_trusted: str = ""
@@ -280,6 +286,9 @@ _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "cache_bytes": _bytes,
     "hot_bytes": _bytes,
     "export_bytes": _bytes,
+    "background_seconds": _number,
+    "result_seconds": _number,
+    "result_bytes": _bytes,
     "cors_origins": _origins,
     "graphql_trusted": _folder,
     "graphql_introspection": _roles,

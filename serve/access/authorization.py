@@ -77,6 +77,17 @@ class Authorizer:
         decisive = (caller.is_anonymous, tuple(sorted(caller.roles)), caller.scopes, known)
         return hashlib.sha256(repr(decisive).encode()).hexdigest()
 
+    def rights_to(self, caller: Caller, tables: Iterable[str]) -> str:
+        """Return the SHA-256 of all that decides what a caller sees of some tables, with the text of the policies.
+
+        It is for what is kept longer than a process knows its policies. Raises `UnknownError` for a table that it may not read.
+        """
+        policies = []
+        for name in sorted(tables):
+            policy = self.grant(caller, name).policy
+            policies.append((name, None if policy is None else policy.fingerprint(caller.claims)))
+        return hashlib.sha256(repr((self.fingerprint(caller), policies)).encode()).hexdigest()
+
     def readable(self, caller: Caller) -> list[Grant]:
         """Return the tables that a caller may read, in dependency order."""
         grants = (self._grant(caller, definition) for definition in self._tables.definitions)

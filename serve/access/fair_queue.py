@@ -7,9 +7,53 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
 
 from serve.http_errors import AbandonedError, BusyError
 from serve.queries.cancellation import CURRENT, Cancellation
+
+T = TypeVar("T")
+
+
+class CallerTurns(Generic[T]):
+    """What waits, in the order of its turns: what each caller has added takes turns with what others have. Not thread-safe."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._waiting: OrderedDict[str, deque[T]] = OrderedDict()
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return self._count
+
+    def add(self, caller: str, each: T) -> None:
+        """Let something wait, behind what the caller has added before."""
+        self._waiting.setdefault(caller, deque()).append(each)
+        self._count += 1
+
+    def next(self) -> T | None:
+        """Return what is next, of the caller that waits longest for a turn, and let it wait no more; `None` if nothing waits."""
+        if not self._waiting:
+            return None
+        caller, waiting = next(iter(self._waiting.items()))
+        each = waiting.popleft()
+        self._count -= 1
+        del self._waiting[caller]
+        if waiting:
+            self._waiting[caller] = waiting  # behind the other callers
+        return each
+
+    def remove(self, caller: str, each: T) -> bool:
+        """Let something wait no more; return whether it did."""
+        waiting = self._waiting.get(caller, deque())
+        if each not in waiting:
+            return False
+        waiting.remove(each)
+        self._count -= 1
+        if not waiting:
+            del self._waiting[caller]
+        return True
 
 
 class FairQueue:
@@ -20,9 +64,13 @@ class FairQueue:
         self._free = at_once
         self._most_waiting = most_waiting
         self._patience_s = patience_s
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        self._count = 0
+        self._turns: CallerTurns[asyncio.Future[None]] = CallerTurns()
         self._lock = threading.Lock()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether queries wait for their turn."""
+        return len(self._turns) > 0
 
     @asynccontextmanager
     async def turn(self, caller: str) -> AsyncIterator[None]:
@@ -59,37 +107,26 @@ class FairQueue:
             if self._free:
                 self._free -= 1
                 return None
-            if self._count >= self._most_waiting:
-                raise _busy(f"{self._count} queries")
+            if len(self._turns) >= self._most_waiting:
+                raise _busy(f"{len(self._turns)} queries")
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.setdefault(caller, deque()).append(future)
-            self._count += 1
+            self._turns.add(caller, future)
             return future
 
     def _leave(self, caller: str, future: asyncio.Future[None]) -> None:
         """Wait no longer; if it was the turn already, it is the next one's."""
         with self._lock:
-            waiting = self._waiting.get(caller, deque())
-            if future in waiting:
-                waiting.remove(future)
-                self._count -= 1
-                if not waiting:
-                    self._waiting.pop(caller, None)
+            if self._turns.remove(caller, future):
                 return
         self._release()
 
     def _release(self) -> None:
         """Give the place to the caller that waits longest for a turn."""
         with self._lock:
-            if not self._waiting:
+            future = self._turns.next()
+            if future is None:
                 self._free += 1
                 return
-            caller, waiting = next(iter(self._waiting.items()))
-            future = waiting.popleft()
-            self._count -= 1
-            del self._waiting[caller]
-            if waiting:
-                self._waiting[caller] = waiting  # behind the other callers
         future.get_loop().call_soon_threadsafe(_grant, future)
 
 

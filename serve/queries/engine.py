@@ -40,10 +40,13 @@ class Engine:
     each statement has its own cursor.
     """
 
-    def __init__(self, lake: Storage, limits: Limits, patience: timedelta, copies: Path | None = None) -> None:
-        """Create the engine without opening it; `patience` is the time limit of one statement, and `copies` a folder to `attach` from."""
+    def __init__(self, lake: Storage, limits: Limits, patience: timedelta, folders: Sequence[Path] = ()) -> None:
+        """Create the engine without opening it; `patience` is the time limit of one statement.
+
+        `folders` are others than the lake that statements may read: of copies of tables, and of results.
+        """
         self._lake = lake
-        self._copies = copies
+        self._folders = folders
         self._limits = limits
         self._patience = patience
         self._deadlines = StatementDeadlines()
@@ -92,7 +95,7 @@ class Engine:
                 yield batch
 
     def attach(self, file: Path, name: str) -> None:
-        """Let statements read the tables of a DuckDB file in the folder of copies."""
+        """Let statements read the tables of a DuckDB file in one of the folders."""
         with self._running(self._patience.total_seconds()) as cursor:
             cursor.execute(f"attach if not exists {literal(str(file))} as {quoted(name)} (read_only)")
 
@@ -158,7 +161,7 @@ class Engine:
                 con = self._open.enter_context(connect(self._limits, filesystem=self._lake.filesystem(), keep=False))
                 if self._limits.memory_bytes is not None:
                     con.execute(f"set max_temp_directory_size = '{4 * self._limits.memory_bytes}B'")
-                folders = [self._lake.uri.rstrip("/"), *([] if self._copies is None else [str(self._copies)])]
+                folders = [self._lake.uri.rstrip("/"), *map(str, self._folders)]
                 con.execute(f"set allowed_directories = [{', '.join(literal(folder + '/') for folder in folders)}]")
                 con.execute("set python_enable_replacements = false")  # a name is never a variable of this process
                 con.execute("set enable_external_access = false; set lock_configuration = true")

@@ -20,6 +20,7 @@ from serve.queries.formats import ARROW, CSV, JSON, NDJSON, PARQUET
 from serve.queries.query import MOST_ROWS
 from serve.queries.sql_guard import MOST_SQL_BYTES
 from serve.reading import Reading
+from serve.rest.background_openapi import PREFER, accepted, background_paths
 from serve.rest.descriptions import described
 from serve.rest.events_openapi import events_of
 from serve.rest.shapes import CHANGES_SINCE, METRIC_WORDS, SCHEMAS, SECURITY, WORDS, reference, responses_of
@@ -88,7 +89,8 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
         paths[f"/v1/tables/{quote(name)}/events"] = {"get": events_of(name)}
     paths |= _metrics(reading, caller)
     if caller.may("query"):
-        paths["/v1/query"] = _query()
+        paths["/v1/query"] = _query(in_background=backend.background is not None)
+        paths |= {} if backend.background is None else background_paths()
     for each in sources_of(backend.project).values():
         if caller.may("write", each.name):
             paths[f"/v1/sources/{quote(each.name)}"] = {"post": _source(each)}
@@ -171,7 +173,7 @@ def _metrics(reading: Reading, caller: Caller) -> dict[str, Any]:
     return paths
 
 
-def _query() -> dict[str, Any]:
+def _query(*, in_background: bool) -> dict[str, Any]:
     sql = {"type": "string", "maxLength": MOST_SQL_BYTES, "description": "one SELECT in DuckDB's dialect"}
     limit = {"oneOf": [{"type": "integer", "minimum": 1, "maximum": MOST_ROWS}, {"const": "all"}], "default": MOST_ROWS}
     body = {
@@ -202,6 +204,7 @@ def _query() -> dict[str, Any]:
         | {
             "summary": "query",
             "operationId": "query",
+            **({"parameters": [PREFER], "responses": responses | accepted()} if in_background else {}),
             "requestBody": {
                 "required": True,
                 "content": {JSON: {"schema": body, "example": {"sql": "select 1 as one"}}},

@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from serve.access.authorization import require_scope
 from serve.access.gate import context_of
+from serve.background.queries import BackgroundQueries
 from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import HttpError
 from serve.prepared_sql import prepare
@@ -20,19 +21,22 @@ from serve.queries.query import MOST_ROWS
 from serve.queries.values import shown
 from serve.reading import Reading
 from serve.request_body import read_body
+from serve.rest.background import prefers_async, sql_of, submit
 from serve.rest.streams import require_streamable, streamed
 
 _MOST_BODY = 256 << 10  # more than the longest statement takes if JSON escapes each of its characters
 
 
-def sql_routes(reading: Reading) -> list[Route]:
-    """Return the route of SQL."""
+def sql_routes(reading: Reading, background: BackgroundQueries | None) -> list[Route]:
+    """Return the route of SQL: the rows of a statement, or with `Prefer: respond-async` where they will be."""
 
     async def query(request: Request) -> Response:
         if request.method == "GET":
             asked: Mapping[str, object] = dict(request.query_params)
         else:
             asked = _object(await read_body(request, _MOST_BODY, do="send a shorter statement"))
+            if background is not None and prefers_async(request.headers):
+                return await reading.run(context_of(request.scope).caller, submit, background, request, asked)
         return await reading.run(context_of(request.scope).caller, _answer, reading, request, asked)
 
     return [Route("/v1/query", query, methods=["GET", "POST"])]
@@ -41,14 +45,10 @@ def sql_routes(reading: Reading) -> list[Route]:
 def _answer(reading: Reading, request: Request, asked: Mapping[str, object]) -> Response:
     context = context_of(request.scope)
     require_scope(context.caller, "query")
-    unknown = set(asked) - {"sql", "limit"}
-    if unknown or not isinstance(asked.get("sql"), str):
-        raise HttpError(
-            "a query has the members 'sql' and optionally 'limit'", got=", ".join(sorted(map(str, asked)))[:200]
-        )
+    sql = sql_of(asked)
     media_type = negotiate(request.headers.get("accept"))
     limit = _limit(asked, media_type, is_text=request.method == "GET")
-    prepared = prepare(reading, context.caller, str(asked["sql"]), limit)
+    prepared = prepare(reading, context.caller, sql, limit)
     context.facts.update(table=",".join(prepared.versions), why="scope query")
     headers = {"Vary": "Accept, Authorization", "Cache-Control": "private, no-cache"}
     if prepared.is_stable:

@@ -76,6 +76,33 @@ def test_the_same_to_await(url, cafe):
     anyio.run(ask)
 
 
+def test_queries_in_the_background(url, cafe):
+    sql, key = "select order_id from cafe_orders order by 1", cafe.key()
+    expected = {"order_id": [1, 2, 3, 4, 5]}
+
+    async def ask():
+        async with AsyncApiClient(url, key) as client:
+            assert (await client.query(sql, background=True)).to_pydict() == expected
+            query_id = await client.submit(sql, limit=2)
+            assert (await client.result(query_id)).num_rows == 2
+            assert (await client.query_status(query_id))["is_truncated"]
+            await client.end_query(query_id)
+            with pytest.raises(ApiError, match="there is no such query"):
+                await client.result(query_id)
+
+    anyio.run(ask)
+    with ApiClient(url, key) as client:
+        assert client.query(sql, background=True).to_pydict() == expected
+        query_id = client.submit(sql, limit=2)
+        assert client.result(query_id).num_rows == 2
+        client.end_query(query_id)
+        with pytest.raises(ApiError, match="there is no such query"):
+            client.query_status(query_id)
+        with pytest.raises(ApiError, match="the query cannot be computed"):
+            client.query("select cast(guest as integer) as x from cafe_orders", background=True)
+    assert not list((cafe.root / ".headwater" / "queries" / "dev").glob("[0-9a-f]*/*.parquet"))
+
+
 def test_graphql(url, cafe):
     document = "query($n: Int) { guests(first: $n) { nodes { guest orders } } }"
 

@@ -61,7 +61,7 @@ def test_one_that_waits_too_long_leaves_the_queue():
             pass
 
     asyncio.run(main())
-    assert (queue._free, queue._count) == (1, 0)  # noqa: SLF001 - nothing is lost
+    assert (queue._free, queue.is_crowded) == (1, False)  # noqa: SLF001 - nothing is lost
 
 
 def test_a_client_that_leaves_gives_its_place_to_the_next():
@@ -82,7 +82,7 @@ def test_a_client_that_leaves_gives_its_place_to_the_next():
         return order
 
     assert asyncio.run(main()) == ["stays"]
-    assert (queue._free, queue._count) == (1, 0)  # noqa: SLF001 - nothing is lost
+    assert (queue._free, queue.is_crowded) == (1, False)  # noqa: SLF001 - nothing is lost
 
 
 def test_event_loops_of_several_threads_share_the_turns():

@@ -1,0 +1,1 @@
+"""Statements that run in the background, and their results, which are kept for a while."""
