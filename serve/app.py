@@ -105,6 +105,7 @@ def _gate(backend: Backend) -> Middleware:
         tables=backend.tables,
         cache=backend.cache,
         signatures=backend.signatures,
+        replicas=None if backend.shared is None else backend.shared.cache,
     )
 
 

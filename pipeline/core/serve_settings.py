@@ -74,6 +74,8 @@ class ServeSettings:
     """The Redis or Valkey server by which replicas share limits and responses; empty: each has its own."""
     redis_secret: str = ""
     """By what replicas name and check what they share; empty: the secret in a file of the project's folder."""
+    redis_response_seconds: int = 3600
+    """How long replicas find each other's responses there; 0: they share none."""
     concurrent_queries: int = 8
     """How many statements run at once in a replica; others wait, those of each caller in turn."""
     cache_bytes: int = 64 << 20
@@ -148,6 +150,10 @@ def _number(key: str, value: object, place: Place) -> int:
 
 def _bytes(key: str, value: object, place: Place) -> int:
     return positive(key, value, "a number of bytes", place, least=0)
+
+
+def _seconds(key: str, value: object, place: Place) -> int:
+    return positive(key, value, "a number of seconds", place, least=0)
 
 
 def _origins(key: str, value: object, place: Place) -> tuple[str, ...]:
@@ -282,6 +288,7 @@ _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "quotas": _quotas,
     "redis_url": _redis,
     "redis_secret": _secret,
+    "redis_response_seconds": _seconds,
     "concurrent_queries": _number,
     "cache_bytes": _bytes,
     "hot_bytes": _bytes,

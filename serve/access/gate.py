@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from math import ceil
+from typing import TYPE_CHECKING
 
 from anyio import fail_after, to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,7 +24,7 @@ from serve.access.certificates import CERTIFICATE
 from serve.access.client_messages import ClientMessages
 from serve.access.rate_limits import Allowance
 from serve.access.request_limits import route_of
-from serve.access.response_cache import CachedResponse, Key, ResponseCache
+from serve.access.response_cache import SHARED_ROUTES, CachedResponse, Key, ResponseCache
 from serve.access.signed_urls import SignedUrls
 from serve.conditional_requests import is_same
 from serve.http_errors import TooManyError
@@ -31,9 +32,14 @@ from serve.problems import REQUEST_ID, problem, problem_response
 from serve.queries.cancellation import CURRENT
 from serve.tables import Tables
 
+if TYPE_CHECKING:
+    from serve.access.shared_cache import SharedCache, SharedFlight
+
 _LOG = logging.getLogger("headwater.serve")
 STATE = "headwater"
 """Where a request's scope has its `RequestContext`."""
+_EVENTS = "/events"
+"""The end of paths whose responses wait for something: each request waits for itself."""
 _UNCHANGED = 304
 _OK = 200
 _SERVER_ERROR = 500
@@ -64,15 +70,26 @@ _Flights = dict[tuple[int, Key], "asyncio.Future[CachedResponse | None]"]
 class Gate:
     """An application behind authentication, rate limits, the cache and the audit log."""
 
-    def __init__(
-        self, app: ASGIApp, *, admission: Admission, tables: Tables, cache: ResponseCache, signatures: SignedUrls
+    def __init__(  # noqa: PLR0913 - what a request passes, all keyword-only
+        self,
+        app: ASGIApp,
+        *,
+        admission: Admission,
+        tables: Tables,
+        cache: ResponseCache,
+        signatures: SignedUrls,
+        replicas: SharedCache | None = None,
     ) -> None:
-        """Pass requests on to `app`. Who was given a signed address is its caller if it sends no key."""
+        """Pass requests on to `app`. Who was given a signed address is its caller if it sends no key.
+
+        Responses that are not in the cache are looked for in that of the replicas.
+        """
         self._app = app
         self._signatures = signatures
         self._admission = admission
         self._tables = tables
         self.cache = cache
+        self._replicas = replicas
         self._flights: _Flights = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,10 +116,11 @@ class Gate:
         key = self._key(scope, headers, context.rights)
         if key is not None:
             found = await self._from_cache(key) or await self._from_another(key)
+            if found is None and sender.leads(key, self._flights):
+                found = await self._from_replicas(key, scope, sender)
             if found is not None:
                 await self._answer(found, headers, context, sender)
                 return
-            sender.leads(key, self._flights)
         sender.client = client = ClientMessages(scope, receive)
         current = CURRENT.set(client.cancellation)
         try:
@@ -132,7 +150,7 @@ class Gate:
         return await to_thread.run_sync(self._admission.caller, authorization, address)
 
     def _key(self, scope: Scope, headers: Mapping[bytes, bytes], rights: str) -> Key | None:
-        if scope["method"] != "GET":
+        if scope["method"] != "GET" or scope["path"].endswith(_EVENTS):
             return None
         decisive = (headers.get(name, b"").decode("latin-1") for name in _DECISIVE)
         return (rights, scope.get("scheme", "http"), scope["path"], scope["query_string"].decode("latin-1"), *decisive)
@@ -153,6 +171,21 @@ class Gate:
         with suppress(TimeoutError):
             return await asyncio.wait_for(asyncio.shield(flight), _SENT_WITHIN_S)
         return None
+
+    async def _from_replicas(self, key: Key, scope: Scope, sender: _Sender) -> CachedResponse | None:
+        """Return the response of another replica, or of an equal request that another one answers now."""
+        if self._replicas is None or route_of(scope["path"]) not in SHARED_ROUTES:
+            return None
+        try:
+            found, sender.shared_flight = await self._replicas.find(key, self._is_current)
+        except BaseException:
+            sender.end()
+            raise
+        if found is not None:
+            self.cache.put(key, found, is_known=True)
+            sender.is_from_replicas = True
+            sender.tell(found)
+        return found
 
     async def _answer(
         self, found: CachedResponse, headers: Mapping[bytes, bytes], context: RequestContext, sender: _Sender
@@ -197,6 +230,9 @@ class _Sender:
         self.allowance: Allowance | None = None
         self.key: Key | None = None
         self.is_hit = False
+        self.is_from_replicas = False
+        self.shared_flight: SharedFlight | None = None
+        self._is_admitted = False
         self._status = 0
         self._size = 0
         self._is_recorded = False
@@ -205,22 +241,27 @@ class _Sender:
         self._flights: _Flights = {}
         self._flight: asyncio.Future[CachedResponse | None] | None = None
 
-    def leads(self, key: Key, flights: _Flights) -> None:
-        """Tell equal requests what this one is answered."""
+    def leads(self, key: Key, flights: _Flights) -> bool:
+        """Tell equal requests what this one is answered; return false if another one does that already."""
         self.key = key
         loop = asyncio.get_running_loop()
         if (id(loop), key) not in flights:
             self._flights, self._flight = flights, loop.create_future()
             flights[id(loop), key] = self._flight
+        return self._flight is not None
 
-    def _tell(self, response: CachedResponse | None) -> None:
+    def tell(self, response: CachedResponse | None) -> None:
+        """Tell those that wait what the response is, or that there is none for them."""
+        if self.shared_flight is not None:
+            self.shared_flight.end(response, is_admitted=self._is_admitted)
+            self.shared_flight = None
         if self._flight is not None and not self._flight.done():
             self._flight.set_result(response)
             self._flights.pop((id(self._flight.get_loop()), self.key or ()), None)
 
     def end(self) -> None:
         """Record a response that was not sent to its end, because the client has left or does not read."""
-        self._tell(None)
+        self.tell(None)
         if not self._is_recorded:
             self._context.facts["is_cut"] = True
             self._record()
@@ -241,7 +282,7 @@ class _Sender:
             self._status = message["status"]
             self._headers = list(message.get("headers", []))
             if self._status != _OK or not self._context.is_cacheable:
-                self._tell(None)
+                self.tell(None)
             await self._send({**message, "headers": [*self._headers, *self._added()]})
             return
         body, more = message.get("body", b""), message.get("more_body", False)
@@ -259,13 +300,14 @@ class _Sender:
             return
         facts = tuple(context.facts.items())
         response = CachedResponse(tuple(self._headers), self._body, context.etag, context.versions, facts)
-        self._gate.cache.put(self.key, response)
-        self._tell(response)
+        self._is_admitted = self._gate.cache.put(self.key, response)
+        self.tell(response)
 
     def _added(self) -> list[tuple[bytes, bytes]]:
         added = [(b"x-request-id", self._context.request_id.encode()), *_SECURITY]
         if self.is_hit:
-            added.append((b"cache-status", b"headwater; hit"))
+            detail = b"; detail=replicas" if self.is_from_replicas else b""
+            added.append((b"cache-status", b"headwater; hit" + detail))
         if self._status == _TOO_MANY:
             wait_s = 0.0 if self.allowance is None else self.allowance.retry_after_s
             added.append((b"retry-after", b"%d" % max(1, ceil(wait_s))))

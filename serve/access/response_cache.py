@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 _GHOSTS = 16_384
 MOST_ENTRY_BYTES = 1 << 20
+SHARED_ROUTES = frozenset({"graphql", "metrics", "odata", "query", "tables"})
+"""The endpoints whose responses replicas share."""
 
 Key = tuple[str, ...]
 
@@ -50,22 +52,23 @@ class ResponseCache:
                 self._entries.move_to_end(key)
             return found
 
-    def put(self, key: Key, response: CachedResponse) -> None:
-        """Keep a response, if it was asked for before and is not too large."""
+    def put(self, key: Key, response: CachedResponse, *, is_known: bool = False) -> bool:
+        """Keep a response, if it was asked for before, as `is_known` says, and is not too large; return whether it is kept."""
         size = _size(key, response)
         if size > min(MOST_ENTRY_BYTES, self._most_bytes):
-            return
+            return False
         with self._lock:
-            if key not in self._seen and key not in self._entries:
+            if not is_known and key not in self._seen and key not in self._entries:
                 self._seen[key] = None
                 if len(self._seen) > _GHOSTS:
                     self._seen.popitem(last=False)
-                return
+                return False
             self._remove(key)
             self._entries[key] = response
             self._bytes += size
             while self._bytes > self._most_bytes:
                 self._remove(next(iter(self._entries)))
+        return True
 
     @property
     def size_bytes(self) -> int:

@@ -1,7 +1,7 @@
-"""Limits that all replicas of a project share: a replica takes small advances from the server's buckets, and counts requests against them.
+"""Limits that all replicas of a project share: a replica takes small batches from the server's buckets, and counts requests against them.
 
 So most requests wait for nothing. All that a replica grants was taken from the one bucket before, so that in any `t` seconds all `n` replicas
-together grant at most `capacity + t * per_second + n * (most_advanced + amount)`, and in a day at most its quota. While the server does not
+together grant at most `capacity + t * per_second + n * (largest_batch + amount)`, and in a day at most its quota. While the server does not
 answer, each replica counts alone.
 """
 
@@ -19,10 +19,12 @@ from serve.access.shared_server import SharedScript, SharedServer, SharedServerE
 
 _MOST_CALLERS = 10_000
 _STRIPES = 64
-_ADVANCED_S = 0.1
+_BATCH_S = 0.1
 _OFTEN_S = 0.2
-"""Callers that need advances more often than this get larger ones."""
+"""Callers for whom batches are needed more often than this get larger ones."""
 _LEAST_WAIT_S = 0.005
+_MIDNIGHT_S = 1.0
+"""How long before the end of a day nothing of it is kept, so that a request that waits for the server meanwhile gives nothing back to the next day."""
 _TAKE = SharedScript("""
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -57,24 +59,25 @@ return answer
 """Take between `need` and `want` from each bucket, or nothing from it, by the server's clock; debts are taken in any case."""
 
 
-def most_advanced(limit: Limit) -> int:
+def largest_batch(limit: Limit) -> int:
     """Return how much of a limit a replica takes at most before it is asked for: a tenth of a second's, or a hundredth of a day's."""
     if limit.is_daily:
         return max(1, limit.capacity // 100)
-    return max(1, min(int(limit.per_second * _ADVANCED_S), limit.capacity // 10))
+    return max(1, min(int(limit.per_second * _BATCH_S), limit.capacity // 10))
 
 
 @dataclass
-class _Advance:
+class _Batch:
     """What a replica took from a bucket, and has not granted yet; negative after requests that cost more than they were charged."""
 
     units: int = 0
-    batch: int = 1
+    size: int = 1
+    """How much was asked for last."""
     level: float = 0.0
     """What the bucket had when it was asked."""
     asked_at: float = float("-inf")
     until: float = float("inf")
-    """When it is void, because the day has ended."""
+    """When it is void, because the day ends."""
     refused_until: float = float("-inf")
     day_s: float = DAY_S
     """How long the day lasted when the bucket was asked."""
@@ -85,21 +88,21 @@ class _Advance:
         self.units += debt
         return debt
 
-    def next_batch(self, limit: Limit, now: float) -> int:
+    def next_size(self, limit: Limit, now: float) -> int:
         """Return how much to ask for: more if the bucket was asked a moment ago."""
         is_often = now - self.asked_at < _OFTEN_S
-        self.batch = min(self.batch * 2, most_advanced(limit)) if is_often else 1
-        return self.batch
+        self.size = min(self.size * 2, largest_batch(limit)) if is_often else 1
+        return self.size
 
     def note(self, wanted: _Wanted, level: float, day_s: float, now: float) -> None:
         """Note what the bucket has answered to a question that was asked at `now`: its day ends no sooner than that says."""
         limit = wanted.charge.limit
         self.level, self.asked_at, self.day_s = level, now, day_s
-        self.until = now + day_s if limit.is_daily else float("inf")
+        self.until = now + day_s - _MIDNIGHT_S if limit.is_daily else float("inf")
         if not wanted.is_met:
             wait_s = day_s if limit.is_daily else (wanted.missing - level) / limit.per_second
             self.refused_until = now + max(wait_s, _LEAST_WAIT_S)
-            self.batch = 1
+            self.size = 1
 
     def end_day(self, now: float) -> None:
         """Forget what is left of a day that has ended."""
@@ -112,14 +115,14 @@ class _Wanted:
     """What a request takes from a limit: a part is reserved of what the replica has, the rest is asked for."""
 
     charge: Charge
-    advance: _Advance
+    batch: _Batch
     reserved: int = 0
     granted: int = 0
 
     def reserve(self) -> None:
         """Keep other requests from taking what this one needs."""
-        self.reserved = min(max(0, self.advance.units), self.charge.amount)
-        self.advance.units -= self.reserved
+        self.reserved = min(max(0, self.batch.units), self.charge.amount)
+        self.batch.units -= self.reserved
 
     @property
     def missing(self) -> int:
@@ -131,7 +134,7 @@ class _Wanted:
 
     def end(self, *, is_granted: bool) -> None:
         """Give back what the request does not take."""
-        self.advance.units += self.reserved + self.granted - (self.charge.amount if is_granted else 0)
+        self.batch.units += self.reserved + self.granted - (self.charge.amount if is_granted else 0)
 
 
 class SharedLimits:
@@ -144,7 +147,7 @@ class SharedLimits:
         self._server = server
         self._local = local or RateLimits()
         self._clock = clock
-        self._advances: OrderedDict[tuple[str, str], _Advance] = OrderedDict()
+        self._batches: OrderedDict[tuple[str, str], _Batch] = OrderedDict()
         self._lock = threading.Lock()
         self._stripes = [threading.Lock() for _ in range(_STRIPES)]
         self.counted_alone = 0
@@ -159,8 +162,8 @@ class SharedLimits:
         """Take what a request costs, as `take`, if that is known without waiting; otherwise return `None`."""
         with self._lock:
             now = self._clock()
-            advances = [self._advance(charge.limit, now) for charge in charges]
-            pairs = list(zip(charges, advances, strict=True))
+            batches = [self._batch(charge.limit, now) for charge in charges]
+            pairs = list(zip(charges, batches, strict=True))
             is_granted = all(each.units >= charge.amount for charge, each in pairs)
             is_refused = any(each.units < charge.amount and now < each.refused_until for charge, each in pairs)
             if is_granted:
@@ -182,7 +185,7 @@ class SharedLimits:
                 return known
             with self._lock:
                 now = self._clock()
-                wanted = [_Wanted(charge, self._advance(charge.limit, now)) for charge in charges]
+                wanted = [_Wanted(charge, self._batch(charge.limit, now)) for charge in charges]
                 for each in wanted:
                     each.reserve()
             try:
@@ -198,7 +201,7 @@ class SharedLimits:
                     each.end(is_granted=is_granted)
                 if is_granted:
                     self._local.charge([charge for charge in charges if charge.limit.is_daily])
-                return _allowance([(each.charge, each.advance) for each in wanted], now, is_granted=is_granted)
+                return _allowance([(each.charge, each.batch) for each in wanted], now, is_granted=is_granted)
 
     def charge(self, charges: Sequence[Charge]) -> None:
         """Take what a request that was answered has cost more, also if there is not so much; never waits."""
@@ -209,13 +212,13 @@ class SharedLimits:
         with self._lock:
             now = self._clock()
             for charge in charges:
-                self._advance(charge.limit, now).units -= charge.amount
+                self._batch(charge.limit, now).units -= charge.amount
         self._server.submit(lambda: self._settle(charges))
 
     def _settle(self, charges: Sequence[Charge]) -> None:
         with self._lock:
             now = self._clock()
-            wanted = [_Wanted(replace(charge, amount=0), self._advance(charge.limit, now)) for charge in charges]
+            wanted = [_Wanted(replace(charge, amount=0), self._batch(charge.limit, now)) for charge in charges]
         self._ask(wanted, now)
 
     def _alone(self, charges: Sequence[Charge]) -> Allowance:
@@ -223,15 +226,15 @@ class SharedLimits:
         return self._local.take(charges)
 
     def _ask(self, wanted: Sequence[_Wanted], now: float) -> None:
-        """Take what is missing, and advances, from the server's buckets, and pay debts; raises `SharedServerError`."""
+        """Take what is missing, and batches, from the server's buckets, and pay debts; raises `SharedServerError`."""
         names: list[bytes] = []
         values: list[object] = []
         asked: list[tuple[_Wanted, int]] = []
         with self._lock:
             for each in wanted:
-                limit, debt = each.charge.limit, each.advance.pay()
+                limit, debt = each.charge.limit, each.batch.pay()
                 if each.missing or debt:
-                    want = each.advance.next_batch(limit, now) if each.missing else 0
+                    want = each.batch.next_size(limit, now) if each.missing else 0
                     names.append(self._server.name("limit", limit.name, limit.of))
                     values += [limit.capacity, limit.per_second, debt, each.missing, max(want, each.missing)]
                     asked.append((each, debt))
@@ -246,29 +249,27 @@ class SharedLimits:
         with self._lock:
             for (each, _), (granted, level, day_s) in zip(asked, answers, strict=True):
                 each.granted = int(granted)
-                each.advance.note(each, float(level), float(day_s), now)
+                each.batch.note(each, float(level), float(day_s), now)
 
-    def _advance(self, limit: Limit, now: float) -> _Advance:
+    def _batch(self, limit: Limit, now: float) -> _Batch:
         key = (limit.name, limit.of)
-        advance = self._advances.get(key)
-        if advance is None:
-            advance = self._advances[key] = _Advance(level=limit.capacity)
-            if len(self._advances) > _MOST_CALLERS:
-                self._advances.popitem(last=False)
+        batch = self._batches.get(key)
+        if batch is None:
+            batch = self._batches[key] = _Batch(level=limit.capacity)
+            if len(self._batches) > _MOST_CALLERS:
+                self._batches.popitem(last=False)
         else:
-            self._advances.move_to_end(key)
-        advance.end_day(now)
-        return advance
+            self._batches.move_to_end(key)
+        batch.end_day(now)
+        return batch
 
 
-def _allowance(pairs: Sequence[tuple[Charge, _Advance]], now: float, *, is_granted: bool) -> Allowance:
+def _allowance(pairs: Sequence[tuple[Charge, _Batch]], now: float, *, is_granted: bool) -> Allowance:
     levels, day_s = [], DAY_S
-    for charge, advance in pairs:
+    for charge, batch in pairs:
         limit = charge.limit
-        refilled = (
-            advance.level + max(0.0, now - advance.asked_at) * limit.per_second if limit.per_second else advance.level
-        )
-        levels.append(min(float(limit.capacity), refilled + advance.units))
+        refilled = batch.level + max(0.0, now - batch.asked_at) * limit.per_second if limit.per_second else batch.level
+        levels.append(min(float(limit.capacity), refilled + batch.units))
         if limit.is_daily:
-            day_s = max(0.0, advance.asked_at + advance.day_s - now)
+            day_s = max(0.0, batch.asked_at + batch.day_s - now)
     return allowance([charge for charge, _ in pairs], levels, day_s, is_granted=is_granted)

@@ -155,6 +155,7 @@ class SharedServer:
     def close(self) -> None:
         """End the connections."""
         self._closing.set()
+        self.is_up = False
         self.executor.shutdown(wait=True, cancel_futures=True)
         if self._watching is not None:
             self._watching.join()
@@ -213,7 +214,7 @@ class SharedServer:
         if not is_same and not self.has_other_secret:
             _LOG.warning("other replicas have another secret, so nothing is shared with them: set serve.redis_secret")
         self.has_other_secret = not is_same
-        if not self.is_up:
+        if not self.is_up and not self._closing.is_set():
             self.is_up = True
             _LOG.warning("the Redis server answers again")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -109,6 +110,17 @@ def test_events_end_when_the_key_does(cafe, url, monkeypatch):
         keys.revoke(key.id)
         assert next(events) == {"event": "error", "data": '{"detail": "the key is not valid"}'}
         assert list(events) == []
+
+
+def test_equal_requests_wait_at_the_same_time(cafe, url):
+    path = f"{url}/v1/tables/guests/events"
+    with httpx.Client(headers={"Authorization": f"Bearer {cafe.key()}"}, timeout=60) as client:
+        known = client.get(path).json()["version"]
+        begin = time.monotonic()
+        with ThreadPoolExecutor(3) as threads:
+            asked = [threads.submit(client.get, path, params={"since": known, "wait": 2}) for _ in range(3)]
+            assert [each.result().status_code for each in asked] == [204] * 3
+        assert time.monotonic() - begin < 4, "none waits for another one first"
 
 
 def test_a_caller_may_wait_for_so_many_only(cafe, url, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import threading
 import time
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline.core.errors import SettingsError
 from serve import tables as tables_module
 from serve.access.rate_limits import Charge, Limit
-from serve.access.shared_limits import SharedLimits, most_advanced
+from serve.access.shared_limits import SharedLimits, largest_batch
 from serve.access.shared_server import SharedServer
 from tests.rigs.held_proxy import held_proxy
 from tests.rigs.proofs import examples
@@ -59,7 +60,7 @@ def test_replicas_together_grant_what_one_would(members, calls, capacity, quota)
         granted += amount if allowance.is_granted else 0
         assert granted <= min(capacity, quota)
     wanted = sum(amount for _, amount in calls)
-    kept = len(members) * (max(most_advanced(bucket), most_advanced(day)) + 4)
+    kept = len(members) * (max(largest_batch(bucket), largest_batch(day)) + 4)
     assert granted >= min(wanted, capacity - kept, quota - kept), "and no less, but for what replicas hold"
     assert all(each.counted_alone == 0 for each in members)
 
@@ -83,7 +84,7 @@ def assert_bounded(grants, capacity, per_second, count):
     """In each interval, no more was granted than the bound of `shared_limits` says."""
     times = sorted(each for member, _ in grants for each in member)
     limit = Limit("requests", "x", capacity, per_second)
-    more = count * (most_advanced(limit) + 2)  # one request of each may be between the server and its clock
+    more = count * (largest_batch(limit) + 2)  # one request of each may be between the server and its clock
     for first in range(0, len(times), max(1, len(times) // 300)):
         for last in range(first, len(times)):
             most = capacity + (times[last] - times[first]) * per_second + more
@@ -110,7 +111,7 @@ def test_in_each_interval_processes_grant_at_most_the_bound(valkey, capacity, pe
 
 
 def test_most_requests_ask_no_server(valkey):
-    server = SharedServer(url_of(valkey), "advances", SECRET, timeout_s=10)
+    server = SharedServer(url_of(valkey), "batches", SECRET, timeout_s=10)
     limits, charges = SharedLimits(server), [Charge(new(capacity=100_000, per_second=100_000.0), 1)]
     asked = 0
     for _ in range(20_000):
@@ -212,9 +213,11 @@ def test_a_server_that_fails_fails_no_request(tmp_path, fault):
         answers, stop = [], threading.Event()
 
         def ask(client):
-            while not stop.is_set():
+            for number in itertools.count():
+                if stop.is_set():
+                    return
                 begin = time.monotonic()
-                status = client.get("/v1/tables/guests").status_code
+                status = client.get(f"/v1/tables/guests?limit={1 + number // 3}").status_code
                 answers.append((status, begin, time.monotonic() - begin))
 
         threads = [threading.Thread(target=ask, args=(client,)) for client in clients]
