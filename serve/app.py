@@ -24,6 +24,7 @@ from serve.problems import problem_handlers
 from serve.rest.background import background_routes
 from serve.rest.catalog import catalog_routes
 from serve.rest.events import event_routes
+from serve.rest.features import feature_routes
 from serve.rest.metrics import metric_routes
 from serve.rest.models import model_routes
 from serve.rest.operations import operation_routes
@@ -75,6 +76,7 @@ def create_app(
             *background_routes(backend.reading, backend.background),
             *odata_routes(backend.reading, project.settings.name, project.settings.serve.public_url),
             *sharing_routes(_sharing_server(backend)),
+            *feature_routes(backend.reading, backend.views),
             *catalog_routes(backend),
             *operation_routes(backend),
             *model_routes(backend.predictions, patience),

@@ -26,6 +26,7 @@ from serve.access.response_cache import ResponseCache
 from serve.access.signed_urls import SignedUrls
 from serve.background.queries import BackgroundQueries
 from serve.background.store import QueryStore
+from serve.entity_features import FeatureViews
 from serve.exported_files import ExportedFiles
 from serve.features import FeatureLookup
 from serve.hot_tables import HotTables
@@ -56,6 +57,7 @@ class Backend:
     reading: Reading
     models: ServedModels
     features: FeatureLookup
+    views: FeatureViews
     predictions: PredictionService
     admission: Admission
     audit: AuditLog
@@ -110,6 +112,7 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
         reading=reading,
         models=models,
         features=features,
+        views=FeatureViews(reading, features.online, workspace),
         predictions=PredictionService(project, models, features),
         admission=Admission(
             Authenticator(

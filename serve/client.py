@@ -174,6 +174,11 @@ def _call_of_prediction(model: str, rows: Sequence[Mapping[str, Any]], options: 
     return _Call("POST", f"/v1/models/{quote(model, safe='')}/predict", body={"rows": list(rows), **options})
 
 
+def _call_of_features(view: str, entities: Sequence[Mapping[str, Any]], names: Sequence[str]) -> _Call:
+    body = {"entities": list(entities)} | ({"features": list(names)} if names else {})
+    return _Call("POST", f"/v1/features/{quote(view, safe='')}", body=body)
+
+
 def _call_of_graphql(document: str, variables: Mapping[str, object]) -> _Call:
     return _Call("POST", "/v1/graphql", body={"query": document, "variables": dict(variables)})
 
@@ -299,6 +304,13 @@ class ApiClient:
         """Return the data of a GraphQL query; raise `ApiError` if a field has none because of an error."""
         return _data(self._send(_call_of_graphql(document, variables)))
 
+    def features(
+        self, view: str, entities: Sequence[Mapping[str, Any]], names: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
+        """Return the features of entities in their order, each with `entity`, `found`, `event_time` and `features`; all without `names`."""
+        found: list[dict[str, Any]] = self._send(_call_of_features(view, entities, names)).json()["rows"]
+        return found
+
     def predict(self, model: str, rows: Sequence[Mapping[str, Any]], **options: object) -> dict[str, Any]:
         """Return the response of a model to rows: `predictions`, `version` and so on. The key needs the scope `predict`."""
         found: dict[str, Any] = self._send(_call_of_prediction(model, rows, options)).json()
@@ -414,6 +426,13 @@ class AsyncApiClient:
     async def graphql(self, document: str, **variables: object) -> dict[str, Any]:
         """Return the data of a GraphQL query; see `ApiClient.graphql`."""
         return _data(await self._send(_call_of_graphql(document, variables)))
+
+    async def features(
+        self, view: str, entities: Sequence[Mapping[str, Any]], names: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
+        """Return the features of entities; see `ApiClient.features`."""
+        found: list[dict[str, Any]] = (await self._send(_call_of_features(view, entities, names))).json()["rows"]
+        return found
 
     async def predict(self, model: str, rows: Sequence[Mapping[str, Any]], **options: object) -> dict[str, Any]:
         """Return the response of a model to rows; see `ApiClient.predict`."""

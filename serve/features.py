@@ -41,6 +41,11 @@ class FeatureLookup:
         self._graph = project.graph
         self._online = OnlineFeatures(project)
 
+    @property
+    def online(self) -> OnlineFeatures:
+        """The online store."""
+        return self._online
+
     def close(self) -> None:
         """Close the connections."""
         self._online.close()

@@ -14,6 +14,7 @@ import pyarrow as pa
 from ml.features.materialization import store_of
 from ml.features.on_demand import OnDemand, OnDemandEngine
 from ml.features.online.reading import FeatureReader, ReadFeatures
+from ml.features.online.store import ViewState
 from ml.features.point_in_time import Join
 from ml.features.service import Features, FeatureService, features, service_of
 from ml.features.training_set import TrainingSet
@@ -107,9 +108,13 @@ class OnlineFeatures:
             values = pa.table({**columns, **{name: computed[name] for name in chosen.computed_names}})
         return ReadFeatures(_replaced(values, given or {}), read.event_times)
 
+    def states(self) -> Mapping[str, ViewState]:
+        """Return what the store knows of each view that it has; raise `StorageError` if it cannot be read."""
+        return self._store.states()
+
     def require(self) -> None:
         """Raise `StorageError` if the store cannot be read."""
-        self._store.states()
+        self.states()
 
     def close(self) -> None:
         """Close the connections."""

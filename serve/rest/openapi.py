@@ -23,24 +23,21 @@ from serve.reading import Reading
 from serve.rest.background_openapi import PREFER, accepted, background_paths
 from serve.rest.descriptions import described
 from serve.rest.events_openapi import events_of
-from serve.rest.shapes import CHANGES_SINCE, METRIC_WORDS, SCHEMAS, SECURITY, WORDS, reference, responses_of
+from serve.rest.features_openapi import feature_paths
+from serve.rest.shapes import (
+    CHANGES_SINCE,
+    METRIC_WORDS,
+    SCHEMAS,
+    SECURITY,
+    WORDS,
+    json_type,
+    nullable,
+    reference,
+    responses_of,
+)
 from serve.rest.sources import MOST_SENT, sources_of
 from serve.status import visible_schema
 
-_TYPES: dict[str, dict[str, Any]] = {
-    "BOOLEAN": {"type": "boolean"},
-    "TINYINT": {"type": "integer"},
-    "SMALLINT": {"type": "integer"},
-    "INTEGER": {"type": "integer", "format": "int32"},
-    "BIGINT": {"type": "integer", "format": "int64"},
-    "FLOAT": {"type": "number"},
-    "DOUBLE": {"type": "number"},
-    "DATE": {"type": "string", "format": "date"},
-    "TIMESTAMP": {"type": "string"},
-    "TIMESTAMPTZ": {"type": "string", "format": "date-time"},
-    "VARCHAR": {"type": "string"},
-    "BLOB": {"type": "string", "contentEncoding": "base64"},
-}
 _FEATURES: dict[str, dict[str, Any]] = {
     "number": {"type": "number"},
     "integer": {"type": "integer"},
@@ -94,6 +91,7 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
     for each in sources_of(backend.project).values():
         if caller.may("write", each.name):
             paths[f"/v1/sources/{quote(each.name)}"] = {"post": _source(each)}
+    paths |= feature_paths(backend.views.readable(caller))
     for artifact in models.definitions:
         if caller.may("predict", artifact.name):
             paths[f"/v1/models/{quote(artifact.name)}/predict"] = {"post": _model(artifact, models, backend.features)}
@@ -112,7 +110,10 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
 
 def _source(definition: Source | Feed) -> dict[str, Any]:
     columns = () if definition.schema is None else definition.schema.columns
-    row = {"type": "object", "properties": {c.name: _nullable(_type(c)) for c in columns if not c.name.startswith("_")}}
+    row = {
+        "type": "object",
+        "properties": {c.name: nullable(json_type(c)) for c in columns if not c.name.startswith("_")},
+    }
     rows = {"type": "array", "minItems": 1, "maxItems": MOST_SENT, "items": row}
     key = {"type": "string", "maxLength": 255, "pattern": "^[A-Za-z0-9:._/+-]+$"}
     answer = {"type": "object", "required": ["result", "rows"], "properties": {"rows": {"type": "integer"}}}
@@ -224,7 +225,7 @@ def _query(*, in_background: bool) -> dict[str, Any]:
 
 def _table(definition: StoredDefinition, schema: Schema | None) -> dict[str, Any]:
     columns = () if schema is None else schema.columns
-    row = {"type": "object", "properties": {c.name: _nullable(_type(c)) for c in columns}}
+    row = {"type": "object", "properties": {c.name: nullable(json_type(c)) for c in columns}}
     answer = {
         "type": "object",
         "required": ["table", "version", "rows", "next"],
@@ -273,7 +274,7 @@ def _model(artifact: Model, models: ServedModels, lookup: FeatureLookup) -> dict
         "required": [n for n in (*others, *inputs) if n not in looked_up and n != artifact.unit],
         "additionalProperties": False,
         "properties": {
-            name: _nullable(_FEATURES.get(kind, {})) | ({"description": _LOOKED_UP} if name in looked_up else {})
+            name: nullable(_FEATURES.get(kind, {})) | ({"description": _LOOKED_UP} if name in looked_up else {})
             for name, kind in (others | dict(inputs)).items()
         },
     }
@@ -320,14 +321,6 @@ def _filter(column: Column) -> dict[str, Any]:
 
 
 def _sample(column: Column) -> str:
-    kind = _type(column)
+    kind = json_type(column)
     by_format = {"date": "2013-07-01", "date-time": "2013-07-01T12:00:00Z"}
     return by_format.get(kind.get("format", ""), {"boolean": "true", "string": "a"}.get(kind.get("type", ""), "1"))
-
-
-def _type(column: Column) -> dict[str, Any]:
-    return {"type": "number"} if column.type.startswith("DECIMAL") else _TYPES.get(column.type, {})
-
-
-def _nullable(kind: dict[str, Any]) -> dict[str, Any]:
-    return kind | {"type": [kind["type"], "null"]} if "type" in kind else kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.core.schema import Column
 from serve.problems import MEDIA_TYPE as PROBLEM
 from serve.queries.formats import JSON
 from serve.queries.parameters import MOST_OFFSET
@@ -162,6 +163,31 @@ SCHEMAS: dict[str, Any] = {
         },
     },
 }
+
+_TYPES: dict[str, dict[str, Any]] = {
+    "BOOLEAN": {"type": "boolean"},
+    "TINYINT": {"type": "integer"},
+    "SMALLINT": {"type": "integer"},
+    "INTEGER": {"type": "integer", "format": "int32"},
+    "BIGINT": {"type": "integer", "format": "int64"},
+    "FLOAT": {"type": "number"},
+    "DOUBLE": {"type": "number"},
+    "DATE": {"type": "string", "format": "date"},
+    "TIMESTAMP": {"type": "string"},
+    "TIMESTAMPTZ": {"type": "string", "format": "date-time"},
+    "VARCHAR": {"type": "string"},
+    "BLOB": {"type": "string", "contentEncoding": "base64"},
+}
+
+
+def json_type(column: Column) -> dict[str, Any]:
+    """Return the schema of a column's values, without null; empty if they can be anything."""
+    return {"type": "number"} if column.type.startswith("DECIMAL") else _TYPES.get(column.type, {})
+
+
+def nullable(kind: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that null fits too."""
+    return kind | {"type": [kind["type"], "null"]} if "type" in kind else kind
 
 
 def reference(name: str) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import time
 from urllib.parse import quote
@@ -15,6 +17,7 @@ from pipeline.governance.audit_records import records
 from serve.access.fair_queue import FairQueue
 from serve.http_errors import AbandonedError
 from serve.queries.cancellation import CURRENT, Cancellation
+from tests.rigs.served_project import served_project
 from tests.serve.conftest import TOML, open_cafe
 from tests.serve.test_serve_protection import served
 
@@ -115,3 +118,59 @@ def test_callbacks_are_called_once_and_only_within_their_context():
         cancellation.cancel()
     with cancellation.calling(lambda: calls.append("late")):
         assert calls == ["one", "late"]
+
+
+def ask_after_leaving(url, key):
+    """Leave while a statement runs; return how long another request takes, which needs its place."""
+    address = url.removeprefix("http://")
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(request("POST", "/v1/query", key, QUERY))
+        time.sleep(1.5)
+    begun = time.monotonic()
+    other = f"{url}/v1/tables/guests?limit=1&offset={time.time_ns() % 100_000}"
+    assert httpx.get(other, headers={"Authorization": f"Bearer {key}"}, timeout=60).status_code == 200
+    return time.monotonic() - begun
+
+
+@pytest.mark.proof
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_statement_ends_whether_its_client_came_through_the_proxy_or_not(cafe):
+    key = cafe.key()
+    with served_project(cafe.root, "1") as served:
+        assert httpx.get(f"{served.url}/health", timeout=60).status_code == 200
+        assert ask_after_leaving(served.url, key) < 10
+        assert ask_after_leaving(served.direct_url, key) < 10
+
+
+@pytest.mark.proof
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_query_in_the_background_is_known_to_all_replicas_and_fails_with_its_own(cafe):
+    headers = {"Authorization": f"Bearer {cafe.key()}", "Prefer": "respond-async"}
+    with (
+        served_project(cafe.root, "2") as served,
+        httpx.Client(base_url=served.url, headers=headers, timeout=60) as client,
+    ):
+        for _ in range(2):
+            path = client.post("/v1/query", json={"sql": LONG}).headers["location"]
+            until = time.monotonic() + 60
+            while client.get(path).json()["status"] != "running":
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        assert {client.get(path).json()["status"] for _ in range(20)} == {"running"}
+        for process in served.wait_for_replicas(2):
+            os.kill(process, signal.SIGKILL)
+        served.wait_for_replicas(2)
+        until = time.monotonic() + 60
+        while (answer := client.get(path)).status_code != 200:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        assert answer.json()["problem"]["detail"] == "the server was stopped"
+        done = client.post("/v1/query", json={"sql": "select count(*) as n from guests"}).headers["location"]
+        while client.get(done).json()["status"] in {"queued", "running"}:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        for _ in range(10):
+            assert client.get(f"{done}/rows").json()["rows"] == [{"n": 5}]

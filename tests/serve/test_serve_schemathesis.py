@@ -10,6 +10,8 @@ import pytest
 import uvicorn
 
 from benchmarks.peer import interpreter
+from pipeline.runner.dry_run import RunOptions
+from pipeline.runner.runner import Runner
 from serve import create_app
 from tests.serve.test_serve_access import ROWS, make
 
@@ -19,6 +21,14 @@ CALLERS = {
     "a sales person": {"scopes": ["read"], "roles": ["sales-eu"], "claims": {"region": "EU"}},
     "staff": {"scopes": ["read", "query", "operate"], "roles": ["staff"]},
 }
+VIEW = """
+regions = feature_view(
+    "select region, make_timestamp(id * 1000000) as at, amount, email from raw_orders where region is not null",
+    entity="region", event_time="at", online=True,
+)
+regions_of_sales = access_policy("regions", roles="sales-*", rows="region = claim('region')", hide="email")
+regions_of_staff = access_policy("regions", roles="staff")
+"""
 # what a filter or an order may be depends on the columns, which a schema of texts does not say
 NOT_CHECKED = "positive_data_acceptance"
 
@@ -27,11 +37,16 @@ NOT_CHECKED = "positive_data_acceptance"
 def shop(tmp_path_factory):
     if not ST.exists():
         pytest.skip("run `make peers`, which installs Schemathesis")
-    return make(
-        tmp_path_factory.mktemp("shop"),
-        ROWS,
-        serve="requests_per_second = 100000\nanonymous_requests_per_second = 100000\n",
+    limits = "requests_per_second = 100000\nanonymous_requests_per_second = 100000\n"
+    shop = make(tmp_path_factory.mktemp("shop"), ROWS, serve=limits)
+    definitions = (
+        (shop.root / "shop.py")
+        .read_text()
+        .replace("from pipeline import", "from ml import feature_view\nfrom pipeline import")
     )
+    (shop.root / "shop.py").write_text(definitions + VIEW)
+    Runner(shop.project(), RunOptions()).run()
+    return shop
 
 
 @pytest.fixture(scope="module")
