@@ -32,6 +32,7 @@ from serve.rest.sources import source_routes
 from serve.rest.sql import sql_routes
 from serve.rest.tables import table_routes
 from serve.sharing.endpoint import SharingServer, sharing_routes
+from serve.sign_in import sign_in_routes
 from serve.webhooks import webhook_routes
 
 GOLD: tuple[Layer, ...] = ("gold",)
@@ -84,6 +85,7 @@ def create_app(
             *webhook_routes(project),
             *source_routes(project),
             *page_routes(backend),
+            *sign_in_routes(backend),
         ],
         middleware=[*_cors(project), _gate(backend)],
         exception_handlers=problem_handlers(project.settings.lake),
@@ -108,6 +110,7 @@ def _gate(backend: Backend) -> Middleware:
         cache=backend.cache,
         signatures=backend.signatures,
         replicas=None if backend.shared is None else backend.shared.cache,
+        sessions=backend.sessions,
     )
 
 

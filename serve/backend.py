@@ -12,6 +12,7 @@ from pipeline.core.definitions import Artifact, Layer
 from pipeline.core.extras import imports_of
 from pipeline.core.serve_settings import ServeSettings
 from pipeline.governance.api_keys import ApiKeys
+from pipeline.governance.sessions import SessionStore
 from pipeline.kernel.pool import Limits
 from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
@@ -23,6 +24,7 @@ from serve.access.certificates import Certificates
 from serve.access.fair_queue import FairQueue
 from serve.access.request_limits import RequestLimits
 from serve.access.response_cache import ResponseCache
+from serve.access.sessions import BrowserSessions
 from serve.access.signed_urls import SignedUrls
 from serve.background.queries import BackgroundQueries
 from serve.background.store import QueryStore
@@ -60,6 +62,7 @@ class Backend:
     views: FeatureViews
     predictions: PredictionService
     admission: Admission
+    sessions: BrowserSessions
     audit: AuditLog
     cache: ResponseCache
     exports: ExportedFiles
@@ -104,6 +107,7 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
     audit, allowed = AuditLog(settings.state / "audit" / settings.env), settings.serve
     models, features = ServedModels(settings.models, project.graph.all_of(Artifact)), FeatureLookup(project)
     shared = _shared(project, tables)
+    ring = KeyRing(ApiKeys(workspace.catalog, settings.env))
     queue = FairQueue(allowed.concurrent_queries, _MOST_WAITING, patience.total_seconds())
     reading = _reading(project, tables, engine, queue)
     return Backend(
@@ -115,14 +119,13 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
         views=FeatureViews(reading, features.online, workspace),
         predictions=PredictionService(project, models, features),
         admission=Admission(
-            Authenticator(
-                KeyRing(ApiKeys(workspace.catalog, settings.env)), _tokens(allowed), Certificates(allowed.certificates)
-            ),
+            Authenticator(ring, _tokens(allowed), Certificates(allowed.certificates)),
             reading.authorizer,
             audit,
             RequestLimits(allowed),
             None if shared is None else shared.limits,
         ),
+        sessions=BrowserSessions(SessionStore(workspace.catalog, settings.env), ring, allowed),
         audit=audit,
         cache=ResponseCache(settings.serve.cache_bytes),
         exports=ExportedFiles(engine, settings.state / "exports" / settings.env, settings.serve.export_bytes),

@@ -10,10 +10,9 @@ from starlette.routing import Route
 
 from serve.access.gate import context_of
 from serve.backend import Backend
+from serve.content_policy import content_policy
 from serve.rest.openapi import document
 from serve.status import health
-
-_DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
 def page_routes(backend: Backend) -> list[Route]:
@@ -42,7 +41,7 @@ def page_routes(backend: Backend) -> list[Route]:
 
     def show_docs(_: Request) -> Response:
         page = files("serve").joinpath("templates/docs.html").read_text(encoding="utf-8")
-        return HTMLResponse(page, headers={"Content-Security-Policy": _DOCS_POLICY})
+        return HTMLResponse(page, headers={"Content-Security-Policy": content_policy(page)})
 
     def go_to_docs(_: Request) -> Response:
         return RedirectResponse("docs")

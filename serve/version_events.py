@@ -13,7 +13,8 @@ from pipeline.core.errors import StorageError
 from pipeline.lake import Version
 from serve.access.admission import Admission
 from serve.access.caller import Caller
-from serve.http_errors import TooManyError
+from serve.access.sessions import BrowserSessions, SignedIn
+from serve.http_errors import TooManyError, UnauthenticatedError
 from serve.tables import Tables, identity_of
 
 _LOG = logging.getLogger("headwater.serve")
@@ -71,6 +72,14 @@ async def _changed(tables: Tables, table: str, told: str | None) -> Version | No
         _LOG.warning("the versions of %s cannot be read: %s", table, error)
         return None  # they are told when they can be read again
     return None if version is None or identity_of(version) == told else version
+
+
+async def require_session(sessions: BrowserSessions, signed_in: SignedIn | None) -> None:
+    """Raise `UnauthenticatedError` if the session of a subscription, if it has one, has ended."""
+    if signed_in is None or sessions.known(signed_in.token) is not None:
+        return
+    if await to_thread.run_sync(sessions.find, signed_in.token) is None:
+        raise UnauthenticatedError("the session has ended", do="sign in again")
 
 
 async def caller_of(admission: Admission, authorization: str | None, address: str) -> Caller:

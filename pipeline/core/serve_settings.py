@@ -96,6 +96,10 @@ class ServeSettings:
     """The folder of the only GraphQL documents that are run; empty: every document is."""
     graphql_introspection: tuple[str, ...] = ("*",)
     """The roles of callers that may read their GraphQL schema, where `*` matches any text; `*` alone is for every caller."""
+    session_seconds: int = 12 * 3600
+    """How long a browser stays signed in at most."""
+    session_idle_seconds: int = 3600
+    """How long it stays signed in without a request."""
     public_url: str = ""
     """The address of the server for clients, for example behind a proxy; empty: the one that each request was sent to."""
     oidc_issuer: str = ""
@@ -299,6 +303,8 @@ _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "cors_origins": _origins,
     "graphql_trusted": _folder,
     "graphql_introspection": _roles,
+    "session_seconds": _number,
+    "session_idle_seconds": _number,
     "public_url": _url,
     "certificates": _certificates,
     "oidc_issuer": _issuer,

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from pipeline.core.format_versions import require_known
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """The newest revision in `migrations/versions`. A catalog created before revisions existed has none: 0."""
 VERSION_TABLE = "headwater_alembic_version"
 """The name of Alembic's table; a custom name, because other programs can use Alembic in the same database."""

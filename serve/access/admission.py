@@ -16,6 +16,7 @@ from serve.access.caller import ANONYMOUS, Caller
 from serve.access.certificates import ClientCertificate
 from serve.access.rate_limits import Allowance, Charge, RateLimits
 from serve.access.request_limits import RequestLimits, further
+from serve.access.sessions import SignedIn
 from serve.http_errors import BusyError, TooManyError, UnauthenticatedError
 
 
@@ -28,6 +29,8 @@ class RequestContext:
     rights: str
     """The SHA-256 of what decides what the caller sees."""
     begun: float
+    session: SignedIn | None = None
+    """That of the browser from which the request comes."""
     etag: str = ""
     versions: tuple[tuple[str, str], ...] = ()
     """The tables that the response is made of, each with the identity of its newest version."""
@@ -106,12 +109,16 @@ class Admission:
             known = self.authenticator.refreshed(authorization)
             if known is not None:
                 return known
-            if self._counts.is_empty(self._limits.of_address(address)):
-                raise TooManyError("there are too many requests without a valid key", do="check the key, and wait")
+            self.require_attempts(address)
             return self.authenticator.caller(authorization)
         except UnauthenticatedError:
             self._count_guess(address)
             raise
+
+    def require_attempts(self, address: str) -> None:
+        """Raise `TooManyError` after too many requests of an address without a valid key or session."""
+        if self._counts.is_empty(self._limits.of_address(address)):
+            raise TooManyError("there are too many requests without a valid key", do="check the key, and wait")
 
     def caller_of_certificate(self, certificate: ClientCertificate, address: str) -> Caller:
         """Return the caller whose connection showed a certificate; raise `UnauthenticatedError` if its names are unknown."""

@@ -48,6 +48,7 @@ class KeyRing:
         self._keys = keys
         self._clock = clock
         self._by_digest: Mapping[str, tuple[CallerKey, Caller]] = {}
+        self._digests: Mapping[str, str] = {}
         self._read_at = 0.0
         self._used: dict[str, float] = {}
         self._noted_at = clock()
@@ -63,6 +64,11 @@ class KeyRing:
             return None
         self._used[known[0].id] = now
         return known[1]
+
+    def caller_of(self, key_id: str) -> Caller | None:
+        """Return the caller of a valid key by its id, as `find` does by its digest."""
+        digest = self._digests.get(key_id)
+        return None if digest is None else self.find(digest)
 
     def is_older_than(self, seconds: float) -> bool:
         """Return whether the keys were read longer ago than this."""
@@ -82,6 +88,7 @@ class KeyRing:
                 _LOG.warning("the keys cannot be read: %s", error)
                 return
             self._by_digest = {key.digest: (key, _caller(key)) for key in keys if key.is_valid(now)}
+            self._digests = {key.id: key.digest for key, _ in self._by_digest.values()}
             self._read_at = now
 
     def read_again(self) -> None:

@@ -25,6 +25,7 @@ from serve.access.client_messages import ClientMessages
 from serve.access.rate_limits import Allowance
 from serve.access.request_limits import route_of
 from serve.access.response_cache import SHARED_ROUTES, CachedResponse, Key, ResponseCache
+from serve.access.sessions import SAFE, BrowserSessions, SignedIn, require_intended
 from serve.access.signed_urls import SignedUrls
 from serve.conditional_requests import is_same
 from serve.http_errors import TooManyError
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from serve.access.shared_cache import SharedCache, SharedFlight
 
 _LOG = logging.getLogger("headwater.serve")
+LOGIN = "/login"
+"""The path of the page where people sign in."""
 STATE = "headwater"
 """Where a request's scope has its `RequestContext`."""
 _EVENTS = "/events"
@@ -78,6 +81,7 @@ class Gate:
         tables: Tables,
         cache: ResponseCache,
         signatures: SignedUrls,
+        sessions: BrowserSessions,
         replicas: SharedCache | None = None,
     ) -> None:
         """Pass requests on to `app`. Who was given a signed address is its caller if it sends no key.
@@ -86,6 +90,7 @@ class Gate:
         """
         self._app = app
         self._signatures = signatures
+        self._sessions = sessions
         self._admission = admission
         self._tables = tables
         self.cache = cache
@@ -104,12 +109,17 @@ class Gate:
         try:
             self._admission.require_record()
             address = (scope.get("client") or ("",))[0]
-            context.caller = await self._caller(scope, headers.get(b"authorization"), address)
+            context.session = await self._session(scope, headers, address)
+            if context.session is None:
+                context.caller = await self._caller(scope, headers.get(b"authorization"), address)
+            else:
+                context.caller, context.facts["session"] = context.session.caller, context.session.name
             context.rights = self._admission.rights(context.caller)
             context.charges = self._admission.charges(context.caller, address, route_of(scope["path"]))
             sender.allowance = await self._admission.admit(context.charges)
             if not sender.allowance.is_granted:
                 raise TooManyError("there are too many requests", do="send fewer, or wait as `Retry-After` says")
+            require_intended(scope, headers, context.session)
         except HeadwaterError as error:
             await problem_response(error, scope)(scope, receive, sender)
             return
@@ -135,6 +145,20 @@ class Gate:
             sender.end()
             client.close()
             CURRENT.reset(current)
+
+    async def _session(self, scope: Scope, headers: Mapping[bytes, bytes], address: str) -> SignedIn | None:
+        if b"authorization" in headers or b"cookie" not in headers:
+            return None
+        if scope["path"] == LOGIN and scope["method"] not in SAFE:
+            return None  # its form has a token of its own, and begins another session
+        token = self._sessions.token_of(scope, headers)
+        if not token:
+            return None
+        known = self._sessions.known(token)
+        if known is None:
+            self._admission.require_attempts(address)
+            known = await to_thread.run_sync(self._sessions.find, token)
+        return known
 
     async def _caller(self, scope: Scope, header: bytes | None, address: str) -> Caller:
         if header is None and CERTIFICATE in scope:

@@ -36,7 +36,7 @@ from serve.graphql.transport_ws import TransportWs
 from serve.graphql.trusted import TrustedDocuments
 from serve.http_errors import ForbiddenError, HttpError
 from serve.problems import status_of
-from serve.version_events import EVERY_S, OpenSubscriptions, caller_of
+from serve.version_events import EVERY_S, OpenSubscriptions, caller_of, require_session
 
 _LOG = logging.getLogger("headwater.serve")
 PATH = "/v1/graphql"
@@ -134,6 +134,7 @@ class GraphqlDoor:
                     quiet = _BEAT_S
                     async for event in subscription.events():
                         await caller_of(self.backend.admission, authorization, address)
+                        await require_session(self.backend.sessions, context.session)
                         quiet += EVERY_S
                         if event is not None:
                             yield _event(event.encode())

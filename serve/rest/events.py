@@ -16,7 +16,7 @@ from serve.backend import Backend
 from serve.queries.formats import JSON, negotiate
 from serve.queries.parameters import integer, version_number
 from serve.rest.catalog import words_of
-from serve.version_events import EVERY_S, OpenSubscriptions, caller_of, new_versions
+from serve.version_events import EVERY_S, OpenSubscriptions, caller_of, new_versions, require_session
 
 EVENTS = "text/event-stream"
 MOST_WAIT_S = 60
@@ -59,6 +59,7 @@ def event_routes(backend: Backend) -> list[Route]:
                 async for version in new_versions(backend.tables, name, known):
                     if authorization is not None:
                         await caller_of(backend.admission, authorization, _address(request))
+                    await require_session(backend.sessions, context.session)
                     quiet += EVERY_S
                     if version is not None:
                         data = json.dumps({"table": name, "version": version.number})

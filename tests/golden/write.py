@@ -45,6 +45,7 @@ from pipeline.governance import (
     revisions,
 )
 from pipeline.governance.api_keys import ApiKeys
+from pipeline.governance.sessions import SessionStore, StoredSession
 from pipeline.lake import Storage, holds, versions
 from pipeline.lake import quarantine as quarantine_format
 from pipeline.lake.holds import Hold, place_hold
@@ -203,6 +204,7 @@ def record(kept: Catalog) -> None:
     kept.record_column_changes("r1", AT, [ColumnChange("raw_orders", "v", "BIGINT", "DOUBLE", ("orders",))])
     kept.record_systems([SystemRecord("api.example.com", "closed", 0.0, 12, 2, "r1", AT)])
     ApiKeys(kept, "dev", clock=lambda: 0.0).create("app", roles=["sales"], claims={"region": ("EU", "US")})
+    SessionStore(kept, "dev", clock=lambda: 0.0).begin(StoredSession("5e55", "a1b2c3d4", "", 0.0, 9.0, 0.0), 9.0)
     Leases(kept, clock=lambda: 0.0).acquire("by_minute", LeaseHolder("holder", "host", "", 1))
 
 

@@ -15,8 +15,10 @@ from alembic.script import ScriptDirectory
 
 from pipeline.core.errors import StorageError
 from pipeline.governance import Catalog, Leases, RunRecord
+from pipeline.governance.api_keys import ApiKeys
 from pipeline.governance.catalog import METADATA
 from pipeline.governance.revisions import FORMAT_VERSION, VERSION_TABLE
+from pipeline.governance.sessions import SessionStore
 from pipeline.schema_registry.store import METADATA as REGISTRY
 from tests.rigs.postgres import postgres as postgres  # noqa: PLC0414 - the fixture
 
@@ -29,8 +31,10 @@ sys.stdin.readline()
 Catalog(sys.argv[1]).begin(RunRecord(sys.argv[2], 'p', 'dev', 't', None, 'running', None))
 """
 PROCESSES = 4
-ADDED = {"column_changes", "systems", "api_keys"}
+ADDED = {"column_changes", "systems", "api_keys", "sessions"}
 """Tables that revisions have added to the first ones."""
+STORES = (ApiKeys, SessionStore)
+"""Their modules define tables of the catalog."""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -107,7 +111,7 @@ def test_later_revision_is_rejected_by_name(url):
     assert runs(url) == ()
     run(url, f"update {VERSION_TABLE} set version_num = '0007'")
     expected = (
-        r"the catalog at .* was written by a later version of Headwater: got format 7; .* up to 4; upgrade Headwater"
+        r"the catalog at .* was written by a later version of Headwater: got format 7; .* up to 5; upgrade Headwater"
     )
     with pytest.raises(StorageError, match=expected):
         runs(url)
@@ -116,7 +120,7 @@ def test_later_revision_is_rejected_by_name(url):
     run(url, f"update {VERSION_TABLE} set version_num = 'ae12'")
     with pytest.raises(StorageError, match="later version of Headwater: got format ae12"):
         runs(url)
-    run(url, f"update {VERSION_TABLE} set version_num = '0004'")
+    run(url, f"update {VERSION_TABLE} set version_num = '0005'")
     assert runs(url) == ()
 
 
