@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
+
+import pytest
 
 from serve.queries.formats import MEDIA_TYPES
 
@@ -25,6 +29,17 @@ def test_page_loads_no_other_resource(client):
     assert links.addresses == []
     assert not re.search(r"https?://|@import|url\(|innerHTML|eval\(", answer.text)
     assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("path", ["/docs", "/login"])
+def test_pages_run_only_what_they_came_with(client, path):
+    answer = client.get(path)
+    policy = answer.headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert not re.search(r"\son[a-z]+=|\sstyle=|javascript:", answer.text), "these would need it"
+    for kind, text in re.findall(r"<(script|style)>(.*?)</\1>", answer.text, re.DOTALL):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert re.search(rf"{kind}-src 'sha256-{re.escape(digest)}'(;|$)", policy)
 
 
 def test_root_redirects_to_the_page(client):
