@@ -13,7 +13,7 @@ import duckdb
 
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.sql_text import quoted
-from pipeline.kernel.types import stored_type
+from pipeline.kernel.types import inner_types, stored_type
 from serve.access.caller import Caller
 from serve.http_errors import HttpError
 from serve.metric_queries import PreparedMetrics
@@ -24,6 +24,7 @@ from serve.queries.values import shown
 from serve.reading import Reading
 
 _LOG = logging.getLogger("headwater.serve")
+_NO_TYPES = ("VARIANT", "GEOMETRY")
 _NO_COLUMN = re.compile(r'Referenced column "([^"]+)" not found|does not have a column named "([^"]+)"')
 
 
@@ -53,6 +54,7 @@ def prepare(reading: Reading, caller: Caller, text: str, limit: int | None) -> P
     sql = checked.sql(lambda name: relations[name].sql if name in relations else metrics[name].statement.statement.sql)
     values = tuple(value for each in metrics.values() for value in each.statement.statement.values)
     schema = _schema(reading, Statement(sql, values))
+    _require_returnable(schema)
     columns = tuple(Column(column.name, stored_type(column.type)) for column in schema.columns)
     casts = ", ".join(
         quoted(column.name)
@@ -89,6 +91,24 @@ def _metrics(reading: Reading, caller: Caller, names: str, words: str) -> Prepar
             raise HttpError(f"{name!r} is no word of metric(…)", do="write ORDER BY and LIMIT in the SELECT")
     query = metric_query(reading.metrics, [each.strip() for each in names.split(",")], pairs, caller)
     return reading.metrics.prepare(replace(query, limit=None), caller)
+
+
+def _require_returnable(schema: Schema) -> None:
+    """Raise `HttpError` for a column of a type that not all media types have, such as an object without names."""
+    for column in schema.columns:
+        wrong = _not_returnable(column.type)
+        if wrong is not None:
+            do = "cast it to text" if wrong in _NO_TYPES else "give each of its values a name: {'a': 1}"
+            raise HttpError(f"the column {shown(column.name)} cannot be returned", got=shown(wrong), do=do)
+
+
+def _not_returnable(kind: str) -> str | None:
+    """Return the type, or the one inside it, that cannot be returned."""
+    if kind in _NO_TYPES or kind == "STRUCT" or re.fullmatch(r"TUPLE\(.*\)", kind, re.DOTALL):
+        return kind
+    return next(
+        (each for part in (inner_types(kind) or {}).values() if (each := _not_returnable(part)) is not None), None
+    )
 
 
 def _schema(reading: Reading, made: Statement) -> Schema:

@@ -88,6 +88,17 @@ class QueryStore:
                         return query, status
         raise UnknownError("there is no such query", do="submit it again: results are kept for a while only")
 
+    def of(self, caller: Caller) -> list[tuple[BackgroundQuery, QueryStatus]]:
+        """Return the queries of a caller, the newest first."""
+        mine = [
+            each.name for each, query, _ in self._all() if (query.caller_kind, query.caller) == (caller.kind, caller.id)
+        ]
+        found = []
+        for query_id in mine:
+            with suppress(UnknownError):  # it was removed meanwhile
+                found.append(self.find(query_id, caller))
+        return sorted(found, key=lambda each: each[0].submitted_at, reverse=True)
+
     def path(self, query_id: str) -> Path | None:
         """Return the folder of a query; `None` for a text that is no id."""
         return self._folder / query_id if _ID.fullmatch(query_id) else None

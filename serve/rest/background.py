@@ -72,10 +72,17 @@ def background_routes(reading: Reading, background: BackgroundQueries | None) ->
         function = _end if request.method == "DELETE" else _status
         return await reading.run(context_of(request.scope).caller, function, background, request)
 
+    async def list_queries(request: Request) -> Response:
+        return await reading.run(context_of(request.scope).caller, _listed, background, request)
+
     async def rows(request: Request) -> Response:
         return await reading.run(context_of(request.scope).caller, _rows, reading, background, request)
 
-    return [Route(PATH, answer, methods=["GET", "DELETE"]), Route(PATH + "/rows", rows)]
+    return [
+        Route("/v1/queries", list_queries),
+        Route(PATH, answer, methods=["GET", "DELETE"]),
+        Route(PATH + "/rows", rows),
+    ]
 
 
 def described(query: BackgroundQuery, status: QueryStatus) -> dict[str, Any]:
@@ -104,6 +111,15 @@ def _found(background: BackgroundQueries, request: Request) -> tuple[BackgroundQ
     query, status = background.store.find(query_id, context.caller)
     context.facts.update(table=",".join(query.versions), why="scope query", query=query.id)
     return query, status
+
+
+def _listed(background: BackgroundQueries, request: Request) -> Response:
+    context = context_of(request.scope)
+    require_scope(context.caller, "query")
+    words_of(request, ())
+    context.facts["why"] = "scope query"
+    found = [described(query, status) for query, status in background.store.of(context.caller)]
+    return JSONResponse({"queries": found}, headers=_NOT_KEPT)
 
 
 def _status(background: BackgroundQueries, request: Request) -> Response:

@@ -68,7 +68,18 @@ def background_paths() -> dict[str, Any]:
             **problems_of(_ERRORS),
         },
     }
-    return {PATH: {"get": status, "delete": end}, f"{PATH}/rows": {"get": _rows(query_id)}}
+    every = {"type": "object", "required": ["queries"], "properties": {"queries": {"type": "array", "items": _STATUS}}}
+    listed = {
+        "tags": ["SQL"],
+        "summary": "queries of the caller in the background",
+        "operationId": "read_queries",
+        "responses": responses_of(every, ("400", "401", "403", "429", "503")),
+    }
+    return {
+        "/v1/queries": {"get": listed},
+        PATH: {"get": status, "delete": end},
+        f"{PATH}/rows": {"get": _rows(query_id)},
+    }
 
 
 def _rows(query_id: dict[str, Any]) -> dict[str, Any]:

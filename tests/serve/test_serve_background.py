@@ -266,6 +266,19 @@ def test_an_id_is_no_path(client, query_id):
             assert "headwater" not in answer.json()["detail"]
 
 
+def test_a_caller_lists_its_own_queries(client, shop):
+    mine, other = sent(shop.key(**SALES)), sent(shop.key(**SALES))
+    paths = [submit(client, f"select {n} as x", **mine) for n in range(3)]
+    for path in paths:
+        ended(client, path, **mine)
+    listed = client.get("/v1/queries", headers=mine).json()["queries"]
+    assert [each["id"] for each in listed] == [path.rpartition("/")[2] for path in reversed(paths)]
+    assert listed[0] == client.get(paths[2], headers=mine).json()
+    assert client.get("/v1/queries", headers=other).json() == {"queries": []}
+    assert client.get("/v1/queries", headers=sent(shop.key(scopes=["read"]))).status_code == 403
+    assert client.get("/v1/queries?x=1").status_code == 400
+
+
 def test_a_key_that_is_revoked_and_rights_that_change_end_access(tmp_path, monkeypatch):
     monkeypatch.setattr(authentication, "EVERY_S", 0.0)
     shop = make(tmp_path, ROWS)

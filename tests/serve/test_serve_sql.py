@@ -200,6 +200,30 @@ def test_a_stream_that_fails_before_its_first_row_is_an_error(client, media_type
     assert (answer.status_code, problem_of(answer)["problem"]) == (400, "the query cannot be computed")
 
 
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        ("row(1, 2)", "TUPLE(INTEGER, INTEGER)"),
+        ("[row(1)]", "TUPLE(INTEGER)"),
+        ("{}", "STRUCT"),
+        ("[{}]", "STRUCT"),
+        ("{'a': {'b': {}}}", "STRUCT"),
+    ],
+)
+@pytest.mark.parametrize("media_type", [*MEDIA_TYPES, "in the background"])
+def test_values_without_names_cannot_be_returned_in_any_form(client, value, got, media_type):
+    """Parquet has no objects without fields, and JSON none without names."""
+    headers = {"Prefer": "respond-async"} if media_type == "in the background" else {"Accept": media_type}
+    answer = ask(client, f"select {value} as x", headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert problem_of(answer) == {
+        "problem": "the column 'x' cannot be returned",
+        "got": repr(got),
+        "do": "give each of its values a name: {'a': 1}",
+    }
+    assert ask(client, "select {'a': [{'b': null}], 'c': [], 'd': '{}'::json} as x", headers=headers).is_success
+
+
 def test_sql_needs_its_scope(shop, client):
     reader = shop.key(scopes=["read"], roles=["audit"])
     assert ask(client, "select 1 as x", headers=sent(reader)).status_code == 403
