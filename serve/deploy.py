@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from serve.flight.server import FlightServer
 from serve.http_errors import BusyError
 from serve.proxy_retries import middlewares
 from serve.queries.select import Statement
+from serve.replicas import DIRECT_REQUESTS, Replicas
 from serve.rest.models import MOST_PREDICTIONS
 from serve.tls import TlsFiles
 
@@ -36,12 +38,16 @@ _CONTROLLER = ControllerOptions(
         "env_vars": {
             # Serve kills a proxy that has not started after 5 s, which it may not on a busy machine, and gives up after 60 s
             "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50",
+            # how soon the number of replicas can follow the requests
+            "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
+            "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
             "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{middlewares.__module__}.{middlewares.__name__}",
         }
     }
 )
 _DRAINS_S = 35.0
 """How long a replica may take to end: longer than a request."""
+ONE_REPLICA = Replicas()
 _QUIET = LoggingConfig(log_level=logging.WARNING, enable_access_log=False)
 
 
@@ -81,6 +87,10 @@ class Server:
         """Return the app; called once by Serve."""
         return self._app
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what Serve does not see of this replica; called by Serve."""
+        return {DIRECT_REQUESTS: 0.0 if self._direct is None else self._direct.mean_requests()}
+
     def check_health(self) -> None:
         """Raise if the replica's DuckDB instance or its direct server does not answer; Serve then replaces the replica.
 
@@ -100,7 +110,7 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
     direct_port: int | None = None,
     flight_port: int | None = None,
     tls: TlsFiles | None = None,
-    replicas: int = 1,
+    replicas: Replicas = ONE_REPLICA,
 ) -> Endpoint:
     """Serve a project and return once its replicas answer.
 
@@ -109,11 +119,9 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
     set where Ray was started. With `direct_port`, the replicas also listen there themselves; see `DirectServer`. With `flight_port`, they
     answer Flight SQL there; see `FlightServer`. Both use `tls` if it is given; Ray Serve's proxy cannot.
 
-    Before Ray is started, raises `RequestError` for a port in use, one port for both, files for TLS that cannot be used, or fewer than one
-    replica, and the errors of loading the project.
+    Before Ray is started, raises `RequestError` for a port in use, one port for both, files for TLS that cannot be used,
+    and the errors of loading the project.
     """
-    if replicas < 1:
-        raise RequestError("there must be at least one replica", got=repr(replicas), do="pass 1 or more")
     if tls is not None:
         if direct_port is None and flight_port is None:
             raise RequestError("Ray Serve's proxy has no TLS", do="pass --direct-port or --flight-port too")
@@ -126,7 +134,8 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
         raise RequestError(
             "the replicas cannot listen on the port of the proxy, or twice on one", got=got, do="choose another port"
         )
-    root = load(project_root, env=env).settings.root
+    settings = load(project_root, env=env).settings
+    numbers = replicas.options(settings.serve.requests_per_replica)
     found_ray = ray.is_initialized()
     join()
     try:
@@ -137,7 +146,7 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
         raise
     try:
         listening = (None if each is None else (host, each) for each in (direct_port, flight_port))
-        _deploy((str(root), env, *listening, tls), replicas)
+        _deploy((str(settings.root), env, *listening, tls), numbers)
     except BaseException:
         stop()
         raise
@@ -185,10 +194,10 @@ def _listen(host: str, port: int) -> None:
         ) from error
 
 
-def _deploy(arguments: tuple[object, ...], replicas: int) -> None:
+def _deploy(arguments: tuple[object, ...], numbers: Mapping[str, Any]) -> None:
     deployed = ray.serve.deployment(
         name="Server",
-        num_replicas=replicas,
+        **numbers,
         max_ongoing_requests=64,
         max_queued_requests=MOST_PREDICTIONS,  # beyond that, the proxy refuses requests
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=BusyError.retry_after_s),

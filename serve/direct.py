@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from typing import Any
 
 import uvicorn
@@ -43,9 +44,9 @@ class DirectServer:
         except OSError:
             self._socket.close()
             raise
-        self._draining = _Draining()
+        self._requests, self._draining = _Requests(), _Draining()
         config = uvicorn.Config(
-            self._draining.wrap(app),
+            self._draining.wrap(self._requests.wrap(app)),
             lifespan="off",
             log_level="warning",
             access_log=False,
@@ -62,11 +63,49 @@ class DirectServer:
         """Whether it answers."""
         return self._thread.is_alive()
 
+    def mean_requests(self) -> float:
+        """Return how many requests were under way on average since the last call."""
+        return self._requests.mean()
+
     def close(self) -> None:
         """Accept no more connections, answer the requests that have begun, and end."""
         self._server.should_exit = True
         self._thread.join(_LINGERS_S + _DRAINS_S + 1)
         self._socket.close()
+
+
+class _Requests:
+    """How many requests are under way, over time. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count, self._seconds = 0, 0.0
+        self._at = self._since = time.monotonic()
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        async def count(scope: Scope, receive: Receive, send: Send) -> None:
+            self._add(1)
+            try:
+                await app(scope, receive, send)
+            finally:
+                self._add(-1)
+
+        return count
+
+    def mean(self) -> float:
+        with self._lock:
+            now = time.monotonic()
+            seconds = self._seconds + self._count * (now - self._at)
+            lasted = now - self._since
+            self._seconds, self._at, self._since = 0.0, now, now
+            return seconds / lasted if lasted > 0 else float(self._count)
+
+    def _add(self, number: int) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._seconds += self._count * (now - self._at)
+            self._at = now
+            self._count += number
 
 
 class _Draining:

@@ -42,7 +42,9 @@ def serve(
         Path | None,
         typer.Option(help="Authorities of clients' certificates, which the direct port accepts instead of keys."),
     ] = None,
-    replicas: Annotated[int, typer.Option(help="How many processes answer.", min=1)] = 1,
+    replicas: Annotated[
+        str, typer.Option(help="How many processes answer: a number, or 1-4 for as many as requests need.")
+    ] = "1",
     check: Annotated[
         bool, typer.Option("--check", help="Start, call each kind of endpoint once, show the responses, and stop.")
     ] = False,
@@ -53,6 +55,7 @@ def serve(
     """Serve tables and models over HTTP with Ray Serve, with an OpenAPI page at /docs."""
     from serve import check as checks  # noqa: PLC0415 - an optional dependency, slow to import
     from serve import deploy  # noqa: PLC0415 - see above
+    from serve.replicas import Replicas  # noqa: PLC0415 - see above
 
     project = open_project(folder, env)
     endpoint = deploy.start(
@@ -63,7 +66,7 @@ def serve(
         direct_port=direct_port,
         flight_port=flight_port,
         tls=_tls_files(tls_cert, tls_key, client_ca),
-        replicas=replicas,
+        replicas=Replicas.of(replicas),
     )
     try:
         if check:

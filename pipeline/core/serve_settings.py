@@ -78,6 +78,8 @@ class ServeSettings:
     """How long replicas find each other's responses there; 0: they share none."""
     concurrent_queries: int = 8
     """How many statements run at once in a replica; others wait, those of each caller in turn."""
+    requests_per_replica: int = 8
+    """How many requests a replica should have under way, if the number of replicas follows the requests."""
     cache_bytes: int = 64 << 20
     """The memory for responses in each replica; 0: none are kept."""
     hot_bytes: int = 1 << 30
@@ -294,6 +296,7 @@ _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "redis_secret": _secret,
     "redis_response_seconds": _seconds,
     "concurrent_queries": _number,
+    "requests_per_replica": _number,
     "cache_bytes": _bytes,
     "hot_bytes": _bytes,
     "export_bytes": _bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,16 +15,16 @@ from pathlib import Path
 from cluster.local.ports import unused_port
 
 PROGRAM = """
-import sys
-from pathlib import Path
+import json, sys
 from serve import deploy
+from serve.replicas import Replicas
 
 port, direct, replicas = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-deploy.start(sys.argv[1], port=port, direct_port=direct, replicas=int(replicas))
+deploy.start(sys.argv[1], port=port, direct_port=direct, replicas=Replicas(**json.loads(replicas)))
 print("ready", flush=True)
 arguments = (sys.argv[1], "dev", ("127.0.0.1", direct), None, None)
 for line in sys.stdin:
-    deploy._deploy(arguments, int(line))
+    deploy._deploy(arguments, {"num_replicas": int(line)})
     print("deployed", flush=True)
 deploy.stop()
 """
@@ -63,11 +64,11 @@ class ServedProject:
 
 
 @contextmanager
-def served_project(root: Path, replicas: str) -> Iterator[ServedProject]:
-    """Serve a project until the context ends."""
+def served_project(root: Path, **replicas: float) -> Iterator[ServedProject]:
+    """Serve a project until the context ends, with a number of replicas as `Replicas` has it."""
     port, direct = unused_port(), unused_port()
     environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-c", PROGRAM, str(root), str(port), str(direct), replicas]
+    command = [sys.executable, "-c", PROGRAM, str(root), str(port), str(direct), json.dumps(replicas)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ) as process:
         try:
             served = ServedProject(process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{direct}")

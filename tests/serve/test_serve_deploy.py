@@ -28,8 +28,9 @@ import json, sys
 from pipeline.project.project import load
 from serve.check import check
 from serve.deploy import start, stop
+from serve.replicas import Replicas
 
-endpoint = start(sys.argv[1], port=int(sys.argv[2]), replicas=int(sys.argv[4]), direct_port=int(sys.argv[5]))
+endpoint = start(sys.argv[1], port=int(sys.argv[2]), replicas=Replicas(int(sys.argv[4]), int(sys.argv[4])), direct_port=int(sys.argv[5]))
 print(json.dumps([vars(answer) for answer in check(endpoint.url, load(sys.argv[1]))]), flush=True)
 sys.stdin.readline()
 try:
@@ -149,8 +150,6 @@ def test_errors_are_reported_before_ray_is_started(cafe, monkeypatch):
         RequestError, match=f"the replicas cannot listen on the port of the proxy, or twice on one: got {free}"
     ):
         start(cafe.root, port=free, direct_port=free)
-    with pytest.raises(RequestError, match="there must be at least one replica: got 0"):
-        start(cafe.root, port=unused_port(), replicas=0)
     missing = TlsFiles("none.pem", "none.pem")
     with pytest.raises(RequestError, match="Ray Serve's proxy has no TLS"):
         start(cafe.root, port=unused_port(), tls=missing)

@@ -8,13 +8,16 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
+from pipeline.core.errors import RequestError
 from pipeline.project.workspace import Workspace
 from pipeline.runner.runner import Runner
 from serve.client import ApiClient
+from serve.replicas import Replicas, replicas_for_requests
 from tests.rigs.served_project import served_project
 from tests.serve.conftest import CAFE, open_cafe
 
@@ -72,11 +75,10 @@ class Load:
                 except httpx.TransportError as error:
                     self.plain[type(error).__name__] += 1
 
-    def start(self) -> list[threading.Thread]:
-        """Begin to send."""
-        threads = [
-            threading.Thread(target=each, args=(n,)) for n, each in enumerate([self.retrying] * 3 + [self.once] * 2)
-        ]
+    def start(self, retrying: int = 3, once: int = 2) -> list[threading.Thread]:
+        """Begin to send from some threads."""
+        kinds = [self.retrying] * retrying + [self.once] * once
+        threads = [threading.Thread(target=each, args=(n,)) for n, each in enumerate(kinds)]
         for each in threads:
             each.start()
         return threads
@@ -86,7 +88,7 @@ class Load:
 @pytest.mark.ray
 def test_a_replica_that_is_killed_or_ends_fails_no_request(cafe):
     key = cafe.key()
-    with served_project(cafe.root, "2") as served:
+    with served_project(cafe.root, least=2, most=2) as served:
         loads = [Load(served.url, key), Load(served.direct_url, key)]
         served.wait_for_replicas(2)
         threads = [thread for load in loads for thread in load.start()]
@@ -121,3 +123,59 @@ def test_a_replica_that_is_killed_or_ends_fails_no_request(cafe):
     Runner(project).run()
     stored = Workspace(project).query("select id from sent order by all").to_pylist()
     assert [row["id"] for row in stored] == sorted(loads[0].sent + loads[1].sent), "each once"
+
+
+@pytest.mark.proof
+@pytest.mark.ray
+@pytest.mark.parametrize("door", ["proxy", "direct"])
+def test_replicas_follow_the_requests_of_each_door(cafe, door):
+    """Load brings a second replica, which goes when it ends, while some requests are still sent."""
+    toml = cafe.root / "headwater.toml"
+    toml.write_text(toml.read_text().partition("requests_per_replica")[0] + "requests_per_replica = 2\n")
+    scaling = {"least": 1, "most": 2, "looks_back_s": 11, "up_after_s": 1, "down_after_s": 5}
+    with served_project(cafe.root, **scaling) as served:
+        url = served.url if door == "proxy" else served.direct_url
+        load, key = Load(url, cafe.key()), cafe.key()
+        served.wait_for_replicas(1)
+        threads = load.start(retrying=10, once=0)
+        try:
+            served.wait_for_replicas(2)
+        finally:
+            load.end.set()
+            for thread in threads:
+                thread.join()
+        calm = Load(url, key)
+        threads = calm.start(retrying=0, once=1)
+        try:
+            served.wait_for_replicas(1)
+            time.sleep(1)
+        finally:
+            calm.end.set()
+            for thread in threads:
+                thread.join()
+        assert load.failures == []
+        assert load.answered > 10
+        assert set(calm.plain) == {"200"}
+
+
+@pytest.mark.parametrize(("text", "least", "most"), [("1", 1, 1), ("3", 3, 3), ("1-4", 1, 4), ("2-2", 2, 2)])
+def test_numbers_of_replicas(text, least, most):
+    assert Replicas.of(text) == Replicas(least, most)
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1-", "1-2-3", "1.5", " 1", "99999", "0", "0-3", "3-2", "٣"])
+def test_what_is_no_number_of_replicas(text):
+    with pytest.raises(RequestError):
+        Replicas.of(text)
+
+
+def test_replicas_for_requests():
+    """Requests at the proxy, and those that each replica reports."""
+    config = SimpleNamespace(**Replicas(1, 4).options(8)["autoscaling_config"])
+    context = SimpleNamespace(total_num_requests=10.0, aggregated_metrics={}, config=config)
+    assert replicas_for_requests(context) == (10 / 8, {})
+    context.aggregated_metrics = {"direct_requests": {"a": 20.0, "b": 2.0}, "other": {"a": 99.0}}
+    assert replicas_for_requests(context) == (4.0, {})
+    context.aggregated_metrics = None
+    assert replicas_for_requests(context) == (10 / 8, {})
+    assert Replicas(3, 3).options(8) == {"num_replicas": 3}
