@@ -26,9 +26,17 @@ from serve.access.caller import ANONYMOUS, Caller
 from serve.backend import Backend
 from serve.flight.messages import FlightMessage, packed, parse
 from serve.flight.metadata import FlightCatalog
-from serve.http_errors import ForbiddenError, HttpError, OverloadError, TooManyError, UnauthenticatedError
+from serve.http_errors import (
+    AbandonedError,
+    ForbiddenError,
+    HttpError,
+    OverloadError,
+    TooManyError,
+    UnauthenticatedError,
+)
 from serve.prepared_sql import prepare
 from serve.problems import status_of
+from serve.queries.cancellation import CURRENT, Cancellation
 from serve.queries.formats import record_batches
 from serve.tls import TlsFiles
 
@@ -102,7 +110,8 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
             prepared = prepare(self._backend.reading, call.context.caller, sql, None)
             call.context.facts.update(table=",".join(prepared.versions), why="scope query", rows=0)
             call.is_open = True
-            batches = self._counted(call, record_batches(self._backend.engine, prepared.statement))
+            rows = record_batches(self._backend.engine, prepared.statement)
+            batches = self._counted(call, _while_wanted(context, rows))
             return flight.GeneratorStream(arrow_schema(prepared.statement.schema), batches)
 
         return self._answered(context, "DoGet", answer)
@@ -146,6 +155,8 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
                 yield batch
         except HeadwaterError as error:
             call.status = status_of(error)
+            if isinstance(error, AbandonedError):
+                call.context.facts["is_cut"] = True
             raise _translated(error) from None
         finally:
             self._record(call)
@@ -178,6 +189,32 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
 
     def _record(self, call: _Call) -> None:
         self._backend.admission.record(call.context, call.method, "/flight", {"status": call.status})
+
+
+class _CallCancellation(Cancellation):
+    """Whether the client of a call has ended it, or has left."""
+
+    def __init__(self, context: Any) -> None:
+        super().__init__()
+        self._context = context
+
+    @property
+    def is_cancelled(self) -> bool:
+        return super().is_cancelled or bool(self._context.is_cancelled())
+
+
+def _while_wanted(context: Any, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield batches; interrupt the statement when the client leaves. It is asked only while a batch is read: later, the call may be over."""
+    cancellation = _CallCancellation(context)
+    while True:
+        current = CURRENT.set(cancellation)
+        try:
+            batch = next(batches, None)
+        finally:
+            CURRENT.reset(current)
+        if batch is None:
+            return
+        yield batch
 
 
 class _Call:

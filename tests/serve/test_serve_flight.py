@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from contextlib import contextmanager
 
 import adbc_driver_flightsql.dbapi as driver
@@ -17,6 +18,7 @@ from serve.flight.messages import encoded, packed, parse
 from serve.flight.server import FlightServer
 from serve.http_errors import HttpError
 from tests.serve.test_serve_access import ROWS, make
+from tests.serve.test_serve_background import LONG
 from tests.serve.test_serve_sql import ALLOWED, REFUSED
 
 
@@ -133,6 +135,25 @@ def test_credentials(address, key, shop):
     ):
         with connected(address, wrong) as connection, pytest.raises((OperationalError, DatabaseError), match=problem):
             ask(connection, "select 1 as x")
+
+
+@pytest.mark.parametrize(
+    "sql", [LONG, LONG.replace("count(*) as n", "a.id").replace("= 47", "> 0") + " and a.id * 2 = b.id"]
+)
+def test_a_statement_ends_when_its_client_does(address, shop, client, sql):
+    """The first has its first row after hours, the second has rows for hours."""
+    key = shop.key(scopes=["query", "read"], roles=["sales-eu"], claims={"region": "EU"})  # rows cost it its limit
+    engine = client.app.state.backend.engine
+    options = flight.FlightCallOptions(timeout=1.5, headers=[(b"authorization", f"Bearer {key}".encode())])
+    with flight.connect(address) as connection:
+        descriptor = flight.FlightDescriptor.for_command(packed("CommandStatementQuery", {1: sql.encode()}))
+        ticket = connection.get_flight_info(descriptor, options).endpoints[0].ticket
+        with pytest.raises((flight.FlightTimedOutError, flight.FlightCancelledError)):
+            connection.do_get(ticket, options).read_all()
+    until = time.monotonic() + 10
+    while engine._deadlines._running:  # noqa: SLF001 - the statements that run
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_calls_are_recorded(shop, connection, client):
