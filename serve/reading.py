@@ -14,6 +14,7 @@ from serve.access.caller import Caller
 from serve.access.fair_queue import FairQueue
 from serve.metric_queries import MetricQueries
 from serve.queries.engine import Engine
+from serve.queries.processor_time import timed
 from serve.queries.query import Query
 from serve.queries.select import VisibleRelation, count
 from serve.related import RelatedTables
@@ -41,4 +42,4 @@ class Reading:
     async def run(self, caller: Caller, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """Run what asks the engine when it is the caller's turn, in a thread; raise `BusyError` if too many wait."""
         async with self.queue.turn(caller.id):
-            return await to_thread.run_sync(partial(function, *args, **options))
+            return await to_thread.run_sync(partial(timed, function, *args, **options))

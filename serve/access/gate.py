@@ -31,6 +31,7 @@ from serve.conditional_requests import is_same
 from serve.http_errors import TooManyError
 from serve.problems import REQUEST_ID, problem, problem_response
 from serve.queries.cancellation import CURRENT
+from serve.queries.processor_time import CURRENT_TIME, ProcessorTime
 from serve.tables import Tables
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Gate:
         self._admission = admission
         self._tables = tables
         self.cache = cache
-        self._replicas = replicas
+        self.replicas = replicas
         self._flights: _Flights = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,7 +133,7 @@ class Gate:
                 await self._answer(found, headers, context, sender)
                 return
         sender.client = client = ClientMessages(scope, receive)
-        current = CURRENT.set(client.cancellation)
+        current, spent = CURRENT.set(client.cancellation), CURRENT_TIME.set(sender.time)
         try:
             await self._app(scope, client, sender)
         except Exception:
@@ -145,6 +146,7 @@ class Gate:
             sender.end()
             client.close()
             CURRENT.reset(current)
+            CURRENT_TIME.reset(spent)
 
     async def _session(self, scope: Scope, headers: Mapping[bytes, bytes], address: str) -> SignedIn | None:
         if b"authorization" in headers or b"cookie" not in headers:
@@ -198,10 +200,10 @@ class Gate:
 
     async def _from_replicas(self, key: Key, scope: Scope, sender: _Sender) -> CachedResponse | None:
         """Return the response of another replica, or of an equal request that another one answers now."""
-        if self._replicas is None or route_of(scope["path"]) not in SHARED_ROUTES:
+        if self.replicas is None or route_of(scope["path"]) not in SHARED_ROUTES:
             return None
         try:
-            found, sender.shared_flight = await self._replicas.find(key, self._is_current)
+            found, sender.shared_flight = await self.replicas.find(key, self._is_current)
         except BaseException:
             sender.end()
             raise
@@ -257,6 +259,7 @@ class _Sender:
         self.is_from_replicas = False
         self.shared_flight: SharedFlight | None = None
         self._is_admitted = False
+        self.time = ProcessorTime()
         self._status = 0
         self._size = 0
         self._is_recorded = False
@@ -325,6 +328,8 @@ class _Sender:
         facts = tuple(context.facts.items())
         response = CachedResponse(tuple(self._headers), self._body, context.etag, context.versions, facts)
         self._is_admitted = self._gate.cache.put(self.key, response)
+        if self._gate.replicas is not None:
+            self._gate.replicas.note(self.key, self.time.seconds)
         self.tell(response)
 
     def _added(self) -> list[tuple[bytes, bytes]]:

@@ -11,8 +11,11 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 import secrets
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +30,11 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
 _WANTED_S = 10
 """How long a response is kept that others wait for, but that nobody has asked for before."""
 _MOST_HEAD_BYTES = 1 << 16
+LEAST_S = 0.004
+"""How much of a processor a response takes at least that is worth the way to the server, which takes a tenth of that."""
+_WEIGHT = 0.3
+_MOST_FORMS = 4_096
+_MOST_FORM = 500
 _FOUND, _LEADS, _WAITS, _FAILED = 1, 2, 3, 0
 _LOOK = SharedScript("""
 local size = redis.call('STRLEN', KEYS[1])
@@ -60,6 +68,9 @@ class SharedCache:
         self.server = server
         self._deployment = deployment
         self.kept_ms = kept_s * 1_000
+        self._times: OrderedDict[str, float] = OrderedDict()
+        """The seconds of a processor that responses to requests of a form took lately."""
+        self._lock = threading.Lock()
         self.hits = self.misses = 0
         self.rejected = 0
         """How many responses were found that no replica has written so."""
@@ -69,17 +80,27 @@ class SharedCache:
     ) -> tuple[CachedResponse | None, SharedFlight | None]:
         """Return the response of a key, or the lock of who computes it now.
 
-        With neither, the server does not answer, or another replica takes too long.
+        With neither, the server does not answer, another replica takes too long, or such responses are computed as quickly as they are found.
         """
-        if not self.server.is_up:
+        if not self.server.is_up or self._times.get(_form(key), LEAST_S) < LEAST_S:
             return None, None
-        names = tuple(self.server.name(kind, self._deployment, *key) for kind in ("response", "lock", "wanted"))
+        name = self.server.name("response", self._deployment, *key)
+        names = (name, name + b":lock", name + b":wanted")
         flight = SharedFlight(self, names, secrets.token_hex(16))
         try:
             return await self._found(flight, is_current)
         except BaseException:  # the request is cancelled
             flight.end(None)
             raise
+
+    def note(self, key: Key, seconds: float) -> None:
+        """Note how much of a processor it took to compute the response of a key."""
+        form = _form(key)
+        with self._lock:
+            before = self._times.pop(form, seconds)
+            self._times[form] = before + _WEIGHT * (seconds - before)
+            if len(self._times) > _MOST_FORMS:
+                self._times.popitem(last=False)
 
     async def _found(
         self, flight: SharedFlight, is_current: Callable[[CachedResponse], Awaitable[bool]]
@@ -143,6 +164,14 @@ class SharedFlight:
             kept_ms = self.cache.kept_ms if is_admitted else min(self.cache.kept_ms, _WANTED_S * 1_000)
             content = server.sealed(self.names[0], _packed(response))
             server.run(_STORE, self.names, (self.token, content, kept_ms))
+
+
+def _form(key: Key) -> str:
+    """Return what requests have in common that differ in their values only: for texts of queries all but the numbers, otherwise the names of parameters."""
+    _, _, path, query, *_ = key
+    if path.startswith(("/v1/query", "/v1/graphql")):
+        return path + re.sub(r"\d+", "0", query)[:_MOST_FORM]
+    return path + "?" + "&".join(part.partition("=")[0] for part in query.split("&"))[:_MOST_FORM]
 
 
 def _packed(response: CachedResponse) -> bytes:

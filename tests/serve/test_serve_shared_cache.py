@@ -20,9 +20,15 @@ from tests.serve.replicas import patient as patient  # noqa: PLC0414 - likewise
 from tests.serve.replicas import replicas, share
 from tests.serve.test_serve_access import ROWS, make, sent
 
-pytestmark = pytest.mark.usefixtures("patient")
+pytestmark = pytest.mark.usefixtures("patient", "always")
 FROM_REPLICAS, FROM_MEMORY = "headwater; hit; detail=replicas", "headwater; hit"
 numbers = itertools.count()
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Also what is computed at once is shared."""
+    monkeypatch.setattr(shared_cache, "LEAST_S", 0.0)
 
 
 @pytest.fixture
@@ -112,9 +118,9 @@ def test_what_is_not_kept(pair, redis):
         for _ in range(3):
             first.get(path)
     settle(first)
-    names = [each for each in redis.scan_iter() if b":response:" in each]
+    names = [each for each in redis.scan_iter() if b":response:" in each and each.count(b":") == 3]
     assert len(names) == 1, "neither versions that are named, which may be removed, nor errors"
-    assert not [each for each in redis.scan_iter() if b":lock:" in each or b":wanted:" in each]
+    assert not [each for each in redis.scan_iter() if each.endswith((b":lock", b":wanted"))]
     alone = path_of()
     assert first.get(alone).status_code == 200
     settle(first)
@@ -184,10 +190,10 @@ def test_damaged_and_foreign_responses_are_not_used(tmp_path, valkey, redis):
     path = "/v1/tables/orders"
     with replicas(shop, 1, key="") as [client]:
         right = kept(client, path, sent(sales))
-        [name] = redis.keys("*:response:*")
+        [name] = redis.keys("*:response:*[0-9a-f]")
         good = redis.get(name)
         kept(client, path, sent(audit))
-        [other] = set(redis.keys("*:response:*")) - {name}
+        [other] = set(redis.keys("*:response:*[0-9a-f]")) - {name}
         foreign = redis.get(other)
     changed = [bytearray(good) for _ in range(examples(6, 400))]
     for each in changed:
@@ -250,10 +256,38 @@ def test_equal_requests_to_replicas_are_computed_once(pair, redis, slow):
     assert {(each.status_code, each.content) for each in answers} == {(200, answers[0].content)}
     assert len(slow) == 1
     settle(*pair)
-    assert not [each for each in redis.scan_iter() if b":lock:" in each or b":wanted:" in each]
+    assert not [each for each in redis.scan_iter() if each.endswith((b":lock", b":wanted"))]
 
 
 @pytest.mark.usefixtures("slow")
+def test_what_is_computed_at_once_is_not_shared(pair, redis, monkeypatch):
+    monkeypatch.setattr(shared_cache, "LEAST_S", 0.2)
+    first, second = pair
+    cheap = [path_of(orders="gt.0") for _ in range(3)]
+    kept(first, cheap[0])  # of requests like this nothing is known
+    asked = redis.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert came_from(kept(first, cheap[1])) is None
+    assert came_from(first.get(cheap[1])) == FROM_MEMORY
+    assert redis.info("commandstats")["cmdstat_evalsha"]["calls"] - asked <= 8, "limits only"
+    state(first).cache.note(("", "", "/v1/tables/guests", "limit=1&orders=gt.0"), 2.0)
+    kept(first, cheap[2])
+    assert came_from(second.get(cheap[2])) == FROM_REPLICAS, "they take longer now"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_equal"),
+    [
+        (("/v1/tables/a", "x=eq.1&limit=2"), ("/v1/tables/a", "x=eq.b&limit=9"), True),
+        (("/v1/tables/a", "x=eq.1"), ("/v1/tables/b", "x=eq.1"), False),
+        (("/v1/tables/a", "x=eq.1"), ("/v1/tables/a", "y=eq.1"), False),
+        (("/v1/query", "sql=select+1"), ("/v1/query", "sql=select+27"), True),
+        (("/v1/query", "sql=select+a"), ("/v1/query", "sql=select+b"), False),
+    ],
+)
+def test_requests_of_one_form(one, other, is_equal):
+    assert (shared_cache._form(("", "", *one, "")) == shared_cache._form(("", "", *other, ""))) == is_equal  # noqa: SLF001 - tests only
+
+
 def test_errors_hold_up_nobody_for_long(pair):
     path = path_of(nothing="eq.1")
     begin = time.monotonic()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import SettingsError
 from serve import tables as tables_module
+from serve.access import shared_cache
 from serve.access.rate_limits import Charge, Limit
 from serve.access.shared_limits import SharedLimits, largest_batch
 from serve.access.shared_server import SharedServer
@@ -202,7 +203,8 @@ def test_a_new_version_is_told_to_other_replicas(tmp_path, valkey, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", ["killed", "slow"])
-def test_a_server_that_fails_fails_no_request(tmp_path, fault):
+def test_a_server_that_fails_fails_no_request(tmp_path, fault, monkeypatch):
+    monkeypatch.setattr(shared_cache, "LEAST_S", 0.0)
     cafe = open_cafe(tmp_path)
     with ExitStack() as stack:
         running = stack.enter_context(ExitStack())
