@@ -34,6 +34,7 @@ ROUTES = (
     "models",
     "odata",
     "quality",
+    "queries",
     "query",
     "runs",
     "sharing",
