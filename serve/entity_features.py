@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from ml.features.materialization import UNKNOWN, ViewStatus, view_status
+from ml.features.materialization import ViewStatus, view_status
 from ml.features.online_features import ChosenFeatures, OnlineFeatures
 from ml.features.service import Features
 from ml.features.view import FeatureView
@@ -107,16 +107,14 @@ class FeatureViews:
             raise UnknownError(error.problem.replace("table", "online feature view", 1), do=error.do)
         return self._visible(grant, caller)
 
-    def status(self, visible: VisibleView) -> ViewStatus:
-        """Return how far the online store is; its state is `unknown` if it does not answer."""
+    def statuses(self, views: Sequence[VisibleView]) -> list[ViewStatus]:
+        """Return how far the online store is with each view; the states are `unknown` if it does not answer."""
+        states = None
         try:
             states = self._online.states()
         except StorageError as error:
             _LOG.warning("the online store cannot be read: %s", error)
-            states = None
-        status = view_status(self._workspace, visible.view, states)
-        assert states is not None or status.state == UNKNOWN  # noqa: S101 - see view_status
-        return status
+        return [view_status(self._workspace, each.view, states) for each in views]
 
     def look_up(
         self, visible: VisibleView, caller: Caller, entities: Sequence[Entity], names: Sequence[str] = ()

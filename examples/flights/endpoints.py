@@ -70,10 +70,15 @@ def ask_as_analyst(url: str, flight: str, key: str) -> None:
     """Read all flights, in SQL over HTTP and over Flight SQL; compare the first answer with the next ones."""
     with ApiClient(url, key) as client:
         rows = client.query(LATE).to_pylist()
-    print(
-        "an analyst asks in SQL: " + ", ".join(f"{row['carrier']} late {row['late']:,} times" for row in rows),
-        flush=True,
-    )
+        print(
+            "an analyst asks in SQL: " + ", ".join(f"{row['carrier']} late {row['late']:,} times" for row in rows),
+            flush=True,
+        )
+        query_id = client.submit("select * from fact_flight order by arr_delay desc")
+        table = client.result(query_id)
+        size = client.query_status(query_id)["bytes"]
+        client.end_query(query_id)
+        print(f"  in the background: {table.num_rows:,} flights in order, {size / 1e6:.0f} MB on disk", flush=True)
     try:
         import adbc_driver_flightsql.dbapi as driver
     except ImportError:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ml.features.materialization import ViewStatus
 from pipeline.core.event_time import format_duration
 from serve.access.gate import context_of
 from serve.entity_features import MOST_ENTITIES, Entity, FeatureViews, VisibleView, of_text
@@ -44,11 +45,12 @@ def feature_routes(reading: Reading, views: FeatureViews) -> list[Route]:
 
 
 def _listed(views: FeatureViews, request: Request) -> list[dict[str, Any]]:
-    return [_described(views, each) for each in views.readable(context_of(request.scope).caller)]
+    readable = views.readable(context_of(request.scope).caller)
+    return [_described(each, status) for each, status in zip(readable, views.statuses(readable), strict=True)]
 
 
-def _described(views: FeatureViews, visible: VisibleView) -> dict[str, Any]:
-    view, status, kinds = visible.view, views.status(visible), visible.schema.as_dict()
+def _described(visible: VisibleView, status: ViewStatus) -> dict[str, Any]:
+    view, kinds = visible.view, visible.schema.as_dict()
     newest = status.newest if visible.shows_all_rows else None  # it may be that of a row that the caller does not see
     return {
         "name": view.name,

@@ -194,12 +194,13 @@ def test_the_endpoints_as_the_demo_asks_them(folder):
         [sys.executable, "endpoints.py"], cwd=folder, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    public, airline, hidden, metric, sql, flight, again, limit = done.stdout.splitlines()
+    public, airline, hidden, metric, sql, background, flight, again, limit = done.stdout.splitlines()
     assert public == "without a key: on_time_by_carrier, on_time_by_route, on_time_by_hour"
     assert airline == "United sees its flights: 58,665 by REST, 58,665 by GraphQL, 58,665 by OData"
     assert hidden.endswith("there is no column 'tailnum'")
     assert metric == "  its metric on_time_rate: 78.21% by REST, 78.21% by GraphQL"
     assert sql.startswith("an analyst asks in SQL: EV late 16,028 times")
+    assert "336,776 flights in order" in background
     assert "336,776 flights" in flight
     assert "from memory" in again
     assert "Too Many Requests" in limit

@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,10 +24,13 @@ from pipeline.governance.api_keys import ApiKeys
 from pipeline.governance.audit_records import records
 from pipeline.project.workspace import Workspace
 from serve.access import authentication
+from serve.access.caller import Caller
 from serve.background import rows as background_rows
 from serve.background import store as query_store
-from serve.background.records import QueryStatus, read_status, write
+from serve.background.records import ACTIVE, BackgroundQuery, QueryStatus, read_status, write
+from serve.http_errors import HttpError
 from serve.queries.formats import MEDIA_TYPES
+from tests.rigs.proofs import SEED
 from tests.serve.conftest import open_cafe, problem_of
 from tests.serve.test_serve_access import ROWS, make, sent
 
@@ -499,3 +504,46 @@ def test_memory_is_bounded_by_parts(tmp_path, monkeypatch):
         path = submit(client, f"select a.order_id from {names}", 500_000)
         assert ended(client, path)["row_count"] == 500_000
     assert most <= (1 << 17) + 8_192
+
+
+@pytest.mark.proof
+def test_servers_that_create_end_remove_and_sweep_at_once_disturb_no_other(tmp_path, monkeypatch):
+    """A query that is held is never taken for one whose server has stopped, and in the end nothing is left."""
+    monkeypatch.setattr(query_store, "_LEFT_OVER_S", 0.5)
+    callers = [Caller(f"c{number}", "key") for number in range(3)]
+    until = time.monotonic() + 5
+
+    def work(number: int) -> None:
+        draw = random.Random(SEED * 10 + number)  # noqa: S311 - a reproducible seed
+        store, held = query_store.QueryStore(tmp_path / "q", 1 << 30, 0.2), []
+        while time.monotonic() < until:
+            caller = draw.choice(callers)
+            names = [each.name for each in (tmp_path / "q").glob("[0-9a-f]*")] or ["0" * 32]
+            query_id = draw.choice(names)
+            with suppress(HttpError):
+                match draw.randrange(6):
+                    case 0 if len(held) < 10:
+                        query = BackgroundQuery(uuid.uuid4().hex, "key", caller.id, "", time.time(), (), {})
+                        held.append(store.create(query))
+                    case 1 if held:
+                        each = held.pop(draw.randrange(len(held)))
+                        assert read_status(each.folder).state in ACTIVE
+                        store.end(each, QueryStatus(draw.choice(["done", "failed", "cancelled"])))
+                    case 2:
+                        store.cancel(query_id)
+                    case 3:
+                        if store.find(query_id, caller)[1].state not in {"queued", "running", "cancelled"}:
+                            store.remove(query_id)
+                    case 4:
+                        assert all(query.caller == caller.id for query, _ in store.of(caller))
+                    case _:
+                        store.sweep()
+        for each in held:
+            store.end(each, QueryStatus("done"))
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(work, range(6)))
+    time.sleep(0.6)
+    last = query_store.QueryStore(tmp_path / "q", 1 << 30, 0.2)
+    last.sweep()
+    assert list((tmp_path / "q").iterdir()) == []
