@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -108,6 +109,7 @@ def _project(folder: Path, env: str | None) -> Iterator[Finding]:
         yield from _until_error(name, check(workspace))
     yield from _until_error("models", _models(settings))
     yield from _until_error("online store", _online(workspace))
+    yield from _until_error("redis", _redis(settings))
     for source in project.graph.definitions:
         if isinstance(source, SourceDefinition) and isinstance(source.reader, Checkable):
             yield from _until_error(f"source {source.name}", _source(source.name, source.reader))
@@ -254,6 +256,27 @@ def _online(workspace: Workspace) -> Iterator[Finding]:
         yield Finding("online store", NOTE, f"{few(late)}; run `headwater features materialize`")
     else:
         yield Finding("online store", OK, f"{quantity(len(views), 'feature view')} up to date")
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    """Check the server by which replicas share."""
+    url = settings.serve.redis_url
+    if not url:
+        return
+    from serve.access.shared_server import SharedServer  # noqa: PLC0415 - only for several replicas
+
+    with closing(SharedServer(url, settings.name, b"", timeout_s=_CONNECT_S)) as server:
+        policy = server.eviction()
+    if settings.online.partition("?")[0].rpartition("/")[0] == url.partition("?")[0].rpartition("/")[0]:
+        detail = "is that of the online store too, whose values it must not remove: use another one"
+        yield Finding("redis", NOTE, detail)
+    elif not policy or policy == "noeviction":
+        detail = (
+            "answers; set its maxmemory, and maxmemory-policy allkeys-lru, so that responses take no more than that"
+        )
+        yield Finding("redis", NOTE, detail)
+    else:
+        yield Finding("redis", OK, f"answers; removes what is not needed by {policy}")
 
 
 def _tables(workspace: Workspace) -> Iterator[Finding]:

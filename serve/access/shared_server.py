@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.core.clients import message_of
-from pipeline.core.errors import SettingsError
+from pipeline.core.errors import SettingsError, StorageUnavailableError
 from pipeline.core.extras import imports_of
 
 with imports_of("redis", "a server whose replicas share limits and responses"):
@@ -151,6 +151,18 @@ class SharedServer:
         self._handlers[self.name(channel)] = handler
         self._watching = threading.Thread(target=self._watch, name="shared", daemon=True)
         self._watching.start()
+
+    def eviction(self) -> str:
+        """Return what the server does when its memory is full: its policy, or an empty text if its memory has no limit.
+
+        Raises `StorageUnavailableError` if it does not answer, or refuses.
+        """
+        try:
+            memory = self._redis.info("memory")
+        except RedisError as error:
+            do = "check `serve.redis_url` in headwater.toml, and that the server runs"
+            raise StorageUnavailableError("the Redis server does not answer", got=message_of(error), do=do) from error
+        return str(memory["maxmemory_policy"]) if memory["maxmemory"] else ""
 
     def close(self) -> None:
         """End the connections."""

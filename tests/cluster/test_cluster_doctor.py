@@ -11,8 +11,11 @@ import subprocess
 
 import pytest
 
+from cluster.cli.doctor import _redis
+from pipeline.core.settings import load as load_settings
 from tests.rigs.command import BIN
 from tests.rigs.refusing_store import Refusal, refusing_store
+from tests.rigs.streams import VALKEY, started, valkey_program
 
 DEFINITIONS = """\
 from pathlib import Path
@@ -244,3 +247,29 @@ def test_the_cause_of_a_refusal_of_the_lake_is_named(findings, project):
     [(state, detail)] = of(results, "lake")
     assert state == "bad"
     assert "the session token has expired; get new credentials" in detail
+
+
+def test_the_server_that_replicas_share(findings, project):
+    file = project / "headwater.toml"
+    text = file.read_text()
+
+    def settings(url, online=""):
+        file.write_text(f'{text}[env.dev]\n{online}[env.dev.serve]\nredis_url = "{url}"\n')
+        return load_settings(file)
+
+    def check(*words):
+        [found] = _redis(settings(*words))
+        return found.state, re.split("[:,]", found.detail)[0]
+
+    limited = ["--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru"]
+    with started([valkey_program(), *VALKEY, *limited]) as server:
+        url = f"redis://{server.host}:{server.port}"
+        assert check(f"{url}/0") == ("ok", "answers; removes what is not needed by allkeys-lru")
+        problem = "is that of the online store too"
+        assert check(f"{url}/1", f'online = "{url}/0"\n') == ("note", problem)
+    with started([valkey_program(), *VALKEY]) as server:
+        assert check(f"redis://{server.host}:{server.port}/0") == ("note", "answers; set its maxmemory")
+    settings("redis://127.0.0.1:1/0")
+    results, code = findings()
+    [(state, detail)] = of(results, "redis")
+    assert (state, detail.partition(":")[0], code) == ("bad", "the Redis server does not answer", 1)

@@ -17,6 +17,8 @@ from pipeline.core.errors import DefinitionError, RequestError
 from serve.check import check
 from serve.tls import TlsFiles
 from tests.rigs.proofs import examples
+from tests.rigs.streams import valkey as valkey  # noqa: PLC0414 - re-exported fixture
+from tests.serve.replicas import share
 
 with warnings.catch_warnings():
     # the settings classes of Ray Serve use a deprecated form of pydantic's extra arguments
@@ -118,6 +120,31 @@ def test_a_project_is_served_by_ray(cafe, environ):
     for each in (port, direct):
         with closing(socket.socket()) as probe:
             assert probe.connect_ex(("127.0.0.1", each)) != 0, "nothing listens on the port"
+
+
+@pytest.mark.proof
+@pytest.mark.ray
+def test_replicas_of_a_cluster_share_limits_and_responses(cafe, environ, valkey):
+    share(cafe, valkey.port, "cafe on ray")
+    file = cafe.root / "headwater.toml"
+    file.write_text(
+        file.read_text().replace("requests_per_second = 10000\nburst = 10000", "requests_per_second = 0.01\nburst = 40")
+    )
+    port, direct = unused_port(), unused_port()
+    words = [sys.executable, "-c", SERVE, cafe.root, str(port), str(unused_port()), "2", str(direct)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ) as process:
+        process.stdout.readline()
+        headers = {"Authorization": f"Bearer {cafe.key()}", "Connection": "close"}
+        statuses = [
+            httpx.get(f"http://127.0.0.1:{direct}/v1/tables/guests", headers=headers).status_code for _ in range(60)
+        ]
+        other = {"Authorization": f"Bearer {cafe.key()}", "Connection": "close"}
+        health = [httpx.get(f"http://127.0.0.1:{direct}/health", headers=other).json() for _ in range(20)]
+        process.communicate("go on\n", timeout=120)
+    assert statuses == [200] * 40 + [429] * 20
+    assert len({str(each["cache"]) for each in health}) > 1, "several replicas answered"
+    assert all(each["shared"]["is_shared"] for each in health)
+    assert {each["shared"]["counted_alone"] for each in health} == {0}
 
 
 @pytest.mark.proof

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.local.kafka.certificates import CertificateAuthority
 from pipeline.core.errors import SettingsError
 from serve import tables as tables_module
 from serve.access import shared_cache
@@ -24,6 +25,7 @@ from tests.rigs.held_proxy import held_proxy
 from tests.rigs.proofs import examples
 from tests.rigs.streams import VALKEY, started, valkey_program
 from tests.rigs.streams import valkey as valkey  # noqa: PLC0414 - re-exported fixture
+from tests.rigs.tls_proxy import tls_proxy
 from tests.serve.conftest import open_cafe
 from tests.serve.replicas import patient as patient  # noqa: PLC0414 - likewise
 from tests.serve.replicas import replicas, share
@@ -158,6 +160,24 @@ def test_another_secret_shares_nothing_and_says_so(valkey):
     assert servers[1].opened(b"name", sealed) is None
     assert servers[0].opened(b"other", sealed) is None
     assert [servers[0].opened(b"name", sealed[:cut]) for cut in (0, 5, 32, len(sealed) - 1)] == [None] * 4
+
+
+def test_over_tls_and_over_a_socket(tmp_path, valkey):
+    authority, charges = CertificateAuthority(tmp_path), [Charge(new(capacity=10), 1)]
+    with tls_proxy(valkey.port, authority.issue("server", ("127.0.0.1",))) as port:
+        for words, is_trusted in ((f"?ssl_ca_certs={authority.file}", True), ("", False)):
+            server = SharedServer(f"rediss://127.0.0.1:{port}/0{words}", "tls", SECRET, timeout_s=10)
+            limits = SharedLimits(server)
+            assert limits.take(charges).is_granted
+            assert (limits.counted_alone, server.is_up) == ((0, True) if is_trusted else (1, False))
+            server.close()
+    path = tmp_path / "valkey.sock"
+    with started([valkey_program(), *VALKEY, "--unixsocket", str(path)]):
+        server = SharedServer(f"unix://{path}?db=1", "socket", SECRET, timeout_s=10)
+        limits = SharedLimits(server)
+        assert limits.take(charges).is_granted
+        assert limits.counted_alone == 0
+        server.close()
 
 
 def test_a_url_that_is_none_is_an_error():
