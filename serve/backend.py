@@ -42,6 +42,7 @@ from serve.related import RelatedTables
 from serve.tables import Tables
 
 if TYPE_CHECKING:
+    from serve.access.provider_login import ProviderLogin
     from serve.access.shared_state import SharedState
 
 _BACKGROUND_PART = 4
@@ -63,6 +64,8 @@ class Backend:
     predictions: PredictionService
     admission: Admission
     sessions: BrowserSessions
+    login: ProviderLogin | None
+    """Where people sign in with an identity provider."""
     audit: AuditLog
     cache: ResponseCache
     exports: ExportedFiles
@@ -92,6 +95,8 @@ class Backend:
             self.background.close()
         self.engine.close()
         self.admission.authenticator.close()
+        if self.login is not None:
+            self.login.close()
         self.audit.close()
         if self.shared is not None:
             self.shared.server.close()
@@ -107,7 +112,7 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
     audit, allowed = AuditLog(settings.state / "audit" / settings.env), settings.serve
     models, features = ServedModels(settings.models, project.graph.all_of(Artifact)), FeatureLookup(project)
     shared = _shared(project, tables)
-    ring = KeyRing(ApiKeys(workspace.catalog, settings.env))
+    ring, tokens = KeyRing(ApiKeys(workspace.catalog, settings.env)), _tokens(allowed)
     queue = FairQueue(allowed.concurrent_queries, _MOST_WAITING, patience.total_seconds())
     reading = _reading(project, tables, engine, queue)
     return Backend(
@@ -119,13 +124,14 @@ def open_backend(project: Project, layers: Collection[Layer], limits: Limits | N
         views=FeatureViews(reading, features.online, workspace),
         predictions=PredictionService(project, models, features),
         admission=Admission(
-            Authenticator(ring, _tokens(allowed), Certificates(allowed.certificates)),
+            Authenticator(ring, tokens, Certificates(allowed.certificates)),
             reading.authorizer,
             audit,
             RequestLimits(allowed),
             None if shared is None else shared.limits,
         ),
         sessions=BrowserSessions(SessionStore(workspace.catalog, settings.env), ring, allowed),
+        login=_login(allowed, tokens),
         audit=audit,
         cache=ResponseCache(settings.serve.cache_bytes),
         exports=ExportedFiles(engine, settings.state / "exports" / settings.env, settings.serve.export_bytes),
@@ -165,6 +171,14 @@ def _background(
     store = QueryStore(folder, allowed.result_bytes, allowed.result_seconds)
     reading = _reading(workspace.project, tables, engine, queue)
     return BackgroundQueries(reading, store, allowed.background_seconds, settings.lake)
+
+
+def _login(settings: ServeSettings, tokens: TokenVerifier | None) -> ProviderLogin | None:
+    if tokens is None or not settings.oidc_client_id:
+        return None
+    from serve.access.provider_login import ProviderLogin  # noqa: PLC0415 - needs an optional dependency
+
+    return ProviderLogin(settings, tokens)
 
 
 def _tokens(settings: ServeSettings) -> TokenVerifier | None:

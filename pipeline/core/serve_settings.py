@@ -113,6 +113,12 @@ class ServeSettings:
     """The claim with a caller's roles; `a.b` is claim `b` inside `a`."""
     oidc_scopes_claim: str = "scope"
     """The claim with a caller's scopes, likewise."""
+    oidc_client_id: str = ""
+    """As what the pages for browsers are registered at the provider; empty: people sign in with keys only."""
+    oidc_client_secret: str = ""
+    """The secret of that client; empty: it is a public one."""
+    oidc_login: Mapping[str, str] = field(default_factory=dict)
+    """Further parameters with which browsers are sent to the provider, such as `scope` and `resource`."""
     certificates: Mapping[str, CertificateRights] = field(default_factory=dict)
     """What clients may do that show a certificate, by its names: URIs such as `spiffe://acme/reports`, or hosts."""
 
@@ -262,6 +268,11 @@ def _quotas(key: str, value: object, place: Place) -> Mapping[str, int]:
     return {str(role): _number(f"{key}.{role}", each, place) for role, each in quotas.items()}
 
 
+def _words(key: str, value: object, place: Place) -> Mapping[str, str]:
+    words = typed(key, value, dict, "a table of texts", place)
+    return {str(name): _word(f"{key}.{name}", each, place) for name, each in words.items()}
+
+
 def _certificates(key: str, value: object, place: Place) -> Mapping[str, CertificateRights]:
     names = typed(key, value, dict, "a table of names", place)
     return {str(name): _rights(f"{key}.{name}", each, place) for name, each in names.items()}
@@ -314,5 +325,8 @@ _CHECKS: Mapping[str, Callable[[str, object, Place], Any]] = {
     "oidc_issuer": _issuer,
     "oidc_audience": _word,
     "oidc_roles_claim": _word,
+    "oidc_client_id": _word,
+    "oidc_client_secret": _word,
+    "oidc_login": _words,
     "oidc_scopes_claim": _word,
 }

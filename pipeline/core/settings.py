@@ -254,7 +254,7 @@ def _checked(setting: _Value) -> Any:
 def _served(setting: _Value, values: Mapping[str, object]) -> dict[str, object]:
     """Return the values of `serve` with the references of those replaced that have secrets."""
     expanded = dict(values)
-    for name in ("redis_url", "redis_secret"):
+    for name in ("redis_url", "redis_secret", "oidc_client_secret"):
         text = values.get(name)
         if isinstance(text, str):
             if _SECRET.search(name) and not _REFERENCE.fullmatch(text):

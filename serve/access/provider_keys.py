@@ -43,11 +43,7 @@ class ProviderKeys:
         self._by_id: Mapping[str, PublicKey] = {}
         self._read_at = self._tried_at = float("-inf")
         self._reading = threading.Lock()
-        self._client = HttpClient(
-            issuer,
-            Guarded(issuer, retries=RetryRule(attempts=1, deadline_s=_TIMEOUT_S), guard=Guard()),
-            limits=HttpLimits(timeout_s=_TIMEOUT_S, most_bytes=_MOST_BYTES),
-        )
+        self._client = provider_client(issuer)
 
     @property
     def is_reachable(self) -> bool:
@@ -86,17 +82,9 @@ class ProviderKeys:
         self._client.close()
 
     def _read(self) -> Mapping[str, PublicKey]:
-        configuration = self._object(self._issuer.rstrip("/") + _PATH)
-        if configuration.get("issuer") != self._issuer:
-            raise SourceError(
-                "the identity provider has another name",
-                got=repr(configuration.get("issuer")),
-                do="set 'serve.oidc_issuer' to it, if it is the right one",
-            )
-        address = configuration.get("jwks_uri")
-        if not isinstance(address, str) or not self._is_secure(address):
-            raise SourceError("the address of the provider's keys is not secure", got=repr(address))
-        listed = self._object(address).get("keys")
+        configuration = provider_configuration(self._client, self._issuer)
+        address = secure_address(configuration, "jwks_uri", self._issuer)
+        listed = _object(self._client, address).get("keys")
         if not isinstance(listed, list) or len(listed) > _MOST_KEYS:
             raise SourceError("the provider's keys are not a list of keys", got=f"{address}")
         keys = {}
@@ -106,19 +94,48 @@ class ProviderKeys:
                 keys[str(each["kid"])] = key
         return keys
 
-    def _is_secure(self, address: str) -> bool:
-        own, other = urlsplit(self._issuer), urlsplit(address)
-        return other.scheme == "https" or (other.scheme, other.netloc) == (own.scheme, own.netloc)
 
-    def _object(self, address: str) -> Mapping[str, Any]:
-        response = self._client.get(ApiRequest(address))
-        try:
-            found = json.loads(response.body)
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            raise SourceError("the identity provider did not return a JSON object", got=address)
-        return found
+def provider_client(issuer: str) -> HttpClient:
+    """Return a client of an identity provider. The issuer's own host may have a private address, other hosts may not."""
+    return HttpClient(
+        issuer,
+        Guarded(issuer, retries=RetryRule(attempts=1, deadline_s=_TIMEOUT_S), guard=Guard()),
+        limits=HttpLimits(timeout_s=_TIMEOUT_S, most_bytes=_MOST_BYTES),
+    )
+
+
+def provider_configuration(client: HttpClient, issuer: str) -> Mapping[str, Any]:
+    """Return the configuration of a provider; raise `SourceError` if it cannot be read, or is that of another one."""
+    configuration = _object(client, issuer.rstrip("/") + _PATH)
+    if configuration.get("issuer") != issuer:
+        raise SourceError(
+            "the identity provider has another name",
+            got=repr(configuration.get("issuer")),
+            do="set 'serve.oidc_issuer' to it, if it is the right one",
+        )
+    return configuration
+
+
+def secure_address(configuration: Mapping[str, Any], name: str, issuer: str) -> str:
+    """Return an address of a configuration; raise `SourceError` unless it is encrypted or that of the issuer itself."""
+    address = configuration.get(name)
+    own, other = urlsplit(issuer), urlsplit(address if isinstance(address, str) else "")
+    if not isinstance(address, str) or not (
+        other.scheme == "https" or (other.scheme, other.netloc) == (own.scheme, own.netloc)
+    ):
+        raise SourceError(f"the address {name} of the identity provider is not secure", got=repr(address))
+    return address
+
+
+def _object(client: HttpClient, address: str) -> Mapping[str, Any]:
+    response = client.get(ApiRequest(address))
+    try:
+        found = json.loads(response.body)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise SourceError("the identity provider did not return a JSON object", got=address)
+    return found
 
 
 def _key(described: object) -> PublicKey | None:

@@ -1,8 +1,9 @@
-// An identity provider on loopback, in memory: `node oidc_provider.mjs FOLDER_OF_PACKAGES PORT`. Its clients get JWTs for one audience.
+// An identity provider on loopback, in memory: `node oidc_provider.mjs FOLDER_OF_PACKAGES PORT [RETURN_TO]`. Its clients get JWTs for one audience.
+// With RETURN_TO, people sign in at its pages: any name, any password.
 import { generateKeyPairSync } from "node:crypto";
 import { pathToFileURL } from "node:url";
 
-const [packages, port] = process.argv.slice(2);
+const [packages, port, returnTo] = process.argv.slice(2);
 const { default: Provider } = await import(pathToFileURL(`${packages}/oidc-provider/lib/index.js`));
 const issuer = `http://127.0.0.1:${port}`;
 const audience = "https://data.example.com";
@@ -13,13 +14,17 @@ const client = (name, scope) => ({
   client_id: name, client_secret: "a secret of tests", grant_types: ["client_credentials"],
   redirect_uris: [], response_types: [], scope,
 });
-const algorithm = { analyst: "RS256", operator: "ES256", stranger: "RS256" };
+const pages = {
+  client_id: "pages", client_secret: "a secret of tests", grant_types: ["authorization_code"], response_types: ["code"],
+  redirect_uris: [returnTo], scope: "openid hw:read hw:query",
+};
+const algorithm = { analyst: "RS256", operator: "ES256", stranger: "RS256", pages: "RS256" };
 const provider = new Provider(issuer, {
   jwks: { keys: [pair("rsa", { modulusLength: 2048 }, "rsa", "RS256"), pair("ec", { namedCurve: "P-256" }, "ec", "ES256")] },
   scopes: ["hw:read", "hw:query"],
-  clients: [client("analyst", "hw:read hw:query"), client("operator", "hw:read"), client("stranger", "hw:read")],
+  clients: [client("analyst", "hw:read hw:query"), client("operator", "hw:read"), client("stranger", "hw:read"), ...(returnTo ? [pages] : [])],
   features: {
-    devInteractions: { enabled: false },
+    devInteractions: { enabled: Boolean(returnTo) },
     clientCredentials: { enabled: true },
     resourceIndicators: {
       enabled: true,

@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import httpx
 import pytest
@@ -59,6 +60,11 @@ class Provider:
         self.asked.append(path)
         return self.configuration if path.startswith("/.well-known/") else {"keys": self.published}
 
+    def exchange(self, form, headers) -> tuple[int, object]:
+        """The response of the token endpoint; a test may replace it."""
+        del form, headers
+        return 400, {"error": "invalid_grant"}
+
     def claims(self, **changed) -> dict[str, object]:
         now = int(time.time())
         claims = {"iss": self.issuer, "aud": AUDIENCE, "sub": "ann", "iat": now, "exp": now + 600, "scope": "hw:read"}
@@ -92,6 +98,15 @@ def provider_on_loopback():
         def do_GET(self):
             body = json.dumps(made.answer(self.path)).encode()
             self.send_response(200 if made.is_up else 500)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self):
+            form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            status, answer = made.exchange({name: values[0] for name, values in form.items()}, self.headers)
+            body = json.dumps(answer).encode()
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -67,6 +67,8 @@ class ApiRequest:
     method: str = "GET"
     body: Any = None
     """Sent as JSON."""
+    form: Mapping[str, str] | None = field(default=None, repr=False)
+    """Sent as a form, in place of a body."""
 
     def address(self) -> httpx.URL:
         """Return the URL with all parameters."""
@@ -284,6 +286,7 @@ class HttpClient:
             request.url,
             headers={"Accept": "application/json", **headers, **request.headers},
             json=request.body,
+            data=None if request.form is None else dict(request.form),
         )
         if is_ours and self._credentials is not None:
             if isinstance(self._credentials, OAuth2):
