@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ _CONTROLLER = ControllerOptions(
         }
     }
 )
+_ENDS_S = 5.0
 _DRAINS_S = 35.0
 """How long a replica may take to end: longer than a request."""
 ONE_REPLICA = Replicas()
@@ -86,6 +87,10 @@ class Server:
     def __serve_build_asgi_app__(self) -> Starlette:
         """Return the app; called once by Serve."""
         return self._app
+
+    def end_subscriptions(self) -> None:
+        """End what waits for new versions, which would last until the replica is killed."""
+        self._app.state.backend.tables.is_draining = True
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what Serve does not see of this replica; called by Serve."""
@@ -162,6 +167,10 @@ def stop() -> None:
     """Stop serving and disconnect from Ray: a local cluster ends, a joined cluster continues without the app."""
     if not ray.is_initialized():
         return
+    with suppress(
+        ray.serve.exceptions.RayServeException, TimeoutError
+    ):  # no replica has started, or one does not answer
+        ray.serve.get_app_handle(APP).broadcast("end_subscriptions").results(timeout_s=_ENDS_S)
     ray.serve.delete(APP)  # the replicas answer what has begun
     ray.shutdown()  # also ends a local cluster
 

@@ -75,7 +75,8 @@ def served_project(root: Path, **replicas: float) -> Iterator[ServedProject]:
             served._expect("ready")  # noqa: SLF001 - of this module
             yield served
         finally:
-            process.communicate(timeout=120)
+            if process.poll() is None:
+                process.communicate(timeout=120)
 
 
 def listeners(port: int) -> set[int]:

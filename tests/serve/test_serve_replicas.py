@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -123,6 +124,23 @@ def test_a_replica_that_is_killed_or_ends_fails_no_request(cafe):
     Runner(project).run()
     stored = Workspace(project).query("select id from sent order by all").to_pylist()
     assert [row["id"] for row in stored] == sorted(loads[0].sent + loads[1].sent), "each once"
+
+
+@pytest.mark.proof
+@pytest.mark.ray
+def test_a_server_that_stops_ends_subscriptions_and_answers_the_rest(cafe):
+    headers = {"Authorization": f"Bearer {cafe.key()}", "Accept": "text/event-stream"}
+    with served_project(cafe.root) as served, ExitStack() as streams:
+        for url in (served.url, served.direct_url):
+            address = f"{url}/v1/tables/guests/events"
+            answer = streams.enter_context(httpx.stream("GET", address, headers=headers, timeout=60))
+            lines = answer.iter_lines()
+            assert next(lines).startswith("id: ")
+            streams.callback(list, lines)  # raises unless the response is complete
+        begun = time.monotonic()
+        served.process.communicate(timeout=120)
+        assert time.monotonic() - begun < 25, "less than a request may take"
+        assert served.process.returncode == 0
 
 
 @pytest.mark.proof
