@@ -13,24 +13,27 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pipeline.core.errors import HeadwaterError, StorageError
+from pipeline.core.schema import Column, Schema
 from serve.access.caller import Caller
 from serve.access.fair_queue import CallerTurns
 from serve.background.cancellation import BackgroundCancellation
-from serve.background.records import BackgroundQuery, QueryStatus, write
+from serve.background.records import BackgroundQuery, BackgroundWork, QueryStatus, write
 from serve.background.rows import MOST_RESULT_ROWS, WrittenRows, rows_of, write_rows
 from serve.background.store import HeldQuery, QueryStore
 from serve.http_errors import AbandonedError, BusyError, GoneError, NotReadyError, UnknownError
 from serve.prepared_sql import prepare
 from serve.queries.cancellation import CURRENT
-from serve.queries.select import PageStatement
+from serve.queries.select import PageStatement, Statement
 from serve.reading import Reading
 
 _LOG = logging.getLogger("headwater.serve")
 SWEEPS_EVERY_S = 30.0
 """How often expired results are removed."""
+LOOKS_EVERY_S = 5.0
+"""How often a server that has nothing to run looks whether another one has handed something over."""
 _TELLS_EVERY_S = 1.0
 """How often the status of a query that runs is written."""
-_YIELDS_S, _LOOKS_EVERY_S = 60.0, 0.05
+_YIELDS_S, _YIELDS_EVERY_S = 60.0, 0.05
 """How long a query waits while requests wait for their turn, and how often it looks."""
 _NICENESS = 10
 _STOPPED: Mapping[str, str] = {"detail": "the server was stopped", "do": "submit the query again"}
@@ -111,7 +114,7 @@ class BackgroundQueries:
         return rows_of(query, status, folder, span)
 
     def close(self) -> None:
-        """Interrupt what runs, and run nothing more."""
+        """Interrupt what runs, and hand it and what waits over to another server."""
         with self._changed:
             self._is_closed = True
             if self._running is not None:
@@ -120,7 +123,7 @@ class BackgroundQueries:
         if self._thread is not None:
             self._thread.join()
         while (waiting := self._turns.next()) is not None:
-            self.store.end(waiting.held, QueryStatus("failed", problem=_STOPPED))
+            self._hand_over(waiting)
         self._reading.engine.close()
 
     def _run(self) -> None:
@@ -132,8 +135,8 @@ class BackgroundQueries:
                     self.store.sweep()
                 swept_at = time.monotonic()
             with self._changed:
-                if not self._is_closed and not self._turns:
-                    self._changed.wait(SWEEPS_EVERY_S)
+                if not self._is_closed and not self._take_over() and not self._turns:
+                    self._changed.wait(LOOKS_EVERY_S)
                 if self._is_closed or not self._turns:
                     continue
             self._yield()
@@ -145,21 +148,42 @@ class BackgroundQueries:
             self._execute(waiting, self._running)
             self._running = None
 
+    def _take_over(self) -> bool:
+        """Let a query wait here that another server has handed over, if there is one."""
+        with suppress(OSError):
+            taken = self.store.take_over()
+            if taken is not None:
+                held, work = taken
+                schema = Schema(tuple(Column(name, kind) for name, kind in held.query.columns))
+                statement = PageStatement(Statement(work.sql, work.values), schema)
+                self._turns.add(held.query.caller, _Waiting(held, statement, work.most_rows))
+                return True
+        return False
+
+    def _hand_over(self, waiting: _Waiting) -> None:
+        """Let another server run a query; one with values that cannot be written has failed."""
+        made = waiting.statement.statement
+        if all(value is None or isinstance(value, str | int | float) for value in made.values):
+            self.store.hand_over(waiting.held, BackgroundWork(made.sql, made.values, waiting.most_rows))
+        else:
+            self.store.end(waiting.held, QueryStatus("failed", problem=_STOPPED))
+
     def _yield(self) -> None:
         """Wait while requests wait for their turn, but not for ever."""
         until = time.monotonic() + _YIELDS_S
         while self._reading.queue.is_crowded and time.monotonic() < until and not self._is_closed:
-            time.sleep(_LOOKS_EVERY_S)
+            time.sleep(_YIELDS_EVERY_S)
 
     def _execute(self, waiting: _Waiting, cancellation: BackgroundCancellation) -> None:
         held, status = waiting.held, QueryStatus("running", started_at=time.time())
-        current = CURRENT.set(cancellation)
+        current, is_stopped = CURRENT.set(cancellation), False
         try:
             if not cancellation.is_cancelled:
                 write(held.folder, status)
             counts = self._written(waiting, status, cancellation)
             status = replace(_progress(status, counts), state="done", files=tuple(counts.files))
         except AbandonedError:
+            is_stopped = cancellation.reason == "stopped"
             status = self._ended(status, cancellation)
         except HeadwaterError as error:
             status = replace(status, state="failed", problem=self._problem(error))
@@ -173,7 +197,10 @@ class BackgroundQueries:
             status = replace(status, state="failed", problem={"detail": "internal error", "do": "see the server's log"})
         finally:
             CURRENT.reset(current)
-            self.store.end(held, status)
+            if is_stopped:
+                self._hand_over(waiting)
+            else:
+                self.store.end(held, status)
 
     def _written(self, waiting: _Waiting, status: QueryStatus, cancellation: BackgroundCancellation) -> WrittenRows:
         told_at = time.monotonic()
@@ -192,8 +219,6 @@ class BackgroundQueries:
     def _ended(self, status: QueryStatus, cancellation: BackgroundCancellation) -> QueryStatus:
         if cancellation.reason == "cancelled":
             return replace(status, state="cancelled")
-        if cancellation.reason == "stopped":
-            return replace(status, state="failed", problem=_STOPPED)
         got, do = f"more than {self._most_seconds:g} s", "use filters, or fewer columns"
         return replace(status, state="failed", problem={"detail": "the query takes too long", "got": got, "do": do})
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 QueryState = Literal["queued", "running", "done", "failed", "cancelled"]
 ACTIVE: tuple[QueryState, ...] = ("queued", "running")
-QUERY, STATUS = "query.json", "status.json"
+QUERY, STATUS, WORK = "query.json", "status.json", "work.json"
 UNREADABLE = (OSError, ValueError, TypeError, KeyError)
 """What is raised for a record that is not there, or that another version has written."""
 
@@ -54,6 +54,15 @@ class QueryStatus:
     """The number of rows of each file of the result."""
 
 
+@dataclass(frozen=True)
+class BackgroundWork:
+    """What another server needs to run a query: the statement with the policies in it. It is written when a server ends."""
+
+    sql: str
+    values: tuple[str | int | float | bool | None, ...]
+    most_rows: int
+
+
 def read_query(folder: Path) -> BackgroundQuery:
     """Return a query by its folder; raise one of `UNREADABLE` if it cannot be read."""
     parts = _parts(folder / QUERY)
@@ -66,14 +75,23 @@ def read_status(folder: Path) -> QueryStatus:
     return QueryStatus(**_parts(folder / STATUS))
 
 
-def write(folder: Path, record: BackgroundQuery | QueryStatus) -> None:
+def read_work(folder: Path) -> BackgroundWork:
+    """Return what another server has handed over; raise one of `UNREADABLE` if there is nothing."""
+    parts = _parts(folder / WORK)
+    return BackgroundWork(**{**parts, "values": tuple(parts["values"])})
+
+
+def write(folder: Path, record: BackgroundQuery | QueryStatus | BackgroundWork) -> None:
     """Write a record, so that readers see either the one before or this one."""
-    name = QUERY if isinstance(record, BackgroundQuery) else STATUS
+    name = _NAMES[type(record)]
     made = folder / f".{uuid.uuid4().hex}"
     descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(asdict(record), file)
     made.replace(folder / name)
+
+
+_NAMES: Mapping[type, str] = {BackgroundQuery: QUERY, QueryStatus: STATUS, BackgroundWork: WORK}
 
 
 def _parts(file: Path) -> dict[str, Any]:

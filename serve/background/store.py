@@ -1,7 +1,8 @@
 """The queries in the background and their results, in a folder that all servers of the machine share.
 
 A query is a folder with its id. The server that runs it holds a lock on a file in it, which the system releases when the process ends,
-however it does: whoever finds an active query without the lock knows that its server has stopped.
+however it does: whoever finds an active query without the lock knows that its server has stopped. A server that ends in order
+hands its queries over: it leaves what another one needs to run them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,18 @@ from pathlib import Path
 
 from serve.access.caller import Caller
 from serve.background.cancellation import MARKER
-from serve.background.records import ACTIVE, UNREADABLE, BackgroundQuery, QueryStatus, read_query, read_status, write
+from serve.background.records import (
+    ACTIVE,
+    UNREADABLE,
+    WORK,
+    BackgroundQuery,
+    BackgroundWork,
+    QueryStatus,
+    read_query,
+    read_status,
+    read_work,
+    write,
+)
 from serve.http_errors import BusyError, OverloadError, TooManyError, UnknownError
 
 MOST_OF_A_CALLER, MOST_QUERIES = 10, 200
@@ -123,9 +135,32 @@ class QueryStore:
             with suppress(FileNotFoundError):  # the folder was removed
                 if status.state != "done":
                     _remove_rows(held.folder)
+                (held.folder / WORK).unlink(missing_ok=True)
                 write(held.folder, replace(status, ended_at=now, expires_at=now + self._kept_s))
         finally:
             held.release()
+
+    def hand_over(self, held: HeldQuery, work: BackgroundWork) -> None:
+        """Let another server run a query that this process holds, from its beginning."""
+        try:
+            with suppress(FileNotFoundError):  # the folder was removed
+                _remove_rows(held.folder)
+                write(held.folder, work)
+                write(held.folder, QueryStatus())
+        finally:
+            held.release()
+
+    def take_over(self) -> tuple[HeldQuery, BackgroundWork] | None:
+        """Hold the oldest query that a server has handed over, and return what is to be done; `None` if there is none."""
+        waiting = [(query.submitted_at, folder) for folder, query, status in self._all() if status.state == "queued"]
+        for _, folder in sorted(waiting):
+            with suppress(*UNREADABLE):
+                query, work, lock = read_query(folder), read_work(folder), _lock_of(folder)
+                if lock is not None:
+                    if _is_queued(folder):
+                        return HeldQuery(query, folder, lock), work
+                    os.close(lock)
+        return None
 
     def require_space(self, held: HeldQuery, size: int) -> None:
         """Raise `OverloadError` or `BusyError` if the result of a query, of so many bytes so far, takes too much space."""
@@ -177,7 +212,7 @@ class QueryStore:
         with _locked(folder) as is_left:
             if is_left:
                 status = read_status(folder)  # it may have ended meanwhile
-                if status.state in ACTIVE:
+                if status.state in ACTIVE and not self._is_handed_over(folder, status):
                     now = self._clock()
                     problem = {"detail": "the server was stopped", "do": "submit the query again"}
                     status = replace(
@@ -188,6 +223,11 @@ class QueryStore:
         if status.state == "queued" and (folder / MARKER).exists():
             return replace(status, state="cancelled")
         return status
+
+    def _is_handed_over(self, folder: Path, status: QueryStatus) -> bool:
+        """Return whether another server may still run a query that none holds."""
+        waited = self._clock() - read_query(folder).submitted_at
+        return status.state == "queued" and (folder / WORK).exists() and waited < self._kept_s
 
     def _removed(self, folder: Path) -> bool:
         """Remove a folder at once for all readers; return whether it was there."""
@@ -228,15 +268,29 @@ class QueryStore:
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
     """Hold the lock of a query, if no process does; the value says whether that is so."""
+    lock = _lock_of(folder)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock_of(folder: Path) -> int | None:
+    """Return the descriptor of the file of a query, which is locked by it now; `None` if a process holds it."""
     descriptor = os.open(folder / _LOCK, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
         os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _is_queued(folder: Path) -> bool:
+    with suppress(*UNREADABLE):
+        return read_status(folder).state == "queued"
+    return False
 
 
 def _remove_rows(folder: Path) -> None:

@@ -27,7 +27,7 @@ from serve.access import authentication
 from serve.access.caller import Caller
 from serve.background import rows as background_rows
 from serve.background import store as query_store
-from serve.background.records import ACTIVE, BackgroundQuery, QueryStatus, read_status, write
+from serve.background.records import ACTIVE, BackgroundQuery, BackgroundWork, QueryStatus, read_status, write
 from serve.http_errors import HttpError
 from serve.queries.formats import MEDIA_TYPES
 from tests.rigs.proofs import SEED
@@ -387,14 +387,40 @@ def test_files_are_for_the_server_only(client, shop):
     assert "select" not in (folder / "query.json").read_text()
 
 
-def test_a_server_that_stops_says_so(shop):
+def test_a_server_that_ends_hands_its_queries_over(shop, monkeypatch):
+    monkeypatch.setattr("serve.background.queries.LOOKS_EVERY_S", 0.05)
     key = shop.key(**SALES)
     with shop.client(key=key) as client:
-        running, waiting = submit(client, LONG), submit(client, LONG)
-    with shop.client(key=key) as client:
-        for path in (running, waiting):
-            status = client.get(path).json()
-            assert (status["status"], status["problem"]["detail"]) == ("failed", "the server was stopped")
+        running, waiting = submit(client, LONG), submit(client, "select id from orders order by id", 2)
+        wait_until_running(client, running)
+    assert stat.S_IMODE((folder_of(shop, running) / "work.json").stat().st_mode) == 0o600
+    with shop.client(key=key) as client, shop.client(key=key) as other:
+        wait_until_running(client, running)
+        assert other.delete(running).status_code == 202
+        assert ended(other, running)["status"] == "cancelled"
+        status = ended(other, waiting)
+        assert (status["status"], status["row_count"], status["is_truncated"]) == ("done", 2, True)
+        assert client.get(f"{waiting}/rows").json()["rows"] == [{"id": 1}, {"id": 3}]
+        assert not (folder_of(shop, waiting) / "work.json").exists()
+
+
+def test_what_was_handed_over_is_taken_once_and_fails_in_the_end(tmp_path):
+    query = BackgroundQuery("1" * 32, "key", "c", "", time.time(), (("a", "INTEGER"),), {})
+    store, caller = query_store.QueryStore(tmp_path, 1 << 30, 60), Caller("c", "key")
+    work = BackgroundWork("select cast(? as integer) as a", ("1",), 5)
+    store.hand_over(store.create(query), work)
+    assert store.find(query.id, caller)[1].state == "queued"
+    with ThreadPoolExecutor(8) as threads:
+        taken = [each for each in threads.map(lambda _: store.take_over(), range(8)) if each is not None]
+    [(held, found)] = taken
+    assert (held.query, found) == (query, work)
+    store.hand_over(held, work)
+    store.cancel(query.id)
+    assert store.find(query.id, caller)[1].state == "cancelled"
+    late = query_store.QueryStore(tmp_path, 1 << 30, 60, clock=lambda: time.time() + 61)
+    status = late.find(query.id, caller)[1]
+    assert (status.state, status.problem["detail"]) == ("failed", "the server was stopped")
+    assert store.take_over() is None
 
 
 REPLICA = """

@@ -138,7 +138,7 @@ def ask_after_leaving(url, key):
 @pytest.mark.timeout(300)
 def test_a_statement_ends_whether_its_client_came_through_the_proxy_or_not(cafe):
     key = cafe.key()
-    with served_project(cafe.root, "1") as served:
+    with served_project(cafe.root, least=1, most=1) as served:
         assert httpx.get(f"{served.url}/health", timeout=60).status_code == 200
         assert ask_after_leaving(served.url, key) < 10
         assert ask_after_leaving(served.direct_url, key) < 10
@@ -150,15 +150,21 @@ def test_a_statement_ends_whether_its_client_came_through_the_proxy_or_not(cafe)
 def test_a_query_in_the_background_is_known_to_all_replicas_and_fails_with_its_own(cafe):
     headers = {"Authorization": f"Bearer {cafe.key()}", "Prefer": "respond-async"}
     with (
-        served_project(cafe.root, "2") as served,
+        served_project(cafe.root, least=2, most=2) as served,
         httpx.Client(base_url=served.url, headers=headers, timeout=60) as client,
     ):
         path = client.post("/v1/query", json={"sql": LONG}).headers["location"]
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while client.get(path).json()["status"] != "running":
             assert time.monotonic() < until
             time.sleep(0.1)
         assert {client.get(path).json()["status"] for _ in range(20)} == {"running"}
+        before = client.get(path).json()["started_at"]
+        served.deploy(2)  # both replicas end in order
+        while (told := client.get(path).json())["status"] != "running" or told["started_at"] == before:
+            assert told["status"] in {"queued", "running"}, told
+            assert time.monotonic() < until, told
+            time.sleep(0.1)
         for process in served.wait_for_replicas(2):
             os.kill(process, signal.SIGKILL)
         served.wait_for_replicas(2)
