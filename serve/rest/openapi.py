@@ -255,7 +255,10 @@ def _changes(definition: StoredDefinition, schema: Schema | None) -> dict[str, A
     told = (Column(CHANGE_TYPE, "VARCHAR"), Column(CHANGED, "VARCHAR[]"))
     operation = _table(definition, None if schema is None else Schema((*told, *schema.columns)))
     operation["description"] = f"The rows of {definition.name} that differ from an earlier version.\n\n{_FILTERS}"
-    operation["operationId"] = f"read_changes_of_{definition.name}"
+    operation["summary"], operation["operationId"] = (
+        f"changes of {definition.name}",
+        f"read_changes_of_{definition.name}",
+    )
     operation["parameters"].append(CHANGES_SINCE)
     return operation
 

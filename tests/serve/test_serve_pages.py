@@ -70,6 +70,8 @@ def test_openapi_is_valid(client):
     operations = [o for methods in document["paths"].values() for o in methods.values()]
     ids = [operation["operationId"] for operation in operations]
     assert len(set(ids)) == len(ids)
+    summaries = [operation["summary"] for operation in operations]
+    assert len(set(summaries)) == len(summaries), "the page lists them"
     for reference in re.findall(r'"\$ref": ?"([^"]+)"', client.get("/openapi.json").text):
         assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
     for operation in operations:
