@@ -3,14 +3,18 @@
 A table of ten million trips with a key. Cases: `cached`, the same page again; `point`, a row by its key; `page`, the first rows of a
 filter; `aggregate`, a sum by a group; `export`, all rows of a filter as Arrow (CSV for Datasette, Arrow for ROAPI). Parts, for 1, 16 and 64
 connections that ask again as soon as they have an answer: the median, the 99th percentile, `each`, the seconds between two answers, and
-`MB`, the seconds for each megabyte. Compared are the sums of `each`. Our requests are authenticated, limited and recorded; those of the others are
+`MB`, the seconds for each megabyte. `shared` has a Valkey server for several replicas; what that is for is the case `cold`: a replica that
+has answered nothing is asked for sums that another one has answered twice, with the server and without it (`alone`). Otherwise, compared are the sums of `each`. Our requests are authenticated, limited and recorded; those of the others are
 not. `bare` is uvicorn with the bytes of our response. The client needs cores of the same machine.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,12 +27,14 @@ from benchmarks import data
 from benchmarks.interleaved_runs import Answer, Case, Contestant, Ran, UnableError
 from benchmarks.peer import interpreter
 from benchmarks.served import HEADWATER, answered, command, loaded, server
+from benchmarks.valkey import valkey
 from cluster.local.ports import unused_port
 
 ROWS = 10_000_000
 CONNECTIONS = "1,16,64"
 SECONDS = 5.0
 _POINTS = 2_000
+_SUMS = 100
 _DEFINITIONS = """
 from pipeline import files, mart, source
 
@@ -119,10 +125,19 @@ def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
     made = "select i as id, 's' || (hash(i) % 500) as station, (hash(i, 1) % 10000) / 100.0 as km, (hash(i, 2) % 10000)::integer as fare"
     files = data.made("trips", made, rows)
     seconds = max(0.5, SECONDS * min(scale * 10, 1.0))
+    if not only or "cold" in only:
+        asked = _questions(rows)["aggregate"]
+        contestants = [
+            Contestant("auto", partial(_cold, files, asked, is_shared=True), is_ours=True),
+            Contestant("alone", partial(_cold, files, asked, is_shared=False)),
+        ]
+        yield Case("cold", _expected(files, asked), contestants, {"rows": rows})
     for name, question in _questions(rows).items():
         if only and name not in only:
             continue
         contestants = [Contestant("auto", partial(_ours, files, question, seconds), is_ours=True)]
+        if name in {"cached", "point"}:
+            contestants.append(Contestant("shared", partial(_shared, files, question, seconds), is_ours=True))
         if name == "cached":
             contestants.append(Contestant("bare", partial(_bare, files, question, seconds)))
         if question.roapi:
@@ -140,13 +155,49 @@ def _expected(files: Path, question: _Question) -> Answer:
         return con.execute(question.sql).fetchall()
 
 
-def _ours(files: Path, question: _Question, seconds: float, folder: Path) -> Ran:
+def _shared(files: Path, question: _Question, seconds: float, folder: Path) -> Ran:
+    with valkey(folder) as url:
+        return _ours(files, question, seconds, folder, url)
+
+
+def _cold(files: Path, question: _Question, folder: Path, *, is_shared: bool) -> Ran:
+    """Return how long a replica takes for each answer that another one has given twice."""
+    begun = time.perf_counter()
+    with ExitStack() as stack:
+        project, key = _project(files, folder, stack.enter_context(valkey(folder)) if is_shared else "")
+        host = "data.example.com"  # both have one address for their clients
+        headers, asked = {"Authorization": f"Bearer {key}", "Accept": question.accept, "Host": host}, []
+        for name in ("warm", "cold"):
+            (folder / name).mkdir()
+            port, direct = unused_port(), unused_port()
+            words = [HEADWATER, "serve", "--port", port, "--direct-port", direct, "--project", project]
+            stack.enter_context(server(words, folder / name, f"http://127.0.0.1:{port}/health"))
+            asked.append({"url": f"http://127.0.0.1:{direct}", "headers": headers})
+        warm, cold = asked
+        for path in [*question.ours[:_SUMS], *question.ours[:_SUMS]]:
+            answered(warm, path)
+        taken, answer = [], answered(cold, question.ours[0])["rows"]
+        for path in question.ours[1:_SUMS]:
+            asked_at = time.perf_counter()
+            answered(cold, path)
+            taken.append(time.perf_counter() - asked_at)
+    parts = {"p50": statistics.median(taken), "each": statistics.fmean(taken)}
+    rows = [tuple(row.values()) for row in answer]
+    return Ran(parts["each"], time.perf_counter() - begun, 0, rows, parts)
+
+
+def _project(files: Path, folder: Path, redis_url: str) -> tuple[Path, str]:
+    """Return the folder of a project whose table is computed, and a key."""
     project = folder / "project"
     project.mkdir()
-    (project / "headwater.toml").write_text(_TOML)
+    (project / "headwater.toml").write_text(_TOML + (f'redis_url = "{redis_url}"\n' if redis_url else ""))
     (project / "trips.py").write_text(_DEFINITIONS.format(files=files))
     command("run", "--no-summary", "--project", project)
-    key = command("keys", "create", "benchmark", "--project", project)
+    return project, command("keys", "create", "benchmark", "--project", project)
+
+
+def _ours(files: Path, question: _Question, seconds: float, folder: Path, redis_url: str = "") -> Ran:
+    project, key = _project(files, folder, redis_url)
     port, direct = unused_port(), unused_port()
     words = [HEADWATER, "serve", "--port", port, "--direct-port", direct, "--project", project]
     with server(words, folder, f"http://127.0.0.1:{port}/health") as process:

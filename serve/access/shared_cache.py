@@ -30,8 +30,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
 _WANTED_S = 10
 """How long a response is kept that others wait for, but that nobody has asked for before."""
 _MOST_HEAD_BYTES = 1 << 16
-LEAST_S = 0.004
-"""How much of a processor a response takes at least that is worth the way to the server, which takes a tenth of that."""
+LEAST_S = 0.0015
+"""How much of a processor a response takes at least that is worth the way to the server, which takes a third of that."""
 _WEIGHT = 0.3
 _MOST_FORMS = 4_096
 _MOST_FORM = 500
