@@ -14,7 +14,7 @@ from ml.features.materialization import ViewStatus
 from pipeline.core.event_time import format_duration
 from serve.access.gate import context_of
 from serve.entity_features import MOST_ENTITIES, Entity, FeatureViews, VisibleView, of_text
-from serve.http_errors import HttpError, TooLargeError
+from serve.http_errors import HttpError
 from serve.reading import Reading
 from serve.request_body import read_body
 from serve.rest.catalog import words_of
@@ -98,7 +98,6 @@ def _asked(body: bytes) -> tuple[Sequence[Entity], Sequence[str]]:
     if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
         raise HttpError("'features' is a list of names")
     if len(entities) > MOST_ENTITIES:
-        raise TooLargeError(
-            f"there are more than {MOST_ENTITIES} entities", got=str(len(entities)), do="send several requests"
-        )
+        got, do = str(len(entities)), "send several requests"
+        raise HttpError(f"there are more than {MOST_ENTITIES} entities", got=got, do=do)
     return entities, names
