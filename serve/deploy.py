@@ -10,6 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import ray
 import ray.serve
@@ -25,6 +26,7 @@ from serve.app import create_app
 from serve.direct import DirectServer
 from serve.flight.server import FlightServer
 from serve.http_errors import BusyError
+from serve.postgres.server import PostgresEndpoint
 from serve.proxy_retries import middlewares
 from serve.queries.select import Statement
 from serve.replicas import DIRECT_REQUESTS, Replicas
@@ -62,27 +64,34 @@ class Endpoint:
     """That on which replicas answer themselves."""
     flight_url: str | None = None
     """That of Flight SQL."""
+    postgres_url: str | None = None
+    """That of PostgreSQL's protocol."""
 
 
 class Server:
     """One replica: it loads the project from its folder and serves its app."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each port, given by position to a process of Ray
         self,
         root: str,
         env: str | None,
         direct: tuple[str, int] | None = None,
-        sql: tuple[str, int] | None = None,
+        flight: tuple[str, int] | None = None,
+        postgres: tuple[str, int] | None = None,
         tls: TlsFiles | None = None,
     ) -> None:
         """Load the project; an error in its settings or definitions fails the deployment.
 
-        `direct` and `sql` are the hosts and ports of the direct server and of Flight SQL, which use `tls` if it is given.
+        `direct`, `flight` and `postgres` are the hosts and ports of the direct server, of Flight SQL and of PostgreSQL's protocol,
+        which use `tls` if it is given.
         """
         self._app = create_app(load(root, env=env))
         self._direct = None if direct is None else DirectServer(self._app, *direct, tls)
-        self._flight = None if sql is None else FlightServer(self._app.state.backend, *sql, tls)
-        self._app.state.closing.extend(each.close for each in (self._direct, self._flight) if each is not None)
+        backend = self._app.state.backend
+        self._flight = None if flight is None else FlightServer(backend, *flight, tls)
+        self._postgres = None if postgres is None else PostgresEndpoint(backend, *postgres, tls)
+        doors = (self._direct, self._flight, self._postgres)
+        self._app.state.closing.extend(each.close for each in doors if each is not None)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Return the app; called once by Serve."""
@@ -97,12 +106,14 @@ class Server:
         return {DIRECT_REQUESTS: 0.0 if self._direct is None else self._direct.mean_requests()}
 
     def check_health(self) -> None:
-        """Raise if the replica's DuckDB instance or its direct server does not answer; Serve then replaces the replica.
+        """Raise if the replica's DuckDB instance or one of its own servers does not answer; Serve then replaces the replica.
 
         The lake is not checked: if it is unavailable, a new replica would fail too, and /health reports it.
         """
         if self._direct is not None and not self._direct.is_alive:
             raise UnavailableError("the direct server has ended")
+        if self._postgres is not None and not self._postgres.is_alive:
+            raise UnavailableError("the server of PostgreSQL's protocol has ended")
         self._app.state.backend.engine.rows(Statement("select 1"))
 
 
@@ -114,6 +125,7 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
     port: int = 8000,
     direct_port: int | None = None,
     flight_port: int | None = None,
+    postgres_port: int | None = None,
     tls: TlsFiles | None = None,
     replicas: Replicas = ONE_REPLICA,
 ) -> Endpoint:
@@ -122,16 +134,20 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
     Joins the cluster of `RAY_ADDRESS`, or starts a local one. Replicas run on this machine, where the project's
     folder is. They inherit this process's `HEADWATER_*` variables; all other variables that the settings name must be
     set where Ray was started. With `direct_port`, the replicas also listen there themselves; see `DirectServer`. With `flight_port`, they
-    answer Flight SQL there; see `FlightServer`. Both use `tls` if it is given; Ray Serve's proxy cannot.
+    answer Flight SQL there; see `FlightServer`. With `postgres_port`, they answer drivers of PostgreSQL there; see `PostgresEndpoint`. All
+    of them use `tls` if it is given; Ray Serve's proxy cannot.
 
     Before Ray is started, raises `RequestError` for a port in use, one port for both, files for TLS that cannot be used,
     and the errors of loading the project.
     """
+    own = (direct_port, flight_port, postgres_port)
     if tls is not None:
-        if direct_port is None and flight_port is None:
-            raise RequestError("Ray Serve's proxy has no TLS", do="pass --direct-port or --flight-port too")
+        if own == (None, None, None):
+            raise RequestError(
+                "Ray Serve's proxy has no TLS", do="pass --direct-port, --flight-port or --postgres-port too"
+            )
         tls.require()
-    ports = [port, *(each for each in (direct_port, flight_port) if each is not None)]
+    ports = [port, *(each for each in own if each is not None)]
     for number in ports:
         _require_free(host, number)
     if len(set(ports)) < len(ports):
@@ -150,16 +166,20 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
             ray.shutdown()
         raise
     try:
-        listening = (None if each is None else (host, each) for each in (direct_port, flight_port))
+        listening = (None if each is None else (host, each) for each in own)
         _deploy((str(settings.root), env, *listening, tls), numbers)
     except BaseException:
         stop()
         raise
     address, secure = f"{f'[{host}]' if ':' in host else host}", tls is not None
+    database = quote(settings.name)
     return Endpoint(
         f"http://{address}:{port}",
         None if direct_port is None else f"{'https' if secure else 'http'}://{address}:{direct_port}",
         None if flight_port is None else f"{'grpc+tls' if secure else 'grpc'}://{address}:{flight_port}",
+        None
+        if postgres_port is None
+        else f"postgresql://{address}:{postgres_port}/{database}{'?sslmode=require' if secure else ''}",
     )
 
 

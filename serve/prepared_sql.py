@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
@@ -24,8 +24,9 @@ from serve.queries.values import shown
 from serve.reading import Reading
 
 _LOG = logging.getLogger("headwater.serve")
+NO_COLUMN = re.compile(r'Referenced column "([^"]+)" not found|does not have a column named "([^"]+)"')
+"""What the engine says about a column that there is not."""
 _NO_TYPES = ("VARIANT", "GEOMETRY")
-_NO_COLUMN = re.compile(r'Referenced column "([^"]+)" not found|does not have a column named "([^"]+)"')
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,12 @@ class PreparedSql:
     is_stable: bool
 
 
-def prepare(reading: Reading, caller: Caller, text: str, limit: int | None) -> PreparedSql:
+def prepare(
+    reading: Reading, caller: Caller, text: str, limit: int | None, *, own_types: Collection[str] = ()
+) -> PreparedSql:
     """Check a statement, and put what the caller may see in place of its tables.
 
-    The statement returns one row more than `limit`. Raises `HttpError` for what the guard does not allow, and for columns
+    The columns have types that a lake stores, or one of `own_types`. The statement returns one row more than `limit`. Raises `HttpError` for what the guard does not allow, and for columns
     and types that do not fit.
     """
     grants = {grant.definition.name: grant for grant in reading.authorizer.readable(caller)}
@@ -55,7 +58,10 @@ def prepare(reading: Reading, caller: Caller, text: str, limit: int | None) -> P
     values = tuple(value for each in metrics.values() for value in each.statement.statement.values)
     schema = _schema(reading, Statement(sql, values))
     _require_returnable(schema)
-    columns = tuple(Column(column.name, stored_type(column.type)) for column in schema.columns)
+    columns = tuple(
+        Column(column.name, column.type if column.type in own_types else stored_type(column.type))
+        for column in schema.columns
+    )
     casts = ", ".join(
         quoted(column.name)
         if column.type == before.type
@@ -117,7 +123,7 @@ def _schema(reading: Reading, made: Statement) -> Schema:
     except duckdb.Error as error:
         # the engine's text is not for the caller: it quotes the statement, which contains the policies
         _LOG.info("a statement of a caller does not fit: %s", error)
-        column = _NO_COLUMN.search(str(error).partition("\n")[0])
+        column = NO_COLUMN.search(str(error).partition("\n")[0])
         problem = (
             "the columns or types do not fit"
             if column is None

@@ -34,8 +34,14 @@ def serve(
         int | None,
         typer.Option(help="Port on which the replicas answer Flight SQL, for ADBC and JDBC drivers.", min=1, max=65535),
     ] = None,
+    postgres_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port on which the replicas answer PostgreSQL's protocol, for psql and BI tools.", min=1, max=65535
+        ),
+    ] = None,
     tls_cert: Annotated[
-        Path | None, typer.Option(help="Certificate of the direct port and of Flight SQL, for TLS: a PEM file.")
+        Path | None, typer.Option(help="Certificate of the other ports than --port, for TLS: a PEM file.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key, likewise.")] = None,
     client_ca: Annotated[
@@ -65,6 +71,7 @@ def serve(
         port=port,
         direct_port=direct_port,
         flight_port=flight_port,
+        postgres_port=postgres_port,
         tls=_tls_files(tls_cert, tls_key, client_ca),
         replicas=Replicas.of(replicas),
     )
@@ -110,6 +117,8 @@ def _show_addresses(endpoint: Endpoint) -> None:
         out.print(f"without Ray's proxy: {endpoint.direct_url}")
     if endpoint.flight_url is not None:
         out.print(f"Flight SQL: {endpoint.flight_url}")
+    if endpoint.postgres_url is not None:
+        out.print(f"PostgreSQL's protocol: {endpoint.postgres_url}", soft_wrap=True)
 
 
 def _has_keys(project: Project) -> bool:

@@ -33,6 +33,7 @@ ROUTES = (
     "metrics",
     "models",
     "odata",
+    "postgres",
     "quality",
     "queries",
     "query",
@@ -42,7 +43,7 @@ ROUTES = (
     "streams",
     "tables",
 )
-"""The groups of endpoints that may have limits of their own: the first words of their paths after `/v1/`, and Flight SQL."""
+"""The groups of endpoints that may have limits of their own: the first words of their paths after `/v1/`, Flight SQL, and PostgreSQL's protocol."""
 
 
 @dataclass(frozen=True)

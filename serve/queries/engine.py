@@ -28,6 +28,11 @@ from serve.queries.values import shown
 
 _LOG = logging.getLogger("headwater.serve")
 _BATCH_ROWS = 8_192
+DIVISION = (
+    "create macro pg_div(a integer, b integer) as a // b, (a bigint, b bigint) as a // b, (a hugeint, b hugeint) as a // b, "
+    "(a double, b double) as a / b"
+)
+"""The division of PostgreSQL's dialect: that of integers is an integer."""
 _MOST_EXPORTS = 16
 """How many exports of a replica are sent at once."""
 
@@ -163,6 +168,7 @@ class Engine:
                     con.execute(f"set max_temp_directory_size = '{4 * self._limits.memory_bytes}B'")
                 folders = [self._lake.uri.rstrip("/"), *map(str, self._folders)]
                 con.execute(f"set allowed_directories = [{', '.join(literal(folder + '/') for folder in folders)}]")
+                con.execute(DIVISION)
                 con.execute("set python_enable_replacements = false")  # a name is never a variable of this process
                 con.execute("set enable_external_access = false; set lock_configuration = true")
                 self._con = con

@@ -33,7 +33,8 @@ _NODES: tuple[type[exp.Expr], ...] = (
     exp.Table, exp.Column, exp.Identifier, exp.Star, exp.Literal, exp.Boolean, exp.Null, exp.DataType, exp.DataTypeParam, exp.Interval,
     exp.Var, exp.And, exp.Or, exp.Xor, exp.Not, exp.Is, exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ,
     exp.Between, exp.In, exp.Like, exp.ILike, exp.Escape, exp.Exists, exp.Any, exp.All, exp.Neg, exp.Add, exp.Sub, exp.Mul, exp.Div,
-    exp.IntDiv, exp.Mod, exp.DPipe, exp.Window, exp.WindowSpec, exp.Filter, exp.IgnoreNulls, exp.RespectNulls, exp.WithinGroup, exp.Lambda,
+    exp.IntDiv, exp.Mod, exp.DPipe, exp.BitwiseAnd, exp.BitwiseOr, exp.BitwiseXor, exp.BitwiseNot, exp.BitwiseLeftShift,
+    exp.BitwiseRightShift, exp.Window, exp.WindowSpec, exp.Filter, exp.IgnoreNulls, exp.RespectNulls, exp.WithinGroup, exp.Lambda,
     exp.Bracket, exp.Slice, exp.Dot, exp.Kwarg, exp.PropertyEQ, exp.Rollup, exp.Cube, exp.GroupingSets, exp.AtTimeZone, exp.Case, exp.If, exp.Cast, exp.TryCast, exp.Struct,
     exp.Array, exp.Coalesce, exp.Func,
 )  # fmt: skip
@@ -52,7 +53,7 @@ _FUNCTIONS = frozenset(
     list_median list_min list_position list_reverse list_slice list_sort list_sum list_transform list_unique
     list_value list_where list_zip ln log log10 log2 lower ltrim make_date make_time make_timestamp map
     map_contains map_entries map_extract map_extract_value map_keys map_values md5 microsecond millisecond
-    minute mod month monthname nullif octet_length ord overlay pi position pow power prefix quarter radians
+    minute mod month monthname nullif octet_length ord overlay pg_div pi position pow power prefix quarter radians
     regexp_extract regexp_extract_all regexp_full_match regexp_matches regexp_replace replace reverse right
     round round_even row rtrim second sha1 sha256 sign sin split_part sqrt starts_with strftime string_split
     strip_accents strlen strpos strptime struct_extract struct_pack substr substring suffix tan time_bucket
@@ -94,8 +95,11 @@ class GuardedSql:
         return f"with {parts} select * from ({text})" if parts else f"select * from ({text})"
 
 
-def guarded(text: str, readable: Collection[str]) -> GuardedSql:
-    """Return the SELECT of a caller that may read some tables; raise `HttpError` if it contains anything else than the lists allow."""
+def guarded(text: str, readable: Collection[str], *, more_functions: Collection[str] = ()) -> GuardedSql:
+    """Return the SELECT of a caller that may read some tables; raise `HttpError` if it contains anything else than the lists allow.
+
+    `more_functions` are allowed too.
+    """
     tree = _parsed(text)
     metrics = _metrics_of(tree)
     names = {name.lower(): name for name in readable}
@@ -110,7 +114,7 @@ def guarded(text: str, readable: Collection[str]) -> GuardedSql:
         if number > _MOST_NODES:
             raise HttpError(f"the statement has more than {_MOST_NODES} parts", do="send a shorter one")
         is_stable &= not _is_clock(node)
-        _require_allowed(node)
+        _require_allowed(node, more_functions)
     tables: dict[str, None] = {}
     for name in tables_of(tree):  # those of WITH only where they are defined
         if name in metrics:
@@ -156,7 +160,7 @@ def _parsed(text: str) -> exp.Query:
     return trees[0]
 
 
-def _require_allowed(node: exp.Expr) -> None:
+def _require_allowed(node: exp.Expr, more_functions: Collection[str]) -> None:
     if isinstance(node, exp.Table):
         _require_name(node)
     if _is_clock(node):
@@ -165,7 +169,7 @@ def _require_allowed(node: exp.Expr) -> None:
         raise HttpError(f"{_called(node)} cannot be used", do="see docs/serving.md for what can")
     if isinstance(node, exp.Func) and not isinstance(node, exp.Connector):
         name = function_name(node)
-        if name not in _FUNCTIONS:
+        if name not in _FUNCTIONS and name not in more_functions:
             raise HttpError(f"the function {shown(name)} cannot be used", do=did_you_mean(name[:100], _FUNCTIONS))
 
 

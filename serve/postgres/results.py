@@ -1,0 +1,220 @@
+"""The rows of SELECTs: of tables by the engine that all interfaces share, and about the catalog by its own."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pyarrow as pa
+from anyio import to_thread
+
+from pipeline.core.errors import HeadwaterError
+from pipeline.core.schema import Schema
+from serve.access.admission import RequestContext
+from serve.access.authorization import require_scope
+from serve.access.caller import ANONYMOUS, Caller
+from serve.backend import Backend
+from serve.http_errors import TooManyError
+from serve.postgres.catalog import PostgresCatalog
+from serve.postgres.messages import TEXT, FieldDescription, data_rows
+from serve.postgres.statements import SelectStatement
+from serve.postgres.values import Encoder, field_of, sent_as
+from serve.prepared_sql import prepare
+from serve.problems import status_of
+from serve.queries.cancellation import CURRENT, Cancellation
+from serve.queries.select import Statement
+
+_OWN_TYPES = frozenset({"INTERVAL", "TIME", "UUID"})
+"""Types that PostgreSQL has and no lake stores."""
+_MOST_ROWS = 2_048
+"""How many rows are encoded and sent at once."""
+
+
+class OpenResult:
+    """The rows of a SELECT, which are read as they are sent."""
+
+    def __init__(
+        self, fields: Sequence[FieldDescription], encoders: Sequence[Encoder], batches: Iterator[pa.RecordBatch], cancellation: Cancellation,
+        record: Callable[[int, int], None],
+    ) -> None:  # fmt: skip
+        """Send `batches`; `record` is called once, with the status and the number of rows that were sent."""
+        self.fields = fields
+        self.is_done = False
+        self._encoders = encoders
+        self._batches = batches
+        self._cancellation = cancellation
+        self._record: Callable[[int, int], None] | None = record
+        self._rest: pa.RecordBatch | None = None
+        self._sent = 0
+
+    async def read(self, most: int) -> AsyncIterator[tuple[bytes, int]]:
+        """Yield messages with rows and how many they are, all or at most so many unless that is 0; raises as `Engine.batches` does."""
+        left = most
+        while not self.is_done and (left > 0 or not most):
+            batch = await self._next()
+            if batch is None:
+                self.is_done = True
+                self.close()
+                return
+            size = min(_MOST_ROWS, left) if most else _MOST_ROWS
+            if batch.num_rows > size:
+                self._rest, batch = batch.slice(size), batch.slice(0, size)
+            left -= batch.num_rows
+            self._sent += batch.num_rows
+            yield await to_thread.run_sync(self._encoded, batch), batch.num_rows
+
+    def close(self, status: int = 200) -> None:
+        """Read no more, and record the statement."""
+        close = getattr(self._batches, "close", None)
+        if close is not None:
+            close()
+        self._batches, self._rest = iter(()), None
+        if self._record is not None:
+            self._record(status, self._sent)
+            self._record = None
+
+    async def _next(self) -> pa.RecordBatch | None:
+        if self._rest is not None:
+            batch, self._rest = self._rest, None
+            return batch
+        with _cancelled_by(self._cancellation):
+            try:
+                return await to_thread.run_sync(_next, self._batches)
+            except HeadwaterError as error:
+                self.close(status_of(error))
+                raise
+
+    def _encoded(self, batch: pa.RecordBatch) -> bytes:
+        columns = [
+            [None if value is None else encode(value) for value in column.to_pylist()]
+            for encode, column in zip(self._encoders, batch.columns, strict=True)
+        ]
+        return data_rows(columns, batch.num_rows)
+
+
+class PostgresResults:
+    """Runs SELECTs for the holder of a key or token, which is checked again for each statement."""
+
+    def __init__(self, backend: Backend, catalog: PostgresCatalog, credential: str, address: str) -> None:
+        """Use a key or token, and the address that it came from."""
+        self._backend = backend
+        self._catalog = catalog
+        self._authorization = f"Bearer {credential}"
+        self._address = address
+
+    async def caller(self) -> Caller:
+        """Return the caller as it is now; raises `UnauthenticatedError`, and `ForbiddenError` if it may not send SQL."""
+        admission = self._backend.admission
+        admission.require_record()
+        caller = admission.known(self._authorization, self._address)
+        if caller is None:
+            caller = await to_thread.run_sync(admission.caller, self._authorization, self._address)
+        require_scope(caller, "query")
+        return caller
+
+    async def schema(self, statement: SelectStatement, sql: str) -> Schema:
+        """Return the columns of a SELECT."""
+        caller = await self._admitted()
+        if statement.is_catalog:
+            return await to_thread.run_sync(self._catalog.schema, caller, self._catalog.checked(sql))
+        reading = self._backend.reading
+        return (await reading.run(caller, prepare, reading, caller, sql, None, own_types=_OWN_TYPES)).statement.schema
+
+    async def open(
+        self, statement: SelectStatement, sql: str, forms: Sequence[int], cancellation: Cancellation
+    ) -> OpenResult:
+        """Begin to read the rows of a SELECT, so that most errors are raised here; `cancellation` ends it."""
+        context = RequestContext(uuid.uuid4().hex, ANONYMOUS, "", time.perf_counter())
+
+        def record(status: int, rows: int) -> None:
+            context.facts["rows"] = rows
+            self._backend.admission.record(context, "SELECT", "/postgres", {"status": status})
+
+        try:
+            with _cancelled_by(cancellation):
+                context.caller = await self._admitted(context)
+                opening = self._of_catalog if statement.is_catalog else self._of_tables
+                schema, encoders, batches = await opening(sql, forms, context)
+        except HeadwaterError as error:
+            record(status_of(error), 0)
+            raise
+        return OpenResult(fields_of(statement, schema, forms), encoders, batches, cancellation, record)
+
+    async def _of_tables(
+        self, sql: str, forms: Sequence[int], context: RequestContext
+    ) -> tuple[Schema, Sequence[Encoder], Iterator[pa.RecordBatch]]:
+        reading, caller = self._backend.reading, context.caller
+        prepared = await reading.run(caller, prepare, reading, caller, sql, None, own_types=_OWN_TYPES)
+        context.facts.update(table=",".join(prepared.versions), why="scope query")
+        schema, bound = prepared.statement.schema, prepared.statement.statement
+        made, encoders = _sending(bound.sql, schema, forms)
+        batches = self._backend.engine.batches(Statement(made, bound.values))
+        first = await reading.run(caller, _next, batches)
+        return schema, encoders, _after(first, batches)
+
+    async def _of_catalog(
+        self, sql: str, forms: Sequence[int], context: RequestContext
+    ) -> tuple[Schema, Sequence[Encoder], Iterator[pa.RecordBatch]]:
+        context.facts.update(why="the catalog of what the caller may read")
+        checked = self._catalog.checked(sql)
+        schema = await to_thread.run_sync(self._catalog.schema, context.caller, checked)
+        made, encoders = _sending(checked, schema, forms)
+        rows: pa.Table = await to_thread.run_sync(self._catalog.rows, context.caller, made)
+        return schema, encoders, iter(rows.to_batches())
+
+    async def _admitted(self, context: RequestContext | None = None) -> Caller:
+        """Return the caller, and count a statement of it; what it costs more is counted when it is recorded."""
+        caller, admission = await self.caller(), self._backend.admission
+        charges = admission.charges(caller, self._address, "postgres")
+        if context is not None:
+            context.charges = charges
+        if not (await admission.admit(charges)).is_granted:
+            raise TooManyError("there are too many requests", do="send fewer, or wait")
+        return caller
+
+
+def fields_of(statement: SelectStatement, schema: Schema, forms: Sequence[int]) -> list[FieldDescription]:
+    """Return the columns of a result, with the names that PostgreSQL gives them; `forms` are one for all, or one for each."""
+    columns = schema.columns
+    names = statement.names if len(statement.names) == len(columns) else schema.names
+    return [field_of(c, name, form) for c, name, form in zip(columns, names, _each(forms, len(columns)), strict=True)]
+
+
+def _each(forms: Sequence[int], number: int) -> Sequence[int]:
+    return list(forms) * number if len(forms) == 1 else forms or [TEXT] * number
+
+
+def _sending(sql: str, schema: Schema, forms: Sequence[int]) -> tuple[str, list[Encoder]]:
+    """Return a SELECT of what is sent of each column, in their order, and the functions that make bytes of it."""
+    names = [f"c{number}" for number in range(len(schema.columns))]
+    each = [
+        sent_as(c, name, form) for c, name, form in zip(schema.columns, names, _each(forms, len(names)), strict=True)
+    ]
+    columns = ", ".join(f"{text} as {name}" for name, (text, _) in zip(names, each, strict=True))
+    return f"select {columns} from ({sql}) as t({', '.join(names)})", [encoder for _, encoder in each]
+
+
+def _next(batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
+    return next(batches, None)
+
+
+def _after(first: pa.RecordBatch | None, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    try:
+        if first is not None:
+            yield first
+            yield from batches
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()
+
+
+@contextmanager
+def _cancelled_by(cancellation: Cancellation) -> Iterator[None]:
+    token = CURRENT.set(cancellation)
+    try:
+        yield
+    finally:
+        CURRENT.reset(token)
