@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from redis import Redis
 
-from serve.access import shared_cache
+from serve.access import shared_cache, shared_server
 from serve.access.shared_state import deployment_of
 from serve.queries.engine import Engine
 from tests.rigs.proofs import SEED, examples
@@ -48,9 +48,11 @@ def cafe(tmp_path_factory, valkey):
 
 @pytest.fixture(scope="module")
 def pair(cafe):
-    """Two replicas that are not changed."""
-    with replicas(cafe) as clients:
-        yield clients
+    """Two replicas that are not changed, and patient: they are made before what a single test patches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_server, "TIMEOUT_S", 10.0)
+        with replicas(cafe) as clients:
+            yield clients
 
 
 def state(client):
