@@ -34,6 +34,7 @@ ROUTES = (
     "models",
     "odata",
     "postgres",
+    "postgres",
     "quality",
     "queries",
     "query",
