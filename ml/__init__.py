@@ -1,6 +1,6 @@
 """Features and models: what a project predicts, from which columns, and the quality that models must reach."""
 
-from ml.experiments.definition import experiment, metric
+from ml.experiments.definition import experiment, outcome_metric
 from ml.experiments.preference import interleaving
 from ml.features import feature_service, feature_view, features, on_demand, training_set
 from ml.models.definition import model
@@ -25,10 +25,10 @@ __all__ = [
     "integers",
     "interleaving",
     "loguniform",
-    "metric",
     "model",
     "monitor",
     "on_demand",
+    "outcome_metric",
     "performance",
     "prediction_log",
     "predictions",

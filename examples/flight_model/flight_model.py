@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ml import LightGBM, experiment, metric, model, performance, prediction_log, retrain, rollout, training_set
+from ml import LightGBM, experiment, model, outcome_metric, performance, prediction_log, retrain, rollout, training_set
 from pipeline import files, source, sql
 
 flights = source(
@@ -51,7 +51,7 @@ late_risk = model(
     rollout=rollout(
         "served",
         [
-            metric(
+            outcome_metric(
                 "squared_error",
                 of="judged",
                 value="squared_error",
@@ -103,7 +103,9 @@ message_test = experiment(
     unit="passenger",
     time="at",
     metrics=[
-        metric("complaints", of="complaints", per_unit="any", value="true", unit="passenger", time="at", better="lower")
+        outcome_metric(
+            "complaints", of="complaints", per_unit="any", value="true", unit="passenger", time="at", better="lower"
+        )
     ],
     units=10_000,
 )

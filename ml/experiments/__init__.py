@@ -2,7 +2,7 @@
 
 from ml.experiments.assignment import Assignment
 from ml.experiments.bandit import thompson_weights
-from ml.experiments.definition import Experiment, OutcomeMetric, experiment, metric
+from ml.experiments.definition import Experiment, OutcomeMetric, experiment, outcome_metric
 from ml.experiments.interleaving import interleave
 from ml.experiments.live import Assigned, LiveExperiment, live_experiment
 from ml.experiments.moments import Difference, Moments, cuped, difference, ratio_difference
@@ -38,9 +38,9 @@ __all__ = [
     "interleave",
     "interleaving",
     "live_experiment",
-    "metric",
     "minimum_detectable_effect",
     "mixture_for",
+    "outcome_metric",
     "power",
     "ratio_difference",
     "sequential_sample_ratio",

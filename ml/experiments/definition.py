@@ -230,7 +230,7 @@ def sums_of(
     return " union all ".join([exposed, incomplete, *earlier, *of_metrics])
 
 
-def metric(  # noqa: PLR0913 - options of a definition, all keyword-only
+def outcome_metric(  # noqa: PLR0913 - options of a definition, all keyword-only
     name: str,
     *,
     of: str,
@@ -343,12 +343,12 @@ def _require_metrics(metrics: Sequence[OutcomeMetric], place: Place) -> list[str
     """Return the names of metrics; raise `DefinitionError` unless there are some, each with a name of its own."""
     if not isinstance(metrics, Sequence) or not metrics:
         raise DefinitionError(
-            "the experiment has no metrics", got=repr(metrics), do="pass metrics=[metric(…)]", place=place
+            "the experiment has no metrics", got=repr(metrics), do="pass metrics=[outcome_metric(…)]", place=place
         )
     other = next((each for each in metrics if not isinstance(each, OutcomeMetric)), None)
     if other is not None:
         raise DefinitionError(
-            "an experiment has a metric that is none", got=repr(other), do="pass metric(…)", place=place
+            "an experiment has a metric that is none", got=repr(other), do="pass outcome_metric(…)", place=place
         )
     known = [each.name for each in metrics]
     twice = next((name for name in known if known.count(name) > 1), None)

@@ -154,7 +154,9 @@ def _require_metrics(metrics: Sequence[OutcomeMetric], place: Place) -> None:
     given: object = metrics
     every = list(given) if isinstance(given, list | tuple) else []
     if not every or any(not isinstance(each, OutcomeMetric) for each in every):
-        raise DefinitionError("a rollout needs metrics", got=repr(given)[:80], do="pass [metric(…)]", place=place)
+        raise DefinitionError(
+            "a rollout needs metrics", got=repr(given)[:80], do="pass [outcome_metric(…)]", place=place
+        )
     names = [each.name for each in every]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

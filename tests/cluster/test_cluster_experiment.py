@@ -9,14 +9,14 @@ import pytest
 from tests.rigs.command import environment
 
 PROJECT = """
-from ml import experiment, metric
+from ml import experiment, outcome_metric
 from pipeline import files, source
 
 seen = source(files("seen.csv"), schema={"user": "bigint", "variant": "varchar", "at": "timestamp"})
 sales = source(files("sales.csv"), schema={"user": "bigint", "amount": "double", "at": "timestamp"})
 checkout = experiment(
     variants={"old": 1, "new": 1}, exposures="seen", unit="user", time="at",
-    metrics=[metric("revenue", of="sales", value="amount", unit="user", time="at", guardrail=0.01)],
+    metrics=[outcome_metric("revenue", of="sales", value="amount", unit="user", time="at", guardrail=0.01)],
 )
 """
 

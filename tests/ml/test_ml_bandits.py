@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from benchmarks.rankings import campaign
 from cluster.cli.experiment import app
-from ml import experiment, metric
+from ml import experiment, outcome_metric
 from ml.experiments import Moments, live, live_experiment, thompson_weights
 from ml.experiments.states import FOLDER, ExperimentStates
 from pipeline.core.errors import DefinitionError
@@ -23,14 +23,14 @@ from pipeline.runner import Runner
 from tests.rigs.proofs import examples
 
 SHOP = """\
-from ml import experiment, metric
+from ml import experiment, outcome_metric
 from pipeline import files, source
 
 exposures = source(files("exposures.csv"), schema={"user_id": "bigint", "variant": "varchar", "at": "timestamptz"})
 orders = source(files("orders.csv"), schema={"user_id": "bigint", "at": "timestamptz"})
 checkout = experiment(
     variants={"control": 1, "new": 1}, exposures="exposures", unit="user_id", time="at", bandit="bought",
-    metrics=[metric("bought", of="orders", per_unit="any", value="true", unit="user_id", time="at")],
+    metrics=[outcome_metric("bought", of="orders", per_unit="any", value="true", unit="user_id", time="at")],
 )
 """
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -227,6 +227,6 @@ def test_a_run_that_sets_weights_does_not_start_an_experiment_that_was_stopped_m
     ],
 )
 def test_invalid_bandits(bandit, options, problem):
-    measured = metric("revenue", of="orders", unit="u", time="t", **options)
+    measured = outcome_metric("revenue", of="orders", unit="u", time="t", **options)
     with pytest.raises(DefinitionError, match=f"(?s){problem}.*test_ml_bandits"):
         experiment(variants={"a": 1, "b": 1}, exposures="e", unit="u", time="t", metrics=[measured], bandit=bandit)

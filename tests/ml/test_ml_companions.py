@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ml import experiment, metric
+from ml import experiment, outcome_metric
 from ml.companions import StatementTransform
 from pipeline import sql
 from pipeline.core.definitions import caller
@@ -74,7 +74,7 @@ def test_the_columns_of_an_experiment_are_known(option, problem):
         "orders": sql("select id, amount, at from raw").named("orders"),
     }
     outcome = {"of": "orders", "value": "amount", "unit": "id", "time": "at", **option.get("metrics", {})}
-    chosen = {"unit": "id", "time": "at", **option, "metrics": [metric("m", **outcome)]}
+    chosen = {"unit": "id", "time": "at", **option, "metrics": [outcome_metric("m", **outcome)]}
     defined = experiment(variants={"a": 1, "b": 1}, exposures="seen", **chosen).named("e")
     with pytest.raises(DefinitionError, match=problem) as raised:
         defined.companions[0].transform.check_inputs(tables, defined.place)

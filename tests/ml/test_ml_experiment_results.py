@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ml import experiment, metric
+from ml import experiment, outcome_metric
 from ml.experiments import difference, fixed_horizon
 from ml.experiments.moments import Moments
 from pipeline.core.errors import DefinitionError
@@ -52,14 +52,16 @@ def variants(n):
 def test_a_goal_is_the_difference_of_the_means_of_units(rng):
     amounts = rng.normal(10, 2, 4000)
     amounts[1::2] += 1
-    row = found([metric("revenue", **REVENUE)], exposed(variants(4000)), ordered(amounts))["revenue"]
+    row = found([outcome_metric("revenue", **REVENUE)], exposed(variants(4000)), ordered(amounts))["revenue"]
     new, old = amounts[1::2], amounts[::2]
     plain = fixed_horizon(difference(*(Moments(2000, a.sum(), (a * a).sum()) for a in (new, old))))
     assert (row["mean"], row["control_mean"]) == pytest.approx((new.mean(), old.mean()))
     assert row["difference"] == pytest.approx(new.mean() - old.mean())
     assert row["low"] < plain.low < plain.high < row["high"]
     assert (row["decision"], row["units"]) == ("better", 2000)
-    lower = found([metric("cost", **REVENUE, better="lower")], exposed(variants(4000)), ordered(amounts))["cost"]
+    lower = found([outcome_metric("cost", **REVENUE, better="lower")], exposed(variants(4000)), ordered(amounts))[
+        "cost"
+    ]
     assert lower["decision"] == "worse"
 
 
@@ -67,7 +69,7 @@ def test_only_rows_after_the_exposure_count_and_units_without_rows_are_zero(rng)
     orders = pa.concat_tables(
         [ordered(rng.normal(5, 1, 200), hours=-1), ordered([3.0] * 100), ordered([9.0] * 200, 30)]
     )
-    rows = found([metric("revenue", **REVENUE, within="1 day")], exposed(variants(400)), orders)
+    rows = found([outcome_metric("revenue", **REVENUE, within="1 day")], exposed(variants(400)), orders)
     assert rows["revenue"]["control_mean"] == pytest.approx(3.0 * 50 / 200)
     assert rows["revenue"]["units"] == 200
 
@@ -84,7 +86,9 @@ def test_only_rows_after_the_exposure_count_and_units_without_rows_are_zero(rng)
 )
 def test_rows_become_the_number_of_a_unit(per_unit, value, mean):
     orders = pa.concat_tables([ordered([1.0] * 400), ordered([4.0] * 400)])
-    rows = found([metric("m", **{**REVENUE, "value": value}, per_unit=per_unit)], exposed(variants(400)), orders)
+    rows = found(
+        [outcome_metric("m", **{**REVENUE, "value": value}, per_unit=per_unit)], exposed(variants(400)), orders
+    )
     assert rows["m"]["mean"] == rows["m"]["control_mean"] == mean
     assert rows["m"]["decision"] == "undecided"
 
@@ -93,7 +97,9 @@ def test_durations_shorter_than_a_second_are_exact():
     orders = pa.concat_tables(
         [ordered([1.0] * 400, hours=0.0001), ordered([4.0] * 400, hours=0.0002)]
     )  # 0.36 and 0.72 s
-    rows = found([metric("revenue", **REVENUE, within=timedelta(milliseconds=500))], exposed(variants(400)), orders)
+    rows = found(
+        [outcome_metric("revenue", **REVENUE, within=timedelta(milliseconds=500))], exposed(variants(400)), orders
+    )
     assert rows["revenue"]["mean"] == 1.0
 
 
@@ -102,7 +108,7 @@ def test_outcomes_may_have_columns_of_any_name():
     names = {"unit": [2.0] * 400, "time": [3.0] * 400, "value": [4.0] * 400, "exposed_at": [5.0] * 400}
     orders = table(user=range(400), at=[START + HOUR] * 400, variant=[1.0] * 400, **names)
     for number, name in enumerate(("variant", *names), 1):
-        rows = found([metric("m", **{**REVENUE, "value": name})], exposed(variants(400)), orders)
+        rows = found([outcome_metric("m", **{**REVENUE, "value": name})], exposed(variants(400)), orders)
         assert rows["m"]["mean"] == number
 
 
@@ -111,8 +117,8 @@ def test_rows_before_the_exposure_make_the_result_more_precise(rng):
     after = habit + rng.normal(0, 1, 4000)
     after[1::2] += 0.3
     orders = pa.concat_tables([ordered(habit, hours=-24), ordered(after)])
-    plain = found([metric("m", **REVENUE)], exposed(variants(4000)), orders)["m"]
-    adjusted = found([metric("m", **REVENUE, before="7 days")], exposed(variants(4000)), orders)["m"]
+    plain = found([outcome_metric("m", **REVENUE)], exposed(variants(4000)), orders)["m"]
+    adjusted = found([outcome_metric("m", **REVENUE, before="7 days")], exposed(variants(4000)), orders)["m"]
     assert (plain["decision"], adjusted["decision"]) == ("undecided", "better")
     assert adjusted["low"] < 0.3 < adjusted["high"]
 
@@ -122,7 +128,7 @@ def test_a_guardrail_tolerates_its_margin_and_stops_at_more(rng):
     amounts[1::2] -= 1
 
     def decision(margin, orders=amounts):
-        return found([metric("m", **REVENUE, guardrail=margin)], exposed(variants(8000)), ordered(orders))["m"]
+        return found([outcome_metric("m", **REVENUE, guardrail=margin)], exposed(variants(8000)), ordered(orders))["m"]
 
     assert decision(0.02)["decision"] == "harm"
     assert decision(0.02)["reason"].endswith("more than the tolerated 2 %")
@@ -137,7 +143,7 @@ def test_harm_of_all_units_is_harm(per_unit, value):
     """Such as a page that is broken for everybody: no values differ, and the control's mean is 0."""
     orders = ordered([0.0, 1.0] * 1000)
     options = {**REVENUE, "value": value, "per_unit": per_unit}
-    metrics = [metric("errors", **options, better="lower", guardrail=0.1), metric("sales", **options)]
+    metrics = [outcome_metric("errors", **options, better="lower", guardrail=0.1), outcome_metric("sales", **options)]
     rows = found(metrics, exposed(variants(2000)), orders)
     assert (rows["errors"]["decision"], rows["sales"]["decision"]) == ("harm", "better")
     assert rows["errors"]["reason"] == "1 instead of 0, more than the tolerated 10 %"
@@ -148,7 +154,9 @@ def test_harm_of_all_units_is_harm(per_unit, value):
 def test_exposures_before_a_time_do_not_count(since):
     early = exposed(variants(200)[::-1])
     late = exposed(variants(400), hours=2)
-    rows = found([metric("m", **REVENUE)], pa.concat_tables([early, late]), ordered([1.0] * 400, hours=3), since=since)
+    rows = found(
+        [outcome_metric("m", **REVENUE)], pa.concat_tables([early, late]), ordered([1.0] * 400, hours=3), since=since
+    )
     assert rows[None]["reason"] == "old 200; new 200; 200 exposures before since= do not count"
     assert rows["m"]["control_mean"] == 1.0
 
@@ -158,17 +166,20 @@ def test_days_of_outcomes_are_an_error_unless_exposures_have_days_too():
     orders, days = ordered([1.0] * 400), pa.array([START.date()] * 400)
     dated = orders.set_column(2, "at", days)
     with pytest.raises(Exception, match="metric m: at of orders is a date, which does not say whether a row is after"):
-        found([metric("m", **REVENUE)], exposed(variants(400)), dated)
-    rows = found([metric("m", **REVENUE)], exposed(variants(400)).set_column(2, "at", days), dated)
+        found([outcome_metric("m", **REVENUE)], exposed(variants(400)), dated)
+    rows = found([outcome_metric("m", **REVENUE)], exposed(variants(400)).set_column(2, "at", days), dated)
     assert rows["m"]["mean"] == 1.0
 
 
 def test_a_wrong_ratio_makes_every_result_broken(rng):
     sides = ["new" if rng.random() < 0.4 else "old" for _ in range(4000)]
-    rows = found([metric("m", **REVENUE)], exposed(sides), ordered(rng.normal(10, 1, 4000)))
+    rows = found([outcome_metric("m", **REVENUE)], exposed(sides), ordered(rng.normal(10, 1, 4000)))
     assert (rows[None]["decision"], rows["m"]["decision"]) == ("broken", "broken")
     weighted = found(
-        [metric("m", **REVENUE)], exposed(sides), ordered(rng.normal(10, 1, 4000)), variants={"old": 6, "new": 4}
+        [outcome_metric("m", **REVENUE)],
+        exposed(sides),
+        ordered(rng.normal(10, 1, 4000)),
+        variants={"old": 6, "new": 4},
     )
     assert (weighted[None]["decision"], weighted["m"]["decision"]) == ("safe", "undecided")
 
@@ -178,34 +189,41 @@ def test_units_of_several_variants_unknown_variants_and_incomplete_exposures_are
         [exposed(variants(400)), exposed(["new"]), table(user=[None, 7], variant=["new", None], at=[START, START])]
     )
     orders = ordered([1000.0, *([1.0] * 399)])
-    rows = found([metric("m", **REVENUE)], exposures, orders)
+    rows = found([outcome_metric("m", **REVENUE)], exposures, orders)
     assert (rows["m"]["mean"], rows["m"]["control_mean"]) == (1.0, 1.0)  # without the user who saw both
     assert rows[None]["reason"] == (
         "old 199; new 200; 1 units saw several variants and are excluded; 2 exposures without unit, variant or time"
     )
     assert rows[None]["units"] == 399
-    odd = found([metric("m", **REVENUE)], exposed([*variants(400), "nwe"]), orders)
+    odd = found([outcome_metric("m", **REVENUE)], exposed([*variants(400), "nwe"]), orders)
     assert odd[None]["decision"] == "broken"
     assert "unknown variant 'nwe': 1 units" in odd[None]["reason"]
 
 
 def test_few_units_are_not_decided():
-    rows = found([metric("m", **REVENUE)], exposed(variants(50)), ordered([1.0, 9.0] * 25))
+    rows = found([outcome_metric("m", **REVENUE)], exposed(variants(50)), ordered([1.0, 9.0] * 25))
     assert (rows["m"]["decision"], rows["m"]["reason"]) == ("undecided", "25 units, needs 100 in each variant")
-    empty = found([metric("m", **REVENUE)], exposed(variants(50)).slice(0, 0), ordered([1.0]))
+    empty = found([outcome_metric("m", **REVENUE)], exposed(variants(50)).slice(0, 0), ordered([1.0]))
     assert (empty["m"]["units"], empty["m"]["mean"]) == (0, None)
 
 
 def test_more_goals_need_stronger_evidence(rng):
     amounts = rng.normal(10, 2, 4000)
-    one = found([metric("m", **REVENUE)], exposed(variants(4000)), ordered(amounts))["m"]
-    two = found([metric("m", **REVENUE), metric("n", **REVENUE)], exposed(variants(4000)), ordered(amounts))["m"]
+    one = found([outcome_metric("m", **REVENUE)], exposed(variants(4000)), ordered(amounts))["m"]
+    two = found(
+        [outcome_metric("m", **REVENUE), outcome_metric("n", **REVENUE)], exposed(variants(4000)), ordered(amounts)
+    )["m"]
     assert two["high"] - two["low"] > one["high"] - one["low"]
 
 
 def test_units_are_assigned_by_the_name_of_the_experiment():
     defined = experiment(
-        variants={"old": 1, "new": 1}, exposures="e", unit="u", time="t", metrics=[metric("m", **REVENUE)], traffic=0.5
+        variants={"old": 1, "new": 1},
+        exposures="e",
+        unit="u",
+        time="t",
+        metrics=[outcome_metric("m", **REVENUE)],
+        traffic=0.5,
     )
     assert defined.named("one").assignment.variant(1) in {None, "old", "new"}
     assert [defined.named("one").assignment.variant(i) for i in range(99)] != [
@@ -217,12 +235,12 @@ def test_units_are_assigned_by_the_name_of_the_experiment():
     ("options", "problem"),
     [
         ({"metrics": []}, "no metrics"),
-        ({"metrics": [metric("m", **REVENUE)] * 2}, "two metrics are named 'm'"),
+        ({"metrics": [outcome_metric("m", **REVENUE)] * 2}, "two metrics are named 'm'"),
         ({"units": 0}, "units="),
         ({"alpha": 1}, "alpha="),
         ({"units": "20_000"}, "units= must be a positive whole number: got '20_000'"),
         ({"alpha": "5%"}, "alpha= must be a finite number: got '5%'"),
-        ({"metrics": metric("m", **REVENUE)}, "no metrics"),
+        ({"metrics": outcome_metric("m", **REVENUE)}, "no metrics"),
         ({"metrics": ["m"]}, "a metric that is none: got 'm'"),
         ({"since": "yesterday"}, "since= is not a time: got 'yesterday'"),
         ({"variants": ["a", "b"]}, r"no names with weights: got \['a', 'b'\]"),
@@ -240,7 +258,7 @@ def test_units_are_assigned_by_the_name_of_the_experiment():
     ],
 )
 def test_invalid_experiments(options, problem):
-    plain = {"variants": {"a": 1, "b": 1}, "metrics": [metric("m", **REVENUE)]}
+    plain = {"variants": {"a": 1, "b": 1}, "metrics": [outcome_metric("m", **REVENUE)]}
     with pytest.raises(DefinitionError, match=rf"(?s){problem}.*test_ml_experiment_results.py:\d+"):
         experiment(exposures="e", unit="u", time="t", **{**plain, **options})
 
@@ -265,4 +283,4 @@ def test_invalid_experiments(options, problem):
 )
 def test_invalid_metrics(options, problem):
     with pytest.raises(DefinitionError, match=rf"(?s){problem}.*test_ml_experiment_results.py:\d+"):
-        metric(**{"name": "m", **REVENUE, **options})
+        outcome_metric(**{"name": "m", **REVENUE, **options})

@@ -22,14 +22,14 @@ from pipeline.runner.decide import RunOptions
 from pipeline.runner.dry_run import plan_run
 
 SHOP = """\
-from ml import experiment, metric
+from ml import experiment, outcome_metric
 from pipeline import files, source
 
 exposures = source(files("exposures.csv"), schema={"user_id": "bigint", "variant": "varchar", "at": "timestamptz"})
 failures = source(files("failures.csv"), schema={"user_id": "bigint", "at": "timestamptz"})
 checkout = experiment(
     variants={"control": 1, "new": 1}, exposures="exposures", unit="user_id", time="at",
-    metrics=[metric("failures", of="failures", per_unit="any", value="true", unit="user_id", time="at", better="lower", guardrail=0.2)],
+    metrics=[outcome_metric("failures", of="failures", per_unit="any", value="true", unit="user_id", time="at", better="lower", guardrail=0.2)],
 )
 """
 START = datetime(2026, 3, 1, tzinfo=UTC)

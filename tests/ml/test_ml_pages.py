@@ -20,7 +20,7 @@ from tests.rigs.html_pages import read, require_accessible, require_self_contain
 
 NOW = datetime(2026, 3, 20, tzinfo=UTC)
 DEFINITIONS = """
-from ml import (LightGBM, alarms, experiment, feature_view, features, interleaving, metric, model, monitor, performance,
+from ml import (LightGBM, alarms, experiment, feature_view, features, interleaving, outcome_metric, model, monitor, performance,
                 trailing, training_set)
 from pipeline import files, source
 
@@ -43,11 +43,11 @@ uncomputed = monitor(of="scored", time="at", reference=trailing("2 days"), numer
 exposures = source(files("exposures.csv"), schema={"unit": "bigint", "variant": "varchar", "at": "timestamp"})
 orders = source(files("orders.csv"), schema={"unit": "bigint", "amount": "double", "failed": "boolean", "at": "timestamp"})
 checkout = experiment(variants={"control": 1, "new": 1}, exposures="exposures", unit="unit", time="at", metrics=[
-    metric("revenue", of="orders", value="amount", unit="unit", time="at"),
-    metric("failures", of="orders", value="failed::int", per_unit="mean", unit="unit", time="at", better="lower", guardrail=0.2),
+    outcome_metric("revenue", of="orders", value="amount", unit="unit", time="at"),
+    outcome_metric("failures", of="orders", value="failed::int", per_unit="mean", unit="unit", time="at", better="lower", guardrail=0.2),
 ])
 unseen = experiment(variants={"a": 3, "b": 1}, exposures="none", unit="unit", time="at", metrics=[
-    metric("revenue", of="orders", value="amount", unit="unit", time="at"),
+    outcome_metric("revenue", of="orders", value="amount", unit="unit", time="at"),
 ])
 clicks = source(files("clicks.csv", required=False), schema={"unit": "bigint", "ranking": "varchar"})
 ranked = interleaving(rankings=("old", "new"), clicks="clicks", unit="unit", units=100)
@@ -179,7 +179,7 @@ def test_experiments_without_exposures_claim_nothing(pages):
 def test_results_of_another_definition_are_not_shown(project, tmp_path):
     """Their columns may be others: here, a metric, a column of windows and a time are renamed."""
     folder = shutil.copytree(project.settings.root, tmp_path / "shop")
-    text = DEFINITIONS.replace('metric("revenue"', 'metric("sales"').replace(
+    text = DEFINITIONS.replace('outcome_metric("revenue"', 'outcome_metric("sales"').replace(
         'entity="shop", event_time="at", ttl', 'entity="shop", event_time="then", ttl'
     )
     text = text.replace("select shop, at, x, score as unused", "select shop, at as then, x, score as unused")

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ml import metric
+from ml import outcome_metric
 from ml.experiments.results import results
 from ml.models.registry.roles import CHALLENGER, CHAMPION
 from ml.models.rolling_out import harm_of
@@ -14,8 +14,8 @@ from tests.rigs.proofs import examples
 
 STEPS, UNITS, ALPHA, LOOKS = (0.05, 0.25, 0.5), 1000, 0.05, 10
 METRICS = (
-    metric("errors", of="e", unit="u", time="t", better="lower", guardrail=0.2),
-    metric("revenue", of="e", unit="u", time="t"),
+    outcome_metric("errors", of="e", unit="u", time="t", better="lower", guardrail=0.2),
+    outcome_metric("revenue", of="e", unit="u", time="t"),
 )
 
 
@@ -34,7 +34,7 @@ def is_withdrawn(rng: np.random.Generator, effect: float) -> bool:
                     y = values[:seen][mask]
                     sums = {"units": len(y), "y": y.sum(), "yy": (y * y).sum(), "x": 0.0, "xx": 0.0, "xy": 0.0}
                     rows.append({"metric": each.name, "variant": arm, **sums})
-            schema = ["metric", "variant", "units", "y", "yy", "x", "xx", "xy"]
+            schema = ["outcome_metric", "variant", "units", "y", "yy", "x", "xx", "xy"]
             table = pa.table({name: [row.get(name) for row in rows] for name in schema})
             variants = ((CHAMPION, 1 - step), (CHALLENGER, step))
             if harm_of(results(table, variants, METRICS, 2 * UNITS, ALPHA / len(STEPS)).to_pylist()):

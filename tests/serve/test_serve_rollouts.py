@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ml import metric, model, rollout
+from ml import model, outcome_metric, rollout
 from ml.models import rolling_out
 from ml.models.registry.model_store import ModelStore
 from ml.models.registry.registry import ROLLOUT, Registry
@@ -26,13 +26,14 @@ from tests.serve.test_serve_models import BAR, TOML, drinks
 from tests.serve.test_serve_roles import run, versions
 
 OPTIONS = """unit="guest", rollout=rollout("served", [
-    metric("regrets", of="regrets", value="regretted::int", per_unit="mean", unit="guest", time="at", better="lower", guardrail=0.5),
+    outcome_metric("regrets", of="regrets", value="regretted::int", per_unit="mean", unit="guest", time="at", better="lower", guardrail=0.5),
 ], steps=(0.2, 0.5), every="0 s", units=100SHADOW)"""
-REGRETS = metric("regrets", of="regrets", value="1", unit="guest", time="at")
+REGRETS = outcome_metric("regrets", of="regrets", value="1", unit="guest", time="at")
 NIGHTS = ("monday", "tuesday", "wednesday")
 ROLLED_OUT = (
     BAR.replace("min_rows=50)\ndef mood", f"min_rows=50, {OPTIONS})\ndef mood").replace(
-        "from ml import model, training_set", "from ml import metric, model, prediction_log, rollout, training_set"
+        "from ml import model, training_set",
+        "from ml import outcome_metric, model, prediction_log, rollout, training_set",
     )
     + """
 served = prediction_log("mood", "served")
