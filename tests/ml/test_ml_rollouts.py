@@ -34,7 +34,7 @@ def is_withdrawn(rng: np.random.Generator, effect: float) -> bool:
                     y = values[:seen][mask]
                     sums = {"units": len(y), "y": y.sum(), "yy": (y * y).sum(), "x": 0.0, "xx": 0.0, "xy": 0.0}
                     rows.append({"metric": each.name, "variant": arm, **sums})
-            schema = ["outcome_metric", "variant", "units", "y", "yy", "x", "xx", "xy"]
+            schema = ["metric", "variant", "units", "y", "yy", "x", "xx", "xy"]
             table = pa.table({name: [row.get(name) for row in rows] for name in schema})
             variants = ((CHAMPION, 1 - step), (CHALLENGER, step))
             if harm_of(results(table, variants, METRICS, 2 * UNITS, ALPHA / len(STEPS)).to_pylist()):

@@ -298,7 +298,7 @@ def test_what_is_under_way_must_be_readable(bar):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metrics": []}, r"a rollout needs metrics: got \[\]; pass \[metric"),
+        ({"metrics": []}, r"a rollout needs metrics: got \[\]; pass \[outcome_metric"),
         ({"steps": ()}, "steps= of a rollout are not growing shares"),
         ({"steps": (0.5, 0.2)}, r"growing shares: got \(0\.5, 0\.2\)"),
         ({"steps": (0.5, 1)}, "growing shares"),
