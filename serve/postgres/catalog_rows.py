@@ -32,6 +32,8 @@ _CATEGORIES: Mapping[str, str] = {
     "json": "U", "uuid": "U", "bytea": "U", "unknown": "X",
 }  # fmt: skip
 """Those of types that are no numbers."""
+_WITH_UNDERSCORE = frozenset({"json", "date", "time", "timestamp", "timestamptz", "interval", "numeric", "uuid"})
+"""Types whose functions have names with an underscore, by which drivers know the types."""
 Rows = dict[str, list[dict[str, object]]]
 
 
@@ -102,11 +104,12 @@ class CatalogRows:
             self._add_type(oid, name, length)
 
     def _add_type(self, oid: int, name: str, length: int, element: int = 0) -> None:
+        functions = "array_" if element else f"{name}_" if name in _WITH_UNDERSCORE else name
         self._add(
             "pg_type", oid=oid, typname=name, typnamespace=_CATALOG, typowner=_OWNER, typlen=length, typbyval=0 < length <= _LARGEST_BY_VALUE, typtype="b",
             typcategory="A" if element else _CATEGORIES.get(name, "N"), typispreferred=False, typisdefined=True, typdelim=",", typrelid=0, typelem=element,
             typarray=ARRAY_OIDS.get(oid, 0), typnotnull=False, typbasetype=0, typtypmod=-1, typndims=0, typcollation=0,
-            typinput="array_in" if element else f"{name}in", typreceive="array_recv" if element else f"{name}recv",
+            typinput=f"{functions}in", typoutput=f"{functions}out", typreceive=f"{functions}recv", typsend=f"{functions}send",
         )  # fmt: skip
 
     def _add_roles(self) -> None:

@@ -26,6 +26,8 @@ from serve.problems import status_of
 from serve.queries.cancellation import CURRENT, Cancellation
 from serve.queries.select import Statement
 
+RowMessages = Callable[[Sequence[Sequence[bytes | None]], int], bytes]
+"""Makes messages of columns with encoded values, and of the number of rows."""
 _OWN_TYPES = frozenset({"INTERVAL", "TIME", "UUID"})
 """Types that PostgreSQL has and no lake stores."""
 _MOST_ROWS = 2_048
@@ -49,7 +51,7 @@ class OpenResult:
         self._rest: pa.RecordBatch | None = None
         self._sent = 0
 
-    async def read(self, most: int) -> AsyncIterator[tuple[bytes, int]]:
+    async def read(self, most: int, messages_of: RowMessages = data_rows) -> AsyncIterator[tuple[bytes, int]]:
         """Yield messages with rows and how many they are, all or at most so many unless that is 0; raises as `Engine.batches` does."""
         left = most
         while not self.is_done and (left > 0 or not most):
@@ -63,7 +65,7 @@ class OpenResult:
                 self._rest, batch = batch.slice(size), batch.slice(0, size)
             left -= batch.num_rows
             self._sent += batch.num_rows
-            yield await to_thread.run_sync(self._encoded, batch), batch.num_rows
+            yield await to_thread.run_sync(self._encoded, batch, messages_of), batch.num_rows
 
     def close(self, status: int = 200) -> None:
         """Read no more, and record the statement."""
@@ -86,12 +88,12 @@ class OpenResult:
                 self.close(status_of(error))
                 raise
 
-    def _encoded(self, batch: pa.RecordBatch) -> bytes:
+    def _encoded(self, batch: pa.RecordBatch, messages_of: RowMessages) -> bytes:
         columns = [
             [None if value is None else encode(value) for value in column.to_pylist()]
             for encode, column in zip(self._encoders, batch.columns, strict=True)
         ]
-        return data_rows(columns, batch.num_rows)
+        return messages_of(columns, batch.num_rows)
 
 
 class PostgresResults:

@@ -13,9 +13,10 @@ from pipeline.core.errors import HeadwaterError
 from pipeline.core.schema import Column
 from serve.postgres import messages
 from serve.postgres.catalog import PostgresCatalog
+from serve.postgres.copying import CopyCommand, CopyWriter, copy_command
 from serve.postgres.errors import PostgresError, parts_of
 from serve.postgres.messages import BINARY, TEXT, FieldDescription, MessageReader
-from serve.postgres.results import OpenResult, PostgresResults, fields_of
+from serve.postgres.results import OpenResult, PostgresResults, RowMessages, fields_of
 from serve.postgres.settings import CursorCommand, PostgresSettings, cursor_command
 from serve.postgres.statements import Command, ParameterHint, SelectStatement, constant, parsed, split
 from serve.postgres.values import ARRAY_OIDS, TEXT_TYPE, parameter, type_named, type_of
@@ -254,11 +255,11 @@ class DriverSession:
         elif statement is not None:
             await self._send(messages.command_complete(await self._done(statement)))
 
-    async def _send_rows(self, portal: _Portal, most: int) -> int:
+    async def _send_rows(self, portal: _Portal, most: int, messages_of: RowMessages = messages.data_rows) -> int:
         result, number = await self._opened(portal), 0
         self._running = portal.cancellation
         try:
-            async for content, rows in result.read(most):
+            async for content, rows in result.read(most, messages_of):
                 number += rows
                 await self._send(content)
         finally:
@@ -274,6 +275,9 @@ class DriverSession:
         cursor = cursor_command(command)
         if cursor is not None:
             return await self._move(cursor)
+        copy = copy_command(command)
+        if copy is not None:
+            return await self._copy(copy)
         if word == "SHOW":
             await self._send(messages.data_rows([[self._settings.named(command)[1].encode()]], 1))
             return word
@@ -284,6 +288,19 @@ class DriverSession:
         if word not in simple:
             raise PostgresError("0A000", f"{shown(word[:40])} is not supported", do="read only, with SELECT")
         return simple[word](command)
+
+    async def _copy(self, copy: CopyCommand) -> str:
+        statement = self._parsed(copy.query)
+        if not isinstance(statement, SelectStatement) or statement.parameters:
+            raise PostgresError("42601", "a SELECT without parameters can be copied")
+        portal, writer = _Portal(statement, statement.sql({}), (copy.value_form,)), CopyWriter(copy)
+        try:
+            await self._send(writer.begin((await self._opened(portal)).fields))
+            rows = await self._send_rows(portal, 0, writer.rows)
+            await self._send(writer.end())
+        finally:
+            portal.close()
+        return f"COPY {rows}"
 
     def _begin(self, _: Command) -> str:
         self._transaction = _OPEN

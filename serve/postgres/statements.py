@@ -35,6 +35,9 @@ _TYPES: Mapping[str, str] = {
 }  # fmt: skip
 """Types of PostgreSQL's catalog, as those of the engine."""
 _OWN_TYPES = (exp.DataType.Type.USERDEFINED, exp.DataType.Type.NAME, exp.DataType.Type.VARBINARY)
+_FUNCTIONS_OF_TYPES = frozenset(
+    {"typinput", "typoutput", "typreceive", "typsend", "typmodin", "typmodout", "typanalyze"}
+)
 _MATCHES: Mapping[str, tuple[bool, str]] = {"~": (False, ""), "!~": (True, ""), "~*": (False, "i"), "!~*": (True, "i")}
 _COMPARES: Mapping[str, type[exp.Binary]] = {"=": exp.EQ, "<>": exp.NEQ, "!=": exp.NEQ, "<": exp.LT, ">": exp.GT, "<=": exp.LTE, ">=": exp.GTE, "~~": exp.Like, "~~*": exp.ILike}  # fmt: skip
 
@@ -216,6 +219,14 @@ def _any_table(table: exp.Table, context: _Context) -> exp.Expr:
 
 def _division(node: exp.Div, _: _Context) -> exp.Expr:
     return exp.Anonymous(this="pg_div", expressions=[node.this, node.expression])  # of integers, it is an integer
+
+
+def _comparison(node: exp.EQ | exp.NEQ, context: _Context) -> exp.Expr:
+    """Compare the name of a function of a type, where PostgreSQL has its number, with what stands for none."""
+    is_function = isinstance(node.this, exp.Column) and node.this.name.lower() in _FUNCTIONS_OF_TYPES
+    if context.is_catalog and is_function and isinstance(node.expression, exp.Literal) and node.expression.name == "0":
+        return type(node)(this=node.this, expression=exp.Literal.string("-"))
+    return node
 
 
 def _like(node: exp.Like | exp.ILike, _: _Context) -> exp.Expr:
@@ -432,7 +443,7 @@ def _compared_with(node: exp.Expr) -> ParameterHint:
 
 
 _TRANSLATIONS: Sequence[tuple[type[exp.Expr], Callable[[Any, _Context], exp.Expr]]] = (
-    (exp.Table, _any_table), (exp.Div, _division), (exp.Collate, lambda node, _: node.this), (exp.ByteString, lambda node, _: exp.Literal.string(node.name)),
+    (exp.Table, _any_table), (exp.Div, _division), (exp.EQ, _comparison), (exp.NEQ, _comparison), (exp.Collate, lambda node, _: node.this), (exp.ByteString, lambda node, _: exp.Literal.string(node.name)),
     (exp.RawString, lambda node, _: exp.Literal.string(node.name)), (exp.Like, _like), (exp.ILike, _like), (exp.Operator, _operator), (exp.Cast, _cast),
     (exp.Dot, _of_schema), (exp.Column, _column), (exp.Func, _function),
 )  # fmt: skip

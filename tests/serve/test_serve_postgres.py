@@ -11,7 +11,9 @@ import threading
 import time
 from decimal import Decimal
 
+import adbc_driver_postgresql.dbapi as adbc
 import asyncpg
+import polars as pl
 import psycopg
 import pytest
 import sqlalchemy
@@ -71,7 +73,7 @@ REFUSED = [
     ("select nope from cafe_orders", "42703"), ("select * from nope", "42P01"), ("select * from other.cafe_orders", "3F000"),
     ("select * from elsewhere.public.cafe_orders", "3D000"), ("selec 1", "0A000"), ("select (", "42601"), ("select 'a", "42601"),
     ("insert into cafe_orders values (1)", "0A000"), ("delete from cafe_orders", "0A000"), ("create table x (a int)", "0A000"),
-    ("copy cafe_orders to stdout", "0A000"), ("explain select 1", "0A000"), ("vacuum", "0A000"), ("select read_text('/etc/passwd')", "42601"),
+    ("explain select 1", "0A000"), ("vacuum", "0A000"), ("select read_text('/etc/passwd')", "42601"),
     ("select * from read_parquet('/etc/*')", "42601"), ("select * from '/etc/passwd'", "42P01"), ("select pg_read_file('/etc/passwd')", "42601"),
     ("select pg_sleep(10)", "42601"), ("select * from pg_catalog.pg_authid", "3F000"), ("select * from pg_shadow", "42P01"), ("show nonsense", "42704"),
     ("set nonsense = 1", "42704"), ("set client_encoding = 'latin1'", "22023"), ("select $1", "42P02"), ("fetch 1 from nothing", "34000"),
@@ -195,6 +197,57 @@ def test_parameters_in_text_and_in_binary(connection):
         == 2
     )
     assert connection.execute("select %s::text is null", (None,)).fetchone() == (True,)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "", "(format csv, header)", "with csv header", "(format binary)", "binary", "(format csv, delimiter ';', null 'N')", "(delimiter '|')",
+        "(format csv, quote '''', header false)",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "query",
+    [
+        "(select * from cafe_orders order by order_id)", "cafe_orders (order_id, guest, cups)", "(select 1 where false)", "(select '\\.')",
+        "(select e'a\\tb\\n\\\\c', ',\"', '', null, '\\.')",
+    ],
+)  # fmt: skip
+def test_copies_have_the_bytes_of_postgresql(connection, peer, query, options):
+    copied = []
+    for each in (connection, peer):
+        with each.cursor().copy(f"copy {query} to stdout {options}") as copy:
+            copied.append([bytes(part) for part in copy])
+    assert copied[0] == copied[1]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "copy cafe_orders to '/tmp/x'", "copy cafe_orders from stdin", "copy (select 1) to stdout (format csv, force_quote *)",
+        "copy (select 1) to program 'x'", "copy (select $1) to stdout", "copy (delete from x) to stdout",
+    ],
+)  # fmt: skip
+def test_copies_that_are_refused(connection, sql):
+    with pytest.raises(psycopg.Error) as caught:
+        connection.execute(sql)
+    assert caught.value.sqlstate in {"0A000", "42601"}
+    assert connection.execute("select 1").fetchone() == (1,)
+
+
+def test_adbc_and_connectorx_read_in_binary(server, key):
+    url = f"postgresql://me:{key}@127.0.0.1:{server.port}/cafe"
+    sql = "select order_id, day, paid_at, guest, rating, is_member from cafe_orders where cups > 0 order by order_id"
+    with adbc.connect(url) as connected, connected.cursor() as cursor:
+        cursor.execute(sql)
+        found = cursor.fetch_arrow_table()
+        kinds = [str(kind) for kind in found.schema.types]
+        assert kinds == ["int64", "date32[day]", "timestamp[us, tz=UTC]", "string", "double", "bool"]
+        assert found.column("order_id").to_pylist() == [1, 2, 3, 4]
+        cursor.execute("select guest from cafe_orders where cups = $1 order by 1", (1,))
+        assert cursor.fetchall() == [("Ann",), ("Žoë 🫖",)]
+    frame = pl.read_database_uri("select order_id, paid_at, price, guest from cafe_orders", url)
+    assert sorted(frame["order_id"]) == [1, 2, 3, 4, 5]
 
 
 def test_asyncpg_has_all_values_in_binary_form(server, key, connection):
