@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import os
 import shutil
 import subprocess
 import threading
 import time
 from decimal import Decimal
+from pathlib import Path
 
 import adbc_driver_postgresql.dbapi as adbc
 import asyncpg
@@ -276,6 +278,33 @@ def test_asyncpg_has_all_values_in_binary_form(server, key, connection):
         connection.execute("select * from cafe_orders where order_id in (1, 2) order by 1").fetchall()
     )
     assert numbers == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.proof
+def test_jdbc(server, key):
+    folder = Path(__file__).parents[2] / ".peers" / "jars"
+    driver = next(folder.glob("postgresql-*.jar"), None)
+    if driver is None or shutil.which("java") is None:
+        pytest.skip("the JDBC driver of PostgreSQL or Java is not installed: make peers")
+    program = Path(__file__).parents[1] / "rigs" / "PostgresClient.java"
+    url = f"jdbc:postgresql://127.0.0.1:{server.port}/cafe"
+    words = ["java", "-cp", str(driver), str(program), url, key]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "table cafe_orders One row per order." in lines
+    assert [line for line in lines if line.startswith(("column", "key", "index", "right", "imported"))] == [
+        "column order_id int8 0", "column day date 1", "column paid_at timestamptz 1", "column guest text 1", "column cups int4 1",
+        "column price numeric 1", "column rating float8 1", "column is_member bool 1", "key order_id 1 cafe_orders_pkey",
+        "index cafe_orders_pkey order_id", "right SELECT",
+    ]  # fmt: skip
+    assert [line for line in lines if line.startswith("row")] == [
+        f"row {turn} {row}" for turn in range(4) for row in ("Ann 2.50", "Žoë 🫖 2.50")
+    ]
+    assert [line for line in lines if line.startswith("fetched")] == [f"fetched {number}" for number in range(1, 6)]
+    assert lines[-2:] == ["error 42P01", "valid true public cafe"]
 
 
 def test_sqlalchemy_finds_tables_columns_and_keys(server, key):
