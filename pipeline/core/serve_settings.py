@@ -34,7 +34,6 @@ ROUTES = (
     "models",
     "odata",
     "postgres",
-    "postgres",
     "quality",
     "queries",
     "query",
