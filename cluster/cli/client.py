@@ -19,7 +19,7 @@ def client(
         Path | None, typer.Option(help="The file to write (default: standard output).", show_default=False)
     ] = None,
 ) -> None:
-    """Write a client in TypeScript with the types of the tables and models that a key may use.
+    """Write a client in TypeScript with the types of the tables, feature views and models that a key may use.
 
     The key is in the environment variable HEADWATER_API_KEY.
     """

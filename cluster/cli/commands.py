@@ -84,7 +84,7 @@ COMMANDS = {
     "keys": ("keys.app", "Create, list, rotate and revoke the keys of the callers of endpoints."),
     "client": (
         "client.client",
-        "Write a client in TypeScript with the types of the tables and models that a key may use.",
+        "Write a client in TypeScript with the types of the tables, feature views and models that a key may use.",
     ),
     "audit": ("audit.app", "Show who read what through endpoints, and check that the records were not changed."),
     "submit": (

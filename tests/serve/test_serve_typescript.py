@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
-import threading
-import time
 
 import pytest
-import uvicorn
 
-from serve import create_app
 from serve.typescript import typescript
 from tests.rigs.npm_programs import npm_file, npm_program
 from tests.serve.conftest import open_cafe
+from tests.serve.test_serve_client import served
+from tests.serve.test_serve_entity_features import STAFF, built
 
 USE = """
 import { Headwater, HeadwaterError, Tables } from "./client.js";
@@ -36,12 +35,52 @@ try {
 }
 console.log(JSON.stringify({ guests, order: Object.keys(order).length, most: most?.most, changes, refused }));
 """
+USE_BACKGROUND = """
+import { Headwater, HeadwaterError } from "./client.js";
+
+const headwater = new Headwater(process.argv[2]!, process.argv[3]!);
+const id = await headwater.submit("select order_id from cafe_orders order by 1", 3);
+const ids: number[] = [];
+for await (const row of headwater.result<{ order_id: number }>(id)) ids.push(row.order_id);
+const { is_truncated } = await headwater.queryStatus(id);
+const errors: string[] = [];
+const told = (error: unknown) => { if (error instanceof HeadwaterError) errors.push(`${error.status} ${error.message}`); };
+await headwater.endQuery(id);
+await headwater.queryStatus(id).catch(told);
+const failed = await headwater.submit("select cast(guest as integer) as x from cafe_orders");
+try {
+  for await (const row of headwater.result(failed)) console.log(row);
+} catch (error) {
+  told(error);
+}
+console.log(JSON.stringify({ ids, is_truncated, errors }));
+"""
+USE_FEATURES = """
+import { Entities, Headwater } from "./client.js";
+
+const headwater = new Headwater(process.argv[2]!, process.argv[3]!);
+const shop: Entities["shops"] = { region: "EU", day: "2026-01-03" };
+const [few, none] = await headwater.features("customers", [{ customer: 3 }, { customer: 99 }], ["orders", "email"]);
+const orders: number | null = few!.features.orders;
+const [every] = await headwater.features("shops", [shop]);
+const n: number | null = every!.features.n;
+console.log(JSON.stringify({ orders, found: none!.found, time: few!.event_time, n, entity: every!.entity }));
+"""
 WRONG = """
 import { Headwater } from "./client.js";
 
 const headwater = new Headwater("", "");
 for await (const row of headwater.rows("cafe_orders")) console.log(row.no_such_column);
 await headwater.page("no_such_table");
+"""
+WRONG_FEATURES = """
+import { Headwater } from "./client.js";
+
+const headwater = new Headwater("", "");
+const [found] = await headwater.features("customers", [{ customer: 3 }], ["orders"]);
+console.log(found!.features.email);
+await headwater.features("customers", [{ no_such_entity: 3 }]);
+await headwater.features("no_such_view", []);
 """
 OPTIONS = ["--strict", "--noUncheckedIndexedAccess", "--exactOptionalPropertyTypes", "--target", "es2022", "--module", "nodenext",
            "--skipLibCheck", "--types", "node"]  # fmt: skip
@@ -50,6 +89,11 @@ OPTIONS = ["--strict", "--noUncheckedIndexedAccess", "--exactOptionalPropertyTyp
 @pytest.fixture(scope="module")
 def cafe(tmp_path_factory):
     return open_cafe(tmp_path_factory.mktemp("cafe"))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return built(tmp_path_factory.mktemp("shop"))
 
 
 def test_types_are_those_of_the_document(cafe):
@@ -62,37 +106,79 @@ def test_types_are_those_of_the_document(cafe):
         assert "cafe_orders" not in typescript(client.get("/openapi.json").json(), "x")
 
 
+def test_feature_views_have_types(shop):
+    with shop.client(key=shop.key(**STAFF)) as client:
+        text = typescript(client.get("/openapi.json").json(), "x")
+    assert "  shops: {\n    region: string | null;\n    day: string | null;\n  };" in text
+    assert "  shops: {\n    n: number | null;\n  };" in text
+
+
 @pytest.mark.proof
 def test_the_client_compiles_and_reads(cafe, tmp_path):
-    compiler = npm_program("tsc")
-    (tmp_path / "node_modules").symlink_to(npm_file("typescript").parent)
-    (tmp_path / "package.json").write_text('{"type": "module"}')
-    with cafe.client() as client:
-        (tmp_path / "client.ts").write_text(typescript(client.get("/openapi.json").json(), "x"))
-    (tmp_path / "use.ts").write_text(USE)
-    (tmp_path / "wrong.ts").write_text(WRONG)
-    wrong = subprocess.run(
-        [*compiler, *OPTIONS, "--noEmit", "wrong.ts"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert "no_such_column" in wrong.stdout
-    assert "no_such_table" in wrong.stdout
-    right = subprocess.run([*compiler, *OPTIONS, "use.ts"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert right.returncode == 0, right.stdout
-    server = uvicorn.Server(uvicorn.Config(create_app(cafe.project()), port=0, log_level="error", lifespan="on"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-        words = [str(shutil.which("node")), "use.js", url, cafe.key()]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    finally:
-        server.should_exit = True
-        thread.join()
+    prepared(cafe, cafe.key(), tmp_path)
+    wrong = compiled(tmp_path, WRONG, "--noEmit")
+    assert "no_such_column" in wrong
+    assert "no_such_table" in wrong
+    assert compiled(tmp_path, USE) == ""
+    said = ran(cafe, cafe.key(), tmp_path)
+    assert said == {
+        "guests": ["Ann 1", "Bo 2", 'O\'Hara, "Kit" 3', "Žoë 🫖 1"],
+        "order": 8,
+        "most": 3,
+        "changes": 0,
+        "refused": "400 the filter on column 'guest' has no operator; got 'Bo'; write guest=OPERATOR.VALUE with one of eq, neq, gt, "
+        "gte, lt, lte, like, ilike, match, imatch, in, is, isdistinct, cs, cd, ov, fts",
+    }
+
+
+@pytest.mark.proof
+def test_the_client_runs_queries_in_the_background(cafe, tmp_path):
+    prepared(cafe, cafe.key(), tmp_path)
+    assert compiled(tmp_path, USE_BACKGROUND) == ""
+    said = ran(cafe, cafe.key(), tmp_path)
+    assert said["ids"] == [1, 2, 3]
+    assert said["is_truncated"]
+    gone, failed = said["errors"]
+    assert gone.startswith("404 there is no such query")
+    assert failed.startswith("0 the query cannot be computed")
+
+
+@pytest.mark.proof
+def test_the_client_looks_features_up(shop, tmp_path):
+    key = shop.key(**STAFF)
+    prepared(shop, key, tmp_path)
+    wrong = compiled(tmp_path, WRONG_FEATURES, "--noEmit")
+    assert all(word in wrong for word in ("'email' does not exist", "no_such_entity", "no_such_view"))
+    assert compiled(tmp_path, USE_FEATURES) == ""
+    assert ran(shop, key, tmp_path) == {
+        "orders": 2,
+        "found": False,
+        "time": "2026-01-04T12:30:00",
+        "n": 1,
+        "entity": {"region": "EU", "day": "2026-01-03"},
+    }
+
+
+def prepared(cafe, key, folder):
+    """Write the client for a key into a folder where it can be compiled."""
+    npm_program("tsc")
+    (folder / "node_modules").symlink_to(npm_file("typescript").parent)
+    (folder / "package.json").write_text('{"type": "module"}')
+    with cafe.client(key=key) as client:
+        (folder / "client.ts").write_text(typescript(client.get("/openapi.json").json(), "x"))
+
+
+def compiled(folder, program, *more):
+    """What the compiler says of a program."""
+    (folder / "use.ts").write_text(program)
+    words = [*npm_program("tsc"), *OPTIONS, *more, "use.ts"]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False).stdout
+
+
+def ran(cafe, key, folder):
+    """What the compiled program prints, against a server."""
+    with served(cafe.project()) as url:
+        words = [str(shutil.which("node")), "use.js", f"{url}/", key]
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == (
-        '{"guests":["Ann 1","Bo 2","O\'Hara, \\"Kit\\" 3","Žoë 🫖 1"],"order":8,"most":3,"changes":0,'
-        "\"refused\":\"400 the filter on column 'guest' has no operator; got 'Bo'; write guest=OPERATOR.VALUE with one of eq, neq, gt, "
-        'gte, lt, lte, like, ilike, match, imatch, in, is, isdistinct, cs, cd, ov, fts"}'
-    )
+    return json.loads(done.stdout)
