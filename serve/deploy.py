@@ -146,7 +146,7 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
             raise RequestError(
                 "Ray Serve's proxy has no TLS", do="pass --direct-port, --flight-port or --postgres-port too"
             )
-        tls.require()
+        tls.context()
     ports = [port, *(each for each in own if each is not None)]
     for number in ports:
         _require_free(host, number)

@@ -24,9 +24,10 @@ class TlsFiles:
     client_ca: str | None = None
     """The authorities whose certificates clients may show; `None`: clients are not asked for one."""
 
-    def require(self) -> None:
-        """Raise `RequestError` if a file cannot be used."""
+    def context(self) -> ssl.SSLContext:
+        """Return the context of a server that asks clients for no certificate; raise `RequestError` if a file cannot be used."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         files = f"{self.certificate}, {self.key}"
         try:
             context.load_cert_chain(self.certificate, self.key, password=_no_password)
@@ -40,6 +41,7 @@ class TlsFiles:
                 got=got,
                 do="pass PEM files: a certificate and its key without password",
             ) from error
+        return context
 
     def options(self) -> Mapping[str, Any]:
         """Return uvicorn's options. A client may show no certificate; one that is shown must be valid."""

@@ -11,8 +11,7 @@ from pipeline.kernel.types import arrow_schema
 from serve.access.caller import Caller
 from serve.flight.messages import FlightMessage
 from serve.reading import Reading
-from serve.related import RelatedTables
-from serve.status import visible_schema
+from serve.visible_tables import visible_tables
 
 SCHEMA = "main"
 _TABLE = "TABLE"
@@ -98,29 +97,21 @@ class FlightCatalog:
         fits = message.maybe_text(1) in {None, "", self._name} and _is_like(SCHEMA, message.maybe_text(2))
         kinds = message.texts(4)
         rows: list[tuple[object, ...]] = []
-        for grant in self._reading.authorizer.readable(caller) if fits and (not kinds or _TABLE in kinds) else ():
-            name = grant.definition.name
-            schema = visible_schema(self._reading, caller, grant)
-            if schema is not None and _is_like(name, message.maybe_text(3)):
-                row = (self._name, SCHEMA, name, _TABLE)
-                rows.append((*row, arrow_schema(schema).serialize().to_pybytes()) if message.flag(5) else row)
+        for each in visible_tables(self._reading, caller) if fits and (not kinds or _TABLE in kinds) else ():
+            if _is_like(each.name, message.maybe_text(3)):
+                row = (self._name, SCHEMA, each.name, _TABLE)
+                described = arrow_schema(each.schema).serialize().to_pybytes() if message.flag(5) else b""
+                rows.append((*row, described) if message.flag(5) else row)
         return self._rows(_TABLES_WITH_COLUMNS if message.flag(5) else _TABLES, rows)
 
     def _primary_keys(self, message: FlightMessage, caller: Caller) -> pa.Table:
         rows = [
-            (self._name, SCHEMA, grant.definition.name, column, None, number)
-            for grant in self._reading.authorizer.readable(caller)
-            if grant.definition.name == message.text(3)
-            for number, column in enumerate(self._key(caller, grant.definition.name), 1)
+            (self._name, SCHEMA, each.name, column, None, number)
+            for each in visible_tables(self._reading, caller)
+            if each.name == message.text(3)
+            for number, column in enumerate(each.key, 1)
         ]
         return self._rows(_PRIMARY_KEYS, rows)
-
-    def _key(self, caller: Caller, name: str) -> tuple[str, ...]:
-        version = self._reading.tables.newest(name)
-        if version is None:
-            return ()
-        grant = self._reading.authorizer.grant(caller, name)
-        return self._reading.authorizer.columns(grant, caller, version).key
 
     def _imported_keys(self, message: FlightMessage, caller: Caller) -> pa.Table:
         return self._foreign_keys(message.text(3), caller, is_single=True)
@@ -129,10 +120,9 @@ class FlightCatalog:
         return self._foreign_keys(message.text(3), caller, is_single=False)
 
     def _foreign_keys(self, name: str, caller: Caller, *, is_single: bool) -> pa.Table:
-        related: RelatedTables = self._reading.related
-        grants = {grant.definition.name: grant for grant in self._reading.authorizer.readable(caller)}
+        found = (each.relationships for each in visible_tables(self._reading, caller) if each.name == name)
         rows: list[tuple[object, ...]] = []
-        for each in related.readable(grants[name].definition, caller) if name in grants else ():
+        for each in next(found, ()):
             for number, (mine, theirs) in enumerate(each.pairs, 1) if each.is_single == is_single else ():
                 one, other = (self._name, SCHEMA, each.table, theirs), (self._name, SCHEMA, name, mine)
                 ends = (*one, *other) if is_single else (*other, *one)

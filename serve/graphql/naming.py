@@ -12,8 +12,9 @@ from typing import Literal
 from pipeline.core.schema import Column, Schema
 from serve.graphql.names import Names, type_name
 from serve.graphql.scalars import SHARED_TYPES, is_comparable_scalar
-from serve.graphql.visible import Visible, VisibleTable
+from serve.graphql.visible import Visible
 from serve.related import Relationship
+from serve.visible_tables import VisibleTable
 
 RootKind = Literal["rows", "row", "groups", "predict", "metric"]
 _WORDS = ("and", "or", "not")

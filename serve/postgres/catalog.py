@@ -16,15 +16,16 @@ from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import arrow_type
 from serve.access.caller import Caller
 from serve.http_errors import HttpError, OverloadError
-from serve.postgres.catalog_rows import CatalogRows, CatalogTable
+from serve.postgres.catalog_rows import CatalogRows
 from serve.postgres.catalog_tables import DEFINITIONS, FUNCTIONS, PREFIX, TABLES
+from serve.postgres.values import Encoder, sending
 from serve.prepared_sql import NO_COLUMN
 from serve.queries.deadlines import StatementDeadlines
 from serve.queries.engine import DIVISION
 from serve.queries.sql_guard import guarded
 from serve.queries.values import shown
 from serve.reading import Reading
-from serve.status import visible_schema
+from serve.visible_tables import VisibleTable, visible_tables
 
 _MOST_CATALOGS = 16
 _MOST_ROWS = 100_000
@@ -39,7 +40,7 @@ class PostgresCatalog:
         """Use the tables of a project; `database` is its name."""
         self._reading = reading
         self._database = database
-        self._engines: OrderedDict[tuple[str, tuple[CatalogTable, ...]], duckdb.DuckDBPyConnection] = OrderedDict()
+        self._engines: OrderedDict[tuple[str, tuple[VisibleTable, ...]], duckdb.DuckDBPyConnection] = OrderedDict()
         self._deadlines = StatementDeadlines()
         self._lock = threading.Lock()
 
@@ -51,25 +52,28 @@ class PostgresCatalog:
                 each.close()
             self._engines.clear()
 
-    def tables(self, caller: Caller) -> tuple[CatalogTable, ...]:
-        """Return the tables that a caller may read and that are computed, as it sees them."""
-        grants = self._reading.authorizer.readable(caller)
-        found = (self._table(caller, grant.definition.name) for grant in grants)
-        return tuple(each for each in found if each is not None)
+    def tables(self, caller: Caller) -> tuple[VisibleTable, ...]:
+        """Return the tables that a caller may read, as it sees them."""
+        return visible_tables(self._reading, caller)
 
-    def checked(self, sql: str) -> str:
-        """Return a SELECT about the catalog, ready to be run; raise `HttpError` if it contains anything else than such questions need."""
-        return guarded(sql, TABLES, more_functions=_ADDED).sql(lambda name: f"select * from main.{quoted(name)}")
+    def schema(self, caller: Caller, sql: str) -> Schema:
+        """Return the columns of a SELECT about the catalog.
 
-    def schema(self, caller: Caller, checked: str) -> Schema:
-        """Return the columns of a checked SELECT; raise `HttpError` for what the catalog does not have."""
+        Raises `HttpError` if it contains anything else than such questions need, and for what the catalog does not have.
+        """
         with self._asking(caller) as cursor:
-            return schema_of(cursor, checked)
+            return schema_of(cursor, _checked(sql))
 
-    def rows(self, caller: Caller, checked: str) -> pa.Table:
-        """Return the rows of a checked SELECT; raise as `schema` does, and `OverloadError` for one that takes too long."""
+    def rows(self, caller: Caller, sql: str, forms: Sequence[int]) -> tuple[Schema, Sequence[Encoder], pa.Table]:
+        """Return the columns of a SELECT about the catalog, what is sent of its rows, and how that becomes bytes; see `sending`.
+
+        Raises as `schema` does, and `OverloadError` for one that takes too long.
+        """
+        checked = _checked(sql)
         with self._asking(caller) as cursor:
-            return cursor.sql(f"select * from ({checked}) limit {_MOST_ROWS}").to_arrow_table()
+            schema = schema_of(cursor, checked)
+            made, encoders = sending(checked, schema, forms)
+            return schema, encoders, cursor.sql(f"select * from ({made}) limit {_MOST_ROWS}").to_arrow_table()
 
     @contextmanager
     def _asking(self, caller: Caller) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -86,22 +90,6 @@ class PostgresCatalog:
                 do = "docs/postgres.md says what the catalog has"
                 raise HttpError("the catalog cannot be asked this", got=shown(first[:200]), do=do) from error
 
-    def _table(self, caller: Caller, name: str) -> CatalogTable | None:
-        reading = self._reading
-        grant = reading.authorizer.grant(caller, name)
-        schema, version = visible_schema(reading, caller, grant), reading.tables.newest(name)
-        if schema is None or version is None:
-            return None
-        references = tuple(
-            (mine, each.table, theirs)
-            for each in reading.related.readable(grant.definition, caller)
-            if each.is_single
-            for mine, theirs in each.pairs
-        )
-        key = reading.authorizer.columns(grant, caller, version).key
-        estimate = reading.authorizer.estimate(grant, version, None) or 0
-        return CatalogTable(name, schema, key, grant.definition.description, estimate, references)
-
     def _engine(self, caller: Caller) -> duckdb.DuckDBPyConnection:
         key = (caller.name, self.tables(caller))
         with self._lock:
@@ -114,7 +102,11 @@ class PostgresCatalog:
             return found
 
 
-def _made(tables: Sequence[CatalogTable], database: str, user: str) -> duckdb.DuckDBPyConnection:
+def _checked(sql: str) -> str:
+    return guarded(sql, TABLES, more_functions=_ADDED).sql(lambda name: f"select * from main.{quoted(name)}")
+
+
+def _made(tables: Sequence[VisibleTable], database: str, user: str) -> duckdb.DuckDBPyConnection:
     con = duckdb.connect(":memory:", config={"memory_limit": "256MB", "threads": 1, "enable_external_access": False})
     con.execute("set python_enable_replacements = false; set timezone = 'UTC'")
     con.execute(DEFINITIONS)

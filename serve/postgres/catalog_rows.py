@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from pipeline.core.schema import Column, Schema
+from pipeline.core.schema import Column
 from serve.postgres.catalog_tables import SETTINGS, TABLES
 from serve.postgres.values import ARRAY_OIDS, TYPES, modifier_of, type_of
+from serve.visible_tables import VisibleTable
 
 _PUBLIC, _CATALOG, _INFORMATION, _OWNER, _CALLER, _DATABASE, _CLASSES = 2200, 11, 13_000, 10, 15_999, 16_000, 1259
 _SYSTEM_TABLES: Mapping[str, int] = {
@@ -37,19 +37,6 @@ _WITH_UNDERSCORE = frozenset({"json", "date", "time", "timestamp", "timestamptz"
 Rows = dict[str, list[dict[str, object]]]
 
 
-@dataclass(frozen=True)
-class CatalogTable:
-    """A table as a caller sees it."""
-
-    name: str
-    schema: Schema
-    key: tuple[str, ...]
-    description: str
-    rows: int
-    references: tuple[tuple[str, str, str], ...] = ()
-    """Its columns with keys of other tables: the column, the table, and the column there."""
-
-
 class CatalogRows:
     """Collects the rows of the catalog's tables."""
 
@@ -63,7 +50,7 @@ class CatalogRows:
         self._add_roles()
         self._add_settings()
 
-    def add(self, tables: Sequence[CatalogTable]) -> Rows:
+    def add(self, tables: Sequence[VisibleTable]) -> Rows:
         """Add tables with their keys, and return all rows."""
         by_name = {each.name: each for each in tables}
         for table in tables:
@@ -71,10 +58,10 @@ class CatalogRows:
             if table.key:
                 self._add_key(table)
         for table in tables:
-            for column, other, theirs in table.references:
-                referenced = by_name.get(other)
-                if referenced is not None and column in table.schema.names and referenced.key == (theirs,):
-                    self._add_reference(table, column, referenced)
+            for each in table.relationships:
+                ((mine, theirs),) = each.pairs
+                if each.is_single and by_name[each.table].key == (theirs,):
+                    self._add_reference(table, mine, by_name[each.table])
         return self.rows
 
     def _add_schemas(self) -> None:
@@ -150,11 +137,9 @@ class CatalogRows:
             default_collate_catalog=self._database, default_collate_schema="pg_catalog", default_collate_name="C",
         )  # fmt: skip
 
-    def _add_table(self, table: CatalogTable) -> None:
+    def _add_table(self, table: VisibleTable) -> None:
         oid, where = _oid_of(table.name), self._where(table)
-        self._add_relation(
-            oid, table.name, "r", len(table.schema.columns), relhasindex=bool(table.key), reltuples=float(table.rows)
-        )
+        self._add_relation(oid, table.name, "r", len(table.schema.columns), relhasindex=bool(table.key))
         self._add("information_schema_tables", **where, table_type="BASE TABLE", is_insertable_into="NO", is_typed="NO")
         for name in ("table_privileges", "role_table_grants"):
             grant = {"grantor": self._database, "grantee": self._user, "privilege_type": "SELECT", "is_grantable": "NO"}
@@ -166,14 +151,14 @@ class CatalogRows:
             tableowner=self._database,
             hasindexes=bool(table.key),
         )
-        self._add("pg_stat_user_tables", relid=oid, schemaname="public", relname=table.name, n_live_tup=table.rows)
+        self._add("pg_stat_user_tables", relid=oid, schemaname="public", relname=table.name, n_live_tup=0)
         if table.description:
             self._add("pg_description", objoid=oid, classoid=_CLASSES, objsubid=0, description=table.description)
         for number, column in enumerate(table.schema.columns, 1):
             self._add_attribute(oid, number, column, is_key=column.name in table.key)
             self._add_column(table, number, column)
 
-    def _add_column(self, table: CatalogTable, number: int, column: Column) -> None:
+    def _add_column(self, table: VisibleTable, number: int, column: Column) -> None:
         kind, modifier = type_of(column), modifier_of(column) - 4
         is_decimal = modifier > 0
         self._add(
@@ -184,7 +169,7 @@ class CatalogRows:
             numeric_precision_radix=10 if kind.name == "numeric" else None, datetime_precision=6 if kind.name.startswith("time") else None,
         )  # fmt: skip
 
-    def _add_key(self, table: CatalogTable) -> None:
+    def _add_key(self, table: VisibleTable) -> None:
         name, oid = f"{table.name}_pkey", _oid_of(table.name)
         index, numbers = _oid_of(name), [table.schema.names.index(each) + 1 for each in table.key]
         self._add_relation(index, name, "i", len(numbers))
@@ -214,7 +199,7 @@ class CatalogRows:
                 column_name=column,
             )
 
-    def _add_reference(self, table: CatalogTable, column: str, other: CatalogTable) -> None:
+    def _add_reference(self, table: VisibleTable, column: str, other: VisibleTable) -> None:
         name, theirs = f"{table.name}_{column}_fkey", other.key[0]
         self._add_constraint(
             table, name, "FOREIGN KEY", (column,), confrelid=_oid_of(other.name), confkey=[other.schema.names.index(theirs) + 1],
@@ -227,7 +212,7 @@ class CatalogRows:
         )  # fmt: skip
 
     def _add_constraint(
-        self, table: CatalogTable, name: str, kind: str, columns: Sequence[str], **more: object
+        self, table: VisibleTable, name: str, kind: str, columns: Sequence[str], **more: object
     ) -> None:
         flags = {
             "condeferrable": False,
@@ -282,11 +267,10 @@ class CatalogRows:
             "relpages",
             "relallvisible",
             "relfilenode",
-            "reltuples",
         )
         row = {
             "oid": oid, "relname": name, "relnamespace": _PUBLIC, "relowner": _OWNER, "relam": _HEAP if kind == "r" else _BTREE, "relpersistence": "p",
-            "relkind": kind, "relnatts": columns, "relispopulated": True, "relreplident": "d", "tableoid": _CLASSES,
+            "relkind": kind, "relnatts": columns, "relispopulated": True, "reltuples": -1, "relreplident": "d", "tableoid": _CLASSES,
             "relacl": [f"{self._user}=r/{self._database}"] if kind == "r" else None,
         }  # fmt: skip
         self._add("pg_class", **(dict.fromkeys(no, False) | dict.fromkeys(zeros, 0) | row | more))
@@ -299,7 +283,7 @@ class CatalogRows:
             attstorage="p", attcompression="", attalign="i", attbyval=0 < kind.length <= _LARGEST_BY_VALUE, atthasmissing=False, attstattarget=-1,
         )  # fmt: skip
 
-    def _where(self, table: CatalogTable) -> dict[str, object]:
+    def _where(self, table: VisibleTable) -> dict[str, object]:
         return {"table_catalog": self._database, "table_schema": "public", "table_name": table.name}
 
     def _named(self, constraint: str) -> dict[str, object]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 
 from pipeline.core.errors import HeadwaterError
 from serve.http_errors import (
@@ -41,7 +42,7 @@ class PostgresError(HttpError):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by the parts."""
-        return (PostgresError, (self.code, self.problem))
+        return partial(PostgresError, got=self.got, do=self.do), (self.code, self.problem)
 
 
 def parts_of(error: HeadwaterError) -> tuple[str, Mapping[str, str | None]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pyarrow as pa
 from anyio import to_thread
@@ -18,9 +19,9 @@ from serve.access.caller import ANONYMOUS, Caller
 from serve.backend import Backend
 from serve.http_errors import TooManyError
 from serve.postgres.catalog import PostgresCatalog
-from serve.postgres.messages import TEXT, FieldDescription, data_rows
+from serve.postgres.messages import FieldDescription, data_rows
 from serve.postgres.statements import SelectStatement
-from serve.postgres.values import Encoder, field_of, sent_as
+from serve.postgres.values import Encoder, each_form, field_of, sending
 from serve.prepared_sql import prepare
 from serve.problems import status_of
 from serve.queries.cancellation import CURRENT, Cancellation
@@ -34,21 +35,34 @@ _MOST_ROWS = 2_048
 """How many rows are encoded and sent at once."""
 
 
+@dataclass(frozen=True)
+class ReadRows:
+    """The columns of a SELECT, the functions that make bytes of what is sent of each, and the rows: the first batch, and the others."""
+
+    schema: Schema
+    encoders: Sequence[Encoder]
+    first: pa.RecordBatch | None
+    others: Generator[pa.RecordBatch, None, None]
+
+
 class OpenResult:
     """The rows of a SELECT, which are read as they are sent."""
 
     def __init__(
-        self, fields: Sequence[FieldDescription], encoders: Sequence[Encoder], batches: Iterator[pa.RecordBatch], cancellation: Cancellation,
+        self,
+        fields: Sequence[FieldDescription],
+        read: ReadRows,
+        cancellation: Cancellation,
         record: Callable[[int, int], None],
-    ) -> None:  # fmt: skip
-        """Send `batches`; `record` is called once, with the status and the number of rows that were sent."""
+    ) -> None:
+        """Send what is read; `record` is called once, with the status and the number of rows that were sent."""
         self.fields = fields
         self.is_done = False
-        self._encoders = encoders
-        self._batches = batches
+        self._encoders = read.encoders
+        self._rest = read.first
+        self._batches = read.others
         self._cancellation = cancellation
         self._record: Callable[[int, int], None] | None = record
-        self._rest: pa.RecordBatch | None = None
         self._sent = 0
 
     async def read(self, most: int, messages_of: RowMessages = data_rows) -> AsyncIterator[tuple[bytes, int]]:
@@ -69,10 +83,8 @@ class OpenResult:
 
     def close(self, status: int = 200) -> None:
         """Read no more, and record the statement."""
-        close = getattr(self._batches, "close", None)
-        if close is not None:
-            close()
-        self._batches, self._rest = iter(()), None
+        self._batches.close()
+        self._rest = None
         if self._record is not None:
             self._record(status, self._sent)
             self._record = None
@@ -120,7 +132,7 @@ class PostgresResults:
         """Return the columns of a SELECT."""
         caller = await self._admitted()
         if statement.is_catalog:
-            return await to_thread.run_sync(self._catalog.schema, caller, self._catalog.checked(sql))
+            return await to_thread.run_sync(self._catalog.schema, caller, sql)
         reading = self._backend.reading
         return (await reading.run(caller, prepare, reading, caller, sql, None, own_types=_OWN_TYPES)).statement.schema
 
@@ -137,34 +149,26 @@ class PostgresResults:
         try:
             with _cancelled_by(cancellation):
                 context.caller = await self._admitted(context)
-                opening = self._of_catalog if statement.is_catalog else self._of_tables
-                schema, encoders, batches = await opening(sql, forms, context)
+                reading = self._of_catalog if statement.is_catalog else self._of_tables
+                read = await reading(sql, forms, context)
         except HeadwaterError as error:
             record(status_of(error), 0)
             raise
-        return OpenResult(fields_of(statement, schema, forms), encoders, batches, cancellation, record)
+        return OpenResult(fields_of(statement, read.schema, forms), read, cancellation, record)
 
-    async def _of_tables(
-        self, sql: str, forms: Sequence[int], context: RequestContext
-    ) -> tuple[Schema, Sequence[Encoder], Iterator[pa.RecordBatch]]:
+    async def _of_tables(self, sql: str, forms: Sequence[int], context: RequestContext) -> ReadRows:
         reading, caller = self._backend.reading, context.caller
         prepared = await reading.run(caller, prepare, reading, caller, sql, None, own_types=_OWN_TYPES)
         context.facts.update(table=",".join(prepared.versions), why="scope query")
         schema, bound = prepared.statement.schema, prepared.statement.statement
-        made, encoders = _sending(bound.sql, schema, forms)
+        made, encoders = sending(bound.sql, schema, forms)
         batches = self._backend.engine.batches(Statement(made, bound.values))
-        first = await reading.run(caller, _next, batches)
-        return schema, encoders, _after(first, batches)
+        return ReadRows(schema, encoders, await reading.run(caller, _next, batches), batches)
 
-    async def _of_catalog(
-        self, sql: str, forms: Sequence[int], context: RequestContext
-    ) -> tuple[Schema, Sequence[Encoder], Iterator[pa.RecordBatch]]:
+    async def _of_catalog(self, sql: str, forms: Sequence[int], context: RequestContext) -> ReadRows:
         context.facts.update(why="the catalog of what the caller may read")
-        checked = self._catalog.checked(sql)
-        schema = await to_thread.run_sync(self._catalog.schema, context.caller, checked)
-        made, encoders = _sending(checked, schema, forms)
-        rows: pa.Table = await to_thread.run_sync(self._catalog.rows, context.caller, made)
-        return schema, encoders, iter(rows.to_batches())
+        schema, encoders, rows = await to_thread.run_sync(self._catalog.rows, context.caller, sql, forms)
+        return ReadRows(schema, encoders, None, (batch for batch in rows.to_batches()))
 
     async def _admitted(self, context: RequestContext | None = None) -> Caller:
         """Return the caller, and count a statement of it; what it costs more is counted when it is recorded."""
@@ -181,36 +185,13 @@ def fields_of(statement: SelectStatement, schema: Schema, forms: Sequence[int]) 
     """Return the columns of a result, with the names that PostgreSQL gives them; `forms` are one for all, or one for each."""
     columns = schema.columns
     names = statement.names if len(statement.names) == len(columns) else schema.names
-    return [field_of(c, name, form) for c, name, form in zip(columns, names, _each(forms, len(columns)), strict=True)]
-
-
-def _each(forms: Sequence[int], number: int) -> Sequence[int]:
-    return list(forms) * number if len(forms) == 1 else forms or [TEXT] * number
-
-
-def _sending(sql: str, schema: Schema, forms: Sequence[int]) -> tuple[str, list[Encoder]]:
-    """Return a SELECT of what is sent of each column, in their order, and the functions that make bytes of it."""
-    names = [f"c{number}" for number in range(len(schema.columns))]
-    each = [
-        sent_as(c, name, form) for c, name, form in zip(schema.columns, names, _each(forms, len(names)), strict=True)
+    return [
+        field_of(c, name, form) for c, name, form in zip(columns, names, each_form(forms, len(columns)), strict=True)
     ]
-    columns = ", ".join(f"{text} as {name}" for name, (text, _) in zip(names, each, strict=True))
-    return f"select {columns} from ({sql}) as t({', '.join(names)})", [encoder for _, encoder in each]
 
 
 def _next(batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
     return next(batches, None)
-
-
-def _after(first: pa.RecordBatch | None, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    try:
-        if first is not None:
-            yield first
-            yield from batches
-    finally:
-        close = getattr(batches, "close", None)
-        if close is not None:
-            close()
 
 
 @contextmanager

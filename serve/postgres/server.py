@@ -11,7 +11,6 @@ import struct
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pipeline.core.errors import HeadwaterError
 from serve.backend import Backend
@@ -53,7 +52,7 @@ class PostgresEndpoint:
     def __init__(self, backend: Backend, host: str, port: int, tls: TlsFiles | None = None) -> None:
         """Listen, with TLS if there are files for it; raise `OSError` if that is not possible. With port 0, the system chooses one."""
         catalog = PostgresCatalog(backend.reading, backend.project.settings.name)
-        self._shared = _Shared(backend, catalog, None if tls is None else _context(tls))
+        self._shared = _Shared(backend, catalog, None if tls is None else tls.context())
         self._connections: set[asyncio.Task[None]] = set()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
@@ -162,9 +161,9 @@ class _Connection:
                     if self._reader.at_eof():  # nobody waits for the answer
                         session.cancel()
             finally:
-                if not task.done():
+                if not task.done():  # this connection ends: the statement is interrupted before what it reads is closed
                     session.cancel()
-                    task.cancel()
+                    await asyncio.wait((task,))
             await task
 
     async def _start(self) -> dict[str, str] | None:
@@ -249,10 +248,3 @@ class _Connection:
         self._writer.write(content)
         async with asyncio.timeout(_SENDS_WITHIN_S):
             await self._writer.drain()
-
-
-def _context(tls: TlsFiles) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(Path(tls.certificate), Path(tls.key))
-    return context

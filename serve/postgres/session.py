@@ -378,7 +378,7 @@ class DriverSession:
         if len(kept) >= _MOST_KEPT:
             raise PostgresError("53400", f"the session keeps {_MOST_KEPT} statements or cursors", do="close some")
 
-    def _parsed(self, text: str) -> Command | SelectStatement | None:
+    def _parsed(self, text: str) -> Command | SelectStatement:
         return parsed(text, self._settings.facts)
 
     async def _types(self, statement: SelectStatement) -> tuple[int, ...]:
@@ -387,7 +387,8 @@ class DriverSession:
         if any(each.column for each in statement.parameters.values()):
             caller = await self._results.caller()
             for table in await to_thread.run_sync(self._catalog.tables, caller):
-                columns |= {column.name.lower(): column for column in table.schema.columns}
+                if table.name.lower() in statement.tables:
+                    columns |= {column.name.lower(): column for column in table.schema.columns}
         return tuple(_oid(statement.parameters[number], columns) for number in sorted(statement.parameters))
 
 

@@ -83,6 +83,11 @@ class SelectStatement:
     is_catalog: bool
     """Whether it asks about the catalog only."""
 
+    @property
+    def tables(self) -> frozenset[str]:
+        """The names of its tables, in small letters."""
+        return frozenset(table.name.lower() for table in self.tree.find_all(exp.Table))
+
     def sql(self, values: Mapping[int, exp.Expr]) -> str:
         """Return the statement in the engine's dialect, with these values for its parameters."""
 
@@ -97,22 +102,26 @@ _UNKNOWN = ParameterHint()
 
 def split(text: str) -> list[str]:
     """Return the statements of a text, which semicolons separate; raise `HttpError` for a text that is no SQL."""
-    statements, begin = [], 0
+    statements, begin, is_empty = [], 0, True
     for token in _tokens(text):
-        if token.token_type == TokenType.SEMICOLON:
+        if token.token_type != TokenType.SEMICOLON:
+            is_empty = False
+            continue
+        if not is_empty:
             statements.append(text[begin : token.start])
-            begin = token.end + 1
-    statements.append(text[begin:])
+        begin, is_empty = token.end + 1, True
+    if not is_empty:
+        statements.append(text[begin:])
     if len(statements) > _MOST_STATEMENTS:
         raise HttpError(f"there are more than {_MOST_STATEMENTS} statements", do="send fewer at once")
-    return [each for each in statements if _tokens(each)]
+    return statements
 
 
-def parsed(text: str, facts: SessionFacts) -> Command | SelectStatement | None:
-    """Return a statement, or `None` if the text has none; raise `HttpError` if it cannot be read."""
+def parsed(text: str, facts: SessionFacts) -> Command | SelectStatement:
+    """Return the statement of a text, which `split` has returned; raise `HttpError` if it cannot be read."""
     tokens = _tokens(text)
     if not tokens:
-        return None
+        raise HttpError("there is no statement", do="write one SELECT")
     first = tokens[0].text.upper()
     if first not in _READS:
         words = [each if each[0] in "\"'" else each.upper() for each in _WORDS.findall(_COMMENTS.sub(" ", text))]

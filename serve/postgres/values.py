@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from pipeline.core.schema import Column
+from pipeline.core.schema import Column, Schema
 from pipeline.kernel.types import arrow_type
 from serve.http_errors import HttpError
-from serve.postgres.messages import BINARY, FieldDescription
+from serve.postgres.messages import BINARY, TEXT, FieldDescription
 from serve.queries.expressions import is_nested, plain
 from serve.queries.values import shown
 
@@ -126,6 +126,8 @@ _ALIASES: Mapping[str, PostgresType] = {
     "CHAR": VARCHAR,
 }
 _CLOCK = re.compile(r"(?P<date>\d{4,}-\d\d-\d\d)(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?")
+_NUMBER = re.compile(r"[+-]?\d*(?:\.(?P<places>\d*))?")
+_MOST_DIGITS = 38
 _DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
 _LIST_OF_OIDS = 1028
 _ARRAYS: Mapping[int, PostgresType] = {
@@ -161,7 +163,26 @@ def field_of(column: Column, name: str, form: int) -> FieldDescription:
     return FieldDescription(name, kind.oid, kind.length, modifier_of(column), form)
 
 
-def sent_as(column: Column, name: str, form: int) -> tuple[str, Encoder]:
+def sending(sql: str, schema: Schema, forms: Sequence[int]) -> tuple[str, list[Encoder]]:
+    """Return a SELECT of what is sent of each column, and the functions that make bytes of it.
+
+    `forms` are one for all columns, one for each, or none: then all are text.
+    """
+    names = [f"c{number}" for number in range(len(schema.columns))]
+    each = [
+        _sent_as(column, name, form)
+        for column, name, form in zip(schema.columns, names, each_form(forms, len(names)), strict=True)
+    ]
+    columns = ", ".join(f"{text} as {name}" for name, (text, _) in zip(names, each, strict=True))
+    return f"select {columns} from ({sql}) as t({', '.join(names)})", [encoder for _, encoder in each]
+
+
+def each_form(forms: Sequence[int], number: int) -> Sequence[int]:
+    """Return the form of each of so many values, given one for all, one for each, or none."""
+    return list(forms) * number if len(forms) == 1 else forms or [TEXT] * number
+
+
+def _sent_as(column: Column, name: str, form: int) -> tuple[str, Encoder]:
     """Return the SQL of what is sent of a column that has a name in the statement, and the function that makes bytes of it."""
     kind = type_of(column)
     if kind is JSON_TYPE and is_nested(column):
@@ -192,15 +213,21 @@ def parameter(oid: int, form: int, value: bytes | None) -> tuple[str | list[str 
     duckdb = "" if kind is None or kind is TEXT_TYPE or kind is VARCHAR else kind.duckdb
     if value is None:
         return None, duckdb
-    if form == BINARY and kind is not None:
-        return _from_binary(kind, value), duckdb
-    text = _utf8(value)
-    if kind is BYTEA:
+    text = _from_binary(kind, value) if form == BINARY and kind is not None else _utf8(value)
+    if kind is BYTEA and form == TEXT:
         text = _hex_of(text)
     elif kind is DATE or kind is TIMESTAMP:
         found = _CLOCK.match(text)  # drivers add the time, and the zone, which are left out as PostgreSQL does
         text = text if found is None else found["date"] if kind is DATE else found[0]
+    elif kind is NUMERIC:
+        duckdb = _decimal_type(text)
     return text, duckdb
+
+
+def _decimal_type(text: str) -> str:
+    """Return a type that has all decimal places of a number."""
+    found = _NUMBER.fullmatch(text.strip())
+    return "DOUBLE" if found is None else f"DECIMAL({_MOST_DIGITS},{min(len(found['places'] or ''), _MOST_DIGITS - 1)})"
 
 
 def _utf8(value: bytes) -> str:

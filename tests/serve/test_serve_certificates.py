@@ -160,8 +160,8 @@ def test_files_that_cannot_be_used_are_errors(authority, tls, tmp_path):
         TlsFiles(tls.certificate, tls.key, str(tmp_path / "text.pem")),
     ):
         with pytest.raises(RequestError, match="files for TLS cannot be used"):
-            files.require()
-    tls.require()
+            files.context()
+    tls.context()
 
 
 @pytest.mark.parametrize(
