@@ -45,28 +45,30 @@ def changed_scans(before: Version, after: Version) -> tuple[Scan, Scan]:
     return first, second
 
 
-def changed_rows(before: TypedSelect, after: TypedSelect, key: Sequence[str] = ()) -> ChangedRows:
-    """Return the rows that differ, in no order. `key` is used if both relations have its columns, and with one type each.
+def changed_rows(
+    before: TypedSelect, after: TypedSelect, key: Sequence[str] = (), added: tuple[str, str] = (CHANGE_TYPE, CHANGED)
+) -> ChangedRows:
+    """Return the rows that differ, in no order. `key` is used if both relations have its columns.
 
-    Raises `RequestError` if a column has the name of one of those that are added.
+    `added` are the names of the two columns that tell changes. Raises `RequestError` if the relations have one of them.
     """
     old, new = before.schema.as_dict(), after.schema.as_dict()
-    taken = {CHANGE_TYPE, CHANGED} & {*old, *new}
+    taken = set(added) & {*old, *new}
     if taken:
         raise RequestError(f"the rows have a column {min(taken)!r}, which is the name of one that tells changes")
-    retyped = {name for name in new if name in old and old[name] != new[name]}
-    types = {name: "VARCHAR" if name in retyped else kind for name, kind in {**old, **new}.items()}
     names = (*new, *(name for name in old if name not in new))
     shared = tuple(name for name in new if name in old)
+    types = {name: new.get(name, old.get(name, "")) for name in names}
+    types |= {name: "VARCHAR" for name in shared if old[name] != new[name]}
     by = tuple(key) if set(key) <= set(shared) else ()
-    schema = Schema(
-        (Column(CHANGE_TYPE, "VARCHAR"), Column(CHANGED, "VARCHAR[]"), *(Column(name, types[name]) for name in names))
-    )
     if by:
-        return ChangedRows(
-            _by_key(_numbered(before, types, _OLD), _numbered(after, types, _NEW), types, by, shared), schema, by
-        )
-    return ChangedRows(_as_multisets(before, after, types, shared), schema, ())
+        sql = _by_key(_numbered(before, types, _OLD), _numbered(after, types, _NEW), types, by, shared)
+    else:
+        sql = _as_multisets(before, after, types, shared)
+    kind, differs = added
+    told = f"{_KIND} as {quoted(kind)}, {_DIFFERS} as {quoted(differs)}"
+    columns = (Column(kind, "VARCHAR"), Column(differs, "VARCHAR[]"), *(Column(*each) for each in types.items()))
+    return ChangedRows(f"select {told}, * exclude ({_KIND}, {_DIFFERS}) from ({sql})", Schema(columns), by)
 
 
 def _numbered(relation: TypedSelect, types: Mapping[str, str], name: str) -> str:
@@ -92,7 +94,7 @@ def _by_key(before: str, after: str, types: Mapping[str, str], key: Sequence[str
         f"case when {is_old} then {_OLD}{n} else {_NEW}{n} end as {quoted(name)}" for name, n in number.items()
     )
     return (
-        f"select {_KIND} as {quoted(CHANGE_TYPE)}, {_DIFFERS} as {quoted(CHANGED)}, {columns} from (select *, "
+        f"select {_KIND}, {_DIFFERS}, {columns} from (select *, "
         f"unnest(case when {_OLD} is null then ['insert'] when {_NEW} is null then ['delete'] "
         f"else ['update_preimage', 'update_postimage'] end) as {_KIND}, "
         f"case when {_OLD} and {_NEW} then {changed} else [] end as {_DIFFERS} "
@@ -109,8 +111,7 @@ def _as_multisets(before: TypedSelect, after: TypedSelect, types: Mapping[str, s
     )
     old, new = (f"select {columns} from ({each.sql})" for each in (before, after))
     parts = (
-        f"select '{kind}' as {quoted(CHANGE_TYPE)}, []::varchar[] as {quoted(CHANGED)}, {every} "
-        f"from ({one} except all {other})"
+        f"select '{kind}' as {_KIND}, []::varchar[] as {_DIFFERS}, {every} from ({one} except all {other})"
         for kind, one, other in (("insert", new, old), ("delete", old, new))
     )
     return " union all ".join(parts)

@@ -5,7 +5,7 @@ Only files that are not in both versions are read. Columns that only one of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -57,18 +57,19 @@ def diff(
     """Compare two versions, and return up to `rows` changed rows, ordered by key.
 
     `key` is used if both versions have its columns. Memory is bounded by `limits`; DuckDB spills what exceeds it.
-    Raises `RequestError` if the table has a column `_change_type` or `_changed`.
+    If the table has a column `_change_type` or `_changed`, those that tell changes have more underscores before their names.
     """
     before, after = versions
     parts = [TypedSelect(scan.query(), scan.schema) for scan in changed_scans(before, after)]
-    found = changed_rows(parts[0], parts[1], key)
+    kind, differs = _added({*before.schema.names, *after.schema.names})
+    found = changed_rows(parts[0], parts[1], key, (kind, differs))
     with connect(limits, filesystem=table.storage.filesystem()) as con:
         con.execute(f"create temp table _changes as {found.sql}")
-        counts = dict(con.execute(f"select {CHANGE_TYPE}, count(*) from _changes group by all").fetchall())
-        updates = f"select unnest({CHANGED}) as name from _changes where {CHANGE_TYPE} = 'update_postimage'"
+        counts = dict(con.execute(f"select {kind}, count(*) from _changes group by all").fetchall())
+        updates = f"select unnest({differs}) as name from _changes where {kind} = 'update_postimage'"
         changed = con.execute(f"select name, count(*) from ({updates}) group by name order by name").fetchall()
         order = listed(found.key or found.schema.names[2:])
-        shown = f"select * from _changes order by {order}, {CHANGE_TYPE} desc limit {rows}"
+        shown = f"select * from _changes order by {order}, {kind} desc limit {rows}"
         return TableDiff(
             table.name,
             before.number,
@@ -81,6 +82,14 @@ def diff(
             columns=_columns(before.schema, after.schema),
             rows=arrow(con, shown) if rows else None,
         )
+
+
+def _added(names: Collection[str]) -> tuple[str, str]:
+    """Return names for the columns that tell changes, which the table does not have."""
+    prefix = ""
+    while f"{prefix}{CHANGE_TYPE}" in names or f"{prefix}{CHANGED}" in names:
+        prefix += "_"
+    return f"{prefix}{CHANGE_TYPE}", f"{prefix}{CHANGED}"
 
 
 def _columns(before: Schema, after: Schema) -> tuple[ColumnDifference, ...]:

@@ -119,3 +119,14 @@ def test_columns_may_have_any_name(writer):
     second = w.write(f"select 1 {columns.format(0)}", "r2", "overwrite", first)
     assert diff(w.table, (first, second), ("there",), rows=2).changed == {"r": 1}
     assert diff(w.table, (first, second), rows=2).inserted == 1
+
+
+def test_a_table_of_changes_has_changes_too(writer):
+    w = writer()
+    first = w.write("select 1 as id, 'insert' as _change_type, 2 as _changed")
+    second = w.write("select 1 as id, 'delete' as _change_type, 2 as _changed, 3 as added", "r2", "overwrite", first)
+    found = diff(w.table, (first, second), ("id",), rows=2)
+    assert (found.updated, found.changed) == (1, {"_change_type": 1})
+    assert found.rows.schema.names == ["__change_type", "__changed", "id", "_change_type", "_changed", "added"]
+    back = diff(w.table, (second, first), ("id",), rows=1)
+    assert back.rows.schema.names == ["__change_type", "__changed", "id", "_change_type", "_changed", "added"]

@@ -199,6 +199,9 @@ def test_parameters_in_text_and_in_binary(connection):
         == 2
     )
     assert connection.execute("select %s::text is null", (None,)).fetchone() == (True,)
+    for form in ("%s", "%b"):
+        exact = connection.execute(f"select {form} = 1.123456789012345678", (Decimal("1.123456789012345678"),))
+        assert exact.fetchone() == (True,)
 
 
 @pytest.mark.parametrize(
