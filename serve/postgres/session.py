@@ -19,7 +19,7 @@ from serve.postgres.messages import BINARY, TEXT, FieldDescription, MessageReade
 from serve.postgres.results import OpenResult, PostgresResults, RowMessages, fields_of
 from serve.postgres.settings import CursorCommand, PostgresSettings, cursor_command
 from serve.postgres.statements import Command, ParameterHint, SelectStatement, constant, parsed, split
-from serve.postgres.values import ARRAY_OIDS, TEXT_TYPE, parameter, type_named, type_of
+from serve.postgres.values import ARRAY_OIDS, TEXT_TYPE, each_form, parameter, type_named, type_of
 from serve.queries.cancellation import Cancellation
 from serve.queries.values import shown
 
@@ -107,8 +107,8 @@ class DriverSession:
             await self._handlers.get(kind, self._unknown)(MessageReader(content))
         except HeadwaterError as error:
             await self._fail(error, is_simple=is_simple)
-        except ConnectionError:
-            raise
+        except (ConnectionError, TimeoutError):
+            raise  # nobody reads
         except Exception:  # noqa: BLE001 - whatever it is, the driver is told that there was an error
             _LOG.exception("a statement of PostgreSQL's protocol failed")  # its text is not for the caller
             await self._fail(PostgresError("XX000", "internal error", do="see the server's log"), is_simple=is_simple)
@@ -164,12 +164,11 @@ class DriverSession:
         prepared = self._prepared(name)
         if count != len(prepared.oids):
             raise PostgresError("08P01", f"the statement has {len(prepared.oids)} parameters", got=f"{count} values")
-        forms = forms * count if len(forms) == 1 else forms or [TEXT] * count
-        if len(forms) != count or any(form not in {TEXT, BINARY} for form in (*forms, *result_forms)):
-            raise PostgresError("08P01", "the forms of the values are not text or binary, one for each or one for all")
+        if any(form not in {TEXT, BINARY} for form in (*forms, *result_forms)):
+            raise PostgresError("08P01", "the form of a value is neither text nor binary")
         sql = ""
         if isinstance(prepared.statement, SelectStatement):
-            triples = zip(prepared.oids, forms, values, strict=True)
+            triples = zip(prepared.oids, each_form(forms, count), values, strict=True)
             sql = prepared.statement.sql({n: constant(*parameter(*each)) for n, each in enumerate(triples, 1)})
         if portal_name in self._portals:
             self._portals.pop(portal_name).close()

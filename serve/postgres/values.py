@@ -178,7 +178,9 @@ def sending(sql: str, schema: Schema, forms: Sequence[int]) -> tuple[str, list[E
 
 
 def each_form(forms: Sequence[int], number: int) -> Sequence[int]:
-    """Return the form of each of so many values, given one for all, one for each, or none."""
+    """Return the form of each of so many values, given one for all, one for each, or none; raise `HttpError` for other numbers of them."""
+    if len(forms) not in {0, 1, number}:
+        raise HttpError(f"there are {number} values", got=f"the forms of {len(forms)}", do="use a driver of PostgreSQL")
     return list(forms) * number if len(forms) == 1 else forms or [TEXT] * number
 
 
