@@ -13,6 +13,7 @@ from serve.access.caller import Caller
 from serve.features import FeatureLookup
 from serve.http_errors import DeniedError
 from serve.models import ServedModels
+from serve.queries.formats import described_columns
 from serve.reading import Reading
 from serve.tables import Tables
 
@@ -26,16 +27,16 @@ def describe(reading: Reading, caller: Caller, grant: Grant) -> dict[str, Any]:
     version = reading.tables.newest(definition.name)
     relation = None if version is None else reading.authorizer.columns(grant, caller, version)
     is_partial = grant.policy is not None and grant.policy.rows is not None
-    columns = {} if relation is None else relation.schema.as_dict()
+    columns = () if relation is None else relation.schema.columns
     return {
         "name": definition.name,
         "kind": definition.kind,
         "layer": definition.layer,
         "description": definition.description,
-        "key": [name for name in definition.key if name in columns or relation is None],
+        "key": [name for name in definition.key if relation is None or name in relation.schema.names],
         "version": None if version is None else version.number,
         "rows": None if version is None or is_partial else version.rows,
-        "columns": [{"name": name, "type": kind} for name, kind in columns.items()],
+        "columns": described_columns(columns),
     }
 
 

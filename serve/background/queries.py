@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pipeline.core.errors import HeadwaterError, StorageError
-from pipeline.core.schema import Column, Schema
 from serve.access.caller import Caller
 from serve.access.fair_queue import CallerTurns
 from serve.background.cancellation import BackgroundCancellation
@@ -154,8 +153,7 @@ class BackgroundQueries:
             taken = self.store.take_over()
             if taken is not None:
                 held, work = taken
-                schema = Schema(tuple(Column(name, kind) for name, kind in held.query.columns))
-                statement = PageStatement(Statement(work.sql, work.values), schema)
+                statement = PageStatement(Statement(work.sql, work.values), held.query.schema)
                 self._turns.add(held.query.caller, _Waiting(held, statement, work.most_rows))
                 return True
         return False

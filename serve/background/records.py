@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.core.schema import Column, Schema
+
 QueryState = Literal["queued", "running", "done", "failed", "cancelled"]
 ACTIVE: tuple[QueryState, ...] = ("queued", "running")
 QUERY, STATUS, WORK = "query.json", "status.json", "work.json"
@@ -33,6 +35,11 @@ class BackgroundQuery:
     """The names and types of the columns."""
     versions: Mapping[str, int]
     """The tables that it reads, each with its version."""
+
+    @property
+    def schema(self) -> Schema:
+        """The columns."""
+        return Schema(tuple(Column(name, kind) for name, kind in self.columns))
 
 
 @dataclass(frozen=True)

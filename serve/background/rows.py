@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.schema import Column, Schema
 from pipeline.kernel.sql_text import literal, quoted
 from pipeline.kernel.types import arrow_schema
 from serve.background.records import BackgroundQuery, QueryStatus
@@ -86,14 +85,13 @@ def rows_of(query: BackgroundQuery, status: QueryStatus, folder: Path, span: tup
 
     Only the files with these rows are read.
     """
-    schema = Schema(tuple(Column(name, kind) for name, kind in query.columns))
     columns = ", ".join(f"cast({quoted(name)} as {kind}) as {quoted(name)}" for name, kind in query.columns)
     numbers, skipped = _files(status.files, span)
     paths = ", ".join(literal(str(folder / f"{number:05}.parquet")) for number in numbers)
     sql = f"select {columns} from read_parquet([{paths}])"
     if span is not None:
         sql += f" limit {span[1] + 1} offset {span[0] - skipped}"
-    return PageStatement(Statement(sql), schema)
+    return PageStatement(Statement(sql), query.schema)
 
 
 def _files(rows: Sequence[int], span: tuple[int, int] | None) -> tuple[list[int], int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from pipeline.core.schema import Schema
+from pipeline.core.schema import Column, Schema
 from pipeline.kernel.types import arrow_schema
 from serve.http_errors import UnacceptableError
 from serve.queries.engine import Engine
@@ -112,6 +112,16 @@ def envelope(table: str, version: int, page: Page, following: str | None, count:
     """Return the JSON response with a page's rows."""
     head = json.dumps({"table": table, "version": version} | ({} if count is None else {"count": count}))[:-1].encode()
     return head + b', "rows": ' + page.content + b', "next": ' + json.dumps(following).encode() + b"}"
+
+
+def with_rows(head: Mapping[str, object], rows: bytes) -> bytes:
+    """Return a JSON object with these members and `rows`, which are encoded already."""
+    return json.dumps(head)[:-1].encode() + b', "rows": ' + rows + b"}"
+
+
+def described_columns(columns: Iterable[Column]) -> list[dict[str, str]]:
+    """Return columns as JSON has them: each with its `name` and `type`."""
+    return [{"name": column.name, "type": column.type} for column in columns]
 
 
 def _page_of_json(rows: list[tuple[Any, ...]], limit: int, media_type: str) -> Page:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +18,7 @@ from serve.background.records import ACTIVE, BackgroundQuery, QueryStatus
 from serve.background.rows import MOST_RESULT_ROWS
 from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import HttpError, UnknownError
-from serve.queries.formats import JSON, negotiate, read_page
+from serve.queries.formats import JSON, described_columns, negotiate, read_page, with_rows
 from serve.queries.parameters import integer
 from serve.queries.query import MOST_ROWS
 from serve.queries.values import shown
@@ -90,7 +89,7 @@ def described(query: BackgroundQuery, status: QueryStatus) -> dict[str, Any]:
     found = {
         "id": query.id,
         "status": status.state,
-        "columns": [{"name": name, "type": kind} for name, kind in query.columns],
+        "columns": described_columns(query.schema.columns),
         "versions": dict(query.versions),
         "row_count": status.rows,
         "bytes": status.bytes,
@@ -167,9 +166,7 @@ def _rows(reading: Reading, background: BackgroundQueries, request: Request) -> 
         return Response(page.content, media_type=media_type, headers=headers)
     told = described(query, status)
     head = {name: told[name] for name in ("columns", "versions", "row_count", "is_truncated")} | {"next": following}
-    return Response(
-        json.dumps(head)[:-1].encode() + b', "rows": ' + page.content + b"}", media_type=JSON, headers=headers
-    )
+    return Response(with_rows(head, page.content), media_type=JSON, headers=headers)
 
 
 def _span(asked: Mapping[str, str]) -> tuple[int, int] | None:

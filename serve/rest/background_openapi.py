@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
+from serve.background.records import QueryState
 from serve.background.rows import MOST_RESULT_ROWS
-from serve.queries.formats import ARROW, CSV, JSON, NDJSON, PARQUET
-from serve.queries.query import MOST_ROWS
+from serve.queries.formats import JSON
 from serve.rest.background import DEFAULT_ROWS, PATH
-from serve.rest.shapes import problems_of, responses_of
+from serve.rest.shapes import RESULT, limit_of_rows, problems_of, responses_of, responses_with_rows
 
 _ERRORS = ("400", "401", "403", "404", "429", "503")
 _MAYBE_TIME = {"type": ["string", "null"], "format": "date-time"}
 _COUNT = {"type": "integer", "minimum": 0}
 _RESULT = {
-    "columns": {"type": "array", "items": {"type": "object"}},
-    "versions": {"type": "object", "additionalProperties": {"type": "integer"}},
+    **RESULT,
     "row_count": _COUNT,
-    "is_truncated": {"type": "boolean", "description": "whether the statement has more rows than the limit"},
 }
 _STATUS: dict[str, Any] = {
     "type": "object",
     "required": ["id", "status", "row_count", "expires_at"],
     "properties": {
         "id": {"type": "string"},
-        "status": {"enum": ["queued", "running", "done", "failed", "cancelled"]},
+        "status": {"enum": list(get_args(QueryState))},
         **_RESULT,
         "bytes": _COUNT,
         "submitted_at": {"type": "string", "format": "date-time"},
@@ -92,12 +90,6 @@ def _rows(query_id: dict[str, Any]) -> dict[str, Any]:
             "rows": {"type": "array", "items": {"type": "object"}},
         },
     }
-    responses = responses_of(answer, (*_ERRORS, "406", "409", "410"))
-    responses["200"]["content"] |= {NDJSON: {}, CSV: {}, ARROW: {}, PARQUET: {}}
-    limit = {
-        "oneOf": [{"type": "integer", "minimum": 1, "maximum": MOST_ROWS}, {"const": "all"}],
-        "default": DEFAULT_ROWS,
-    }
     offset = {"type": "integer", "minimum": 0, "maximum": MOST_RESULT_ROWS, "default": 0}
     return {
         "tags": ["SQL"],
@@ -110,8 +102,8 @@ def _rows(query_id: dict[str, Any]) -> dict[str, Any]:
                 "name": "limit",
                 "in": "query",
                 "description": "maximum number of rows; or all, for a stream in any media type but JSON",
-                "schema": limit,
+                "schema": limit_of_rows(DEFAULT_ROWS),
             },
         ],
-        "responses": responses,
+        "responses": responses_with_rows(answer, (*_ERRORS, "406", "409", "410")),
     }

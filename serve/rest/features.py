@@ -15,6 +15,7 @@ from pipeline.core.event_time import format_duration
 from serve.access.gate import context_of
 from serve.entity_features import MOST_ENTITIES, Entity, FeatureViews, VisibleView, of_text
 from serve.http_errors import HttpError
+from serve.queries.formats import JSON, with_rows
 from serve.reading import Reading
 from serve.request_body import read_body
 from serve.rest.catalog import words_of
@@ -80,8 +81,7 @@ def _look_up(views: FeatureViews, request: Request, body: bytes) -> Response:
         entities = [{column: of_text(text, visible.types[column]) for column, text in asked.items()}]
     found = views.look_up(visible, context.caller, entities, names)
     context.facts["rows"] = found.found
-    head = json.dumps({"view": name})
-    return Response(f'{head[:-1]}, "rows": {found.rows}}}', media_type="application/json", headers=_NOT_KEPT)
+    return Response(with_rows({"view": name}, found.rows.encode()), media_type=JSON, headers=_NOT_KEPT)
 
 
 def _asked(body: bytes) -> tuple[Sequence[Entity], Sequence[str]]:

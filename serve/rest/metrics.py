@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import HttpError, TooLongError
 from serve.metric_queries import MetricQuery, PreparedMetrics, VisibleMetric
 from serve.metric_words import metric_query
-from serve.queries.formats import JSON, negotiate, read_page
+from serve.queries.formats import JSON, described_columns, negotiate, read_page, with_rows
 from serve.reading import Reading
 from serve.rest.rows import MOST_QUERY_BYTES
 from serve.rest.streams import require_streamable, streamed
@@ -57,7 +56,7 @@ def describe(each: VisibleMetric) -> dict[str, Any]:
         "where": metric.where or None,
         "time": None if each.time is None else each.time.name,
         "grains": list(each.grains),
-        "dimensions": [{"name": column.name, "type": column.type} for column in each.dimensions],
+        "dimensions": described_columns(each.dimensions),
     }
 
 
@@ -88,9 +87,9 @@ def _read(reading: Reading, names: Sequence[str], pairs: Sequence[tuple[str, str
 def _envelope(query: MetricQuery, prepared: PreparedMetrics, rows: bytes, *, is_truncated: bool) -> bytes:
     head = {
         "metrics": list(query.metrics),
-        "columns": [{"name": column.name, "type": column.type} for column in prepared.statement.schema.columns],
+        "columns": described_columns(prepared.statement.schema.columns),
         "versions": dict(prepared.versions),
         "answered_by": dict(prepared.answered_by),
         "is_truncated": is_truncated,
     }
-    return json.dumps(head)[:-1].encode() + b', "rows": ' + rows + b"}"
+    return with_rows(head, rows)

@@ -16,7 +16,7 @@ from serve.backend import Backend
 from serve.features import FeatureLookup
 from serve.models import MOST_ROWS as MOST_PREDICTED
 from serve.models import ServedModels
-from serve.queries.formats import ARROW, CSV, JSON, NDJSON, PARQUET
+from serve.queries.formats import JSON
 from serve.queries.query import MOST_ROWS
 from serve.queries.sql_guard import MOST_SQL_BYTES
 from serve.reading import Reading
@@ -27,13 +27,16 @@ from serve.rest.features_openapi import feature_paths
 from serve.rest.shapes import (
     CHANGES_SINCE,
     METRIC_WORDS,
+    RESULT,
     SCHEMAS,
     SECURITY,
     WORDS,
     json_type,
+    limit_of_rows,
     nullable,
     reference,
     responses_of,
+    responses_with_rows,
 )
 from serve.rest.sources import MOST_SENT, sources_of
 from serve.status import visible_schema
@@ -141,10 +144,8 @@ def _metrics(reading: Reading, caller: Caller) -> dict[str, Any]:
         "required": ["metrics"],
         "properties": {
             "metrics": {"type": "array", "description": "without parameters: what can be asked for"},
-            "columns": {"type": "array", "items": {"type": "object"}},
-            "versions": {"type": "object", "additionalProperties": {"type": "integer"}},
+            **RESULT,
             "answered_by": {"type": "object", "additionalProperties": {"type": "string"}},
-            "is_truncated": {"type": "boolean", "description": "whether there are more rows than the limit"},
             "rows": {"type": "array", "items": row},
         },
     }
@@ -169,14 +170,14 @@ def _metrics(reading: Reading, caller: Caller) -> dict[str, Any]:
         one = _get("Metrics", each.metric.name, each.metric.description, answer, errors=errors)
         words = [*(_filter(column) for column in each.dimensions), *([grain] if each.grains else []), *METRIC_WORDS]
         one |= {"operationId": f"read_metric_{each.metric.name}", "parameters": words}
-        one["responses"]["200"]["content"] |= {NDJSON: {}, CSV: {}, ARROW: {}, PARQUET: {}}
+        one["responses"] = responses_with_rows(answer, errors)
         paths[f"/v1/metrics/{quote(each.metric.name)}"] = {"get": one}
     return paths
 
 
 def _query(*, in_background: bool) -> dict[str, Any]:
     sql = {"type": "string", "maxLength": MOST_SQL_BYTES, "description": "one SELECT in DuckDB's dialect"}
-    limit = {"oneOf": [{"type": "integer", "minimum": 1, "maximum": MOST_ROWS}, {"const": "all"}], "default": MOST_ROWS}
+    limit = limit_of_rows(MOST_ROWS)
     body = {
         "type": "object",
         "required": ["sql"],
@@ -187,14 +188,11 @@ def _query(*, in_background: bool) -> dict[str, Any]:
         "type": "object",
         "required": ["columns", "versions", "is_truncated", "rows"],
         "properties": {
-            "columns": {"type": "array", "items": {"type": "object"}},
-            "versions": {"type": "object", "additionalProperties": {"type": "integer"}},
-            "is_truncated": {"type": "boolean", "description": "whether there are more rows than the limit"},
+            **RESULT,
             "rows": {"type": "array", "items": {"type": "object"}},
         },
     }
-    responses = responses_of(answer, ("400", "401", "403", "406", "408", "413", "414", "429", "503"))
-    responses["200"]["content"] |= {NDJSON: {}, CSV: {}, ARROW: {}, PARQUET: {}}
+    responses = responses_with_rows(answer, ("400", "401", "403", "406", "408", "413", "414", "429", "503"))
     both = {
         "tags": ["SQL"],
         "description": "The rows of one SELECT over the tables that the caller may read.",
@@ -237,16 +235,11 @@ def _table(definition: StoredDefinition, schema: Schema | None) -> dict[str, Any
             "next": {"type": ["string", "null"], "description": "link to the next page"},
         },
     }
-    operation = _get(
-        "Tables",
-        definition.name,
-        definition.description,
-        answer,
-        errors=("400", "401", "404", "406", "410", "414", "429", "503"),
-    )
+    errors = ("400", "401", "404", "406", "410", "414", "429", "503")
+    operation = _get("Tables", definition.name, definition.description, answer, errors=errors)
     operation["description"] = f"{definition.description}\n\n{_FILTERS}".strip()
     operation["x-kind"] = definition.kind
-    operation["responses"]["200"]["content"] |= {NDJSON: {}, CSV: {}, ARROW: {}, PARQUET: {}}
+    operation["responses"] = responses_with_rows(answer, errors)
     operation["parameters"] = [*(_filter(column) for column in columns), *WORDS]
     return operation
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -22,6 +21,7 @@ from serve.access.gate import context_of
 from serve.backend import Backend
 from serve.http_errors import HttpError, UnknownError
 from serve.queries.expressions import plain
+from serve.queries.formats import with_rows
 from serve.queries.parameters import integer
 from serve.queries.values import shown
 from serve.rest.catalog import words_of
@@ -118,7 +118,7 @@ def _state(backend: Backend, name: str, table: str | None, keys: Mapping[str, st
         "tables": list(view.tables),
         "is_truncated": rows.num_rows > limit,
     }
-    return json.dumps(head)[:-1].encode() + b', "rows": [' + ",".join(_objects(rows.slice(0, limit))).encode() + b"]}"
+    return with_rows(head, f"[{','.join(_objects(rows.slice(0, limit)))}]".encode())
 
 
 def _objects(rows: pa.Table) -> list[str]:

@@ -6,13 +6,18 @@ from typing import Any
 
 from pipeline.core.schema import Column
 from serve.problems import MEDIA_TYPE as PROBLEM
-from serve.queries.formats import JSON
+from serve.queries.formats import JSON, MEDIA_TYPES
 from serve.queries.parameters import MOST_OFFSET
 from serve.queries.query import DEFAULT_LIMIT, MOST_ROWS
 
 
 def _word(name: str, description: str, **schema: Any) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+def limit_of_rows(default: int) -> dict[str, Any]:
+    """Return the schema of `limit`: a number of rows, or all."""
+    return {"oneOf": [{"type": "integer", "minimum": 1, "maximum": MOST_ROWS}, {"const": "all"}], "default": default}
 
 
 WORDS = (
@@ -26,8 +31,7 @@ WORDS = (
     _word(
         "limit",
         f"maximum number of rows, up to {MOST_ROWS}; or all, for a stream in any media type but JSON",
-        oneOf=[{"type": "integer", "minimum": 1, "maximum": MOST_ROWS}, {"const": "all"}],
-        default=DEFAULT_LIMIT,
+        **limit_of_rows(DEFAULT_LIMIT),
     ),
     _word("cursor", "where the page begins; taken from the link to it", type="string"),
     _word("distinct", "whether equal rows are returned once", enum=["false", "true"], default="false"),
@@ -52,8 +56,7 @@ METRIC_WORDS = (
     _word(
         "limit",
         f"maximum number of rows, up to {MOST_ROWS}; or all, for a stream in any media type but JSON",
-        oneOf=[{"type": "integer", "minimum": 1, "maximum": MOST_ROWS}, {"const": "all"}],
-        default=MOST_ROWS,
+        **limit_of_rows(MOST_ROWS),
     ),
 )
 REASONS = {
@@ -77,6 +80,12 @@ SECURITY: dict[str, Any] = {
 }
 _TEXT, _MAYBE, _COUNT = {"type": "string"}, {"type": ["string", "null"]}, {"type": ["integer", "null"]}
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+RESULT: dict[str, Any] = {
+    "columns": {"type": "array", "items": {"type": "object"}},
+    "versions": {"type": "object", "additionalProperties": {"type": "integer"}},
+    "is_truncated": {"type": "boolean", "description": "whether there are more rows than the limit"},
+}
+"""What is told of rows that are computed."""
 SCHEMAS: dict[str, Any] = {
     "Problem": {
         "type": "object",
@@ -199,6 +208,13 @@ def responses_of(answer: dict[str, Any], errors: tuple[str, ...]) -> dict[str, A
     """Return the responses of an operation: JSON of a schema, and problems with these statuses."""
     responses: dict[str, Any] = {"200": {"description": "success", "content": {JSON: {"schema": answer}}}}
     return responses | problems_of(errors)
+
+
+def responses_with_rows(answer: dict[str, Any], errors: tuple[str, ...]) -> dict[str, Any]:
+    """Return the responses of an operation whose rows are also there in other media types than JSON."""
+    responses = responses_of(answer, errors)
+    responses["200"]["content"] = {each: {} for each in MEDIA_TYPES} | responses["200"]["content"]
+    return responses
 
 
 def problems_of(errors: tuple[str, ...]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from serve.background.queries import BackgroundQueries
 from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import HttpError
 from serve.prepared_sql import prepare
-from serve.queries.formats import JSON, negotiate, read_page
+from serve.queries.formats import JSON, described_columns, negotiate, read_page, with_rows
 from serve.queries.parameters import integer
 from serve.queries.query import MOST_ROWS
 from serve.queries.values import shown
@@ -64,9 +64,12 @@ def _answer(reading: Reading, request: Request, asked: Mapping[str, object]) -> 
         context.keep(headers["ETag"], prepared.identities)
     if media_type != JSON:
         return Response(page.content, media_type=media_type, headers=headers)
-    columns = [{"name": column.name, "type": column.type} for column in prepared.statement.schema.columns]
-    head = json.dumps({"columns": columns, "versions": dict(prepared.versions), "is_truncated": page.has_next})
-    return Response(head[:-1].encode() + b', "rows": ' + page.content + b"}", media_type=JSON, headers=headers)
+    head = {
+        "columns": described_columns(prepared.statement.schema.columns),
+        "versions": dict(prepared.versions),
+        "is_truncated": page.has_next,
+    }
+    return Response(with_rows(head, page.content), media_type=JSON, headers=headers)
 
 
 def _limit(asked: Mapping[str, object], media_type: str, *, is_text: bool) -> int | None:
