@@ -20,10 +20,10 @@ import os
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from urllib.parse import quote
 
 import anyio
@@ -34,6 +34,7 @@ from pipeline.core.errors import HeadwaterError, UnavailableError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+T = TypeVar("T")
 KEY = "HEADWATER_API_KEY"
 """The environment variable with the key."""
 _ARROW = "application/vnd.apache.arrow.stream"
@@ -68,11 +69,12 @@ class ApiError(HeadwaterError):
 
 
 @dataclass(frozen=True)
-class _Call:
-    """A request that changes nothing, or has a key, so that it can be sent again."""
+class _Call(Generic[T]):
+    """A request that changes nothing, or has a key, so that it can be sent again; and how its response is read."""
 
     method: str
     path: str
+    read: Callable[[httpx.Response], T]
     params: Sequence[tuple[str, str]] = ()
     body: object = None
     accept: str = "application/json"
@@ -90,12 +92,44 @@ class _Call:
         return {"method": self.method, "url": self.path, "content": content, "headers": headers, **params}
 
 
-def _wait_s(attempt: int, response: httpx.Response | None) -> float:
-    """Return how long to wait before the next attempt: as long as the server says, otherwise longer each time."""
-    said = "" if response is None else response.headers.get("Retry-After", "")
-    if said.isdecimal():
-        return min(float(said), _LONGEST_WAIT_S)
-    return min(0.1 * float(2**attempt), 5.0) * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+_Outcome = httpx.Response | httpx.TransportError
+
+
+class _Attempts:
+    """When a request is sent again: while the server is busy or away, for some time."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._until = time.monotonic() + patience_s
+        self._count = 0
+
+    def wait_s(self, outcome: _Outcome) -> float | None:
+        """Return how long to wait before the next attempt; `None` if there is none."""
+        if not _is_away(outcome):
+            return None
+        said = outcome.headers.get("Retry-After", "") if isinstance(outcome, httpx.Response) else ""
+        # as long as the server says, otherwise longer each time
+        longer = min(0.1 * float(2**self._count), 5.0) * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+        wait = min(float(said), _LONGEST_WAIT_S) if said.isdecimal() else longer
+        self._count += 1
+        return wait if time.monotonic() + wait <= self._until else None
+
+
+def _is_away(outcome: _Outcome) -> bool:
+    """Return whether a server does not answer, is busy, or is lost to its proxy: those say 500 in plain text, and we never do."""
+    if isinstance(outcome, httpx.TransportError):
+        return True
+    is_plain = outcome.headers.get("Content-Type", "").startswith("text/plain")
+    return outcome.status_code in _LATER or (outcome.status_code == _ERROR and is_plain)
+
+
+def _good(outcome: _Outcome, url: str) -> httpx.Response:
+    """Return the response to the last attempt; raise `UnavailableError` if there is none, and `ApiError` for a refusal."""
+    if isinstance(outcome, httpx.TransportError):
+        got = str(outcome) or type(outcome).__name__
+        raise UnavailableError(f"the server at {url} does not answer", got=got) from outcome
+    if outcome.status_code >= _BAD:
+        raise ApiError.of(outcome.status_code, outcome.content)
+    return outcome
 
 
 def _poll_s(waits: int) -> float:
@@ -103,12 +137,8 @@ def _poll_s(waits: int) -> float:
     return min(0.1 * 1.5 ** min(waits, 20), _LONGEST_POLL_S)
 
 
-def _unavailable(error: httpx.TransportError, url: str) -> UnavailableError:
-    return UnavailableError(f"the server at {url} does not answer", got=str(error) or type(error).__name__)
-
-
-def _table(name: str) -> str:
-    return f"/v1/tables/{quote(name, safe='')}"
+def _path(*parts: str) -> str:
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def _parameters(words: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -120,44 +150,56 @@ def _parameters(words: Mapping[str, object]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _read_arrow(content: bytes) -> pa.Table:
+def _read_json(response: httpx.Response) -> dict[str, Any]:
+    body: dict[str, Any] = response.json()
+    return body
+
+
+def _read_rows(response: httpx.Response) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = response.json()["rows"]
+    return rows
+
+
+def _read_arrow(response: httpx.Response) -> pa.Table:
     import pyarrow as pa  # noqa: PLC0415 - not needed for rows
 
-    return pa.ipc.open_stream(io.BytesIO(content)).read_all()
+    return pa.ipc.open_stream(io.BytesIO(response.content)).read_all()
 
 
-def _calls_of_rows(name: str, words: Mapping[str, object]) -> _Call:
-    return _Call("GET", _table(name), _parameters({"limit": 1000, **words}))
+def _read_graphql(response: httpx.Response) -> dict[str, Any]:
+    body = _read_json(response)
+    if "errors" in body:
+        raise ApiError.of(response.status_code, response.content)
+    data: dict[str, Any] = body["data"]
+    return data
 
 
-def _calls_of_changes(name: str, since: int | str, words: Mapping[str, object]) -> _Call:
-    return _Call("GET", f"{_table(name)}/changes", _parameters({"limit": 1000, **words, "since": since}))
+_TABLES: _Call[list[dict[str, Any]]] = _Call("GET", "/v1/tables", lambda response: response.json()["tables"])
 
 
-def _call_of_arrow(name: str, words: Mapping[str, object]) -> _Call:
-    return _Call("GET", _table(name), _parameters({"limit": "all", **words}), accept=_ARROW)
+def _page(path: str, words: Mapping[str, object] | None = None) -> _Call[dict[str, Any]]:
+    return _Call("GET", path, _read_json, () if words is None else _parameters({"limit": 1000, **words}))
 
 
-def _call_of_metrics(names: Sequence[str], words: Mapping[str, object]) -> _Call:
-    asked = {"metrics": ",".join(names), "limit": "all", **words}
-    return _Call("GET", "/v1/metrics", _parameters(asked), accept=_ARROW)
+def _arrow(path: str, words: Mapping[str, object]) -> _Call[pa.Table]:
+    return _Call("GET", path, _read_arrow, _parameters({"limit": "all", **words}), accept=_ARROW)
 
 
-def _call_of_query(sql: str) -> _Call:
-    return _Call("POST", "/v1/query", body={"sql": sql, "limit": "all"}, accept=_ARROW)
+def _query(sql: str) -> _Call[pa.Table]:
+    return _Call("POST", "/v1/query", _read_arrow, body={"sql": sql, "limit": "all"}, accept=_ARROW)
 
 
-def _call_of_submission(sql: str, limit: int | None) -> _Call:
+def _submission(sql: str, limit: int | None) -> _Call[str]:
     body = {"sql": sql, "limit": "all" if limit is None else limit}
-    return _Call("POST", "/v1/query", body=body, prefer="respond-async")
+    return _Call("POST", "/v1/query", lambda response: response.json()["id"], body=body, prefer="respond-async")
 
 
-def _query_of(query_id: str) -> str:
-    return f"/v1/query/{quote(query_id, safe='')}"
+def _status(query_id: str) -> _Call[dict[str, Any]]:
+    return _Call("GET", _path("query", query_id), _read_json)
 
 
-def _call_of_result(query_id: str) -> _Call:
-    return _Call("GET", f"{_query_of(query_id)}/rows", [("limit", "all")], accept=_ARROW)
+def _end(query_id: str) -> _Call[None]:
+    return _Call("DELETE", _path("query", query_id), lambda _: None)
 
 
 def _is_active(status: Mapping[str, Any]) -> bool:
@@ -170,36 +212,22 @@ def _is_active(status: Mapping[str, Any]) -> bool:
     raise ApiError(parts.get("detail", "the query was cancelled"), got=parts.get("got"), do=parts.get("do"))
 
 
-def _call_of_prediction(model: str, rows: Sequence[Mapping[str, Any]], options: Mapping[str, object]) -> _Call:
-    return _Call("POST", f"/v1/models/{quote(model, safe='')}/predict", body={"rows": list(rows), **options})
+def _graphql(document: str, variables: Mapping[str, object]) -> _Call[dict[str, Any]]:
+    return _Call("POST", "/v1/graphql", _read_graphql, body={"query": document, "variables": dict(variables)})
 
 
-def _call_of_features(view: str, entities: Sequence[Mapping[str, Any]], names: Sequence[str]) -> _Call:
+def _features(view: str, entities: Sequence[Mapping[str, Any]], names: Sequence[str]) -> _Call[list[dict[str, Any]]]:
     body = {"entities": list(entities)} | ({"features": list(names)} if names else {})
-    return _Call("POST", f"/v1/features/{quote(view, safe='')}", body=body)
+    return _Call("POST", _path("features", view), _read_rows, body=body)
 
 
-def _call_of_graphql(document: str, variables: Mapping[str, object]) -> _Call:
-    return _Call("POST", "/v1/graphql", body={"query": document, "variables": dict(variables)})
+def _prediction(model: str, rows: Sequence[Mapping[str, Any]], options: Mapping[str, object]) -> _Call[dict[str, Any]]:
+    return _Call("POST", _path("models", model, "predict"), _read_json, body={"rows": list(rows), **options})
 
 
-def _call_of_write(source: str, rows: Sequence[Mapping[str, Any]], key: str | None) -> _Call:
-    path = f"/v1/sources/{quote(source, safe='')}"
-    return _Call("POST", path, body=list(rows), key=key or str(uuid.uuid4()))
-
-
-def _is_away(response: httpx.Response) -> bool:
-    """Return whether a server is busy, or a proxy has lost the one behind it: those say 500 in plain text, and we never do."""
-    is_plain = response.headers.get("Content-Type", "").startswith("text/plain")
-    return response.status_code in _LATER or (response.status_code == _ERROR and is_plain)
-
-
-def _data(response: httpx.Response) -> dict[str, Any]:
-    body: dict[str, Any] = response.json()
-    if "errors" in body:
-        raise ApiError.of(response.status_code, response.content)
-    data: dict[str, Any] = body["data"]
-    return data
+def _write(source: str, rows: Sequence[Mapping[str, Any]], key: str | None) -> _Call[int]:
+    path, key = _path("sources", source), key or str(uuid.uuid4())
+    return _Call("POST", path, lambda response: response.json()["rows"], body=list(rows), key=key)
 
 
 def _settings(url: str, key: str | None, timeout_s: float) -> dict[str, Any]:
@@ -235,15 +263,14 @@ class ApiClient:
 
     def tables(self) -> list[dict[str, Any]]:
         """Return the tables that the key may read: `name`, `columns`, `version` and so on."""
-        found: list[dict[str, Any]] = self._send(_Call("GET", "/v1/tables")).json()["tables"]
-        return found
+        return self._ask(_TABLES)
 
     def rows(self, table: str, **words: object) -> Iterator[dict[str, Any]]:
         """Yield the rows of a table, page by page, all of one version.
 
         `words` are the parameters of the endpoint: `select="a,b"`, `order="a.desc"`, `a="gt.1"`. `limit` is the size of a page.
         """
-        yield from self._pages(self._send(_calls_of_rows(table, words)).json())
+        yield from self._pages(self._ask(_page(_path("tables", table), words)))
 
     def changes(self, table: str, since: int | str, **words: object) -> tuple[int, Iterator[dict[str, Any]]]:
         """Return the newest version of a table, and its rows that differ from an earlier one, page by page.
@@ -251,16 +278,16 @@ class ApiClient:
         `since` is the number of that version, or a time. A row has `_change_type` (`insert`, `delete`, `update_preimage` or
         `update_postimage`), `_changed` (the columns that differ), and the columns of the table. `words` are as for `rows`.
         """
-        page = self._send(_calls_of_changes(table, since, words)).json()
+        page = self._ask(_page(_path("tables", table, "changes"), {**words, "since": since}))
         return page["version"], self._pages(page)
 
     def arrow(self, table: str, **words: object) -> pa.Table:
         """Return the rows of a table, all of them without `limit`, with the types of the table."""
-        return _read_arrow(self._send(_call_of_arrow(table, words)).content)
+        return self._ask(_arrow(_path("tables", table), words))
 
     def metric(self, *names: str, **words: object) -> pa.Table:
         """Return metrics. `words` are those of the endpoint: `dimensions="origin"`, `grain="month"`, `origin="eq.JFK"`."""
-        return _read_arrow(self._send(_call_of_metrics(names, words)).content)
+        return self._ask(_arrow(_path("metrics"), {"metrics": ",".join(names), **words}))
 
     def query(self, sql: str, *, background: bool = False) -> pa.Table:
         """Return the rows of one SELECT. The key needs the scope `query`.
@@ -268,7 +295,7 @@ class ApiClient:
         With `background`, it may take longer than a request: it is submitted, waited for, and its result removed from the server.
         """
         if not background:
-            return _read_arrow(self._send(_call_of_query(sql)).content)
+            return self._ask(_query(sql))
         query_id = self.submit(sql)
         try:
             return self.result(query_id)
@@ -281,12 +308,11 @@ class ApiClient:
 
         If the response is lost, it is submitted twice.
         """
-        return str(self._send(_call_of_submission(sql, limit)).json()["id"])
+        return self._ask(_submission(sql, limit))
 
     def query_status(self, query_id: str) -> dict[str, Any]:
         """Return the status of a query in the background: `status`, `row_count`, `expires_at` and so on."""
-        found: dict[str, Any] = self._send(_Call("GET", _query_of(query_id))).json()
-        return found
+        return self._ask(_status(query_id))
 
     def result(self, query_id: str) -> pa.Table:
         """Wait for a query in the background, and return its rows. Raises `ApiError` if it fails or is cancelled."""
@@ -294,57 +320,51 @@ class ApiClient:
         while _is_active(self.query_status(query_id)):
             time.sleep(_poll_s(waits))
             waits += 1
-        return _read_arrow(self._send(_call_of_result(query_id)).content)
+        return self._ask(_arrow(_path("query", query_id, "rows"), {}))
 
     def end_query(self, query_id: str) -> None:
         """Cancel a query in the background, or remove its result."""
-        self._send(_Call("DELETE", _query_of(query_id)))
+        self._ask(_end(query_id))
 
     def graphql(self, document: str, **variables: object) -> dict[str, Any]:
         """Return the data of a GraphQL query; raise `ApiError` if a field has none because of an error."""
-        return _data(self._send(_call_of_graphql(document, variables)))
+        return self._ask(_graphql(document, variables))
 
     def features(
         self, view: str, entities: Sequence[Mapping[str, Any]], names: Sequence[str] = ()
     ) -> list[dict[str, Any]]:
         """Return the features of entities in their order, each with `entity`, `found`, `event_time` and `features`; all without `names`."""
-        found: list[dict[str, Any]] = self._send(_call_of_features(view, entities, names)).json()["rows"]
-        return found
+        return self._ask(_features(view, entities, names))
 
     def predict(self, model: str, rows: Sequence[Mapping[str, Any]], **options: object) -> dict[str, Any]:
         """Return the response of a model to rows: `predictions`, `version` and so on. The key needs the scope `predict`."""
-        found: dict[str, Any] = self._send(_call_of_prediction(model, rows, options)).json()
-        return found
+        return self._ask(_prediction(model, rows, options))
 
     def write(self, source: str, rows: Sequence[Mapping[str, Any]], key: str | None = None) -> int:
         """Send rows to a source, and return how many it has taken: all of them, once. The key needs the scope `write`.
 
         `key` is that of `Idempotency-Key`: pass the same one to send the same rows again later. By default, each call has its own.
         """
-        taken: int = self._send(_call_of_write(source, rows, key)).json()["rows"]
-        return taken
+        return self._ask(_write(source, rows, key))
 
     def _pages(self, page: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from page["rows"]
         while page["next"]:
-            page = self._send(_Call("GET", page["next"])).json()
+            page = self._ask(_page(page["next"]))
             yield from page["rows"]
 
-    def _send(self, call: _Call) -> httpx.Response:
-        until = time.monotonic() + self._patience_s
-        for attempt in range(1_000_000):
-            response, failure = None, None
+    def _ask(self, call: _Call[T]) -> T:
+        attempts = _Attempts(self._patience_s)
+        while True:
+            outcome: _Outcome
             try:
-                response = self._http.request(**call.arguments())
+                outcome = self._http.request(**call.arguments())
             except httpx.TransportError as error:
-                failure = error
-            if response is not None and not _is_away(response):
-                break
-            wait = _wait_s(attempt, response)
-            if time.monotonic() + wait > until:
-                break
+                outcome = error
+            wait = attempts.wait_s(outcome)
+            if wait is None:
+                return call.read(_good(outcome, self._url))
             time.sleep(wait)
-        return _checked(response, failure, self._url)
 
 
 class AsyncApiClient:
@@ -370,31 +390,30 @@ class AsyncApiClient:
 
     async def tables(self) -> list[dict[str, Any]]:
         """Return the tables that the key may read; see `ApiClient.tables`."""
-        found: list[dict[str, Any]] = (await self._send(_Call("GET", "/v1/tables"))).json()["tables"]
-        return found
+        return await self._ask(_TABLES)
 
     async def rows(self, table: str, **words: object) -> AsyncIterator[dict[str, Any]]:
         """Yield the rows of a table; see `ApiClient.rows`."""
-        async for row in self._pages((await self._send(_calls_of_rows(table, words))).json()):
+        async for row in self._pages(await self._ask(_page(_path("tables", table), words))):
             yield row
 
     async def changes(self, table: str, since: int | str, **words: object) -> tuple[int, AsyncIterator[dict[str, Any]]]:
         """Return the newest version of a table, and its rows that differ from an earlier one; see `ApiClient.changes`."""
-        page = (await self._send(_calls_of_changes(table, since, words))).json()
+        page = await self._ask(_page(_path("tables", table, "changes"), {**words, "since": since}))
         return page["version"], self._pages(page)
 
     async def arrow(self, table: str, **words: object) -> pa.Table:
         """Return the rows of a table; see `ApiClient.arrow`."""
-        return _read_arrow((await self._send(_call_of_arrow(table, words))).content)
+        return await self._ask(_arrow(_path("tables", table), words))
 
     async def metric(self, *names: str, **words: object) -> pa.Table:
         """Return metrics; see `ApiClient.metric`."""
-        return _read_arrow((await self._send(_call_of_metrics(names, words))).content)
+        return await self._ask(_arrow(_path("metrics"), {"metrics": ",".join(names), **words}))
 
     async def query(self, sql: str, *, background: bool = False) -> pa.Table:
         """Return the rows of one SELECT; see `ApiClient.query`."""
         if not background:
-            return _read_arrow((await self._send(_call_of_query(sql))).content)
+            return await self._ask(_query(sql))
         query_id = await self.submit(sql)
         try:
             return await self.result(query_id)
@@ -404,12 +423,11 @@ class AsyncApiClient:
 
     async def submit(self, sql: str, limit: int | None = None) -> str:
         """Let one SELECT run in the background; see `ApiClient.submit`."""
-        return str((await self._send(_call_of_submission(sql, limit))).json()["id"])
+        return await self._ask(_submission(sql, limit))
 
     async def query_status(self, query_id: str) -> dict[str, Any]:
         """Return the status of a query in the background; see `ApiClient.query_status`."""
-        found: dict[str, Any] = (await self._send(_Call("GET", _query_of(query_id)))).json()
-        return found
+        return await self._ask(_status(query_id))
 
     async def result(self, query_id: str) -> pa.Table:
         """Return the rows of a query in the background; see `ApiClient.result`."""
@@ -417,62 +435,47 @@ class AsyncApiClient:
         while _is_active(await self.query_status(query_id)):
             await anyio.sleep(_poll_s(waits))
             waits += 1
-        return _read_arrow((await self._send(_call_of_result(query_id))).content)
+        return await self._ask(_arrow(_path("query", query_id, "rows"), {}))
 
     async def end_query(self, query_id: str) -> None:
         """Cancel a query in the background; see `ApiClient.end_query`."""
-        await self._send(_Call("DELETE", _query_of(query_id)))
+        await self._ask(_end(query_id))
 
     async def graphql(self, document: str, **variables: object) -> dict[str, Any]:
         """Return the data of a GraphQL query; see `ApiClient.graphql`."""
-        return _data(await self._send(_call_of_graphql(document, variables)))
+        return await self._ask(_graphql(document, variables))
 
     async def features(
         self, view: str, entities: Sequence[Mapping[str, Any]], names: Sequence[str] = ()
     ) -> list[dict[str, Any]]:
         """Return the features of entities; see `ApiClient.features`."""
-        found: list[dict[str, Any]] = (await self._send(_call_of_features(view, entities, names))).json()["rows"]
-        return found
+        return await self._ask(_features(view, entities, names))
 
     async def predict(self, model: str, rows: Sequence[Mapping[str, Any]], **options: object) -> dict[str, Any]:
         """Return the response of a model to rows; see `ApiClient.predict`."""
-        found: dict[str, Any] = (await self._send(_call_of_prediction(model, rows, options))).json()
-        return found
+        return await self._ask(_prediction(model, rows, options))
 
     async def write(self, source: str, rows: Sequence[Mapping[str, Any]], key: str | None = None) -> int:
         """Send rows to a source; see `ApiClient.write`."""
-        taken: int = (await self._send(_call_of_write(source, rows, key))).json()["rows"]
-        return taken
+        return await self._ask(_write(source, rows, key))
 
     async def _pages(self, page: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         for row in page["rows"]:
             yield row
         while page["next"]:
-            page = (await self._send(_Call("GET", page["next"]))).json()
+            page = await self._ask(_page(page["next"]))
             for row in page["rows"]:
                 yield row
 
-    async def _send(self, call: _Call) -> httpx.Response:
-        until = time.monotonic() + self._patience_s
-        for attempt in range(1_000_000):
-            response, failure = None, None
+    async def _ask(self, call: _Call[T]) -> T:
+        attempts = _Attempts(self._patience_s)
+        while True:
+            outcome: _Outcome
             try:
-                response = await self._http.request(**call.arguments())
+                outcome = await self._http.request(**call.arguments())
             except httpx.TransportError as error:
-                failure = error
-            if response is not None and not _is_away(response):
-                break
-            wait = _wait_s(attempt, response)
-            if time.monotonic() + wait > until:
-                break
+                outcome = error
+            wait = attempts.wait_s(outcome)
+            if wait is None:
+                return call.read(_good(outcome, self._url))
             await anyio.sleep(wait)
-        return _checked(response, failure, self._url)
-
-
-def _checked(response: httpx.Response | None, failure: httpx.TransportError | None, url: str) -> httpx.Response:
-    if response is None:
-        assert failure is not None  # noqa: S101 - one of the two
-        raise _unavailable(failure, url) from failure
-    if response.status_code >= _BAD:
-        raise ApiError.of(response.status_code, response.content)
-    return response
