@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -20,7 +21,7 @@ from ml.features.service import Features
 from ml.features.view import FeatureView
 from pipeline.core.errors import RequestError, StorageError, did_you_mean
 from pipeline.core.schema import Schema
-from pipeline.kernel.engine import connect
+from pipeline.kernel.engine import connect, first_line
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import listed, quoted
 from pipeline.kernel.types import arrow_type
@@ -32,7 +33,6 @@ from serve.queries.expressions import plain
 from serve.queries.query import OWN
 from serve.queries.values import shown
 from serve.reading import Reading
-from serve.tables import unknown_table
 
 _LOG = logging.getLogger("headwater.serve")
 MOST_ENTITIES = 1_000
@@ -91,21 +91,17 @@ class FeatureViews:
     def readable(self, caller: Caller) -> list[VisibleView]:
         """Return the views that a caller may look up, without those that are not computed yet or cannot be read."""
         found = []
-        for grant in self._reading.authorizer.readable(caller):
-            if isinstance(grant.definition, FeatureView) and grant.definition.online:
-                try:
-                    found.append(self._visible(grant, caller))
-                except (StorageError, UnknownError, DeniedError, ForbiddenError):
-                    continue
+        for view, grant in self._grants(caller):
+            with suppress(StorageError, UnknownError, DeniedError, ForbiddenError):
+                found.append(self._visible(view, grant, caller))
         return found
 
     def find(self, caller: Caller, name: str) -> VisibleView:
         """Return a view; raise `UnknownError` if there is none that the caller may read, `ForbiddenError` if its policy hides the entity."""
-        grant = next((each for each in self._grants(caller) if each.definition.name == name), None)
-        if grant is None:
-            error = unknown_table(name, [each.definition.name for each in self._grants(caller)])
-            raise UnknownError(error.problem.replace("table", "online feature view", 1), do=error.do)
-        return self._visible(grant, caller)
+        grants = {view.name: (view, grant) for view, grant in self._grants(caller)}
+        if name not in grants:
+            raise UnknownError(f"there is no online feature view {shown(name)}", do=did_you_mean(name[:200], grants))
+        return self._visible(*grants[name], caller)
 
     def statuses(self, views: Sequence[VisibleView]) -> list[ViewStatus]:
         """Return how far the online store is with each view; the states are `unknown` if it does not answer."""
@@ -147,13 +143,12 @@ class FeatureViews:
             texts.append(f'{head[:-1]}, "event_time": {time or "null"}, "features": {features}}}')
         return EntityFeatures(f"[{', '.join(texts)}]", len(objects))
 
-    def _grants(self, caller: Caller) -> list[Grant]:
-        readable = self._reading.authorizer.readable(caller)
-        return [each for each in readable if isinstance(each.definition, FeatureView) and each.definition.online]
+    def _grants(self, caller: Caller) -> list[tuple[FeatureView, Grant]]:
+        """Return the online feature views that a caller may read as tables."""
+        readable = ((each.definition, each) for each in self._reading.authorizer.readable(caller))
+        return [(view, grant) for view, grant in readable if isinstance(view, FeatureView) and view.online]
 
-    def _visible(self, grant: Grant, caller: Caller) -> VisibleView:
-        view = grant.definition
-        assert isinstance(view, FeatureView)  # noqa: S101 - both callers look
+    def _visible(self, view: FeatureView, grant: Grant, caller: Caller) -> VisibleView:
         version = self._reading.tables.version(view.name)
         columns = self._reading.authorizer.columns(grant, caller, version)
         hidden = [name for name in view.entity if name not in columns.unmasked]
@@ -187,12 +182,11 @@ class FeatureViews:
         The policy is applied to the rows as to those of the table. Columns of the table that the store does not have are missing, so
         that a policy that reads them is an error.
         """
-        policy, types = visible.grant.policy, {**visible.types, _NUMBER: "BIGINT"}
+        policy, kinds, types = visible.grant.policy, visible.schema.as_dict(), {**visible.types, _NUMBER: "BIGINT"}
         casts = ", ".join(f"cast({quoted(name)} as {types[name]}) as {quoted(name)}" for name in rows.column_names)
         sql = f"select {casts} from {_ROWS}"
         if policy is not None:
-            sql = policy.relation(sql, rows.column_names, caller.claims, visible.schema.as_dict())
-        kinds = visible.schema.as_dict()
+            sql = policy.relation(sql, rows.column_names, caller.claims, kinds)
         texts = {name: plain(quoted(name), arrow_type(kinds[name])) for name in (*wanted, visible.event_time) if name}
         features = ", ".join(f"{quoted(name)} := {texts[name]}" for name in wanted)
         time = f"to_json({texts[visible.event_time]})::varchar" if visible.event_time else "null"
@@ -227,11 +221,14 @@ def _entities(visible: VisibleView, entities: Sequence[Entity]) -> pa.Table:
             try:
                 values.append(_value(entity[name], kind))
             except (ValueError, TypeError) as error:
-                raise _wrong(name, number, visible.types[name], entity[name]) from error
+                problem = f"{name!r} of entity {number} is not a {visible.types[name]}"
+                raise HttpError(problem, got=shown(json.dumps(entity[name]))) from error
         try:
             columns[name] = pa.array(values, kind)
         except (pa.ArrowException, OverflowError) as error:
-            raise HttpError(f"a value of {name!r} is not a {visible.types[name]}", got=_line(error)) from error
+            raise HttpError(
+                f"a value of {name!r} is not a {visible.types[name]}", got=first_line(error)[:200]
+            ) from error
     return pa.table(columns)
 
 
@@ -261,7 +258,7 @@ def _value(value: Any, kind: pa.DataType) -> Any:
     return date.fromisoformat(value) if pa.types.is_date(kind) else value
 
 
-def of_text(text: str, type_: str) -> Any:
+def url_value(text: str, type_: str) -> Any:
     """Return a value of a URL as JSON would have it; what is not of the type stays a text."""
     kind = arrow_type(type_)
     if pa.types.is_integer(kind) and re.fullmatch(r"-?\d{1,40}", text, re.ASCII):
@@ -269,11 +266,3 @@ def of_text(text: str, type_: str) -> Any:
     if pa.types.is_boolean(kind) and text in {"true", "false"}:
         return text == "true"
     return text
-
-
-def _wrong(name: str, number: int, type_: str, value: object) -> HttpError:
-    return HttpError(f"{name!r} of entity {number} is not a {type_}", got=shown(json.dumps(value)))
-
-
-def _line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200]

@@ -37,6 +37,11 @@ class BackgroundQuery:
     """The tables that it reads, each with its version."""
 
     @property
+    def owner(self) -> tuple[str, str]:
+        """The kind and the id of the caller."""
+        return self.caller_kind, self.caller
+
+    @property
     def schema(self) -> Schema:
         """The columns."""
         return Schema(tuple(Column(name, kind) for name, kind in self.columns))

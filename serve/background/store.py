@@ -14,6 +14,7 @@ import shutil
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -80,11 +81,11 @@ class QueryStore:
         """
         with self._creating:
             self.sweep()
-            owners = [(found.caller_kind, found.caller) for _, found, _ in self._all()]
-            if owners.count((query.caller_kind, query.caller)) >= MOST_OF_A_CALLER:
+            kept = [found for _, found, _ in self._all()]
+            if sum(found.owner == query.owner for found in kept) >= MOST_OF_A_CALLER:
                 do = "DELETE those that are not needed any more, or wait until they expire"
                 raise TooManyError("there are too many queries of this caller in the background", do=do)
-            if len(owners) >= MOST_QUERIES or self._used() >= self._most_bytes:
+            if len(kept) >= MOST_QUERIES or self._used().total() >= self._most_bytes:
                 raise BusyError("there is no space for another query in the background", do="try again later")
             return self._created(query)
 
@@ -94,7 +95,7 @@ class QueryStore:
         if folder is not None:
             with suppress(*UNREADABLE):
                 query = read_query(folder)
-                if (query.caller_kind, query.caller) == (caller.kind, caller.id):
+                if query.owner == (caller.kind, caller.id):
                     status = self._settled(folder)
                     if status.expires_at is None or status.expires_at > self._clock():
                         return query, status
@@ -102,13 +103,10 @@ class QueryStore:
 
     def of(self, caller: Caller) -> list[tuple[BackgroundQuery, QueryStatus]]:
         """Return the queries of a caller, the newest first."""
-        mine = [
-            each.name for each, query, _ in self._all() if (query.caller_kind, query.caller) == (caller.kind, caller.id)
-        ]
         found = []
-        for query_id in mine:
-            with suppress(UnknownError):  # it was removed meanwhile
-                found.append(self.find(query_id, caller))
+        for folder in self._folders():
+            with suppress(UnknownError):  # it is that of another caller, or was removed meanwhile
+                found.append(self.find(folder.name, caller))
         return sorted(found, key=lambda each: each[0].submitted_at, reverse=True)
 
     def path(self, query_id: str) -> Path | None:
@@ -167,10 +165,11 @@ class QueryStore:
         if size > self._most_bytes // 4:
             got = f"more than {self._most_bytes // 4} bytes"
             raise OverloadError("the result is too large", got=got, do="select fewer columns or rows")
-        if self._used(held.query) > self._most_bytes // 2:
+        used = self._used()
+        if used[held.query.owner] > self._most_bytes // 2:
             do = "DELETE those that are not needed any more"
             raise OverloadError("the results of this caller are too large together", do=do)
-        if self._used() > self._most_bytes:
+        if used.total() > self._most_bytes:
             raise BusyError("there is no space for the result", do="try again later")
 
     def sweep(self) -> None:
@@ -255,14 +254,13 @@ class QueryStore:
             with suppress(*UNREADABLE):
                 yield folder, read_query(folder), read_status(folder)
 
-    def _used(self, like: BackgroundQuery | None = None) -> int:
-        """Return the bytes of all results, or of those of a query's caller."""
-        total = 0
+    def _used(self) -> Counter[tuple[str, str]]:
+        """Return the bytes of the results of each caller."""
+        used = Counter[tuple[str, str]]()
         for folder, query, _ in self._all():
-            if like is None or (query.caller_kind, query.caller) == (like.caller_kind, like.caller):
-                with suppress(FileNotFoundError):
-                    total += sum(each.stat().st_size for each in folder.iterdir())
-        return total
+            with suppress(FileNotFoundError):
+                used[query.owner] += sum(each.stat().st_size for each in folder.iterdir())
+        return used
 
 
 @contextmanager

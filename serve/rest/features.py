@@ -13,7 +13,7 @@ from starlette.routing import Route
 from ml.features.materialization import ViewStatus
 from pipeline.core.event_time import format_duration
 from serve.access.gate import context_of
-from serve.entity_features import MOST_ENTITIES, Entity, FeatureViews, VisibleView, of_text
+from serve.entity_features import MOST_ENTITIES, Entity, FeatureViews, VisibleView, url_value
 from serve.http_errors import HttpError
 from serve.queries.formats import JSON, with_rows
 from serve.reading import Reading
@@ -78,7 +78,7 @@ def _look_up(views: FeatureViews, request: Request, body: bytes) -> Response:
     else:
         asked = words_of(request, (*visible.view.entity, _FEATURES))
         names = [each.strip() for each in asked.pop(_FEATURES, "").split(",") if each.strip()]
-        entities = [{column: of_text(text, visible.types[column]) for column, text in asked.items()}]
+        entities = [{column: url_value(text, visible.types[column]) for column, text in asked.items()}]
     found = views.look_up(visible, context.caller, entities, names)
     context.facts["rows"] = found.found
     return Response(with_rows({"view": name}, found.rows.encode()), media_type=JSON, headers=_NOT_KEPT)
