@@ -10,11 +10,11 @@ import asyncio
 import socket
 import threading
 import time
-from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve.connection import ClientConnection
 from serve.tls import TlsFiles
 
 _DRAINS_S = 30
@@ -44,17 +44,17 @@ class DirectServer:
         except OSError:
             self._socket.close()
             raise
-        self._requests, self._draining = _Requests(), _Draining()
+        self._requests = _Requests(app)
         config = uvicorn.Config(
-            self._draining.wrap(self._requests.wrap(app)),
+            self._requests,
             lifespan="off",
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=_DRAINS_S,
             limit_concurrency=_MOST_CONNECTIONS,
-            **({} if tls is None else tls.options()),
+            **({"http": ClientConnection} if tls is None else tls.options()),
         )
-        self._server = _Server(config, self._draining)
+        self._server = _Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="direct", daemon=True)
         self._thread.start()
 
@@ -75,22 +75,20 @@ class DirectServer:
 
 
 class _Requests:
-    """How many requests are under way, over time. Thread-safe."""
+    """An app, and how many of its requests are under way, over time. `mean` may be called by another thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
         self._lock = threading.Lock()
         self._count, self._seconds = 0, 0.0
         self._at = self._since = time.monotonic()
 
-    def wrap(self, app: ASGIApp) -> ASGIApp:
-        async def count(scope: Scope, receive: Receive, send: Send) -> None:
-            self._add(1)
-            try:
-                await app(scope, receive, send)
-            finally:
-                self._add(-1)
-
-        return count
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._add(1)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._add(-1)
 
     def mean(self) -> float:
         with self._lock:
@@ -108,42 +106,28 @@ class _Requests:
             self._count += number
 
 
-class _Draining:
-    """Whether a server ends; from then on, each response says that it is the last one of its connection."""
-
-    has_begun = False
-
-    def wrap(self, app: ASGIApp) -> ASGIApp:
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            async def last(message: Message) -> None:
-                if self.has_begun and message["type"] == "http.response.start":
-                    message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
-                await send(message)
-
-            await app(scope, receive, last if scope["type"] == "http" else send)
-
-        return answer
-
-
 class _Server(uvicorn.Server):
     """Ends without a reset connection where that is possible: a client may send a request while a connection is closed."""
 
-    def __init__(self, config: uvicorn.Config, draining: _Draining) -> None:
-        super().__init__(config)
-        self._draining = draining
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._draining.has_begun = True
+        self._end_connections()
         for _ in range(2):  # the system has accepted connections that this loop has not seen yet
             await asyncio.sleep(0)
         for each in (*self.servers, *(sockets or ())):
             each.close()
         for _ in range(round(_LINGERS_S / _LOOKS_S)):
-            if self._idle():
+            if any(each.cycle is None or each.cycle.response_complete for each in self._connections()):
                 await asyncio.sleep(_LOOKS_S)
         await super().shutdown(sockets)
 
-    def _idle(self) -> list[Any]:
-        """Return the connections on which no request is under way, but those of WebSockets."""
-        http = [each for each in self.server_state.connections if hasattr(each, "cycle")]
-        return [each for each in http if each.cycle is None or each.cycle.response_complete]
+    def _end_connections(self) -> None:
+        """Let each response from now on say that it is the last one of its connection."""
+        headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        self.server_state.default_headers = headers
+        for each in self._connections():
+            if each.cycle is not None:
+                each.cycle.default_headers = headers
+
+    def _connections(self) -> list[ClientConnection]:
+        """Return all connections but those of WebSockets."""
+        return [each for each in self.server_state.connections if isinstance(each, ClientConnection)]

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from pipeline.core.errors import RequestError
 from serve.access.certificates import CERTIFICATE, ClientCertificate
+from serve.connection import ClientConnection
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,14 @@ class TlsFiles:
     def options(self) -> Mapping[str, Any]:
         """Return uvicorn's options. A client may show no certificate; one that is shown must be valid."""
         asked = {"ssl_ca_certs": self.client_ca, "ssl_cert_reqs": ssl.CERT_OPTIONAL} if self.client_ca else {}
-        return {"ssl_certfile": self.certificate, "ssl_keyfile": self.key, "http": _TlsProtocol, **asked}
+        return {"ssl_certfile": self.certificate, "ssl_keyfile": self.key, "http": _TlsConnection, **asked}
 
 
 def _no_password() -> str:
     raise ValueError("the key has a password")
 
 
-class _TlsProtocol(HttpToolsProtocol):
+class _TlsConnection(ClientConnection):
     """Puts the verified certificate of the client into the scope of its requests, which uvicorn does not do."""
 
     _certificate: ClientCertificate | None = None

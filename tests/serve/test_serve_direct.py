@@ -5,14 +5,15 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
 
 from cluster.local.ports import unused_port
-from serve import create_app
+from serve import connection, create_app
 from serve.direct import DirectServer
 from serve.queries.select import Statement
 from tests.serve.conftest import TestClient
@@ -77,6 +78,25 @@ def test_connections_are_ended_by_a_response():
             client.get("/")
     ending.join()
     assert not server.is_alive
+
+
+def test_a_client_that_reads_nothing_is_cut(monkeypatch):
+    """Also when its response is complete, and when it has sent further requests."""
+    monkeypatch.setattr(connection, "READS_WITHIN_S", 0.2)
+    body, port = b"x" * (32 << 20), unused_port()
+    server = DirectServer(PlainTextResponse(body), "127.0.0.1", port)
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+            time.sleep(0.5)
+            received = 0
+            with suppress(ConnectionError):
+                while part := client.recv(1 << 20):
+                    received += len(part)
+        assert received < len(body)
+        assert httpx.get(f"http://127.0.0.1:{port}/").content == body, "others are answered"
+    finally:
+        server.close()
 
 
 def test_an_app_ends_after_its_servers(cafe):
