@@ -66,8 +66,7 @@ class CallerKey:
 
     def is_valid(self, now: float) -> bool:
         """Return whether it is neither revoked nor expired."""
-        ends = [at for at in (self.expires_at, self.revoked_at) if at is not None]
-        return all(now < at for at in ends)
+        return (self.expires_at is None or now < self.expires_at) and (self.revoked_at is None or now < self.revoked_at)
 
     def state(self, now: float) -> str:
         """Return `valid`, `revoked` or `expired`."""

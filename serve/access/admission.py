@@ -39,6 +39,8 @@ class RequestContext:
     """What the audit log records, for example the table and its policy."""
     charges: tuple[Charge, ...] = ()
     """What it was charged before it was answered."""
+    allowance: Allowance | None = None
+    """What its limits have left; `None` before they were asked."""
     further_cost: int = 0
     """What it costs in addition, beside that of its rows."""
 

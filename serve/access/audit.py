@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import uuid
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ class AuditLog:
         """Create the log. Nothing is written until there is a record."""
         self._folder = folder
         self._replica = uuid.uuid4().hex[:8]
-        self._waiting: queue.Queue[Mapping[str, Any]] = queue.Queue(_MOST_WAITING)
+        self._waiting: deque[Mapping[str, Any]] = deque()
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -41,9 +41,9 @@ class AuditLog:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="audit log", daemon=True)
                     self._thread.start()
-        try:
-            self._waiting.put_nowait(record)
-        except queue.Full:
+        if len(self._waiting) < _MOST_WAITING:
+            self._waiting.append(record)
+        else:
             self.is_writable = False
 
     def close(self) -> None:
@@ -57,11 +57,8 @@ class AuditLog:
         is_last = False
         while not is_last:
             is_last = self._end.wait(_EVERY_S)
-            while True:
-                try:
-                    records.append(self._waiting.get_nowait())
-                except queue.Empty:
-                    break
+            while self._waiting:
+                records.append(self._waiting.popleft())
             if records and self._write(records):
                 records = []
 

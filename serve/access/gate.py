@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from math import ceil
@@ -22,7 +22,6 @@ from serve.access.admission import Admission, RequestContext
 from serve.access.caller import ANONYMOUS, Caller
 from serve.access.certificates import CERTIFICATE
 from serve.access.client_messages import ClientMessages
-from serve.access.rate_limits import Allowance
 from serve.access.request_limits import route_of
 from serve.access.response_cache import SHARED_ROUTES, CachedResponse, Key, ResponseCache
 from serve.access.sessions import SAFE, BrowserSessions, SignedIn, require_intended
@@ -52,6 +51,9 @@ _DECISIVE = (b"accept", b"prefer", b"host", b"odata-maxversion")
 """The headers on which responses depend: links of some protocols have the host."""
 _SENT_WITHIN_S = 60.0
 """How long a client may take to read a part of a response."""
+_OF_BODY = (b"content-length", b"content-type")
+"""The headers that a response without its body does not have."""
+_HIT, _REPLICAS_HIT = b"headwater; hit", b"headwater; hit; detail=replicas"
 _SECURITY = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -104,33 +106,44 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = _headers(scope)
-        context = RequestContext(uuid.uuid4().hex, ANONYMOUS, "", time.perf_counter())
+        context = RequestContext(os.urandom(16).hex(), ANONYMOUS, "", time.perf_counter())
         scope[STATE], scope[REQUEST_ID] = context, context.request_id
-        sender = _Sender(self, scope, send, context)
         try:
-            self._admission.require_record()
-            address = (scope.get("client") or ("",))[0]
-            context.session = await self._session(scope, headers, address)
-            if context.session is None:
-                context.caller = await self._caller(scope, headers.get(b"authorization"), address)
-            else:
-                context.caller, context.facts["session"] = context.session.caller, context.session.name
-            context.rights = self._admission.rights(context.caller)
-            context.charges = self._admission.charges(context.caller, address, route_of(scope["path"]))
-            sender.allowance = await self._admission.admit(context.charges)
-            if not sender.allowance.is_granted:
-                raise TooManyError("there are too many requests", do="send fewer, or wait as `Retry-After` says")
-            require_intended(scope, headers, context.session)
+            await self._admit(scope, headers, context)
         except HeadwaterError as error:
-            await problem_response(error, scope)(scope, receive, sender)
+            await problem_response(error, scope)(scope, receive, _Sender(self, scope, send, context))
             return
         key = self._key(scope, headers, context.rights)
-        if key is not None:
-            found = await self._from_cache(key) or await self._from_another(key)
-            if found is None and sender.leads(key, self._flights):
-                found = await self._from_replicas(key, scope, sender)
-            if found is not None:
-                await self._answer(found, headers, context, sender)
+        cached = None if key is None else await self._from_cache(key) or await self._from_another(key)
+        if cached is None:
+            await self._compute(key, scope, headers, receive, _Sender(self, scope, send, context))
+        else:
+            await self._answer(cached, scope, headers, send)
+
+    async def _admit(self, scope: Scope, headers: Mapping[bytes, bytes], context: RequestContext) -> None:
+        """Find the caller of a request; raise `HeadwaterError` if it may not be answered now."""
+        self._admission.require_record()
+        address = (scope.get("client") or ("",))[0]
+        context.session = await self._session(scope, headers, address)
+        if context.session is None:
+            context.caller = await self._caller(scope, headers.get(b"authorization"), address)
+        else:
+            context.caller, context.facts["session"] = context.session.caller, context.session.name
+        context.rights = self._admission.rights(context.caller)
+        context.charges = self._admission.charges(context.caller, address, route_of(scope["path"]))
+        context.allowance = await self._admission.admit(context.charges)
+        if not context.allowance.is_granted:
+            raise TooManyError("there are too many requests", do="send fewer, or wait as `Retry-After` says")
+        require_intended(scope, headers, context.session)
+
+    async def _compute(
+        self, key: Key | None, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, sender: _Sender
+    ) -> None:
+        """Answer with the response of another replica, or let the application do it."""
+        if key is not None and sender.leads(key, self._flights):
+            shared = await self._from_replicas(key, scope, sender)
+            if shared is not None:
+                await self._answer(shared, scope, headers, sender.send, _REPLICAS_HIT)
                 return
         sender.client = client = ClientMessages(scope, receive)
         current, spent = CURRENT.set(client.cancellation), CURRENT_TIME.set(sender.time)
@@ -178,7 +191,7 @@ class Gate:
     def _key(self, scope: Scope, headers: Mapping[bytes, bytes], rights: str) -> Key | None:
         if scope["method"] != "GET" or scope["path"].endswith(_EVENTS):
             return None
-        decisive = (headers.get(name, b"").decode("latin-1") for name in _DECISIVE)
+        decisive = [headers.get(name, b"").decode("latin-1") for name in _DECISIVE]
         return (rights, scope.get("scheme", "http"), scope["path"], scope["query_string"].decode("latin-1"), *decisive)
 
     async def _from_cache(self, key: Key) -> CachedResponse | None:
@@ -209,24 +222,24 @@ class Gate:
             raise
         if found is not None:
             self.cache.put(key, found, is_known=True)
-            sender.is_from_replicas = True
             sender.tell(found)
         return found
 
     async def _answer(
-        self, found: CachedResponse, headers: Mapping[bytes, bytes], context: RequestContext, sender: _Sender
+        self, cached: CachedResponse, scope: Scope, headers: Mapping[bytes, bytes], send: Send, how: bytes = _HIT
     ) -> None:
-        context.facts.update(found.facts)
-        sender.is_hit = True
-        is_known = is_same(headers.get(b"if-none-match", b"").decode("latin-1"), found.etag)
-        if is_known:
-            unsent = {b"content-length", b"content-type"}
-            sent = [pair for pair in found.headers if pair[0] not in unsent]
-            await sender({"type": "http.response.start", "status": _UNCHANGED, "headers": sent})
-            await sender({"type": "http.response.body", "body": b""})
-            return
-        await sender({"type": "http.response.start", "status": _OK, "headers": list(found.headers)})
-        await sender({"type": "http.response.body", "body": found.body})
+        """Send a cached response. Nothing is wrapped around it: most responses are cached ones."""
+        context = context_of(scope)
+        context.facts.update(cached.facts)
+        status, kept, body = _OK, cached.headers, cached.body
+        known = headers.get(b"if-none-match")
+        if known is not None and is_same(known.decode("latin-1"), cached.etag):
+            status, body = _UNCHANGED, b""
+            kept = tuple(pair for pair in kept if pair[0] not in _OF_BODY)
+        sent = [*kept, *_added(context, status), (b"cache-status", how)]
+        await send({"type": "http.response.start", "status": status, "headers": sent})
+        self.finish(scope, context, status, len(body))
+        await send({"type": "http.response.body", "body": body})
 
     async def _is_current(self, response: CachedResponse) -> bool:
         for name, identity in response.versions:
@@ -250,13 +263,10 @@ class _Sender:
     def __init__(self, gate: Gate, scope: Scope, send: Send, context: RequestContext) -> None:
         self._gate = gate
         self._scope = scope
-        self._send = send
+        self.send = send
         self._context = context
         self.client: ClientMessages | None = None
-        self.allowance: Allowance | None = None
         self.key: Key | None = None
-        self.is_hit = False
-        self.is_from_replicas = False
         self.shared_flight: SharedFlight | None = None
         self._is_admitted = False
         self.time = ProcessorTime()
@@ -310,7 +320,7 @@ class _Sender:
             self._headers = list(message.get("headers", []))
             if self._status != _OK or not self._context.is_cacheable:
                 self.tell(None)
-            await self._send({**message, "headers": [*self._headers, *self._added()]})
+            await self.send({**message, "headers": [*self._headers, *_added(self._context, self._status)]})
             return
         body, more = message.get("body", b""), message.get("more_body", False)
         self._size += len(body)
@@ -319,7 +329,7 @@ class _Sender:
             self._keep()
             self._record()
         with fail_after(_SENT_WITHIN_S):  # a client that does not read ends its own response, and holds up no other
-            await self._send(message)
+            await self.send(message)
 
     def _keep(self) -> None:
         context = self._context
@@ -332,20 +342,17 @@ class _Sender:
             self._gate.replicas.note(self.key, self.time.seconds)
         self.tell(response)
 
-    def _added(self) -> list[tuple[bytes, bytes]]:
-        added = [(b"x-request-id", self._context.request_id.encode()), *_SECURITY]
-        if self.is_hit:
-            detail = b"; detail=replicas" if self.is_from_replicas else b""
-            added.append((b"cache-status", b"headwater; hit" + detail))
-        if self._status == _TOO_MANY:
-            wait_s = 0.0 if self.allowance is None else self.allowance.retry_after_s
-            added.append((b"retry-after", b"%d" % max(1, ceil(wait_s))))
-        if self.allowance is not None:
-            states = (
-                f'"{each.name}";r={each.remaining};t={max(1, ceil(each.reset_s))}' for each in self.allowance.states
-            )
-            added.append((b"ratelimit", ", ".join(states).encode()))
-        return added
+
+def _added(context: RequestContext, status: int) -> list[tuple[bytes, bytes]]:
+    """Return the headers that all responses have."""
+    added, allowance = [(b"x-request-id", context.request_id.encode()), *_SECURITY], context.allowance
+    if status == _TOO_MANY:
+        wait_s = 0.0 if allowance is None else allowance.retry_after_s
+        added.append((b"retry-after", b"%d" % max(1, ceil(wait_s))))
+    if allowance is not None:
+        states = [f'"{each.name}";r={each.remaining};t={max(1, ceil(each.reset_s))}' for each in allowance.states]
+        added.append((b"ratelimit", ", ".join(states).encode()))
+    return added
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:

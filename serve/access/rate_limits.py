@@ -82,12 +82,13 @@ class RateLimits:
     def take(self, charges: Sequence[Charge]) -> Allowance:
         """Take what a request costs."""
         with self._lock:
-            levels = [self._level(charge.limit) for charge in charges]
-            is_granted = all(level >= charge.amount for level, charge in zip(levels, charges, strict=True))
+            levels = [self._level(charge.limit) - charge.amount for charge in charges]
+            is_granted = min(levels) >= 0
             if is_granted:
-                levels = [level - charge.amount for level, charge in zip(levels, charges, strict=True)]
-                for level, charge in zip(levels, charges, strict=True):
+                for charge, level in zip(charges, levels, strict=True):
                     self._put(charge.limit, level)
+            else:
+                levels = [self._level(charge.limit) for charge in charges]
             day_s = DAY_S - self._wall_clock() % DAY_S
         return allowance(charges, levels, day_s, is_granted=is_granted)
 
@@ -106,9 +107,13 @@ class RateLimits:
         return min(float(limit.capacity), level + (now - at) * limit.per_second)
 
     def _put(self, limit: Limit, level: float) -> None:
-        levels, most = (self._days, _MOST_DAYS) if limit.is_daily else (self._buckets, _MOST_CALLERS)
-        levels[limit.name, limit.of] = (level, self._day() if limit.is_daily else self._clock())
-        levels.move_to_end((limit.name, limit.of))
+        if limit.is_daily:
+            levels, most, at = self._days, _MOST_DAYS, self._day()
+        else:
+            levels, most, at = self._buckets, _MOST_CALLERS, self._clock()
+        key = (limit.name, limit.of)
+        levels[key] = (level, at)
+        levels.move_to_end(key)
         if len(levels) > most:
             levels.popitem(last=False)
 
