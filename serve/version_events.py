@@ -1,19 +1,22 @@
-"""New versions of tables as events: which they are, and how many callers may wait for them."""
+"""New versions of tables as events: which they are, how they are sent, and how many callers may wait for them."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
 from anyio import sleep, to_thread
+from starlette.requests import HTTPConnection
 
-from pipeline.core.errors import StorageError
+from pipeline.core.errors import HeadwaterError, StorageError
 from pipeline.lake import Version
 from serve.access.admission import Admission
 from serve.access.caller import Caller
+from serve.access.gate import context_of
 from serve.access.sessions import BrowserSessions, SignedIn
+from serve.backend import Backend
 from serve.http_errors import TooManyError, UnauthenticatedError
 from serve.tables import Tables, identity_of
 
@@ -21,6 +24,9 @@ _LOG = logging.getLogger("headwater.serve")
 EVERY_S = 1.0
 """How often a table is looked at, and the caller checked again, in seconds."""
 MOST_OPEN, MOST_OF_A_CALLER = 1_000, 50
+_BEAT_S = 10.0
+_BEAT = b":\n\n"
+"""A comment, because proxies close connections on which nothing is sent."""
 
 
 class OpenSubscriptions:
@@ -74,7 +80,44 @@ async def _changed(tables: Tables, table: str, told: str | None) -> Version | No
     return None if version is None or identity_of(version) == told else version
 
 
-async def require_session(sessions: BrowserSessions, signed_in: SignedIn | None) -> None:
+async def event_stream(
+    backend: Backend,
+    subscriptions: OpenSubscriptions,
+    request: HTTPConnection,
+    events: AsyncIterator[bytes | None],
+    failed: Callable[[HeadwaterError], bytes],
+) -> AsyncIterator[bytes]:
+    """Yield events as they come, and comments while there are none, as long as the key, token or session of the caller is valid.
+
+    The last event is what `failed` returns for the error that ends the stream, such as one of too many subscriptions.
+    """
+    context, address, authorization = (
+        context_of(request.scope),
+        address_of(request),
+        request.headers.get("authorization"),
+    )
+    try:
+        with subscriptions.one(context.caller, address):
+            quiet = _BEAT_S
+            async for event in events:
+                await caller_of(backend.admission, authorization, address)
+                await _require_session(backend.sessions, context.session)
+                quiet += EVERY_S
+                if event is not None:
+                    yield event
+                elif quiet > _BEAT_S:
+                    yield _BEAT
+                    quiet = 0.0
+    except HeadwaterError as error:
+        yield failed(error)
+
+
+def address_of(connection: HTTPConnection) -> str:
+    """Return the address of a client; empty if it is not known."""
+    return str((connection.scope.get("client") or ("",))[0])
+
+
+async def _require_session(sessions: BrowserSessions, signed_in: SignedIn | None) -> None:
     """Raise `UnauthenticatedError` if the session of a subscription, if it has one, has ended."""
     if signed_in is None or sessions.known(signed_in.token) is not None:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -36,11 +36,10 @@ from serve.graphql.transport_ws import TransportWs
 from serve.graphql.trusted import TrustedDocuments
 from serve.http_errors import ForbiddenError, HttpError
 from serve.problems import status_of
-from serve.version_events import EVERY_S, OpenSubscriptions, caller_of, require_session
+from serve.version_events import OpenSubscriptions, event_stream
 
 _LOG = logging.getLogger("headwater.serve")
 PATH = "/v1/graphql"
-_BEAT_S = 10.0
 _SERVER_ERROR = 500
 
 
@@ -124,28 +123,13 @@ class GraphqlDoor:
         return Response(content, headers=headers, media_type=f"{media_type}; charset=utf-8")
 
     def _events(self, request: Request, subscription: TableChanges) -> Response:
-        context = context_of(request.scope)
-        address = (request.scope.get("client") or ("",))[0]
-        authorization = request.headers.get("authorization")
+        def failed(error: HeadwaterError) -> bytes:
+            return _event(json.dumps({"errors": [of_problem(error)]}).encode()) + _COMPLETE
 
-        async def events() -> AsyncIterator[bytes]:
-            try:
-                with self.open.one(context.caller, address):
-                    quiet = _BEAT_S
-                    async for event in subscription.events():
-                        await caller_of(self.backend.admission, authorization, address)
-                        await require_session(self.backend.sessions, context.session)
-                        quiet += EVERY_S
-                        if event is not None:
-                            yield _event(event.encode())
-                        elif quiet > _BEAT_S:  # proxies close connections on which nothing is sent
-                            yield b":\n\n"
-                            quiet = 0.0
-            except HeadwaterError as error:
-                yield _event(json.dumps({"errors": [of_problem(error)]}).encode()) + _COMPLETE
-
+        events = (None if event is None else _event(event.encode()) async for event in subscription.events())
+        stream = event_stream(self.backend, self.open, request, events, failed)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(events(), headers=headers, media_type=EVENTS)
+        return StreamingResponse(stream, headers=headers, media_type=EVENTS)
 
 
 _COMPLETE = b"event: complete\ndata:\n\n"

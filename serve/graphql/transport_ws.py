@@ -29,7 +29,7 @@ from serve.graphql.schemas import Schemas
 from serve.graphql.subscriptions import TableChanges, subscription_of
 from serve.graphql.trusted import TrustedDocuments
 from serve.http_errors import HttpError, OverloadError, TooManyError, UnauthenticatedError
-from serve.version_events import OpenSubscriptions, caller_of
+from serve.version_events import OpenSubscriptions, address_of, caller_of
 
 _LOG = logging.getLogger("headwater.serve")
 PROTOCOL = "graphql-transport-ws"
@@ -89,7 +89,7 @@ class TransportWs:
             await socket.close(_NO_PROTOCOL, "Subprotocol not acceptable")
             return
         await socket.accept(subprotocol=PROTOCOL)
-        address = (socket.scope.get("client") or ("",))[0]
+        address = address_of(socket)
         connection = _Connection(socket, address, socket.headers.get("authorization"))
         try:
             await self._initialize(connection)

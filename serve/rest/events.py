@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 
 from anyio import move_on_after
 from starlette.requests import Request
@@ -11,17 +10,17 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from pipeline.core.errors import HeadwaterError
+from pipeline.lake import Version
 from serve.access.gate import context_of
 from serve.backend import Backend
 from serve.queries.formats import JSON, negotiate
 from serve.queries.parameters import integer, version_number
 from serve.rest.catalog import words_of
-from serve.version_events import EVERY_S, OpenSubscriptions, caller_of, new_versions, require_session
+from serve.version_events import OpenSubscriptions, address_of, event_stream, new_versions
 
 EVENTS = "text/event-stream"
 MOST_WAIT_S = 60
 """How long a client may wait for a version, in seconds."""
-_BEAT_S = 15.0
 _HEADERS = {"Cache-Control": "no-store", "Vary": "Accept, Authorization"}
 
 
@@ -40,35 +39,17 @@ def event_routes(backend: Backend) -> list[Route]:
         known: frozenset[int | None] = frozenset() if text is None else frozenset({version_number("since", text)})
         wait = integer("wait", asked.get("wait", "0"), 0, MOST_WAIT_S)
         if media_type == EVENTS:
-            return StreamingResponse(
-                events(request, name, known), media_type=EVENTS, headers=_HEADERS | {"X-Accel-Buffering": "no"}
-            )
+            versions = new_versions(backend.tables, name, known)
+            events = (None if version is None else _event(name, version) async for version in versions)
+            stream = event_stream(backend, counted, request, events, _failed)
+            return StreamingResponse(stream, media_type=EVENTS, headers=_HEADERS | {"X-Accel-Buffering": "no"})
         found = None
-        with counted.one(context.caller, _address(request)), move_on_after(wait or MOST_WAIT_S):
+        with counted.one(context.caller, address_of(request)), move_on_after(wait or MOST_WAIT_S):
             found = await _next(backend, name, known, once=wait == 0)
         if found is None:
             return Response(None, 204, _HEADERS)
         context.facts["version"] = found
         return JSONResponse({"table": name, "version": found}, headers=_HEADERS)
-
-    async def events(request: Request, name: str, known: frozenset[int | None]) -> AsyncIterator[bytes]:
-        context, authorization = context_of(request.scope), request.headers.get("authorization")
-        try:
-            with counted.one(context.caller, _address(request)):
-                quiet = _BEAT_S
-                async for version in new_versions(backend.tables, name, known):
-                    if authorization is not None:
-                        await caller_of(backend.admission, authorization, _address(request))
-                    await require_session(backend.sessions, context.session)
-                    quiet += EVERY_S
-                    if version is not None:
-                        data = json.dumps({"table": name, "version": version.number})
-                        yield f"id: {version.number}\nevent: version\ndata: {data}\n\n".encode()
-                    elif quiet > _BEAT_S:  # proxies close connections on which nothing is sent
-                        yield b":\n\n"
-                        quiet = 0.0
-        except HeadwaterError as error:
-            yield f"event: error\ndata: {json.dumps({'detail': error.problem})}\n\n".encode()
 
     return [Route("/v1/tables/{name}/events", tell_versions)]
 
@@ -82,5 +63,10 @@ async def _next(backend: Backend, name: str, known: frozenset[int | None], *, on
     return None
 
 
-def _address(request: Request) -> str:
-    return str((request.scope.get("client") or ("",))[0])
+def _event(name: str, version: Version) -> bytes:
+    data = json.dumps({"table": name, "version": version.number})
+    return f"id: {version.number}\nevent: version\ndata: {data}\n\n".encode()
+
+
+def _failed(error: HeadwaterError) -> bytes:
+    return f"event: error\ndata: {json.dumps({'detail': error.problem})}\n\n".encode()
