@@ -1,11 +1,14 @@
-"""Reading of a request's body, up to a limit."""
+"""Reading of a request's body, up to a limit, and of the JSON in it."""
 
 from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
 
 from anyio import fail_after
 from starlette.requests import Request
 
-from serve.http_errors import TooLargeError, TooSlowError
+from serve.http_errors import HttpError, TooLargeError, TooSlowError
 
 PATIENCE_S = 30.0
 """How long a body may take to come."""
@@ -26,3 +29,18 @@ async def read_body(request: Request, most_bytes: int, *, do: str) -> bytes:
     except TimeoutError as error:
         raise TooSlowError("the body does not come", got=f"{len(body)} bytes in {PATIENCE_S:g} s") from error
     return bytes(body)
+
+
+def json_object(body: bytes, example: str) -> dict[str, Any]:
+    """Return the JSON object of a body; raise `HttpError` for one that has none, which says to send the example."""
+    try:
+        document = json.loads(body, parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
+        raise HttpError("the body is not JSON", do=f"send {example}") from error
+    if not isinstance(document, dict):
+        raise HttpError("the body is not a JSON object", do=f"send {example}")
+    return document
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(constant)  # NaN and infinity are not JSON

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from serve.entity_features import MOST_ENTITIES, Entity, FeatureViews, VisibleVi
 from serve.http_errors import HttpError
 from serve.queries.formats import JSON, with_rows
 from serve.reading import Reading
-from serve.request_body import read_body
+from serve.request_body import json_object, read_body
 from serve.rest.catalog import words_of
 
 MOST_BODY_BYTES = 1 << 20
@@ -86,11 +85,8 @@ def _look_up(views: FeatureViews, request: Request, body: bytes) -> Response:
 
 def _asked(body: bytes) -> tuple[Sequence[Entity], Sequence[str]]:
     """Return the entities of a body, and the features that it names; raise `HttpError` if it is something else."""
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise HttpError("the body is not JSON", do='send {"entities": [{…}, …]}') from error
-    if not isinstance(document, dict) or not set(document) <= {"entities", _FEATURES}:
+    document = json_object(body, '{"entities": [{…}, …]}')
+    if not set(document) <= {"entities", _FEATURES}:
         raise HttpError("the body is an object with 'entities' and optionally 'features'")
     entities, names = document.get("entities"), document.get(_FEATURES, [])
     if not isinstance(entities, list) or not all(isinstance(each, Mapping) for each in entities):

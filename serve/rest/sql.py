@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from starlette.requests import Request
@@ -20,7 +19,7 @@ from serve.queries.parameters import integer
 from serve.queries.query import MOST_ROWS
 from serve.queries.values import shown
 from serve.reading import Reading
-from serve.request_body import read_body
+from serve.request_body import json_object, read_body
 from serve.rest.background import prefers_async, sql_of, submit
 from serve.rest.streams import require_streamable, streamed
 
@@ -34,7 +33,8 @@ def sql_routes(reading: Reading, background: BackgroundQueries | None) -> list[R
         if request.method == "GET":
             asked: Mapping[str, object] = dict(request.query_params)
         else:
-            asked = _object(await read_body(request, _MOST_BODY, do="send a shorter statement"))
+            body = await read_body(request, _MOST_BODY, do="send a shorter statement")
+            asked = json_object(body, '{"sql": "select …"}')
             if background is not None and prefers_async(request.headers):
                 return await reading.run(context_of(request.scope).caller, submit, background, request, asked)
         return await reading.run(context_of(request.scope).caller, _answer, reading, request, asked)
@@ -81,13 +81,3 @@ def _limit(asked: Mapping[str, object], media_type: str, *, is_text: bool) -> in
     if isinstance(value, bool) or not isinstance(value, str if is_text else int):
         raise HttpError(f"'limit' takes an integer from 1 to {MOST_ROWS}, or all", got=shown(str(value)))
     return integer("limit", str(value), 1, MOST_ROWS)
-
-
-def _object(body: bytes) -> Mapping[str, object]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise HttpError("the body is not JSON", do='send {"sql": "select …"}') from error
-    if not isinstance(document, dict):
-        raise HttpError("the body is not a JSON object", do='send {"sql": "select …"}')
-    return document

@@ -22,7 +22,7 @@ from serve.problems import SHARING
 from serve.queries.parameters import integer, time_of, version_number
 from serve.queries.values import shown
 from serve.reading import Reading
-from serve.request_body import read_body
+from serve.request_body import json_object, read_body
 from serve.sharing.delta_types import schema_string, shared_schema
 from serve.tables import reading_files
 
@@ -220,15 +220,7 @@ def _version(reading: Reading, grant: Grant, options: Mapping[str, object]) -> V
 
 
 def _options(body: bytes) -> Mapping[str, object]:
-    if not body.strip():
-        return {}
-    try:
-        options = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise HttpError("the body is not JSON", do='send {} or {"version": 7}') from error
-    if not isinstance(options, dict):
-        raise HttpError("the body is not a JSON object", do='send {} or {"version": 7}')
-    return options
+    return json_object(body, '{} or {"version": 7}') if body.strip() else {}
 
 
 def _page(request: Request, items: list[dict[str, str]]) -> Response:
