@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,14 +13,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.ipc
 import pytest
-import uvicorn
 from deltalake import DeltaTable
 
 from ml.session import Rows
 from pipeline import connect
 from pipeline.governance.api_keys import ApiKeys
 from pipeline.project.workspace import Workspace
-from serve import create_app
+from tests.rigs.in_process_server import served
 from tests.rigs.r_program import run_r
 
 ROOT = Path(__file__).parents[2]
@@ -79,23 +76,15 @@ def folder(tmp_path_factory) -> Path:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
+def served_folder(folder: Path) -> Iterator[str]:
     """Serve a project on loopback; yields the address."""
     project = connect(folder).project
     text, _ = ApiKeys(Workspace(project).catalog, project.settings.env).create("R", scopes=["read", "predict"])
     os.environ["HEADWATER_API_KEY"] = text
-    config = uvicorn.Config(create_app(project), port=0, log_level="error", lifespan="on")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
     try:
-        while not server.started:
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
+        with served(project) as url:
+            yield url
     finally:
-        server.should_exit = True
-        thread.join()
         del os.environ["HEADWATER_API_KEY"]
 
 
@@ -120,7 +109,7 @@ def in_utc(rows: Rows) -> list[dict[str, object]]:
 
 def test_the_examples_of_the_page(folder):
     blocks = re.findall(r"```r\n(.*?)```", (ROOT / "docs" / "r.md").read_text(), re.DOTALL)
-    with served(folder) as url:
+    with served_folder(folder) as url:
         printed = run(f'url <- "{url}"\n' + "\n".join(blocks), folder)
     *lines, labels, short, long, error = [line.split() for line in printed.splitlines()]
     assert lines == [
@@ -144,7 +133,7 @@ def test_every_type_arrives_as_it_is(folder):
 
 
 def test_times_are_in_utc(folder):
-    with served(folder) as url:
+    with served_folder(folder) as url:
         shown = f"""source("headwater.R")
             for (rows in list(as.data.frame(hw_lake(".headwater/lake", "types")), hw_table("{url}", "types")))
               cat(with(rows[rows$trip == 5, ], format(clock)), class(rows$big), class(rows$price), class(rows$day), "\\n")"""
@@ -170,7 +159,7 @@ def test_each_version_equals_what_headwater_reads(folder, tmp_path, has_checkpoi
 
 
 def test_all_pages_of_a_table_are_read(folder):
-    with served(folder) as url:
+    with served_folder(folder) as url:
         run(COPY + f'save(hw_table("{url}", "types", limit = 7), "pages.arrow")', folder)
     ours = in_utc(connect(folder).sql("select trip, small, words, clock, day from types"))
     kept = set(ours[0])
@@ -190,7 +179,7 @@ WRONG = {
 
 def test_errors_say_what_is_wrong(folder):
     calls = "\n".join(f"tryCatch({call}, error = function(e) cat(conditionMessage(e), '\\n'))" for call in WRONG)
-    with served(folder) as url:
+    with served_folder(folder) as url:
         printed = run(f'source("headwater.R")\nurl <- "{url}"\n{calls}', folder).splitlines()
     for (call, expected), said in zip(WRONG.items(), printed, strict=True):
         assert re.fullmatch(expected, said.strip()), f"{call}: {said}"

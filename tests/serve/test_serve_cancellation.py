@@ -19,7 +19,7 @@ from serve.http_errors import AbandonedError
 from serve.queries.cancellation import CURRENT, Cancellation
 from tests.rigs.served_project import served_project
 from tests.serve.conftest import TOML, open_cafe
-from tests.serve.test_serve_protection import served
+from tests.serve.test_serve_protection import listening
 
 NAMES = "abcdefghijklmnop"
 LONG = (
@@ -65,7 +65,7 @@ def test_a_statement_ends_when_its_client_leaves(cafe, method, path, body, heade
     """Only one statement runs at a time, so that the second client would wait for 30 s."""
     key = cafe.key()
     before = len(cut(cafe))
-    with served(cafe.project()) as port:
+    with listening(cafe.project()) as port:
         table = f"http://127.0.0.1:{port}/v1/tables/guests?limit=1"
         assert httpx.get(table, headers={"Authorization": f"Bearer {key}"}).status_code == 200
         with socket.create_connection(("127.0.0.1", port), timeout=10) as client:

@@ -16,9 +16,9 @@ import pytest
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from serve.client import ApiClient, AsyncApiClient
+from tests.rigs.in_process_server import served
 from tests.serve.conftest import Cafe, problem_of
 from tests.serve.test_serve_access import sent
-from tests.serve.test_serve_client import served
 
 DEFINITIONS = """
 from pathlib import Path

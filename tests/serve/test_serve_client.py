@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 
 import anyio
 import httpx
 import pytest
-import uvicorn
 
 from cluster.local.ports import unused_port
 from pipeline.core.errors import UnavailableError
-from serve import create_app
 from serve.client import ApiClient, ApiError, AsyncApiClient
 from tests.rigs.http_faults import Reply, http_server
+from tests.rigs.in_process_server import served
 from tests.serve.conftest import open_cafe
-
-
-@contextmanager
-def served(project):
-    server = uvicorn.Server(uvicorn.Config(create_app(project), port=0, log_level="error", lifespan="on"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-import uvicorn
 
 from pipeline.governance.api_keys import ApiKeys
 from pipeline.project.workspace import Workspace
-from serve import create_app, version_events
+from serve import version_events
 from serve.access import authentication
+from tests.rigs.in_process_server import served
 from tests.serve.conftest import problem_of
 
 
@@ -25,14 +25,8 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def url(cafe):
-    server = uvicorn.Server(uvicorn.Config(create_app(cafe.project()), port=0, log_level="error", lifespan="on"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with served(cafe.project()) as url:
+        yield url
 
 
 def changed(cafe):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-import time
 import warnings
 
 import pytest
-import uvicorn
 
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.runner import Runner
-from serve import create_app
 from serve.check import check
+from tests.rigs.in_process_server import served
 
 TOML = '[project]\nname = "shop"\ndefinitions = "shop.py"\n'
 SHOP = """\
@@ -165,16 +162,8 @@ def test_openapi_says_what_is_looked_up(client):
 
 
 def test_the_check_of_an_endpoint_predicts_by_entity(shop):
-    server = uvicorn.Server(uvicorn.Config(create_app(shop.project()), port=0, log_level="error", lifespan="on"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        answers = check(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/", shop.project())
-    finally:
-        server.should_exit = True
-        thread.join()
+    with served(shop.project()) as url:
+        answers = check(f"{url}/", shop.project())
     assert (answers[-1].path, answers[-1].status) == (PATH, 200), answers
 
 

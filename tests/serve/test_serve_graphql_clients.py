@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
-from cluster.local.ports import unused_port
-from serve import create_app
+from tests.rigs.in_process_server import served
 from tests.rigs.npm_programs import PACKAGES, npm_file, npm_program
 from tests.serve.conftest import open_cafe
 
@@ -24,16 +21,8 @@ def server(tmp_path_factory) -> Iterator[tuple[str, str]]:
     """The address of a server, and a key."""
     npm_file("graphql-http")
     cafe = open_cafe(tmp_path_factory.mktemp("cafe"))
-    port = unused_port()
-    config = uvicorn.Config(create_app(cafe.project()), host="127.0.0.1", port=port, log_level="warning")
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run, daemon=True)
-    thread.start()
-    while not running.started:
-        assert thread.is_alive()
-    yield f"127.0.0.1:{port}/v1/graphql", cafe.key(scopes=["read"])
-    running.should_exit = True
-    thread.join(20)
+    with served(cafe.project(), log_level="warning") as url:
+        yield f"{url.removeprefix('http://')}/v1/graphql", cafe.key(scopes=["read"])
 
 
 def node(script, *words):

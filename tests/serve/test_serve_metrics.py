@@ -16,9 +16,9 @@ from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from serve.client import ApiClient
 from serve.flight.server import FlightServer
+from tests.rigs.in_process_server import served
 from tests.rigs.proofs import SEED, examples
 from tests.serve.conftest import Cafe, problem_of
-from tests.serve.test_serve_client import served
 from tests.serve.test_serve_flight import ask, connected
 
 DEFINITIONS = """

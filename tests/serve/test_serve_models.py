@@ -3,23 +3,21 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-import threading
 import time
 import warnings
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from ml.models.serving import Predictor
 from pipeline.core.errors import StorageError
 from pipeline.project.project import load
 from pipeline.runner.runner import Runner
-from serve import create_app
 from serve.check import check
 from serve.http_errors import RowsError
 from serve.models import FRESH_S, ServedModels, request_of
+from tests.rigs.in_process_server import served
 
 TOML = '[project]\nname = "bar"\ndefinitions = "bar.py"\n'
 BAR = """\
@@ -224,17 +222,8 @@ def test_failed_model_store_degrades_health_and_tables_are_still_served(bar, tmp
 
 
 def test_check_predicts_existing_rows(bar):
-    server = uvicorn.Server(uvicorn.Config(create_app(bar.project()), port=0, log_level="error", lifespan="on"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        answers = check(f"http://127.0.0.1:{port}/", bar.project())
-    finally:
-        server.should_exit = True
-        thread.join()
+    with served(bar.project()) as url:
+        answers = check(f"{url}/", bar.project())
     assert [(a.method, a.path, a.is_good) for a in answers] == [
         ("GET", "/health", True),
         ("GET", "/v1/tables/drinks?limit=3", True),

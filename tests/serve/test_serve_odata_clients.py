@@ -12,9 +12,9 @@ import pytest
 
 from pipeline.connectors.odata.source import odata
 from pipeline.connectors.rest import Bearer
+from tests.rigs.in_process_server import served
 from tests.rigs.odata_clients import node_client, olingo
 from tests.serve.conftest import open_cafe
-from tests.serve.test_serve_client import served
 
 
 @pytest.fixture(scope="module")

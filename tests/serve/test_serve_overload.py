@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-import uvicorn
 
 from ml.models.serving import Predictor
 from pipeline.project import load
 from pipeline.runner import Runner
-from serve import create_app
 from serve.rest import models
+from tests.rigs.in_process_server import served
 from tests.serve.conftest import problem_of
 from tests.serve.test_serve_explanations import BAR
 from tests.serve.test_serve_models import PATH, TOML, drinks
@@ -70,13 +69,8 @@ def test_at_twice_the_rate_answers_stay_fast(bar, monkeypatch):
     monkeypatch.setattr(models, "MOST_PREDICTIONS", 60)
     real = Predictor.predict
     monkeypatch.setattr(Predictor, "predict", lambda self, rows: [time.sleep(1), real(self, rows)][1])
-    server = uvicorn.Server(uvicorn.Config(create_app(bar.project()), port=0, log_level="error", lifespan="on"))
-    serving = threading.Thread(target=server.run)
-    serving.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}{PATH}"
+    with served(bar.project()) as address:
+        url = address + PATH
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         headers = {"Authorization": f"Bearer {bar.key()}"}
         with httpx.Client(timeout=60, limits=limits, headers=headers) as client, ThreadPoolExecutor(640) as threads:
@@ -92,9 +86,6 @@ def test_at_twice_the_rate_answers_stay_fast(bar, monkeypatch):
                 answers.append((time.monotonic(), threads.submit(sent)))
                 time.sleep(max(0.0, answers[0][0] + (number + 1) / 80 - time.monotonic()))
             found = [each.result() for _, each in answers]
-    finally:
-        server.should_exit = True
-        serving.join()
     answered = [seconds for status, seconds, _ in found if status == 200]
     refused = [retry for status, _, retry in found if status == 503]
     assert len(answered) + len(refused) == 640

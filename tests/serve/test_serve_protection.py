@@ -10,27 +10,20 @@ from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
-import uvicorn
 
 from pipeline.governance.audit_records import records
-from serve import create_app, request_body
+from serve import request_body
 from serve.access import gate
 from serve.queries.engine import Engine
+from tests.rigs.in_process_server import served
 from tests.serve.conftest import open_cafe
 
 
 @contextmanager
-def served(project):
-    server = uvicorn.Server(uvicorn.Config(create_app(project), port=0, log_level="critical", lifespan="on"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
+def listening(project):
+    """Serve a project; the value is the port."""
+    with served(project, log_level="critical") as url:
+        yield int(url.rpartition(":")[2])
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +33,7 @@ def cafe(tmp_path_factory):
 
 def test_a_body_that_does_not_come_ends_with_408(cafe, monkeypatch):
     monkeypatch.setattr(request_body, "PATIENCE_S", 0.3)
-    with served(cafe.project()) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with listening(cafe.project()) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as client:
         head = (
             f"POST /v1/query HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {cafe.key()}\r\nContent-Length: 100\r\n\r\n{{"
         )
@@ -55,7 +48,7 @@ def test_a_client_that_does_not_read_is_cut(cafe, monkeypatch):
         + ", ".join(f"cafe_orders {name}" for name in "abcdefghi")
     )
     key = cafe.key()
-    with served(cafe.project()) as port, socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+    with listening(cafe.project()) as port, socket.create_connection(("127.0.0.1", port), timeout=30) as client:
         body = f'{{"sql": "{sql}", "limit": "all"}}'
         head = f"POST /v1/query HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nAccept: text/csv\r\nContent-Length: {len(body)}\r\n\r\n"
         client.sendall((head + body).encode())
@@ -90,7 +83,7 @@ def test_exports_are_bounded(cafe):
 
 
 def test_responses_from_memory_over_a_real_connection(cafe):
-    with served(cafe.project()) as port, httpx.Client(headers={"Authorization": f"Bearer {cafe.key()}"}) as client:
+    with listening(cafe.project()) as port, httpx.Client(headers={"Authorization": f"Bearer {cafe.key()}"}) as client:
         url = f"http://127.0.0.1:{port}/v1/tables/guests"
         first, _, hit = (client.get(url) for _ in range(3))
         assert hit.headers["cache-status"] == "headwater; hit"
@@ -114,7 +107,7 @@ def test_equal_requests_at_once_are_computed_once(cafe, monkeypatch):
 
     monkeypatch.setattr(Engine, "tuples", slow)
     keys = [cafe.key(), cafe.key(), cafe.key(scopes=["read"])]
-    with served(cafe.project()) as port, ThreadPoolExecutor(12) as threads:
+    with listening(cafe.project()) as port, ThreadPoolExecutor(12) as threads:
         url = f"http://127.0.0.1:{port}/v1/tables/guests?limit=3"
 
         def ask(key):

@@ -9,9 +9,9 @@ import subprocess
 import pytest
 
 from serve.typescript import typescript
+from tests.rigs.in_process_server import served
 from tests.rigs.npm_programs import npm_file, npm_program
 from tests.serve.conftest import open_cafe
-from tests.serve.test_serve_client import served
 from tests.serve.test_serve_entity_features import STAFF, built
 
 USE = """
