@@ -1,4 +1,4 @@
-"""Ends a query in the background: when it is cancelled, by any server, when its time is over, and when this server stops."""
+"""The end of a query in the background: a server cancels it, its time is over, or this server stops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BackgroundCancellation(Cancellation):
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the query is to end; looks whether it was cancelled, or its time is over."""
+        """Whether the query is to end. This looks for the file by which any server cancels it, and at the clock."""
         if not self.reason:
             if self._marker.exists():
                 self.reason = "cancelled"

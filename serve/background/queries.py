@@ -16,7 +16,7 @@ from pipeline.core.errors import HeadwaterError, StorageError
 from serve.access.caller import Caller
 from serve.access.fair_queue import CallerTurns
 from serve.background.cancellation import BackgroundCancellation
-from serve.background.records import BackgroundQuery, BackgroundWork, QueryStatus, write
+from serve.background.records import STOPPED, BackgroundQuery, BackgroundWork, QueryStatus, write
 from serve.background.rows import MOST_RESULT_ROWS, WrittenRows, rows_of, write_rows
 from serve.background.store import HeldQuery, QueryStore
 from serve.http_errors import AbandonedError, BusyError, GoneError, NotReadyError, UnknownError
@@ -35,7 +35,6 @@ _TELLS_EVERY_S = 1.0
 _YIELDS_S, _YIELDS_EVERY_S = 60.0, 0.05
 """How long a query waits while requests wait for their turn, and how often it looks."""
 _NICENESS = 10
-_STOPPED: Mapping[str, str] = {"detail": "the server was stopped", "do": "submit the query again"}
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ class BackgroundQueries:
         if all(value is None or isinstance(value, str | int | float) for value in made.values):
             self.store.hand_over(waiting.held, BackgroundWork(made.sql, made.values, waiting.most_rows))
         else:
-            self.store.end(waiting.held, QueryStatus("failed", problem=_STOPPED))
+            self.store.end(waiting.held, QueryStatus("failed", problem=STOPPED))
 
     def _yield(self) -> None:
         """Wait while requests wait for their turn, but not for ever."""
@@ -187,12 +186,10 @@ class BackgroundQueries:
             status = replace(status, state="failed", problem=self._problem(error))
         except OSError as error:
             _LOG.warning("the result of a query cannot be written: %s", error)
-            status = replace(
-                status, state="failed", problem={"detail": "the result cannot be stored", "do": "try again later"}
-            )
+            status = _failed(status, "the result cannot be stored", "try again later")
         except Exception:  # noqa: BLE001 - the thread goes on with the next query
             _LOG.exception("a query in the background failed")
-            status = replace(status, state="failed", problem={"detail": "internal error", "do": "see the server's log"})
+            status = _failed(status, "internal error", "see the server's log")
         finally:
             CURRENT.reset(current)
             if is_stopped:
@@ -217,8 +214,8 @@ class BackgroundQueries:
     def _ended(self, status: QueryStatus, cancellation: BackgroundCancellation) -> QueryStatus:
         if cancellation.reason == "cancelled":
             return replace(status, state="cancelled")
-        got, do = f"more than {self._most_seconds:g} s", "use filters, or fewer columns"
-        return replace(status, state="failed", problem={"detail": "the query takes too long", "got": got, "do": do})
+        got = f"more than {self._most_seconds:g} s"
+        return _failed(status, "the query takes too long", "use filters, or fewer columns", got=got)
 
     def _problem(self, error: HeadwaterError) -> Mapping[str, str]:
         if isinstance(error, StorageError):
@@ -229,6 +226,10 @@ class BackgroundQueries:
             for name, text in parts.items()
             if text
         }
+
+
+def _failed(status: QueryStatus, detail: str, do: str, **more: str) -> QueryStatus:
+    return replace(status, state="failed", problem={"detail": detail, **more, "do": do})
 
 
 def _progress(status: QueryStatus, counts: WrittenRows) -> QueryStatus:

@@ -1,4 +1,4 @@
-"""What is known of a query in the background: two small files in its folder, each written at once."""
+"""The records of a query in the background: small JSON files in its folder, each replaced as a whole."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pipeline.core.schema import Column, Schema
 
 QueryState = Literal["queued", "running", "done", "failed", "cancelled"]
 ACTIVE: tuple[QueryState, ...] = ("queued", "running")
+STOPPED: Mapping[str, str] = {"detail": "the server was stopped", "do": "submit the query again"}
+"""Why a query failed that no server runs any more."""
 QUERY, STATUS, WORK = "query.json", "status.json", "work.json"
 UNREADABLE = (OSError, ValueError, TypeError, KeyError)
 """What is raised for a record that is not there, or that another version has written."""
@@ -49,7 +51,7 @@ class BackgroundQuery:
 
 @dataclass(frozen=True)
 class QueryStatus:
-    """What has become of a query so far."""
+    """The progress of a query, and its end."""
 
     state: QueryState = "queued"
     rows: int = 0

@@ -24,6 +24,7 @@ from serve.access.caller import Caller
 from serve.background.cancellation import MARKER
 from serve.background.records import (
     ACTIVE,
+    STOPPED,
     UNREADABLE,
     WORK,
     BackgroundQuery,
@@ -213,10 +214,8 @@ class QueryStore:
                 status = read_status(folder)  # it may have ended meanwhile
                 if status.state in ACTIVE and not self._is_handed_over(folder, status):
                     now = self._clock()
-                    problem = {"detail": "the server was stopped", "do": "submit the query again"}
-                    status = replace(
-                        status, state="failed", problem=problem, ended_at=now, expires_at=now + self._kept_s
-                    )
+                    until = now + self._kept_s
+                    status = replace(status, state="failed", problem=STOPPED, ended_at=now, expires_at=until)
                     _remove_rows(folder)
                     write(folder, status)
         if status.state == "queued" and (folder / MARKER).exists():

@@ -44,7 +44,7 @@ _SERVER_ERROR = 500
 
 
 @dataclass(frozen=True)
-class GraphqlDoor:
+class GraphqlEndpoint:
     """The parts that requests use."""
 
     backend: Backend
@@ -139,17 +139,17 @@ def graphql_routes(backend: Backend, patience: timedelta) -> list[BaseRoute]:
     """Return the routes of GraphQL: `/v1/graphql` for requests and WebSockets, and the schema of the caller as text."""
     settings = backend.project.settings
     folder = settings.serve.graphql_trusted
-    door = GraphqlDoor(
+    endpoint = GraphqlEndpoint(
         backend,
         Schemas(backend),
         OperationRunner(backend, patience, settings.serve.graphql_introspection),
         TrustedDocuments(settings.root / folder if folder else None),
         OpenSubscriptions(),
     )
-    sockets = TransportWs(backend, door.schemas, door.runner, door.trusted, door.open)
+    sockets = TransportWs(backend, endpoint.schemas, endpoint.runner, endpoint.trusted, endpoint.open)
     return [
-        Route(PATH, door.answer, methods=["GET", "POST"]),
-        Route(f"{PATH}/schema", door.schema),
+        Route(PATH, endpoint.answer, methods=["GET", "POST"]),
+        Route(f"{PATH}/schema", endpoint.schema),
         WebSocketRoute(PATH, sockets.serve),
     ]
 
