@@ -9,7 +9,7 @@ from urllib.parse import quote
 from pipeline.core.schema import Column
 from serve.entity_features import MOST_ENTITIES, VisibleView
 from serve.queries.formats import JSON
-from serve.rest.shapes import json_type, nullable, responses_of
+from serve.rest.shapes import json_type, nullable, responses_of, sample_of
 
 _ERRORS = ("400", "401", "403", "404", "429", "503")
 _TEXT, _MAYBE = {"type": "string"}, {"type": ["string", "null"]}
@@ -64,8 +64,9 @@ def _by_body(visible: VisibleView) -> dict[str, Any]:
             "features": {"type": "array", "items": {"enum": list(visible.features)} if visible.features else {}},
         },
     }
+    example = {"entities": [{name: sample_of(_column(visible, name)) for name in visible.view.entity}]}
     return _operation(visible, "look_up", (*_ERRORS, "408", "413")) | {
-        "requestBody": {"required": True, "content": {JSON: {"schema": body}}}
+        "requestBody": {"required": True, "content": {JSON: {"schema": body, "example": example}}}
     }
 
 

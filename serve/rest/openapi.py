@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -37,6 +38,7 @@ from serve.rest.shapes import (
     reference,
     responses_of,
     responses_with_rows,
+    sample_of,
 )
 from serve.rest.sources import MOST_SENT, sources_of
 from serve.status import visible_schema
@@ -112,12 +114,11 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
 
 
 def _source(definition: Source | Feed) -> dict[str, Any]:
-    columns = () if definition.schema is None else definition.schema.columns
-    row = {
-        "type": "object",
-        "properties": {c.name: nullable(json_type(c)) for c in columns if not c.name.startswith("_")},
-    }
+    every = () if definition.schema is None else definition.schema.columns
+    columns = [each for each in every if not each.name.startswith("_")]
+    row = {"type": "object", "properties": {each.name: nullable(json_type(each)) for each in columns}}
     rows = {"type": "array", "minItems": 1, "maxItems": MOST_SENT, "items": row}
+    example = [{each.name: sample_of(each) for each in columns}]
     key = {"type": "string", "maxLength": 255, "pattern": "^[A-Za-z0-9:._/+-]+$"}
     answer = {"type": "object", "required": ["result", "rows"], "properties": {"rows": {"type": "integer"}}}
     responses = responses_of(answer, ("400", "401", "403", "404", "408", "413", "422", "429", "503"))
@@ -128,7 +129,7 @@ def _source(definition: Source | Feed) -> dict[str, Any]:
         "description": definition.description or "Rows are on disk before the response is sent.",
         "operationId": f"write_{definition.name}",
         "parameters": [{"name": "Idempotency-Key", "in": "header", "schema": key}],
-        "requestBody": {"required": True, "content": {JSON: {"schema": {"oneOf": [row, rows]}}}},
+        "requestBody": {"required": True, "content": {JSON: {"schema": {"oneOf": [row, rows]}, "example": example}}},
         "responses": responses,
     }
 
@@ -317,6 +318,5 @@ def _filter(column: Column) -> dict[str, Any]:
 
 
 def _sample(column: Column) -> str:
-    kind = json_type(column)
-    by_format = {"date": "2013-07-01", "date-time": "2013-07-01T12:00:00Z"}
-    return by_format.get(kind.get("format", ""), {"boolean": "true", "string": "a"}.get(kind.get("type", ""), "1"))
+    sample = sample_of(column)
+    return "1" if sample is None else sample if isinstance(sample, str) else json.dumps(sample)

@@ -187,11 +187,28 @@ _TYPES: dict[str, dict[str, Any]] = {
     "VARCHAR": {"type": "string"},
     "BLOB": {"type": "string", "contentEncoding": "base64"},
 }
+_SAMPLES: dict[str, Any] = {
+    "boolean": True,
+    "integer": 1,
+    "number": 1.5,
+    "string": "a",
+    "date": "2013-07-01",
+    "date-time": "2013-07-01T12:00:00Z",
+    "TIMESTAMP": "2013-07-01T12:00:00",
+    "BLOB": "YQ==",
+}
 
 
 def json_type(column: Column) -> dict[str, Any]:
     """Return the schema of a column's values, without null; empty if they can be anything."""
     return {"type": "number"} if column.type.startswith("DECIMAL") else _TYPES.get(column.type, {})
+
+
+def sample_of(column: Column) -> Any:
+    """Return a value of a column for an example, as JSON has it; `None` if it can be anything."""
+    kind = json_type(column)
+    names = (column.type, kind.get("format", ""), kind.get("type", ""))
+    return next((_SAMPLES[name] for name in names if name in _SAMPLES), None)
 
 
 def nullable(kind: dict[str, Any]) -> dict[str, Any]:

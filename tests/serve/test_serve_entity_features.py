@@ -338,6 +338,14 @@ def test_a_store_that_is_not_there_is_503(tmp_path):
         assert (answer.status_code, "of another definition" in problem_of(answer)["problem"]) == (503, True)
 
 
+def test_the_examples_of_the_document_are_accepted(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    bodies = {path: each["post"]["requestBody"] for path, each in paths.items() if path.startswith("/v1/features/")}
+    examples = {path: each["content"]["application/json"]["example"] for path, each in bodies.items()}
+    assert examples["/v1/features/shops"] == {"entities": [{"region": "a", "day": "2013-07-01"}]}
+    assert {client.post(path, json=example).status_code for path, example in examples.items()} == {200}
+
+
 def test_look_ups_are_recorded_and_described(tmp_path):
     shop = built(tmp_path)
     with shop.client(key=shop.key(**SALES)) as client:

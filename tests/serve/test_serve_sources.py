@@ -201,6 +201,14 @@ def test_only_callers_that_may_write_do(shop, post):
     assert _lines(shop) == []
 
 
+def test_the_examples_of_the_document_are_accepted(post):
+    paths = post.client.get("/openapi.json").json()["paths"]
+    bodies = {name: paths[f"/v1/sources/{name}"]["post"]["requestBody"] for name in ("orders", "strict")}
+    examples = {name: each["content"]["application/json"]["example"] for name, each in bodies.items()}
+    assert examples == {"orders": [{"id": 1, "price": 1.5, "at": "2013-07-01T12:00:00Z"}], "strict": [{"id": 1}]}
+    assert [post(rows, name=name).status_code for name, rows in examples.items()] == [202, 202]
+
+
 def test_the_order_of_requests_is_kept(shop, post):
     for number in range(5):
         assert post({"id": number}).status_code == 202
