@@ -1,8 +1,8 @@
-"""A connection of the direct server, which is ended if its client reads nothing."""
+"""A connection of the direct server: it writes a short response at once, and ends if its client reads nothing."""
 
 from __future__ import annotations
 
-from asyncio import TimerHandle
+import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -13,7 +13,13 @@ READS_WITHIN_S = 60.0
 class ClientConnection(HttpToolsProtocol):
     """Aborts when its client does not read: otherwise its requests would wait for that without an end."""
 
-    _ending: TimerHandle | None = None
+    _ending: asyncio.TimerHandle | None = None
+
+    def on_headers_complete(self) -> None:
+        """Begin a request."""
+        super().on_headers_complete()
+        if self.cycle is not None:  # a request of a WebSocket has none
+            self.cycle.transport = _ResponseTransport(self.transport, self.loop)
 
     def pause_writing(self) -> None:
         """Wait for the client for a bounded time; called when much is written that the client has not read."""
@@ -34,3 +40,42 @@ class ClientConnection(HttpToolsProtocol):
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None
+
+
+class _ResponseTransport(asyncio.Transport):
+    """Writes the head of a response together with its first part, if that comes before the event loop's next iteration.
+
+    So most responses take one call of the system, and wake their client once. It can do what a response needs: write and close.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+        self._has_head = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write the head soon, and all other parts now."""
+        if self._head:
+            self._transport.writelines((self._head, data))
+            self._head = b""
+        elif self._has_head:
+            self._transport.write(data)
+        else:
+            self._head, self._has_head = bytes(data), True
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Write what was not yet, and close the connection."""
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether the connection is closed, or will be."""
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        if self._head:
+            if not self._transport.is_closing():
+                self._transport.write(self._head)
+            self._head = b""

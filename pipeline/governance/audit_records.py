@@ -19,6 +19,7 @@ from pipeline.core.format_versions import require_known
 FORMAT_VERSION = 1
 FIRST = "0" * 64
 """The hash before the first line of a file."""
+_encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Damage:
 
 def sealed(record: Mapping[str, Any], previous: str) -> tuple[str, str]:
     """Return the line of a record that follows the line with a hash, and its own hash."""
-    content = json.dumps({"format": FORMAT_VERSION, **record, "previous": previous}, separators=(",", ":"))
+    content = _encoded({"format": FORMAT_VERSION, **record, "previous": previous})
     digest = hashlib.sha256(content.encode()).hexdigest()
     return f'{content[:-1]},"hash":"{digest}"}}\n', digest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -10,7 +11,10 @@ from contextlib import closing, suppress
 import httpx
 import pytest
 from fastapi import FastAPI
-from starlette.responses import PlainTextResponse
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from websockets.sync.client import connect
 
 from cluster.local.ports import unused_port
 from serve import connection, create_app
@@ -95,6 +99,42 @@ def test_a_client_that_reads_nothing_is_cut(monkeypatch):
                     received += len(part)
         assert received < len(body)
         assert httpx.get(f"http://127.0.0.1:{port}/").content == body, "others are answered"
+    finally:
+        server.close()
+
+
+def test_the_head_of_a_response_does_not_wait_for_its_body():
+    """It is written with the body if there is one already."""
+    port, goes_on = unused_port(), threading.Event()
+
+    async def parts():
+        await asyncio.to_thread(goes_on.wait, 10)
+        yield b"late"
+
+    async def tell(request):
+        if request.method == "POST":
+            return PlainTextResponse(await request.body())
+        return Response(None, 304) if "if-none-match" in request.headers else StreamingResponse(parts())
+
+    async def greet(socket):
+        await socket.accept()
+        await socket.send_text("hello")
+        await socket.close()
+
+    routes = [Route("/", tell, methods=["GET", "HEAD", "POST"]), WebSocketRoute("/socket", greet)]
+    server = DirectServer(Starlette(routes=routes), "127.0.0.1", port)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            with client.stream("GET", "/") as streamed:
+                assert streamed.status_code == 200
+                goes_on.set()
+                assert streamed.read() == b"late"
+            assert client.head("/").status_code == 200
+            assert client.get("/", headers={"If-None-Match": "x"}).status_code == 304
+            assert client.post("/", content=b"sent", headers={"Expect": "100-continue"}).content == b"sent"
+            assert client.get("/").content == b"late", "the connection goes on"
+        with connect(f"ws://127.0.0.1:{port}/socket") as socket:
+            assert socket.recv() == "hello"
     finally:
         server.close()
 
