@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from serve.access.caller import Caller
+from serve.rest.operations import MOST_RUNS, MOST_STATE_ROWS
 from serve.rest.shapes import responses_of
 
 _LISTED = ("400", "401", "429", "503")
@@ -20,6 +21,8 @@ class _Words(NamedTuple):
     errors: tuple[str, ...]
     parameters: tuple[str, ...] = ()
     scope: str = ""
+    most: int = 0
+    """The largest `limit`."""
 
 
 _ENDPOINTS = (
@@ -28,7 +31,7 @@ _ENDPOINTS = (
     _Words("/v1/quality", "Which expectations were violated?", ("tables",), _NAMED, ("name",)),
     _Words("/v1/models", "Which versions of models are in use?", ("models",), _LISTED),
     _Words("/v1/experiments", "Which experiments are there?", ("experiments",), _LISTED),
-    _Words("/v1/runs", "Which runs were there?", ("runs",), _OPERATED, ("limit",), "operate"),
+    _Words("/v1/runs", "Which runs were there?", ("runs",), _OPERATED, ("limit",), "operate", MOST_RUNS),
     _Words("/v1/runs/{run_id}", "What did a run do?", ("steps",), (*_OPERATED, "404"), (), "operate"),
     _Words(
         "/v1/streams/{name}/state",
@@ -37,13 +40,9 @@ _ENDPOINTS = (
         (*_OPERATED, "404"),
         ("table", "limit"),
         "operate",
+        MOST_STATE_ROWS,
     ),
 )
-_PARAMETERS: dict[str, dict[str, Any]] = {
-    "name": {"in": "query", "schema": {"type": "string"}},
-    "table": {"in": "query", "schema": {"type": "string"}},
-    "limit": {"in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}},
-}
 
 
 def described(caller: Caller) -> dict[str, Any]:
@@ -54,7 +53,11 @@ def described(caller: Caller) -> dict[str, Any]:
 def _operation(words: _Words) -> dict[str, Any]:
     parts = [part[1:-1] for part in words.path.split("/") if part.startswith("{")]
     parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in parts]
-    parameters += [{"name": name, **_PARAMETERS[name]} for name in words.parameters]
+    limit = {"type": "integer", "minimum": 1, "maximum": words.most}
+    parameters += [
+        {"name": name, "in": "query", "schema": limit if name == "limit" else {"type": "string"}}
+        for name in words.parameters
+    ]
     if "rows" in words.members:
         described_key = "COLUMN=VALUE, of rows that are returned"
         texts = {"type": "array", "items": {"type": "string"}}

@@ -21,31 +21,33 @@ from serve.access.gate import context_of
 from serve.backend import Backend
 from serve.http_errors import HttpError, UnknownError
 from serve.queries.expressions import plain
-from serve.queries.formats import with_rows
+from serve.queries.formats import JSON, with_rows
 from serve.queries.parameters import integer
 from serve.queries.values import shown
 from serve.rest.catalog import words_of
 
-_MOST_RUNS, _RUNS = 1_000, 20
-_MOST_ROWS, _ROWS = 10_000, 100
+MOST_RUNS, _RUNS = 1_000, 20
+MOST_STATE_ROWS, _ROWS = 10_000, 100
 
 
 def operation_routes(backend: Backend) -> list[Route]:
     """Return the routes of runs and of the state of streams."""
 
     async def list_runs(request: Request) -> Response:
-        caller = context_of(request.scope).caller
-        require_scope(caller, "operate")
+        context = context_of(request.scope)
+        require_scope(context.caller, "operate")
+        context.facts["why"] = "scope operate"
         asked = words_of(request, ("limit",))
-        limit = integer("limit", asked.get("limit", str(_RUNS)), 1, _MOST_RUNS)
-        runs = await backend.reading.run(caller, backend.workspace.catalog.runs, limit)
+        limit = integer("limit", asked.get("limit", str(_RUNS)), 1, MOST_RUNS)
+        runs = await backend.reading.run(context.caller, backend.workspace.catalog.runs, limit)
         return JSONResponse({"runs": [_run(each) for each in runs]})
 
     async def read_run(request: Request) -> Response:
-        caller, run_id = context_of(request.scope).caller, request.path_params["run_id"]
-        require_scope(caller, "operate")
+        context, run_id = context_of(request.scope), request.path_params["run_id"]
+        require_scope(context.caller, "operate")
+        context.facts["why"] = "scope operate"
         words_of(request, ())
-        found = await backend.reading.run(caller, backend.workspace.catalog.run, run_id)
+        found = await backend.reading.run(context.caller, backend.workspace.catalog.run, run_id)
         if found is None:
             raise UnknownError(f"there is no run {shown(run_id)}", do="list them at /v1/runs")
         return JSONResponse({**_run(found), "steps": [_step(each) for each in found.steps]})
@@ -56,9 +58,9 @@ def operation_routes(backend: Backend) -> list[Route]:
         context.facts.update(table=name, why="scope operate")
         asked = words_of(request, ("table", "limit"), repeated=("key",))
         keys = _keys(request.query_params.getlist("key"))
-        limit = integer("limit", asked.get("limit", str(_ROWS)), 1, _MOST_ROWS)
+        limit = integer("limit", asked.get("limit", str(_ROWS)), 1, MOST_STATE_ROWS)
         body = await backend.reading.run(context.caller, _state, backend, name, asked.get("table"), keys, limit)
-        return Response(body, media_type="application/json")
+        return Response(body, media_type=JSON)
 
     return [
         Route("/v1/runs", list_runs),

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from pipeline.governance.audit_records import records
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from tests.serve.conftest import Cafe, problem_of
@@ -123,6 +124,22 @@ def test_runs_are_for_operators(ask):
         ask(f"/v1/runs/{run['id']}", caller, status)
         ask("/v1/streams/by_minute/state", caller, status)
         assert not [path for path in ask("/openapi.json", caller)["paths"] if "runs" in path or "streams" in path]
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/runs", 200), ("/v1/streams/{name}/state", 404)])
+def test_limits_are_those_of_the_document(ask, path, status):
+    parameters = ask("/openapi.json", "operator")["paths"][path]["get"]["parameters"]
+    (most,) = [each["schema"]["maximum"] for each in parameters if each["name"] == "limit"]
+    ask(path.format(name="none"), "operator", status, limit=str(most))
+    ask(path.format(name="none"), "operator", 400, limit=str(most + 1))
+
+
+def test_reads_of_runs_are_recorded_with_the_reason(shop):
+    with shop.client(key=shop.key(scopes=["operate"])) as client:
+        (run,) = client.get("/v1/runs", params={"limit": 1}).json()["runs"]
+        client.get(f"/v1/runs/{run['id']}")
+    found = [each for each in records(shop.root / ".headwater" / "audit" / "dev") if each["status"] == 200]
+    assert [each["why"] for each in found if each["path"].startswith("/v1/runs")][-2:] == ["scope operate"] * 2
 
 
 def test_the_state_of_a_stream(shop, ask):
