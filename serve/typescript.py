@@ -146,24 +146,39 @@ export class Headwater {{
     return this.send(`/v1/models/${{encodeURIComponent(model)}}/predict`, {{ body: {{ rows }} }});
   }}
 
-  /** Send a request, again while the server is busy: none does harm if it is sent twice. */
+  /** Send a request, again while the server is busy or away, or if its response breaks off: none does harm if it is sent twice. */
   private async send<Answer>(path: string, {{ body, method, headers }}: RequestParts = {{}}): Promise<Answer> {{
     const until = Date.now() + this.patienceMs;
     for (let attempt = 0; ; attempt++) {{
-      const response = await fetch(this.url.replace(/\\/$/, "") + path, {{
-        method: method ?? (body === undefined ? "GET" : "POST"),
-        headers: {{ Authorization: `Bearer ${{this.key}}`, Accept: "application/json", "Content-Type": "application/json", ...headers }},
-        ...(body === undefined ? {{}} : {{ body: JSON.stringify(body) }}),
-      }});
-      if (response.ok) return (response.status === 204 ? undefined : await response.json()) as Answer;
-      const wait = 1000 * Number(response.headers.get("Retry-After") ?? 0) || Math.min(100 * 2 ** attempt, 5000);
-      if (![429, 502, 503, 504].includes(response.status) || Date.now() + wait > until) {{
-        const problem = (await response.json().catch(() => ({{}}))) as Problem;
-        throw new HeadwaterError(response.status, problem.detail ?? response.statusText, problem.got, problem.do);
+      let response: Response | undefined;
+      let failure: unknown;
+      try {{
+        response = await fetch(this.url.replace(/\\/$/, "") + path, {{
+          method: method ?? (body === undefined ? "GET" : "POST"),
+          headers: {{ Authorization: `Bearer ${{this.key}}`, Accept: "application/json", "Content-Type": "application/json", ...headers }},
+          ...(body === undefined ? {{}} : {{ body: JSON.stringify(body) }}),
+        }});
+        if (response.ok) return (response.status === 204 ? undefined : await response.json()) as Answer;
+      }} catch (error) {{
+        failure = error;
       }}
-      await sleep(wait);
+      const wait = 1000 * Number(response?.headers.get("Retry-After") ?? 0) || Math.min(100 * 2 ** attempt, 5000);
+      const helps = response === undefined || response.ok || isAway(response);
+      if (helps && Date.now() + wait <= until) {{
+        await sleep(wait);
+        continue;
+      }}
+      if (response === undefined || response.ok) throw failure;
+      const problem = (await response.json().catch(() => ({{}}))) as Problem;
+      throw new HeadwaterError(response.status, problem.detail ?? response.statusText, problem.got, problem.do);
     }}
   }}
+}}
+
+/** Whether a server is busy, or a proxy has lost the one behind it: those say 500 in plain text. */
+function isAway(response: Response): boolean {{
+  const isPlain = response.headers.get("Content-Type")?.startsWith("text/plain") ?? false;
+  return [429, 502, 503, 504].includes(response.status) || (response.status === 500 && isPlain);
 }}
 
 function sleep(milliseconds: number): Promise<void> {{

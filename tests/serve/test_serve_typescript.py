@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from serve.typescript import typescript
+from tests.rigs.http_faults import Reply, http_server
 from tests.rigs.in_process_server import served
 from tests.rigs.npm_programs import npm_file, npm_program
 from tests.serve.conftest import open_cafe
@@ -65,6 +66,15 @@ const orders: number | null = few!.features.orders;
 const [every] = await headwater.features("shops", [shop]);
 const n: number | null = every!.features.n;
 console.log(JSON.stringify({ orders, found: none!.found, time: few!.event_time, n, entity: every!.entity }));
+"""
+USE_AWAY = """
+import { Headwater } from "./client.js";
+
+const patient = new Headwater(process.argv[2]!, process.argv[3]!);
+const { version } = await patient.page("cafe_orders");
+let failed = "";
+await new Headwater("http://127.0.0.1:1", "", 0).page("cafe_orders").catch((error: unknown) => (failed = String(error)));
+console.log(JSON.stringify({ version, failed }));
 """
 WRONG = """
 import { Headwater } from "./client.js";
@@ -159,6 +169,18 @@ def test_the_client_looks_features_up(shop, tmp_path):
     }
 
 
+@pytest.mark.proof
+def test_a_response_that_breaks_off_is_asked_for_again(cafe, tmp_path):
+    prepared(cafe, cafe.key(), tmp_path)
+    assert compiled(tmp_path, USE_AWAY) == ""
+    page = {"table": "cafe_orders", "version": 7, "rows": [], "next": None}
+    lost = Reply(b"Internal Server Error", 500, headers={"Content-Type": "text/plain"})
+    with http_server() as server:
+        server.script = [Reply(page, cut_at=5), Reply(closes=True), lost, Reply(b"", 503), Reply(page)]
+        assert printed(tmp_path, server.url, "k") == {"version": 7, "failed": "TypeError: fetch failed"}
+        assert len(server.received) == 5
+
+
 def prepared(cafe, key, folder):
     """Write the client for a key into a folder where it can be compiled."""
     npm_program("tsc")
@@ -176,9 +198,13 @@ def compiled(folder, program, *more):
 
 
 def ran(cafe, key, folder):
-    """What the compiled program prints, against a server."""
+    """What the compiled program prints, against a server of the project."""
     with served(cafe.project()) as url:
-        words = [str(shutil.which("node")), "use.js", f"{url}/", key]
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+        return printed(folder, f"{url}/", key)
+
+
+def printed(folder, url, key):
+    words = [str(shutil.which("node")), "use.js", url, key]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
