@@ -357,9 +357,13 @@ def _added(context: RequestContext, status: int) -> list[tuple[bytes, bytes]]:
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
     headers: dict[bytes, bytes] = {}
+    repeated: dict[bytes, list[bytes]] = {}
     for name, value in scope["headers"]:
-        if name == b"authorization" and name in headers:
-            headers[name] = b"several"  # refused: which one another server looked at is not known
+        if name in headers:
+            repeated.setdefault(name, [headers[name]]).append(value)
         else:
-            headers[name] = headers[name] + b", " + value if name in headers else value
+            headers[name] = value
+    headers.update((name, b", ".join(values)) for name, values in repeated.items())
+    if b"authorization" in repeated:
+        headers[b"authorization"] = b"several"  # refused: which one another server looked at is not known
     return headers

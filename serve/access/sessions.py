@@ -189,9 +189,11 @@ def require_intended(scope: Scope, headers: Mapping[bytes, bytes], signed_in: Si
 
 def cookies_of(headers: Mapping[bytes, bytes]) -> dict[str, str]:
     """Return the cookies of a request by their names; of several with one name, none."""
-    pairs = [part.strip().partition("=") for part in headers.get(b"cookie", b"").decode("latin-1").split(";")]
-    names = [name for name, _, _ in pairs]
-    return {name: value for name, _, value in pairs if names.count(name) == 1}
+    cookies: dict[str, str | None] = {}
+    for part in headers.get(b"cookie", b"").decode("latin-1").split(";"):
+        name, _, value = part.strip().partition("=")
+        cookies[name] = None if name in cookies else value
+    return {name: value for name, value in cookies.items() if value is not None}
 
 
 def _digest(token: str) -> str:
