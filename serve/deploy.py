@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,14 +147,7 @@ def start(  # noqa: PLR0913 - options of a server, all keyword-only
                 "Ray Serve's proxy has no TLS", do="pass --direct-port, --flight-port or --postgres-port too"
             )
         tls.context()
-    ports = [port, *(each for each in own if each is not None)]
-    for number in ports:
-        _require_free(host, number)
-    if len(set(ports)) < len(ports):
-        got = f"{max(ports, key=ports.count)}"
-        raise RequestError(
-            "the replicas cannot listen on the port of the proxy, or twice on one", got=got, do="choose another port"
-        )
+    _require_ports(host, [port, *(each for each in own if each is not None)])
     settings = load(project_root, env=env).settings
     numbers = replicas.options(settings.serve.requests_per_replica)
     found_ray = ray.is_initialized()
@@ -256,6 +249,17 @@ def _actor_options() -> dict[str, Any]:
     options: dict[str, Any] = {"num_cpus": 0, "resources": {f"node:{address}": 0.001}}
     ours = {name: value for name, value in os.environ.items() if name.startswith("HEADWATER_")}
     return options | ({"runtime_env": {"env_vars": ours}} if ours else {})
+
+
+def _require_ports(host: str, ports: Sequence[int]) -> None:
+    """Raise `RequestError` unless these ports differ, and a server can listen on each now."""
+    for port in ports:
+        _require_free(host, port)
+    if len(set(ports)) < len(ports):
+        got = f"{max(ports, key=ports.count)}"
+        raise RequestError(
+            "the replicas cannot listen on the port of the proxy, or twice on one", got=got, do="choose another port"
+        )
 
 
 def _require_free(host: str, port: int) -> None:

@@ -18,6 +18,7 @@ from serve.backend import Backend
 from serve.http_errors import HttpError, UnauthenticatedError
 from serve.login_page import FORM_COOKIE, NO_STORE, begin_session, cookie_headers, end_session, login_page, set_cookie
 from serve.request_body import read_body
+from serve.version_events import address_of
 
 if TYPE_CHECKING:
     from serve.access.provider_login import ProviderLogin
@@ -41,9 +42,8 @@ def sign_in_routes(backend: Backend) -> list[Route]:
         sent = cookies_of(cookie_headers(request)).get(sessions.cookie(request.scope, FORM_COOKIE), "")
         if not sent or not hmac.compare_digest(sent.encode(), form.get("form_token", "").encode()):
             return login_page(request, backend, "The page was open for too long: try again.")
-        address = (request.scope.get("client") or ("",))[0]
         try:
-            caller = await run_in_threadpool(admission.caller, f"Bearer {form.get('key', '')}", address)
+            caller = await run_in_threadpool(admission.caller, f"Bearer {form.get('key', '')}", address_of(request))
         except UnauthenticatedError:
             return login_page(request, backend, "The key is not valid.")
         if caller.kind != "key":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
@@ -126,10 +126,7 @@ class ServeSettings:
 
 def serve_settings(values: Mapping[str, object], place: Place) -> ServeSettings:
     """Return the settings with these values; raise `SettingsError` for an unknown key and for an invalid value."""
-    known = [each.name for each in fields(ServeSettings)]
-    for key in values:
-        if key not in known:
-            raise SettingsError(f"unknown key 'serve.{key}'", do=did_you_mean(key, known), place=place)
+    _require_known("serve", values, [each.name for each in fields(ServeSettings)], place)
     settings = ServeSettings(**{key: _CHECKS[key](f"serve.{key}", value, place) for key, value in values.items()})
     missing = [key for key in ("oidc_issuer", "oidc_audience") if not getattr(settings, key)]
     if missing and any(key.startswith("oidc_") for key in values):
@@ -138,6 +135,12 @@ def serve_settings(values: Mapping[str, object], place: Place) -> ServeSettings:
         )
     _require_affordable(settings, place)
     return settings
+
+
+def _require_known(table: str, given: Iterable[str], known: Collection[str], place: Place) -> None:
+    for key in given:
+        if key not in known:
+            raise SettingsError(f"unknown key '{table}.{key}'", do=did_you_mean(key, known), place=place)
 
 
 def _require_affordable(settings: ServeSettings, place: Place) -> None:
@@ -256,9 +259,7 @@ def _route(key: str, value: object, place: Place) -> RouteLimits:
         "requests_per_second": _rate,
         "burst": _number,
     }
-    for each in given:
-        if each not in checks:
-            raise SettingsError(f"unknown key '{key}.{each}'", do=did_you_mean(each, checks), place=place)
+    _require_known(key, given, checks, place)
     if "burst" in given and "requests_per_second" not in given:
         raise SettingsError(f"'{key}.burst' needs '{key}.requests_per_second'", place=place)
     return RouteLimits(**{each: checks[each](f"{key}.{each}", one, place) for each, one in given.items()})
@@ -281,11 +282,7 @@ def _certificates(key: str, value: object, place: Place) -> Mapping[str, Certifi
 
 def _rights(key: str, value: object, place: Place) -> CertificateRights:
     given = typed(key, value, dict, "a table with roles, scopes and claims", place)
-    for each in given:
-        if each not in {"roles", "scopes", "claims"}:
-            raise SettingsError(
-                f"unknown key '{key}.{each}'", do=did_you_mean(each, ["roles", "scopes", "claims"]), place=place
-            )
+    _require_known(key, given, ("roles", "scopes", "claims"), place)
     claims = typed(f"{key}.claims", given.get("claims", {}), dict, "a table of texts or lists of texts", place)
     return CertificateRights(
         _roles(f"{key}.roles", given.get("roles", []), place),

@@ -171,7 +171,7 @@ class SharedLimits:
                     each.units -= charge.amount
             if is_granted or is_refused:
                 if is_granted:
-                    self._local.charge([charge for charge in charges if charge.limit.is_daily])
+                    self._note_daily(charges)
                 return _allowance(pairs, now, is_granted=is_granted)
         if not self._server.is_up:
             return self._alone(charges)
@@ -200,15 +200,15 @@ class SharedLimits:
                 for each in wanted:
                     each.end(is_granted=is_granted)
                 if is_granted:
-                    self._local.charge([charge for charge in charges if charge.limit.is_daily])
+                    self._note_daily(charges)
                 return _allowance([(each.charge, each.batch) for each in wanted], now, is_granted=is_granted)
 
     def charge(self, charges: Sequence[Charge]) -> None:
         """Take what a request that was answered has cost more, also if there is not so much; never waits."""
-        self._local.charge([charge for charge in charges if charge.limit.is_daily])
         if not self._server.is_up:
-            self._local.charge([charge for charge in charges if not charge.limit.is_daily])
+            self._local.charge(charges)
             return
+        self._note_daily(charges)
         with self._lock:
             now = self._clock()
             for charge in charges:
@@ -220,6 +220,12 @@ class SharedLimits:
             now = self._clock()
             wanted = [_Wanted(replace(charge, amount=0), self._batch(charge.limit, now)) for charge in charges]
         self._ask(wanted, now)
+
+    def _note_daily(self, charges: Sequence[Charge]) -> None:
+        """Count here too what was taken from the quotas of a day, which must hold when the server does not answer."""
+        daily = [charge for charge in charges if charge.limit.is_daily]
+        if daily:
+            self._local.charge(daily)
 
     def _alone(self, charges: Sequence[Charge]) -> Allowance:
         self.counted_alone += 1
