@@ -75,12 +75,15 @@ class CallerKey:
         return "revoked" if self.revoked_at is not None and self.revoked_at <= now else "expired"
 
 
-def digest_of(text: str) -> str | None:
-    """Return the digest of a key, or `None` for a text that is none."""
+def digest_of(text: str) -> str:
+    """Return the digest of a key, by which the catalog knows it."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def is_key(text: str) -> bool:
+    """Return whether a text has the form of a key, and its checksum."""
     match = _KEY.fullmatch(text)
-    if match is None or _check(match[1] + match[2]) != match[3]:
-        return None
-    return hashlib.sha256(text.encode()).hexdigest()
+    return match is not None and _check(match[1] + match[2]) == match[3]
 
 
 class ApiKeys:
@@ -116,7 +119,7 @@ class ApiKeys:
         key = CallerKey(
             id=text.split("_")[1],
             name=name.strip(),
-            digest=str(digest_of(text)),
+            digest=digest_of(text),
             last_four=text[-4:],
             roles=tuple(roles),
             scopes=tuple(scopes),

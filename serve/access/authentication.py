@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pipeline.core.errors import StorageError
-from pipeline.governance.api_keys import ApiKeys, CallerKey, digest_of
+from pipeline.governance.api_keys import ApiKeys, CallerKey, digest_of, is_key
 from serve.access.caller import ANONYMOUS, Caller
 from serve.access.certificates import Certificates
 from serve.http_errors import OverloadError, UnauthenticatedError
@@ -130,7 +130,10 @@ class Authenticator:
             return None if self._tokens is None else self._tokens.known(text)
         if self.ring.is_older_than(EVERY_S):
             return None
-        return self.ring.find(_digest(text))
+        caller = self.ring.find(digest_of(text))
+        if caller is None:
+            _require_key(text)
+        return caller
 
     def refreshed(self, authorization: str) -> Caller | None:
         """Return the caller of a key that was known before, after the keys were read; may wait for the catalog."""
@@ -138,7 +141,8 @@ class Authenticator:
         if not text.startswith(_PREFIX):
             return None
         self.ring.read(if_older_s=EVERY_S)
-        return self.ring.find(_digest(text))
+        _require_key(text)
+        return self.ring.find(digest_of(text))
 
     def close(self) -> None:
         """Note which keys were used, and end connections."""
@@ -159,17 +163,16 @@ class Authenticator:
         caller = self.refreshed(authorization)
         if caller is None:  # it may be new
             self.ring.read_again()
-            caller = self.ring.find(_digest(text))
+            caller = self.ring.find(digest_of(text))
         if caller is None:
             raise UnauthenticatedError("the key is not valid", do="it may be revoked or expired: ask for a new one")
         return caller
 
 
-def _digest(text: str) -> str:
-    digest = digest_of(text)
-    if digest is None:
+def _require_key(text: str) -> None:
+    """Raise `UnauthenticatedError` for a text that cannot be a key."""
+    if not is_key(text):
         raise UnauthenticatedError("the key is not valid", do="check that it was copied completely")
-    return digest
 
 
 def credential_of(authorization: str) -> str:
