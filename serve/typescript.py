@@ -70,6 +70,7 @@ export class HeadwaterError extends Error {{
 }}
 
 export class Headwater {{
+  /** `key` may be empty, for tables that are public. */
   constructor(private readonly url: string, private readonly key: string, private readonly patienceMs = 30_000) {{}}
 
   /** The rows of a table, page by page, all of one version. `limit` is the size of a page. */
@@ -155,7 +156,12 @@ export class Headwater {{
       try {{
         response = await fetch(this.url.replace(/\\/$/, "") + path, {{
           method: method ?? (body === undefined ? "GET" : "POST"),
-          headers: {{ Authorization: `Bearer ${{this.key}}`, Accept: "application/json", "Content-Type": "application/json", ...headers }},
+          headers: {{
+            ...(this.key ? {{ Authorization: `Bearer ${{this.key}}` }} : {{}}),
+            Accept: "application/json",
+            "Content-Type": "application/json",
+            ...headers,
+          }},
           ...(body === undefined ? {{}} : {{ body: JSON.stringify(body) }}),
         }});
         if (response.ok) return (response.status === 204 ? undefined : await response.json()) as Answer;

@@ -68,8 +68,7 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
                 "Health",
                 "Is the service healthy?",
                 "The status of tables and models.",
-                reference("Health"),
-                errors=("401", "429", "503"),
+                responses_of(reference("Health"), ("401", "429", "503")),
             )
         },
         "/v1/tables": {
@@ -77,8 +76,7 @@ def document(backend: Backend, caller: Caller) -> dict[str, Any]:
                 "Tables",
                 "Which tables are there?",
                 "All tables with their columns.",
-                reference("Tables"),
-                errors=("401", "429", "503"),
+                responses_of(reference("Tables"), ("401", "429", "503")),
             )
         },
     }
@@ -157,9 +155,8 @@ def _metrics(reading: Reading, caller: Caller) -> dict[str, Any]:
         "description": "names, separated by commas",
         "schema": {"type": "string"},
     }
-    every = _get(
-        "Metrics", "Which metrics are there, and several at once", "See docs/metrics.md.", answer, errors=errors
-    )
+    responses = responses_of(answer, errors)
+    every = _get("Metrics", "Which metrics are there, and several at once", "See docs/metrics.md.", responses)
     paths = {"/v1/metrics": {"get": every | {"operationId": "read_metrics", "parameters": [names, *METRIC_WORDS]}}}
     for each in found:
         grain = {
@@ -168,10 +165,9 @@ def _metrics(reading: Reading, caller: Caller) -> dict[str, Any]:
             "description": "the length of periods",
             "schema": {"enum": each.grains},
         }
-        one = _get("Metrics", each.metric.name, each.metric.description, answer, errors=errors)
+        one = _get("Metrics", each.metric.name, each.metric.description, responses_with_rows(answer, errors))
         words = [*(_filter(column) for column in each.dimensions), *([grain] if each.grains else []), *METRIC_WORDS]
         one |= {"operationId": f"read_metric_{each.metric.name}", "parameters": words}
-        one["responses"] = responses_with_rows(answer, errors)
         paths[f"/v1/metrics/{quote(each.metric.name)}"] = {"get": one}
     return paths
 
@@ -236,11 +232,10 @@ def _table(definition: StoredDefinition, schema: Schema | None) -> dict[str, Any
             "next": {"type": ["string", "null"], "description": "link to the next page"},
         },
     }
-    errors = ("400", "401", "404", "406", "410", "414", "429", "503")
-    operation = _get("Tables", definition.name, definition.description, answer, errors=errors)
+    responses = responses_with_rows(answer, ("400", "401", "404", "406", "410", "414", "429", "503"))
+    operation = _get("Tables", definition.name, definition.description, responses)
     operation["description"] = f"{definition.description}\n\n{_FILTERS}".strip()
     operation["x-kind"] = definition.kind
-    operation["responses"] = responses_with_rows(answer, errors)
     operation["parameters"] = [*(_filter(column) for column in columns), *WORDS]
     return operation
 
@@ -296,15 +291,13 @@ def _model(artifact: Model, models: ServedModels, lookup: FeatureLookup) -> dict
     }
 
 
-def _get(
-    tag: str, summary: str, description: str, answer: dict[str, Any], *, errors: tuple[str, ...]
-) -> dict[str, Any]:
+def _get(tag: str, summary: str, description: str, responses: dict[str, Any]) -> dict[str, Any]:
     return {
         "tags": [tag],
         "summary": summary,
         "description": description,
         "operationId": f"read_{summary}" if tag == "Tables" else tag.lower(),
-        "responses": responses_of(answer, errors),
+        "responses": responses,
     }
 
 

@@ -178,7 +178,10 @@ def test_a_response_that_breaks_off_is_asked_for_again(cafe, tmp_path):
     with http_server() as server:
         server.script = [Reply(page, cut_at=5), Reply(closes=True), lost, Reply(b"", 503), Reply(page)]
         assert printed(tmp_path, server.url, "k") == {"version": 7, "failed": "TypeError: fetch failed"}
-        assert len(server.received) == 5
+        assert [each.headers["authorization"] for each in server.received] == ["Bearer k"] * 5
+        server.script = [Reply(page)]
+        assert printed(tmp_path, server.url, "")["version"] == 7
+        assert "authorization" not in server.received[-1].headers
 
 
 def prepared(cafe, key, folder):
