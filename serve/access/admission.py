@@ -95,14 +95,13 @@ class Admission:
         try:
             return self.authenticator.known(authorization)
         except UnauthenticatedError:
-            self._count_guess(address)
+            self._count_refused(address)
             raise
 
     def caller(self, authorization: str | None, address: str) -> Caller:
         """Return the caller; see `Authenticator.caller`.
 
-        Keys that are not valid count as requests of the address without a key: after too many, none from there is checked, and
-        `TooManyError` is raised.
+        Keys that are not valid are counted by their address: after too many, none from there is checked, and `TooManyError` is raised.
         """
         try:
             known = self.authenticator.known(authorization)
@@ -114,12 +113,12 @@ class Admission:
             self.require_attempts(address)
             return self.authenticator.caller(authorization)
         except UnauthenticatedError:
-            self._count_guess(address)
+            self._count_refused(address)
             raise
 
     def require_attempts(self, address: str) -> None:
-        """Raise `TooManyError` after too many requests of an address without a valid key or session."""
-        if self._counts.is_empty(self._limits.of_address(address)):
+        """Raise `TooManyError` after too many keys and sessions from an address that are not valid."""
+        if self._counts.is_empty(self._limits.of_guesses(address)):
             raise TooManyError("there are too many requests without a valid key", do="check the key, and wait")
 
     def caller_of_certificate(self, certificate: ClientCertificate, address: str) -> Caller:
@@ -127,7 +126,7 @@ class Admission:
         try:
             return self.authenticator.certificates.caller(certificate)
         except UnauthenticatedError:
-            self._count_guess(address)
+            self._count_refused(address)
             raise
 
     def rights(self, caller: Caller) -> str:
@@ -152,7 +151,13 @@ class Admission:
         """Count a request that costs this; may wait for the other replicas' counts."""
         return (self._shared or self._counts).take(charges)
 
-    def _count_guess(self, address: str) -> None:
+    def count_guess(self, address: str) -> None:
+        """Count a session from an address that is not valid; the request is counted as one without a session."""
+        self._counts.take([Charge(self._limits.of_guesses(address), 1)])
+
+    def _count_refused(self, address: str) -> None:
+        """Count a key from an address that is not valid, also as a request, because it is answered before others are counted."""
+        self.count_guess(address)
         self._counts.take([Charge(self._limits.of_address(address), 1)])
 
     def record(self, context: RequestContext, method: str, path: str, outcome: Mapping[str, object]) -> None:

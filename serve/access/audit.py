@@ -57,7 +57,9 @@ class AuditLog:
         is_last = False
         while not is_last:
             is_last = self._end.wait(_EVERY_S)
-            while self._waiting:
+            while (
+                self._waiting and len(records) < _MOST_WAITING
+            ):  # while none can be written, some are kept, and no more
                 records.append(self._waiting.popleft())
             if records and self._write(records):
                 records = []

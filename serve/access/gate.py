@@ -173,6 +173,8 @@ class Gate:
         if known is None:
             self._admission.require_attempts(address)
             known = await to_thread.run_sync(self._sessions.find, token)
+            if known is None:
+                self._admission.count_guess(address)
         return known
 
     async def _caller(self, scope: Scope, header: bytes | None, address: str) -> Caller:

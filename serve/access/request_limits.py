@@ -30,6 +30,10 @@ class RequestLimits:
         settings = self._settings
         return Limit("requests", f"address {address}", settings.burst, settings.anonymous_requests_per_second)
 
+    def of_guesses(self, address: str) -> Limit:
+        """Return the limit of keys and sessions from an address that are not valid; each replica counts its own."""
+        return replace(self.of_address(address), name="guesses")
+
     def charges(self, caller: Caller, address: str, route: str) -> tuple[Charge, ...]:
         """Return what a request takes from which limits. `route` is the group of endpoints that it asks; see `route_of`."""
         route = route if route in self._settings.routes else ""

@@ -201,6 +201,22 @@ def test_limits_are_those_of_all_replicas(tmp_path, valkey):
 
 
 @pytest.mark.usefixtures("patient")
+def test_guessed_sessions_are_limited_by_address(tmp_path, valkey):
+    """A replica counts guesses itself, also if requests are counted with others: each would be looked up in the catalog."""
+    cafe = open_cafe(tmp_path)
+    share(cafe, valkey.port, "cafe guesses")
+    file = cafe.root / "headwater.toml"
+    text = file.read_text().replace("burst = 10000", "burst = 6")
+    file.write_text(text.replace("anonymous_requests_per_second = 10000", "anonymous_requests_per_second = 0.01"))
+    with replicas(cafe) as clients:
+        client = clients[0]
+        del client.headers["Authorization"]
+        details = [client.get("/v1/tables", headers={"Cookie": f"headwater-session={n:043}"}) for n in range(9)]
+        assert details[-1].status_code == 429
+        assert details[-1].json()["detail"] == "there are too many requests without a valid key"
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_new_version_is_told_to_other_replicas(tmp_path, valkey, monkeypatch):
     monkeypatch.setattr(tables_module, "FRESH_S", 600.0)
     cafe = open_cafe(tmp_path)
