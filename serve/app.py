@@ -19,7 +19,8 @@ from serve.access.gate import Gate
 from serve.backend import Backend, open_backend
 from serve.graphql.endpoint import graphql_routes
 from serve.odata.endpoint import odata_routes
-from serve.pages import page_routes
+from serve.pages.about import page_routes
+from serve.pages.sign_in import sign_in_routes
 from serve.problems import problem_handlers
 from serve.rest.background import background_routes
 from serve.rest.catalog import catalog_routes
@@ -32,7 +33,6 @@ from serve.rest.sources import source_routes
 from serve.rest.sql import sql_routes
 from serve.rest.tables import table_routes
 from serve.sharing.endpoint import SharingServer, sharing_routes
-from serve.sign_in import sign_in_routes
 from serve.webhooks import webhook_routes
 
 GOLD: tuple[Layer, ...] = ("gold",)

@@ -16,8 +16,8 @@ from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import inner_types, stored_type
 from serve.access.caller import Caller
 from serve.http_errors import HttpError
-from serve.metric_queries import PreparedMetrics
-from serve.metric_words import metric_query
+from serve.metrics.queries import PreparedMetrics
+from serve.metrics.words import metric_query
 from serve.queries.select import PageStatement, Statement
 from serve.queries.sql_guard import guarded
 from serve.queries.values import shown

@@ -12,7 +12,7 @@ from anyio import to_thread
 from serve.access.authorization import Authorizer
 from serve.access.caller import Caller
 from serve.access.fair_queue import FairQueue
-from serve.metric_queries import MetricQueries
+from serve.metrics.queries import MetricQueries
 from serve.queries.engine import Engine
 from serve.queries.processor_time import timed
 from serve.queries.query import Query

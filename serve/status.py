@@ -10,9 +10,9 @@ from pipeline.core.schema import Schema
 from pipeline.core.settings import Settings
 from serve.access.authorization import Grant
 from serve.access.caller import Caller
-from serve.features import FeatureLookup
+from serve.features.lookup import FeatureLookup
 from serve.http_errors import DeniedError
-from serve.models import ServedModels
+from serve.predictions.models import ServedModels
 from serve.queries.formats import described_columns
 from serve.reading import Reading
 from serve.tables import Tables

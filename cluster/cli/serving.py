@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.project.project import Project
-    from serve.check import CallResult
-    from serve.deploy import Endpoint
+    from serve.deployment.check import CallResult
+    from serve.deployment.deploy import Endpoint
     from serve.tls import TlsFiles
 
 
@@ -59,9 +59,9 @@ def serve(
     folder: Folder = HERE,
 ) -> None:
     """Serve tables and models over HTTP with Ray Serve, with an OpenAPI page at /docs."""
-    from serve import check as checks  # noqa: PLC0415 - an optional dependency, slow to import
-    from serve import deploy  # noqa: PLC0415 - see above
-    from serve.replicas import Replicas  # noqa: PLC0415 - see above
+    from serve.deployment import check as checks  # noqa: PLC0415 - an optional dependency, slow to import
+    from serve.deployment import deploy  # noqa: PLC0415 - see above
+    from serve.deployment.replicas import Replicas  # noqa: PLC0415 - see above
 
     project = open_project(folder, env)
     endpoint = deploy.start(

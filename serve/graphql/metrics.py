@@ -16,7 +16,7 @@ from serve.graphql.selection import Selected
 from serve.graphql.snapshot import ReadSnapshot
 from serve.graphql.tables import Run
 from serve.http_errors import HttpError
-from serve.metric_queries import MetricQuery, PreparedMetrics
+from serve.metrics.queries import MetricQuery, PreparedMetrics
 from serve.queries.objects import ObjectMember, as_objects
 from serve.queries.query import MOST_ROWS, Ordering
 

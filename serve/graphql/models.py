@@ -11,8 +11,8 @@ from serve.access.authorization import require_scope
 from serve.access.caller import Caller
 from serve.graphql.selection import Selected
 from serve.http_errors import RowsError
-from serve.models import PredictionRequest
-from serve.prediction_service import PredictionService
+from serve.predictions.models import PredictionRequest
+from serve.predictions.service import PredictionService
 
 _NAMES: Mapping[str, str] = {"requestId": "request_id"}
 

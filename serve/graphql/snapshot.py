@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.lake import Version
 from serve.access.authorization import Grant
 from serve.access.caller import Caller
-from serve.metric_queries import MetricQuery, PreparedMetrics
+from serve.metrics.queries import MetricQuery, PreparedMetrics
 from serve.queries.parameters import time_of
 from serve.queries.query import Condition
 from serve.queries.select import VisibleRelation

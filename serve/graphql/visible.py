@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from serve.access.authorization import CallerColumns
 from serve.access.caller import Caller
 from serve.backend import Backend
-from serve.metric_queries import VisibleMetric
+from serve.metrics.queries import VisibleMetric
 from serve.visible_tables import VisibleTable, visible_tables
 
 

@@ -16,7 +16,7 @@ from pipeline.warehouse.modelling.metrics import PERIOD
 from serve.access.admission import RequestContext
 from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import HttpError, UnsupportedError
-from serve.metric_queries import MetricQuery
+from serve.metrics.queries import MetricQuery
 from serve.odata.entities import as_entities
 from serve.odata.filter_syntax import Filter, parse_filter
 from serve.odata.headers import json_form

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from ml.features.materialization import ViewStatus
 from pipeline.core.event_time import format_duration
 from serve.access.gate import context_of
-from serve.entity_features import MOST_ENTITIES, Entity, FeatureViews, VisibleView, url_value
+from serve.features.entities import MOST_ENTITIES, Entity, FeatureViews, VisibleView, url_value
 from serve.http_errors import HttpError
 from serve.queries.formats import JSON, with_rows
 from serve.reading import Reading

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.core.schema import Column
-from serve.entity_features import MOST_ENTITIES, VisibleView
+from serve.features.entities import MOST_ENTITIES, VisibleView
 from serve.queries.formats import JSON
 from serve.rest.shapes import json_type, nullable, responses_of, sample_of
 

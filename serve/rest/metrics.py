@@ -12,8 +12,8 @@ from starlette.routing import Route
 from serve.access.gate import context_of
 from serve.conditional_requests import entity_tag, not_modified
 from serve.http_errors import HttpError, TooLongError
-from serve.metric_queries import MetricQuery, PreparedMetrics, VisibleMetric
-from serve.metric_words import metric_query
+from serve.metrics.queries import MetricQuery, PreparedMetrics, VisibleMetric
+from serve.metrics.words import metric_query
 from serve.queries.formats import JSON, described_columns, negotiate, read_page, with_rows
 from serve.reading import Reading
 from serve.rest.rows import MOST_QUERY_BYTES

@@ -12,8 +12,8 @@ from starlette.routing import Route
 from serve.access.authorization import require_scope
 from serve.access.gate import context_of
 from serve.http_errors import BusyError, OverloadError
-from serve.models import request_of
-from serve.prediction_service import PredictionService
+from serve.predictions.models import request_of
+from serve.predictions.service import PredictionService
 from serve.request_body import read_body
 
 MOST_PREDICTIONS = 256

@@ -14,9 +14,9 @@ from pipeline.core.schema import Column, Schema
 from pipeline.lake.changed_rows import CHANGE_TYPE, CHANGED
 from serve.access.caller import Caller
 from serve.backend import Backend
-from serve.features import FeatureLookup
-from serve.models import MOST_ROWS as MOST_PREDICTED
-from serve.models import ServedModels
+from serve.features.lookup import FeatureLookup
+from serve.predictions.models import MOST_ROWS as MOST_PREDICTED
+from serve.predictions.models import ServedModels
 from serve.queries.formats import JSON
 from serve.queries.query import MOST_ROWS
 from serve.queries.sql_guard import MOST_SQL_BYTES

@@ -59,7 +59,7 @@ from pipeline.streaming.runtime import savepoints
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.savepoints import save
 from pipeline.streaming.runtime.stream import Stream
-from serve import log_owner as owners
+from serve.predictions import log_owner as owners
 
 HERE = Path(__file__).parent
 TOML = """\

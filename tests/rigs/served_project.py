@@ -16,8 +16,8 @@ from cluster.local.ports import unused_port
 
 PROGRAM = """
 import json, sys
-from serve import deploy
-from serve.replicas import Replicas
+from serve.deployment import deploy
+from serve.deployment.replicas import Replicas
 
 port, direct, replicas = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 deploy.start(sys.argv[1], port=port, direct_port=direct, replicas=Replicas(**json.loads(replicas)))

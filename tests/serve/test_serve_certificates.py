@@ -16,7 +16,7 @@ from cluster.local.ports import unused_port
 from pipeline.core.errors import RequestError, SettingsError
 from pipeline.core.serve_settings import CertificateRights
 from serve.access.certificates import Certificates, ClientCertificate
-from serve.direct import DirectServer
+from serve.deployment.direct import DirectServer
 from serve.flight.server import FlightServer
 from serve.http_errors import UnauthenticatedError
 from serve.tls import TlsFiles

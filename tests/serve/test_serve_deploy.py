@@ -14,7 +14,7 @@ import pytest
 
 from cluster.local.ports import unused_port
 from pipeline.core.errors import DefinitionError, RequestError
-from serve.check import check
+from serve.deployment.check import check
 from serve.tls import TlsFiles
 from tests.rigs.proofs import examples
 from tests.rigs.streams import valkey as valkey  # noqa: PLC0414 - re-exported fixture
@@ -23,14 +23,14 @@ from tests.serve.replicas import share
 with warnings.catch_warnings():
     # the settings classes of Ray Serve use a deprecated form of pydantic's extra arguments
     warnings.filterwarnings("ignore", message="Using extra keyword arguments on `Field`")
-    from serve.deploy import start
+    from serve.deployment.deploy import start
 
 SERVE = """
 import json, sys
 from pipeline.project.project import load
-from serve.check import check
-from serve.deploy import start, stop
-from serve.replicas import Replicas
+from serve.deployment.check import check
+from serve.deployment.deploy import start, stop
+from serve.deployment.replicas import Replicas
 
 endpoint = start(sys.argv[1], port=int(sys.argv[2]), replicas=Replicas(int(sys.argv[4]), int(sys.argv[4])), direct_port=int(sys.argv[5]))
 print(json.dumps([vars(answer) for answer in check(endpoint.url, load(sys.argv[1]))]), flush=True)
@@ -44,7 +44,7 @@ stop()
 """
 FAILING = """
 import sys
-from serve.deploy import start
+from serve.deployment.deploy import start
 
 try:
     start(sys.argv[1], port=int(sys.argv[2]))

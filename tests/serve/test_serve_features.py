@@ -9,7 +9,7 @@ import pytest
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.runner import Runner
-from serve.check import check
+from serve.deployment.check import check
 from tests.rigs.in_process_server import served
 
 TOML = '[project]\nname = "shop"\ndefinitions = "shop.py"\n'

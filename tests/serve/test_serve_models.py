@@ -14,9 +14,9 @@ from ml.models.serving import Predictor
 from pipeline.core.errors import StorageError
 from pipeline.project.project import load
 from pipeline.runner.runner import Runner
-from serve.check import check
+from serve.deployment.check import check
 from serve.http_errors import RowsError
-from serve.models import FRESH_S, ServedModels, request_of
+from serve.predictions.models import FRESH_S, ServedModels, request_of
 from tests.rigs.in_process_server import served
 
 TOML = '[project]\nname = "bar"\ndefinitions = "bar.py"\n'

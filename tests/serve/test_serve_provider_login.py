@@ -17,7 +17,7 @@ import pytest
 from cluster.local.ports import unused_port
 from pipeline.core.errors import SettingsError
 from serve import create_app
-from serve.direct import DirectServer
+from serve.deployment.direct import DirectServer
 from tests.rigs.npm_programs import npm_file
 from tests.rigs.streams import started
 from tests.serve.conftest import TestClient, open_cafe, problem_of

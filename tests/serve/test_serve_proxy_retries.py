@@ -8,7 +8,7 @@ import anyio
 import pytest
 from starlette.requests import Request
 
-from serve.proxy_retries import ProxyRetries, middlewares
+from serve.deployment.proxy_retries import ProxyRetries, middlewares
 
 
 class Replicas:

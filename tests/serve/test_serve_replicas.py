@@ -18,7 +18,7 @@ from pipeline.core.errors import RequestError
 from pipeline.project.workspace import Workspace
 from pipeline.runner.runner import Runner
 from serve.client import ApiClient
-from serve.replicas import Replicas, replicas_for_requests
+from serve.deployment.replicas import Replicas, replicas_for_requests
 from tests.rigs.served_project import served_project
 from tests.serve.conftest import CAFE, open_cafe
 

@@ -18,9 +18,10 @@ from ml.models.serving import Predictor
 from pipeline.core.errors import ModelError, SettingsError, StorageError
 from pipeline.project import Workspace, load
 from pipeline.runner.runner import Runner
-from serve import models, prediction_log
-from serve.log_owner import LogOwner
-from serve.prediction_log import LogWriter, ServedPrediction
+from serve.predictions import log as prediction_log
+from serve.predictions import models
+from serve.predictions.log import LogWriter, ServedPrediction
+from serve.predictions.log_owner import LogOwner
 from tests.serve.test_serve_models import BAR, PATH, TOML, drinks
 
 LOGGED = (

@@ -21,7 +21,8 @@ from pipeline.core.errors import DefinitionError, ModelError, StorageError
 from pipeline.project import Workspace, load
 from pipeline.runner.decide import RunOptions
 from pipeline.runner.dry_run import plan_run
-from serve import models, prediction_log
+from serve.predictions import log as prediction_log
+from serve.predictions import models
 from tests.serve.test_serve_models import BAR, TOML, drinks
 from tests.serve.test_serve_roles import run, versions
 

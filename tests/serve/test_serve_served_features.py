@@ -14,7 +14,8 @@ from pipeline.core.errors import RequestError
 from pipeline.project import Workspace, load
 from pipeline.runner.decide import RunOptions
 from pipeline.runner.runner import Runner
-from serve import features, prediction_log
+from serve.features import lookup as features
+from serve.predictions import log as prediction_log
 from tests.serve.test_serve_features import PATH, SHOP, TOML, orders, run
 
 LOGGED = SHOP.replace("ONLINE", "True").replace(

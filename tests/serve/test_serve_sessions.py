@@ -20,7 +20,7 @@ from serve import create_app
 from serve.access.authentication import KeyRing
 from serve.access.caller import Caller
 from serve.access.sessions import BrowserSessions, cookies_of
-from serve.direct import DirectServer
+from serve.deployment.direct import DirectServer
 from tests.serve.conftest import TestClient, open_cafe, problem_of
 
 SECURE = "__Host-headwater-session"

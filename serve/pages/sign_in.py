@@ -16,7 +16,7 @@ from serve.access.gate import LOGIN, context_of
 from serve.access.sessions import COOKIE, cookies_of
 from serve.backend import Backend
 from serve.http_errors import HttpError, UnauthenticatedError
-from serve.login_page import FORM_COOKIE, NO_STORE, begin_session, cookie_headers, end_session, login_page, set_cookie
+from serve.pages.login import FORM_COOKIE, NO_STORE, begin_session, cookie_headers, end_session, login_page, set_cookie
 from serve.request_body import read_body
 from serve.version_events import address_of
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pipeline.core.schema import Schema
 from serve.access.caller import Caller
 from serve.http_errors import HttpError
-from serve.metric_queries import MetricQueries, MetricQuery
+from serve.metrics.queries import MetricQueries, MetricQuery
 from serve.queries.query import MOST_ROWS
 from serve.queries.rest_syntax import Parameters, parse
 from serve.queries.values import shown

@@ -20,7 +20,7 @@ import pyarrow.parquet
 from ml.models.prediction_log import COLUMNS
 from pipeline.core.schema import Schema
 from pipeline.kernel.types import arrow_schema
-from serve.log_owner import FILE, LogOwner
+from serve.predictions.log_owner import FILE, LogOwner
 
 _LOG = logging.getLogger(__name__)
 MOST_WAITING = 100_000

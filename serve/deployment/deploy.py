@@ -23,13 +23,13 @@ from pipeline.core.errors import RequestError, SettingsError, UnavailableError
 from pipeline.kernel.engine import first_line
 from pipeline.project.project import load
 from serve.app import create_app
-from serve.direct import DirectServer
+from serve.deployment.direct import DirectServer
+from serve.deployment.proxy_retries import middlewares
+from serve.deployment.replicas import DIRECT_REQUESTS, Replicas
 from serve.flight.server import FlightServer
 from serve.http_errors import BusyError
 from serve.postgres.server import PostgresEndpoint
-from serve.proxy_retries import middlewares
 from serve.queries.select import Statement
-from serve.replicas import DIRECT_REQUESTS, Replicas
 from serve.rest.models import MOST_PREDICTIONS
 from serve.tls import TlsFiles
 

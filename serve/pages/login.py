@@ -17,8 +17,8 @@ from serve.access.caller import Caller
 from serve.access.gate import context_of
 from serve.access.sessions import COOKIE, BrowserSessions, SignedIn
 from serve.backend import Backend
-from serve.content_policy import content_policy
 from serve.http_errors import OverloadError
+from serve.pages.content_policy import content_policy
 
 FORM_COOKIE = "headwater-login"
 _FORM_LASTS_S = 3600

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from serve.access.gate import context_of
 from serve.backend import Backend
-from serve.content_policy import content_policy
+from serve.pages.content_policy import content_policy
 from serve.rest.openapi import document
 from serve.status import health
 

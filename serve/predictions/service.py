@@ -19,11 +19,11 @@ from ml.models.prediction_log import PredictionLog
 from ml.models.registry.roles import CHALLENGER, CHAMPION, SHADOW
 from pipeline.core.errors import HeadwaterError, RequestError
 from pipeline.project.project import Project
-from serve.features import CompletedRows, FeatureLookup
+from serve.features.lookup import CompletedRows, FeatureLookup
 from serve.http_errors import RowsError
-from serve.log_owner import LogOwner
-from serve.models import PredictionRequest, ServedModel, ServedModels
-from serve.prediction_log import LogWriter, ServedPrediction
+from serve.predictions.log import LogWriter, ServedPrediction
+from serve.predictions.log_owner import LogOwner
+from serve.predictions.models import PredictionRequest, ServedModel, ServedModels
 
 _LOG = logging.getLogger(__name__)
 _MOST_SHADOWED = 1000

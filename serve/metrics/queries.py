@@ -35,7 +35,7 @@ from pipeline.warehouse.modelling.metrics import PERIOD, MetricDefinition, Metri
 from serve.access.authorization import Authorizer, CallerColumns
 from serve.access.caller import Caller
 from serve.http_errors import DeniedError, HttpError, UnknownError
-from serve.metric_rollups import MetricRollups, RollupChoice, RollupQuestion
+from serve.metrics.rollups import MetricRollups, RollupChoice, RollupQuestion
 from serve.queries.engine import Engine
 from serve.queries.query import (
     ColumnCondition,

@@ -1,0 +1,1 @@
+"""Metrics that callers ask for, in every interface."""
