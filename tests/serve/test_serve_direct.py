@@ -17,8 +17,7 @@ from starlette.routing import Route, WebSocketRoute
 from websockets.sync.client import connect
 
 from cluster.local.ports import unused_port
-from serve import create_app
-from serve.deployment import connection
+from serve import connection, create_app
 from serve.deployment.direct import DirectServer
 from serve.queries.select import Statement
 from tests.serve.conftest import TestClient
